@@ -1,0 +1,1 @@
+"""Labelled text -> BERT classifier -> scores, metrics and a report."""

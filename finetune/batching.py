@@ -1,0 +1,80 @@
+"""Prepared splits -> tokens -> batches with little padding."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from data_prep import InputError
+
+
+def load_texts(folder: Path, split: str) -> Dataset:
+    """The columns text and label of a prepared split, in memory.
+
+    Raises:
+        InputError: The split has not been prepared.
+    """
+    path = Path(folder) / f"{split}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
+    return Dataset(pq.read_table(path, columns=["text", "label"]))
+
+
+def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
+    """Columns input_ids, attention_mask, label and length; texts are cut at the tokenizer's model_max_length."""
+
+    def encode(batch: dict) -> dict:
+        encoded = tokenizer(batch["text"], truncation=True)
+        return {
+            "input_ids": encoded["input_ids"],
+            "attention_mask": encoded["attention_mask"],
+            "length": [len(ids) for ids in encoded["input_ids"]],
+        }
+
+    return texts.map(encode, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Indices in an order in which the examples of a batch have similar lengths and the batches come at random.
+
+    transformers' own sampler yields the batches of a pool from long to short. A history's length says much about its
+    label (who bought little, leaves), so that the label's rate then drifts from batch to batch: on Complete Journey
+    that cost .06 of validation AUROC.
+    """
+
+    POOL = 50  # batches that are sorted together; larger pools pad less, smaller ones mix better
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch; the same seed and epoch give the same order on every process."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(len(self.lengths))
+        size = self.batch_size * self.POOL
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        full = len(order) - len(order) % self.batch_size  # the incomplete batch stays last
+        batches = random.permutation(order[:full].reshape(-1, self.batch_size))
+        return iter([*batches.flatten().tolist(), *order[full:].tolist()])
+
+
+class LengthGroupedTrainer(Trainer):
+    """A Trainer whose group_by_length takes the batches in random order."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = np.asarray(self.train_dataset[self.args.length_column_name])  # train_dataset has lost it
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, seed)

@@ -1,0 +1,169 @@
+"""Every setting of an experiment, with its help text, and the command line that all scripts share."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from transformers import TrainingArguments
+
+from data_prep import InputError
+from data_prep.events import DataConfig
+from data_prep.serializer import TextConfig
+from data_prep.task import TaskConfig
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# Where our defaults differ from transformers' own, each with its reason.
+TRAINING_DEFAULTS = {
+    "learning_rate": 1e-3,  # a small model from scratch; a pretrained one wants 2e-5 to 5e-5
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 256,
+    "max_steps": 500,
+    "weight_decay": 0.01,
+    "warmup_steps": 0.08,  # below 1: a share of all steps
+    "eval_strategy": "steps",
+    "eval_steps": 100,
+    "logging_steps": 20,
+    "save_strategy": "best",  # a checkpoint only where the validation metric improves
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "auroc",
+    "train_sampling_strategy": "group_by_length",  # little padding
+    "report_to": "none",
+    "disable_tqdm": False,
+}
+# Fields of TrainingArguments that a run sets itself.
+TRAINING_FIXED = {"output_dir", "do_train", "do_eval", "do_predict", "label_names", "length_column_name"}
+
+
+@dataclass
+class FromScratch:
+    """Sizes of a BERT that is built anew, on the words of the log."""
+
+    hidden_size: PositiveInt = 128
+    """Width of the hidden states; a multiple of `heads`."""
+    layers: PositiveInt = 2
+    """Number of transformer layers."""
+    heads: PositiveInt = 2
+    """Attention heads a layer."""
+    dropout: ClosedUnitInterval = 0.1
+    """Dropout of hidden states and of the classifier; attention dropout is 0, because it halves the speed on CPUs."""
+
+
+@dataclass
+class ModelConfig:
+    """The classifier: a pretrained BERT, or one built from scratch."""
+
+    name_or_path: str | None = None
+    """A hub name such as google-bert/bert-base-uncased, or a folder; null builds a model from scratch."""
+    from_scratch: FromScratch = field(default_factory=FromScratch)
+    """Sizes of the model built from scratch; without effect where name_or_path is given."""
+    max_tokens: PositiveInt = 128
+    """Longest text in tokens; longer ones lose their end, which is the oldest events."""
+    peft: dict[str, Any] | None = None
+    """A method of the peft library and its own settings, such as {method: lora, r: 16, lora_alpha: 32}; the
+    classification head is always trained. null trains all weights."""
+
+
+@dataclass
+class PretrainingConfig:
+    """Masked-language-model pretraining on the training texts, before fine-tuning."""
+
+    max_steps: NonNegativeInt = 0
+    """Number of steps; 0 leaves pretraining out. 300 suit a log of a few thousand users, 900 overfit it."""
+    mask: OpenUnitInterval = 0.2
+    """Share of the tokens that are masked."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate; the other settings are those of `training`."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What the test metrics are compared with, and how sure they are."""
+
+    folder: str = "runs"
+    """A run goes to FOLDER/NAME."""
+    bootstrap: PositiveInt = 1000
+    """Resamples of the users behind each 95 % interval."""
+    patience: NonNegativeInt = 3
+    """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
+
+
+@dataclass
+class Experiment:
+    """One experiment, as one YAML file."""
+
+    name: str
+    data: DataConfig
+    task: TaskConfig
+    text: TextConfig
+    model: ModelConfig
+    pretraining: PretrainingConfig
+    training: dict[str, Any]  # fields of TrainingArguments
+    evaluation: EvaluationConfig
+    resolved: str  # the whole config as YAML
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the prepared data lies."""
+        return Path(self.data.folder) / self.name
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's outputs lie."""
+        return Path(self.evaluation.folder) / self.name
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one sentence, as the usage of 150 settings would bury them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        print(f"error: {' '.join(str(message).split())}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def build_parser(description: str) -> ArgumentParser:
+    """The command line of every script: --config FILE and --section.field value."""
+    parser = _Parser(description=description, usage="%(prog)s --config FILE [--section.field value ...]")
+    parser.add_argument("--config", action=ActionConfigFile, help="The experiment's YAML file.")
+    parser.add_argument("--name", type=str, required=True, help="Name of the experiment and of its folders.")
+    parser.add_class_arguments(DataConfig, "data")
+    parser.add_class_arguments(TaskConfig, "task")
+    parser.add_class_arguments(TextConfig, "text")
+    parser.add_class_arguments(ModelConfig, "model")
+    parser.add_class_arguments(PretrainingConfig, "pretraining")
+    parser.add_class_arguments(TrainingArguments, "training", skip=TRAINING_FIXED, instantiate=False)
+    parser.add_class_arguments(EvaluationConfig, "evaluation")
+    parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
+    return parser
+
+
+def parse_experiment(description: str, arguments: list[str] | None = None) -> Experiment:
+    """The experiment that the command line describes; exits with code 2 and one sentence where it does not parse."""
+    parser = build_parser(description)
+    parsed = parser.parse_args(arguments)
+    if parsed.config is None:
+        parser.error("no --config given; start from configs/quickstart.yaml")
+    resolved = parser.dump(parsed, skip_none=False)
+    made = parser.instantiate(parsed)
+    if not made.name or set(made.name) & set("/\\ ") or made.name.startswith("."):
+        parser.error(f"name '{made.name}' must be usable as a folder's name, without spaces and slashes")
+    sections = {key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "evaluation")}
+    training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+    return Experiment(**sections, training=training, resolved=resolved)
+
+
+def command(description: str, step: Callable[[Experiment], object]) -> None:
+    """Run one step as a command: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
+    try:
+        step(parse_experiment(description))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished outputs are kept, unfinished ones were not put in their place", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,60 @@
+"""Masked-language-model pretraining on the training texts, before fine-tuning."""
+
+import json
+from pathlib import Path
+
+from transformers import DataCollatorForLanguageModeling, set_seed
+
+from data_prep.prepare import replacing
+from finetune.batching import LengthGroupedTrainer, load_texts, tokenize
+from finetune.config import Experiment
+from finetune.modeling import build_masked_lm
+from finetune.tokenization import load_tokenizer, train_tokenizer
+from finetune.train import PRETRAINED, mean_cross_entropy, training_arguments
+
+
+def pretrain(experiment: Experiment) -> Path | None:
+    """Train the encoder to fill masked words of the training texts, and write runs/NAME/pretrained.
+
+    Only texts of training cutoffs are used, and no label. Returns None where pretraining.max_steps is 0.
+
+    Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, section 3.1, Task 1.
+    """
+    settings = experiment.pretraining
+    if not settings.max_steps:
+        print("pretraining.max_steps is 0: no pretraining")
+        return None
+    arguments = training_arguments(
+        experiment,
+        output_dir=str(experiment.run_folder / "checkpoints"),
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        metric_for_best_model=None,
+    )
+    texts = load_texts(experiment.data_folder, "train").remove_columns("label")
+    set_seed(arguments.seed)
+    if experiment.model.name_or_path is None:
+        tokenizer = train_tokenizer(texts["text"], experiment.model.max_tokens)
+    else:
+        tokenizer = load_tokenizer(experiment.model.name_or_path, experiment.model.max_tokens)
+    model = build_masked_lm(experiment.model, tokenizer)
+    trainer = LengthGroupedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=tokenize(texts, tokenizer, "train"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.mask, pad_to_multiple_of=8),
+        compute_loss_func=mean_cross_entropy,
+    )
+    trainer.train()
+    folder = experiment.run_folder / PRETRAINED
+    if trainer.is_world_process_zero():
+        with replacing(folder) as made:
+            trainer.save_model(str(made))
+        log = {"steps": trainer.state.global_step, "history": trainer.state.log_history}
+        (experiment.run_folder / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
+    return folder

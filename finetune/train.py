@@ -1,0 +1,143 @@
+"""Fine-tuning with transformers.Trainer."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.modeling_outputs import ModelOutput
+
+from data_prep import InputError
+from data_prep.prepare import replacing
+from data_prep.serializer import EventSerializer
+from finetune.batching import LengthGroupedTrainer, load_texts, tokenize
+from finetune.config import Experiment
+from finetune.metrics import binary_metrics
+from finetune.modeling import build_classifier
+from finetune.tokenization import first_line, load_tokenizer, train_tokenizer
+
+PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
+
+
+def train(experiment: Experiment) -> Path:
+    """Fine-tune the classifier and write runs/NAME/model: weights, tokenizer and serializer.
+
+    The checkpoint with the best validation AUROC is kept. Also writes config.yaml and training_log.json.
+
+    Raises:
+        InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
+    """
+    arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
+    texts = {split: load_texts(experiment.data_folder, split) for split in ("train", "validation")}
+    start = starting_point(experiment)
+    set_seed(arguments.seed)
+    if start is None:
+        tokenizer = train_tokenizer(texts["train"]["text"], experiment.model.max_tokens)
+    else:
+        tokenizer = load_tokenizer(start, experiment.model.max_tokens)
+    model = build_classifier(experiment, start, tokenizer)
+    data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
+    callbacks = []
+    if experiment.evaluation.patience and arguments.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(experiment.evaluation.patience))
+    trainer = LengthGroupedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+        compute_loss_func=partial(mean_cross_entropy, label_smoothing=arguments.label_smoothing_factor),
+        compute_metrics=_validation_metrics,
+        callbacks=callbacks,
+    )
+    trainable, total = (
+        sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
+    )
+    if trainer.is_world_process_zero():
+        print(f"training {trainable:,} of {total:,} parameters on {len(data['train']):,} examples")
+        shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
+    trainer.train()
+    if trainer.is_world_process_zero():
+        _save(experiment, trainer, {"trainable_parameters": trainable, "total_parameters": total})
+    trainer.accelerator.wait_for_everyone()
+    return experiment.run_folder / "model"
+
+
+def mean_cross_entropy(
+    outputs: ModelOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy, averaged over all labelled items of a step.
+
+    The BERT classes ignore num_items_in_batch, the number of items in all accumulated batches of all processes, and
+    would multiply loss and gradient by gradient_accumulation_steps and by the number of processes
+    (https://github.com/huggingface/transformers/issues/47688).
+
+    Args:
+        outputs: With logits of shape (..., classes).
+        labels: Class indices of shape (...); -100 is ignored.
+        num_items_in_batch: What the Trainer counted; None, in evaluation, averages over this batch.
+        label_smoothing: Share of the probability that is spread over all classes.
+    """
+    logits, labels = outputs["logits"].flatten(0, -2), labels.flatten()
+    if num_items_in_batch is None:
+        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / num_items_in_batch
+
+
+def training_arguments(experiment: Experiment, **overrides: object) -> TrainingArguments:
+    """TrainingArguments of the config's training section.
+
+    Raises:
+        InputError: A value or a combination that transformers refuses.
+    """
+    try:
+        return TrainingArguments(**(experiment.training | {"length_column_name": "length"} | overrides))
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training: {first_line(error)}") from error
+
+
+def starting_point(experiment: Experiment) -> str | Path | None:
+    """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch)."""
+    if not experiment.pretraining.max_steps:
+        return experiment.model.name_or_path
+    folder = experiment.run_folder / PRETRAINED
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
+            f"pretraining.max_steps to 0"
+        )
+    return folder
+
+
+def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    logits = torch.from_numpy(np.asarray(prediction.predictions, dtype=np.float32))
+    return binary_metrics(prediction.label_ids, torch.softmax(logits, dim=-1)[:, 1].numpy())
+
+
+def _save(experiment: Experiment, trainer: Trainer, parameters: dict[str, int]) -> None:
+    with replacing(experiment.run_folder / "model") as folder:
+        trainer.save_model(str(folder))
+        EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
+    (experiment.run_folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
+    log = parameters | {"steps": trainer.state.global_step, "best_checkpoint_auroc": trainer.state.best_metric}
+    log |= {
+        "device": str(trainer.args.device),
+        "processes": trainer.args.world_size,
+        "history": trainer.state.log_history,
+    }
+    (experiment.run_folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
