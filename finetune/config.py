@@ -1,12 +1,13 @@
 """Every setting of an experiment, with its help text, and the command line that all scripts share."""
 
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from transformers import TrainingArguments
 
@@ -118,6 +119,10 @@ class Experiment:
         return Path(self.evaluation.folder) / self.name
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a script's example commands."""
+
+
 class _Parser(ArgumentParser):
     """A parser whose errors are one sentence, as the usage of 150 settings would bury them."""
 
@@ -128,7 +133,8 @@ class _Parser(ArgumentParser):
 
 def build_parser(description: str) -> ArgumentParser:
     """The command line of every script: --config FILE and --section.field value."""
-    parser = _Parser(description=description, usage="%(prog)s --config FILE [--section.field value ...]")
+    usage = "%(prog)s --config FILE [--section.field value ...]"
+    parser = _Parser(description=description, usage=usage, formatter_class=_HelpFormatter)
     parser.add_argument("--config", action=ActionConfigFile, help="The experiment's YAML file.")
     parser.add_argument("--name", type=str, required=True, help="Name of the experiment and of its folders.")
     parser.add_class_arguments(DataConfig, "data")
@@ -138,6 +144,10 @@ def build_parser(description: str) -> ArgumentParser:
     parser.add_class_arguments(PretrainingConfig, "pretraining")
     parser.add_class_arguments(TrainingArguments, "training", skip=TRAINING_FIXED, instantiate=False)
     parser.add_class_arguments(EvaluationConfig, "evaluation")
+    explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
+    for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
+        if action.dest in explained:
+            action.help = " ".join(explained[action.dest].split()).replace("%", "%%")
     parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
     return parser
 
@@ -145,10 +155,11 @@ def build_parser(description: str) -> ArgumentParser:
 def parse_experiment(description: str, arguments: list[str] | None = None) -> Experiment:
     """The experiment that the command line describes; exits with code 2 and one sentence where it does not parse."""
     parser = build_parser(description)
+    given = [argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
+    if not any(argument == "--config" or argument.endswith(("-h", "help")) for argument in given):
+        parser.error("no --config FILE given; start from configs/quickstart.yaml")
     parsed = parser.parse_args(arguments)
-    if parsed.config is None:
-        parser.error("no --config given; start from configs/quickstart.yaml")
-    resolved = parser.dump(parsed, skip_none=False)
+    resolved = parser.dump(parsed.clone())
     made = parser.instantiate(parsed)
     if not made.name or set(made.name) & set("/\\ ") or made.name.startswith("."):
         parser.error(f"name '{made.name}' must be usable as a folder's name, without spaces and slashes")

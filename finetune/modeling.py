@@ -37,19 +37,23 @@ def build_classifier(
         "num_labels": 2,
     }
     if start is None:
-        model = BertForSequenceClassification(_bert_config(experiment.model, tokenizer, **labels))
-    else:
-        model = _load(AutoModelForSequenceClassification, start, attention_probs_dropout_prob=0.0, **labels)
-    _check_length(model, tokenizer)
-    return _attach_peft(model, experiment.model.peft) if experiment.model.peft else model
+        if experiment.model.peft:
+            raise InputError(
+                "model.peft adapts trained weights, and a model from scratch has none; set model.name_or_path or "
+                "pretraining.max_steps"
+            )
+        return BertForSequenceClassification(_bert_config(experiment.model, tokenizer, **labels))
+    model, new = _load(AutoModelForSequenceClassification, start, attention_probs_dropout_prob=0.0, **labels)
+    _fit_length(model, tokenizer)
+    return _attach_peft(model, experiment.model.peft, new) if experiment.model.peft else model
 
 
 def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The same encoder with a masked-language-model head."""
     if model.name_or_path is None:
         return BertForMaskedLM(_bert_config(model, tokenizer))
-    masked_lm = _load(AutoModelForMaskedLM, model.name_or_path)
-    _check_length(masked_lm, tokenizer)
+    masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path)
+    _fit_length(masked_lm, tokenizer)
     return masked_lm
 
 
@@ -73,10 +77,12 @@ def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **label
     )
 
 
-def _load(kind: type, start: str | Path, **settings: object) -> PreTrainedModel:
+def _load(kind: type, start: str | Path, **settings: object) -> tuple[PreTrainedModel, set[str]]:
+    """A model, and the names of its modules that the checkpoint lacks and that start from random weights."""
     try:
         # float32: mixed precision training keeps its master weights in it, and a checkpoint may carry another type.
-        return kind.from_pretrained(start, dtype=torch.float32, **settings)
+        model, info = kind.from_pretrained(start, dtype=torch.float32, output_loading_info=True, **settings)
+        return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
     except (OSError, ValueError) as error:
         raise InputError(
             f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
@@ -84,7 +90,7 @@ def _load(kind: type, start: str | Path, **settings: object) -> PreTrainedModel:
         ) from error
 
 
-def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _fit_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Texts are cut at the model's own length where it takes fewer tokens than model.max_tokens."""
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
@@ -92,14 +98,16 @@ def _check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
 
 
-def _attach_peft(model: PreTrainedModel, settings: dict) -> peft.PeftModel:
+def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str]) -> peft.PeftModel:
+    """The model with an adapter; modules with new weights (the head, often the pooler) are trained and saved with it,
+    or they would be drawn anew whenever the adapter is loaded."""
     settings = dict(settings)
     method = str(settings.pop("method", "")).upper()
     methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method not in methods:
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
     try:
-        config = methods[method](task_type=peft.TaskType.SEQ_CLS, **settings)
+        config = methods[method](task_type=peft.TaskType.SEQ_CLS, **{"modules_to_save": sorted(new)} | settings)
         return peft.get_peft_model(model, config)
     except (TypeError, ValueError) as error:
         raise InputError(

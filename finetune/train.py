@@ -132,6 +132,7 @@ def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def _save(experiment: Experiment, trainer: Trainer, parameters: dict[str, int]) -> None:
     with replacing(experiment.run_folder / "model") as folder:
         trainer.save_model(str(folder))
+        trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
     (experiment.run_folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
     log = parameters | {"steps": trainer.state.global_step, "best_checkpoint_auroc": trainer.state.best_metric}

@@ -1,0 +1,31 @@
+.PHONY: install quickstart test lint
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+install: $(VENV)/.dev  ## everything that development needs
+
+quickstart: $(VENV)/.installed  ## a real log to a report, in minutes
+	$(BIN)/python scripts/run.py --config configs/quickstart.yaml
+
+test: lint  ## ruff and pytest, without a network
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'EventScribe needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+
+# torch is named first: without the pin pip would fetch the newest build, with gigabytes of CUDA on a CPU machine.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing EventScribe into $(VENV) (a minute or two)"
+	$(PIP) torch -e '.[examples]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) torch -e '.[dev]'
+	@touch $@

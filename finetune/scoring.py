@@ -1,0 +1,50 @@
+"""A trained classifier -> scores."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftConfig, PeftModel
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from data_prep import InputError
+
+
+def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """The classifier and tokenizer that finetune.train wrote, on the GPU where there is one.
+
+    Raises:
+        InputError: There is no trained model in the folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+    start = folder
+    if (folder / "adapter_config.json").is_file():
+        start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
+    model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
+    if start is not folder:
+        model = PeftModel.from_pretrained(model, str(folder))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@torch.inference_mode()
+def score_texts(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 256, name: str = ""
+) -> np.ndarray:
+    """The probability of label 1 for each text, in the order given, as float64 of shape (texts,)."""
+    encoded = tokenizer(texts, truncation=True)
+    shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
+    scores = np.empty(len(texts))
+    with tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text") as bar:
+        for start in range(0, len(texts), batch_size):
+            rows = shortest_first[start : start + batch_size]
+            batch = tokenizer.pad(
+                {key: [values[i] for i in rows] for key, values in encoded.items()}, return_tensors="pt"
+            )
+            logits = model(**batch.to(model.device)).logits
+            scores[rows] = torch.softmax(logits.double(), dim=-1)[:, 1].cpu().numpy()
+            bar.update(len(rows))
+    return scores

@@ -1,0 +1,30 @@
+"""All steps of an experiment on one machine: prepare, pretrain, train, evaluate; ends with a table and a report.
+
+python scripts/run.py --config configs/quickstart.yaml
+python scripts/run.py --config configs/quickstart.yaml --name no-pretraining --pretraining.max_steps 0
+
+On several GPUs or nodes, run the steps one by one: scripts/prepare.py, then `accelerate launch scripts/pretrain.py`,
+`accelerate launch scripts/train.py`, then scripts/evaluate.py, each with the same arguments.
+"""
+
+from data_prep.prepare import prepare
+from finetune.config import Experiment, command
+from finetune.evaluation import evaluate, table
+from finetune.pretrain import pretrain
+from finetune.report import write_report
+from finetune.train import train, training_arguments
+
+
+def main(experiment: Experiment) -> None:
+    """Run every step in order."""
+    training_arguments(experiment, output_dir=str(experiment.run_folder))  # refuse a wrong value before any work
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    pretrain(experiment)
+    train(experiment)
+    metrics = evaluate(experiment)
+    report = write_report(experiment.run_folder)
+    print(f"\n{table(metrics)}\n\n{metrics['verdict']}\nreport: {report}")
+
+
+if __name__ == "__main__":
+    command(__doc__, main)

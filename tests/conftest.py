@@ -1,0 +1,101 @@
+"""Shared by all tests: no network, no caches outside of the test's folder, a tiny log and a tiny experiment."""
+
+import os
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_in_a_temporary_folder(tmp_path_factory):
+    """Whatever a library caches is gone after the tests."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+
+
+def write_log(path: Path, users: int = 150, days: int = 120, seed: int = 0) -> Path:
+    """A CSV log of users with steady but different rates of purchase; a third of them stops for good at some day."""
+    random = np.random.default_rng(seed)
+    rows = ["user,time,what,amount,shop"]
+    for user in range(users):
+        gap = random.uniform(2, 12)
+        end = random.uniform(20, days) if random.random() < 0.35 else days
+        day = random.uniform(0, gap)
+        while day < end:
+            moment = np.datetime64("2024-01-01T00:00:00") + np.timedelta64(int(day * 86400), "s")
+            what = "view" if random.random() < 0.3 else "purchase"
+            amount = f"{random.gamma(2, 10):.2f}" if what == "purchase" else ""
+            rows.append(f"u{user},{str(moment).replace('T', ' ')},{what},{amount},{random.choice(['north', 'south'])}")
+            day += random.exponential(gap)
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def tiny_config(folder: Path) -> dict:
+    """An experiment on write_log's log that runs in seconds."""
+    return {
+        "name": "tiny",
+        "data": {
+            "folder": str(folder / "data"),
+            "sources": [
+                {
+                    "path": str(folder / "log.csv"),
+                    "columns": {
+                        "user_id": "user",
+                        "event_time": "time",
+                        "event_type": "what",
+                        "amount": "amount",
+                        "shop": "shop",
+                    },
+                }
+            ],
+        },
+        "task": {
+            "label": {"kind": "absent", "where": "event_type = 'purchase'", "horizon": "14 days"},
+            "population": {"within": "28 days"},
+            "cutoffs": {
+                "train": {"first": "2024-01-29", "last": "2024-02-19", "every": "7 days"},
+                "validation": ["2024-03-04"],
+                "test": ["2024-03-18", "2024-04-01"],
+            },
+        },
+        "text": {"fields": {"event_type": {"top": 5}, "amount": {"bins": 4}, "shop": {"top": 5}}, "max_events": 5},
+        "model": {"from_scratch": {"hidden_size": 16, "layers": 1, "heads": 2}, "max_tokens": 64},
+        "pretraining": {"max_steps": 4},
+        "training": {
+            "max_steps": 8,
+            "eval_steps": 4,
+            "logging_steps": 1,
+            "per_device_train_batch_size": 16,
+            "use_cpu": True,
+        },
+        "evaluation": {"folder": str(folder / "runs"), "bootstrap": 50},
+    }
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The YAML of a tiny experiment, beside its log."""
+    write_log(tmp_path / "log.csv")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_config(tmp_path)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """The YAML of a tiny experiment whose data is prepared; its runs are shared, so give each test's its own folder."""
+    from data_prep.prepare import prepare
+    from finetune.config import parse_experiment
+
+    folder = tmp_path_factory.mktemp("prepared")
+    write_log(folder / "log.csv")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_config(folder)), encoding="utf-8")
+    experiment = parse_experiment("", ["--config", str(path)])
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    return path

@@ -1,0 +1,116 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from data_prep import InputError
+from finetune.config import TRAINING_DEFAULTS, build_parser, command, parse_experiment
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+
+
+def parse(config: Path, *arguments: str):
+    return parse_experiment("", ["--config", str(config), *arguments])
+
+
+def refusal(capsys, config: Path, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        parse(config, *arguments)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def test_the_command_line_overrides_the_file(tiny):
+    experiment = parse(tiny, "--task.label.horizon", "7 days", "--training.learning_rate", "3e-5")
+    assert experiment.task.label.horizon == "7 days"
+    assert experiment.training["learning_rate"] == 3e-5
+    assert experiment.task.label.kind == "absent"
+
+
+def test_the_resolved_config_parses_to_the_same_experiment(tiny, tmp_path):
+    experiment = parse(tiny, "--model.max_tokens", "32")
+    saved = tmp_path / "config.yaml"
+    saved.write_text(experiment.resolved, encoding="utf-8")
+    again = parse(saved)
+    assert again.model.max_tokens == 32
+    assert vars(again) | {"resolved": ""} == vars(experiment) | {"resolved": ""}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_config_of_the_repository_parses(config):
+    assert parse(config).name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--text.max_evnts", "3"], "text.max_evnts"),
+        (["--task.label.kind", "vanish"], "task.label.kind"),
+        (["--model.max_tokens", "0"], "model.max_tokens"),
+        (["--training.learning_rate", "fast"], "training.learning_rate"),
+        (["--pretraining.mask", "1.5"], "pretraining.mask"),
+        (["--name", "a/b"], "a/b"),
+    ],
+)
+def test_a_setting_out_of_place_is_refused_in_one_line_that_names_it(tiny, capsys, arguments, named):
+    assert named in refusal(capsys, tiny, *arguments)
+
+
+def test_an_unknown_key_of_the_file_is_refused_by_name(tiny, capsys):
+    config = yaml.safe_load(tiny.read_text())
+    config["text"]["max_evnts"] = 3
+    tiny.write_text(yaml.safe_dump(config))
+    assert "max_evnts" in refusal(capsys, tiny)
+
+
+def test_a_missing_file_and_a_missing_config_are_refused_by_name(tiny, capsys):
+    assert "nowhere.yaml" in refusal(capsys, tiny.parent / "nowhere.yaml")
+    with pytest.raises(SystemExit) as stopped:
+        parse_experiment("", [])
+    assert stopped.value.code == 2
+    assert "--config" in capsys.readouterr().err
+
+
+def test_every_setting_has_a_help_text():
+    unexplained = [
+        action.dest
+        for action in build_parser("")._actions
+        if not action.help and action.dest not in ("help", "print_config")
+    ]
+    assert not unexplained
+
+
+def test_training_takes_every_field_of_training_arguments(tiny):
+    known = {field.name for field in fields(TrainingArguments)}
+    assert known >= TRAINING_DEFAULTS.keys()
+    missing = known - parse(tiny).training.keys()
+    assert missing <= {"output_dir", "do_train", "do_eval", "do_predict", "label_names", "length_column_name"}
+
+
+def test_bad_input_ends_a_command_with_code_2_and_a_sentence(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny)])
+
+    def step(experiment):
+        raise InputError("the log is empty; give another one")
+
+    with pytest.raises(SystemExit) as stopped:
+        command("", step)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: the log is empty; give another one\n"
+
+
+def test_ctrl_c_ends_a_command_with_code_130(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny)])
+
+    def step(experiment):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        command("", step)
+    assert stopped.value.code == 130
+    assert "interrupted" in capsys.readouterr().err

