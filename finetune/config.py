@@ -37,8 +37,9 @@ TRAINING_DEFAULTS = {
     "report_to": "none",
     "disable_tqdm": False,
 }
-# Fields of TrainingArguments that a run sets itself.
-TRAINING_FIXED = {"output_dir", "do_train", "do_eval", "do_predict", "label_names", "length_column_name"}
+# Fields of TrainingArguments that a run sets itself, and the token, which comes from the hub's own login: a config is
+# saved and shared.
+TRAINING_FIXED = {"output_dir", "do_train", "do_eval", "do_predict", "label_names", "length_column_name", "hub_token"}
 
 
 @dataclass

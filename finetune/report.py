@@ -96,7 +96,7 @@ def write_report(run_folder: Path) -> Path:
         unscored=unscored,
         training=training,
         pretraining=pretraining,
-        config=_without_tokens(_existing(folder / "config.yaml").read_text(encoding="utf-8")),
+        config=_existing(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     (folder / "report.html").write_text(page, encoding="utf-8", newline="\n")
     return folder / "report.html"
@@ -292,8 +292,3 @@ def _outcome(interval: list[float] | None) -> str:
     if interval is None or any(map(_missing, interval)):
         return ""
     return "model ahead" if interval[0] > 0 else "baseline ahead" if interval[1] < 0 else "includes zero"
-
-
-def _without_tokens(config: str) -> str:
-    """A hub token is not for the report's readers."""
-    return re.sub(r"(?m)^(\s*\w+_token: )(?!null$).*", r"\1(hidden)", config)

@@ -112,7 +112,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "training_log.json").write_text(json.dumps(log))
     pretraining = {"steps": 20, "history": [{"loss": 5.0, "step": 10}, {"loss": 4.0, "step": 20}]}
     (tmp_path / "pretraining_log.json").write_text(json.dumps(pretraining))
-    (tmp_path / "config.yaml").write_text("name: test run\ntraining:\n  hub_token: hf_secret\n  max_steps: 40\n")
+    (tmp_path / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
     return tmp_path
 
 
@@ -200,12 +200,6 @@ def test_text_of_users_is_escaped(run: Path):
     assert "a &lt; b &amp;" in text
     assert "<b>" not in text
     assert "<i>" not in text
-
-
-def test_a_hub_token_is_hidden(run: Path):
-    text = _read(run)
-    assert "hf_secret" not in text
-    assert "max_steps: 40" in text
 
 
 def test_a_run_without_pretraining_has_a_report(run: Path):
