@@ -77,7 +77,7 @@ def score_baselines(folder: Path, aggregates: list[str], seed: int = 0) -> Basel
         bar.update()
         tried = []
         for strength in LOGISTIC_GRID:
-            tried.append((fit(_logistic_regression(strength, seed)), {"C": strength}))
+            tried.append((fit(_logistic_regression(strength, len(labels["train"]), seed)), {"C": strength}))
             bar.update()
         keep("logistic_regression", *max(tried, key=lambda pair: auroc(pair[0])))
         tried = []
@@ -97,10 +97,12 @@ def _recency_rule(column: int) -> ClassifierMixin:
     return make_pipeline(select, LogisticRegression(C=1e6))
 
 
-def _logistic_regression(strength: float, seed: int) -> ClassifierMixin:
+def _logistic_regression(strength: float, rows: int, seed: int) -> ClassifierMixin:
     return make_pipeline(
         SimpleImputer(strategy="median", add_indicator=True),
-        QuantileTransformer(output_distribution="normal", subsample=20_000, random_state=seed),
+        QuantileTransformer(
+            n_quantiles=min(1000, rows), output_distribution="normal", subsample=20_000, random_state=seed
+        ),
         LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100),
     )
 

@@ -1,5 +1,6 @@
 """Every setting of an experiment, with its help text, and the command line that all scripts share."""
 
+import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from data_prep import InputError
 from data_prep.events import DataConfig
@@ -171,6 +173,9 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
 
 def command(description: str, step: Callable[[Experiment], object]) -> None:
     """Run one step as a command: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
     try:
         step(parse_experiment(description))
     except InputError as error:

@@ -10,7 +10,7 @@ from finetune.batching import LengthGroupedTrainer, load_texts, tokenize
 from finetune.config import Experiment
 from finetune.modeling import build_masked_lm
 from finetune.tokenization import load_tokenizer, train_tokenizer
-from finetune.train import PRETRAINED, mean_cross_entropy, training_arguments
+from finetune.train import PRETRAINED, mean_cross_entropy, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
@@ -49,6 +49,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.mask, pad_to_multiple_of=8),
         compute_loss_func=mean_cross_entropy,
     )
+    show_progress(trainer, "pretrain")
     trainer.train()
     folder = experiment.run_folder / PRETRAINED
     if trainer.is_world_process_zero():

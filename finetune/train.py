@@ -12,7 +12,10 @@ from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
+    ProgressCallback,
     Trainer,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -62,6 +65,7 @@ def train(experiment: Experiment) -> Path:
         compute_metrics=_validation_metrics,
         callbacks=callbacks,
     )
+    show_progress(trainer, "fine-tune")
     trainable, total = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
     )
@@ -97,6 +101,42 @@ def mean_cross_entropy(
     if num_items_in_batch is None:
         return cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / num_items_in_batch
+
+
+class Progress(ProgressCallback):
+    """The Trainer's bar with the loss in it, and one line an evaluation, in place of a line for every log entry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Name the bar."""
+        super().on_train_begin(args, state, control, **more)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **more: object
+    ) -> None:
+        """Show the newest loss, and the validation metrics where there are any."""
+        if self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.4f}")
+        if "eval_auroc" in logs:
+            self.training_bar.write(
+                f"step {state.global_step}: validation AUROC {logs['eval_auroc']:.4f}, loss {logs['eval_loss']:.4f}"
+            )
+
+
+def show_progress(trainer: Trainer, name: str) -> None:
+    """Replace the Trainer's own bar, unless training.disable_tqdm asks for plain lines."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress(name))
 
 
 def training_arguments(experiment: Experiment, **overrides: object) -> TrainingArguments:

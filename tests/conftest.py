@@ -2,7 +2,8 @@
 
 import os
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+# One thread: tiny models gain nothing from a second one, and lose much where another process holds it.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny,
     text = recipe["text"] | {"fields": {"event_type": {"top": 5}, "amount": {"bins": 4}}}
     text["header"] = [name for name in text["header"] if not name.startswith("value")]
     change(tiny, "text", **text)
-    change(tiny, "model", **recipe["model"] | {"name_or_path": str(packaged)})
+    change(tiny, "model", **recipe["model"] | {"name_or_path": str(packaged), "max_tokens": 64})
     few = {"max_steps": 2, "eval_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
     change(tiny, "training", **recipe["training"] | few)
     change(tiny, "pretraining", max_steps=0)
