@@ -7,13 +7,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from glob import glob
 from pathlib import Path
+from textwrap import shorten
 
 import duckdb
 
 from data_prep import InputError
 
 REQUIRED = ("user_id", "event_time", "event_type")
-RESERVED = ("position", "cutoff", "label", "text", "split")
+# Names that a field must not have: those of the prepared data, and those that features.py gives to an event.
+RESERVED = (
+    *("position", "cutoff", "label", "text", "split", "type_word", "event_day", "event_age", "is_target", "gap_days"),
+    *("new_day", "day_gap", "new_target_day", "target_day_gap"),
+    *("previous_time", "previous_day", "previous_target_day"),
+)
+REJECTED = {  # why a row is left out -> SQL condition; the first that holds counts
+    "no user": "user_id IS NULL",
+    "no time": "event_time IS NULL",
+    "a time outside 1900-2199": "coalesce(year(event_time) NOT BETWEEN 1900 AND 2199, true)",  # infinity, 9999-12-31
+    "no event type": "event_type IS NULL",
+}
 READERS = {
     ".parquet": "read_parquet('{}', union_by_name = true)",
     ".csv": "read_csv('{}', union_by_name = true)",
@@ -22,7 +34,7 @@ READERS = {
     ".jsonl": "read_json('{}', union_by_name = true)",
     ".ndjson": "read_json('{}', union_by_name = true)",
 }
-NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL")
+NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 
 
 @dataclass
@@ -73,7 +85,7 @@ def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -
     if spill_folder is not None:
         con.execute(f"SET temp_directory = {quote(str(spill_folder))}")
     if memory_limit:
-        with refused("data.memory_limit"):
+        with refused("data.memory_limit", "write a size such as 4GB"):
             con.execute(f"SET memory_limit = {quote(memory_limit)}")
     return con
 
@@ -90,56 +102,62 @@ def read_events(con: duckdb.DuckDBPyConnection, config: DataConfig) -> EventLog:
     """
     if not config.sources:
         raise InputError("data.sources is empty; give at least one source with `sql` or `path`")
-    queries, types = [], {}
+    with refused("data.timezone", "write a name such as Europe/Berlin"):
+        con.execute(f"SET TimeZone = {quote(config.timezone)}")
+    queries, known = [], {}
     for i, source in enumerate(config.sources):
         name = f"data.sources[{i}]"
-        query, columns = _open_source(con, source, config, name)
+        columns = _read_source(con, source, config, name, f"source_{i}")
         for column, kind in columns.items():
-            known = types.setdefault(column, kind)
-            if _family(known) != _family(kind):
+            if column.lower() in REQUIRED or kind == '"NULL"':  # the type of a column that holds nothing
+                continue
+            first_name, first_kind = known.setdefault(column.lower(), (name, kind))
+            if _family(kind) != _family(first_kind):
                 raise InputError(
-                    f"{name}: column '{column}' is {kind} here but {known} in an earlier source; cast one of them"
+                    f"{name}: column '{column}' is {kind} here but {first_kind} in {first_name}; cast one of them"
                 )
-        queries.append(query)
-    with refused("data.sources"):
-        con.execute("CREATE TEMP TABLE raw_events AS " + " UNION ALL BY NAME ".join(queries))
-        rejected = dict(
-            zip(
-                ("no user", "no time", "no event type"),
-                con.execute(
-                    """SELECT count(*) FILTER (WHERE user_id IS NULL),
-                              count(*) FILTER (WHERE user_id IS NOT NULL AND event_time IS NULL),
-                              count(*) FILTER (WHERE user_id IS NOT NULL AND event_time IS NOT NULL
-                                               AND event_type IS NULL) FROM raw_events"""
-                ).fetchone(),
-                strict=True,
-            )
-        )
-        fields = [name for name in types if name not in REQUIRED]
-        order = ", ".join(["event_time", "event_type", *map(identifier, sorted(fields))])
-        con.execute(
-            f"""CREATE TEMP TABLE events AS
-                SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY {order}) AS position FROM raw_events
-                WHERE user_id IS NOT NULL AND event_time IS NOT NULL AND event_type IS NOT NULL"""
-        )
-        con.execute("DROP TABLE raw_events")
+        queries.append(_events_query(con, f"source_{i}", columns, name))
+    con.execute("CREATE TEMP VIEW all_events AS " + " UNION ALL BY NAME ".join(queries))
+    types = {row[0]: row[1] for row in con.execute("DESCRIBE all_events").fetchall()}
+    fields = {name: kind for name, kind in types.items() if name not in REQUIRED}
+    reason = "CASE " + " ".join(f"WHEN {sql} THEN {quote(why)}" for why, sql in REJECTED.items()) + " END"
+    counts = dict(con.execute(f"SELECT {reason} AS reason, count(*) FROM all_events GROUP BY reason").fetchall())
+    # NaN is no value; DuckDB would hold it for the largest number.
+    numbers = [identifier(name) for name, kind in fields.items() if kind in ("FLOAT", "DOUBLE")]
+    replace = ", ".join(f"nullif({number}, 'NaN') AS {number}" for number in numbers)
+    order = ", ".join(["event_time", "event_type", *map(identifier, sorted(fields))])
+    con.execute(
+        f"""CREATE TEMP TABLE events AS
+            SELECT * {f"REPLACE ({replace})" if replace else ""},
+                   row_number() OVER (PARTITION BY user_id ORDER BY {order}) AS position
+            FROM all_events WHERE {reason} IS NULL"""
+    )
+    con.execute("DROP VIEW all_events; SET TimeZone = 'UTC'")
+    for i in range(len(config.sources)):
+        con.execute(f"DROP TABLE source_{i}")
     first, last, events, users = con.execute(
         "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM events"
     ).fetchone()
     if not events:
         raise InputError("data.sources gave no event with a user, a time and a type; check the paths and conditions")
-    return EventLog(first, last, events, users, rejected, {name: types[name] for name in fields})
+    return EventLog(first, last, events, users, {why: counts.get(why, 0) for why in REJECTED}, fields)
+
+
+def expanded(config: DataConfig) -> list[str]:
+    """The path or SQL of each source, with its variables filled in."""
+    return [
+        expand(source.path or source.sql or "", config, f"data.sources[{i}].{'path' if source.path else 'sql'}")
+        for i, source in enumerate(config.sources)
+    ]
 
 
 def source_files(config: DataConfig) -> list[Path] | None:
     """Every file that the sources read, or None where one names no file, so that a change could not be seen."""
     files = set()
-    for i, source in enumerate(config.sources):
-        if source.path:
-            found = _glob(expand(source.path, config, f"data.sources[{i}].path"))
-        else:
-            sql = expand(source.sql or "", config, f"data.sources[{i}].sql")
-            found = [path for literal in re.findall(r"'([^']+)'", sql) for path in _glob(literal)]
+    for source, text in zip(config.sources, expanded(config), strict=True):
+        # Whatever stands between two quotes of SQL is tried, because an apostrophe in a comment shifts the pairs.
+        names = [text] if source.path else re.split("['\"]", text)[1:-1]
+        found = [path for name in names for path in _glob(name)]
         if not found:
             return None
         files.update(found)
@@ -172,51 +190,50 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.where"): ...`
-    """Context that turns DuckDB's complaint about a part of the config into an InputError naming that part."""
+class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.where", "check its names"): ...`
+    """Context that turns DuckDB's complaint about a part of the config into an InputError naming part and remedy."""
 
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
+    def __init__(self, setting: str, remedy: str) -> None:
+        self.setting, self.remedy = setting, remedy
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, duckdb.Error):
-            text = re.split(r"\n\s*LINE \d+:", str(error))[0]
-            raise InputError(f"{self.setting}: {' '.join(text.split())}") from error
+            text = re.sub(r"^[\w ]+ Error: ", "", str(error).split("\n\n")[0])
+            text = shorten(text.replace("\n", " "), 300, placeholder=" ...").rstrip(" .!")
+            raise InputError(f"{self.setting}: {text}; {self.remedy}") from error
 
 
-def _open_source(
-    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str
-) -> tuple[str, dict[str, str]]:
-    """A SELECT of one source with the required columns in their final types, and each column's type."""
+def _read_source(
+    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, table: str
+) -> dict[str, str]:
+    """Read one source into a table; returns the type of each of its columns."""
     if (source.sql is None) == (source.path is None):
         raise InputError(f"{name} needs either `sql` or `path`, and only one of them")
     if source.sql is not None:
         if source.columns:
             raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
-        inner = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
+        query, remedy = expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), "check the SQL and what it reads"
     else:
-        inner = _path_query(expand(source.path, config, f"{name}.path"), source.columns, f"{name}.path")
-    with refused(name):
-        described = con.execute(f"DESCRIBE {inner}").fetchall()
-    columns = {row[0]: row[1] for row in described}
-    missing = [column for column in REQUIRED if column not in columns]
+        path = expand(source.path, config, f"{name}.path")
+        query = _path_query(path, source.columns, f"{name}.path")
+        remedy = f"check {'`columns` and ' if source.columns else ''}the file {path}"
+    with refused(name, remedy):
+        con.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM ({query}\n)")  # a comment may end the query
+    columns = {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
+    names = {column.lower() for column in columns}
+    missing = [column for column in REQUIRED if column not in names]
     if missing:
         has = ", ".join(columns)
         raise InputError(
             f"{name} has no column {' and no column '.join(missing)} (it has {has}); name it `AS` or map it"
         )
-    taken = [column for column in RESERVED if column in columns]
+    taken = [column for column in columns if column.lower() in RESERVED]
     if taken:
         raise InputError(f"{name}: the column name '{taken[0]}' is used by EventScribe itself; give it another name")
-    time = _time_expression(con, inner, columns["event_time"], config.timezone, name)
-    query = (
-        f"SELECT * REPLACE (nullif(trim(CAST(user_id AS VARCHAR)), '') AS user_id, {time} AS event_time, "
-        f"nullif(trim(CAST(event_type AS VARCHAR)), '') AS event_type) FROM ({inner})"
-    )
-    return query, columns | {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR"}
+    return columns
 
 
 def _path_query(path: str, columns: dict[str, str] | None, setting: str) -> str:
@@ -231,39 +248,35 @@ def _path_query(path: str, columns: dict[str, str] | None, setting: str) -> str:
     return f"SELECT {selected} FROM {READERS[suffix].format(path.replace(chr(39), chr(39) * 2))}"
 
 
-def _time_expression(con: duckdb.DuckDBPyConnection, inner: str, kind: str, timezone: str, name: str) -> str:
-    """SQL that gives `event_time` as a TIMESTAMP in UTC."""
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return "CAST(event_time AT TIME ZONE 'UTC' AS TIMESTAMP)"
-    if kind == "VARCHAR":
-        with refused(name):
-            bad = con.execute(
-                f"""SELECT any_value(event_time), count(*) FROM ({inner})
-                    WHERE nullif(trim(event_time), '') IS NOT NULL AND try_cast(event_time AS TIMESTAMP) IS NULL"""
-            ).fetchone()
-        if bad[1]:
+def _events_query(con: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], name: str) -> str:
+    """A SELECT of a source's rows with user, time and type in their final types; the session is in data.timezone."""
+    kinds = {column.lower(): kind for column, kind in columns.items()}
+    # Tables written by pandas hold whole numbers with gaps as floats: 12346.0 is the user 12346.
+    user = "try_cast(user_id AS BIGINT)" if kinds["user_id"] in ("FLOAT", "DOUBLE") else "user_id"
+    time = "try_cast(nullif(trim(event_time), '') AS TIMESTAMPTZ)" if kinds["event_time"] == "VARCHAR" else "event_time"
+    if kinds["event_time"] == "VARCHAR":
+        bad, rows = con.execute(
+            f"""SELECT min(event_time), count(*) FROM {table} WHERE trim(event_time) <> '' AND {time} IS NULL"""
+        ).fetchone()
+        if rows:
             raise InputError(
-                f"{name}: event_time '{bad[0]}' does not parse as a time ({bad[1]:,} such rows); write it as "
+                f"{name}: event_time '{bad}' does not parse as a time ({rows:,} such rows); write it as "
                 f"2024-01-31 12:00:00, or parse it in the config, for example strptime(column, '%d/%m/%Y %H:%M')"
             )
-        naive = "try_cast(event_time AS TIMESTAMP)"
-    elif kind == "DATE" or kind.startswith("TIMESTAMP"):
-        naive = "CAST(event_time AS TIMESTAMP)"
-    else:
+    elif not re.fullmatch(r"DATE|TIMESTAMP(_\w+)?( WITH TIME ZONE)?", kinds["event_time"]):
         raise InputError(
-            f"{name}: event_time is {kind}, not a time; for numbers use epoch_ms(column) (milliseconds), "
-            f"make_timestamp(column) (microseconds) or epoch_ms(1000 * column) (seconds)"
+            f"{name}: event_time is {kinds['event_time']}, not a time; turn numbers into times with "
+            f"to_timestamp(column) for seconds or to_timestamp(column / 1000) for milliseconds"
         )
-    if timezone == "UTC":
-        return naive
-    with refused("data.timezone"):
-        con.execute(f"SELECT TIMESTAMP '2024-01-01' AT TIME ZONE {quote(timezone)}")
-    return f"CAST(({naive} AT TIME ZONE {quote(timezone)}) AT TIME ZONE 'UTC' AS TIMESTAMP)"
+    return f"""SELECT nullif(trim(CAST({user} AS VARCHAR)), '') AS user_id,
+                      CAST(CAST({time} AS TIMESTAMPTZ) AT TIME ZONE 'UTC' AS TIMESTAMP) AS event_time,
+                      nullif(trim(CAST(event_type AS VARCHAR)), '') AS event_type,
+                      * EXCLUDE (user_id, event_time, event_type) FROM {table}"""
 
 
 def _family(kind: str) -> str:
     """Types of one family may be united; others would silently become text."""
-    return "number" if NUMERIC.match(kind) and not kind.endswith("[]") else kind
+    return "number" if NUMERIC.fullmatch(kind) else kind
 
 
 def _glob(path: str) -> list[Path]:

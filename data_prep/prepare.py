@@ -14,7 +14,8 @@ from pathlib import Path
 import duckdb
 from tqdm import tqdm
 
-from data_prep.events import DataConfig, EventLog, connect, identifier, quote, read_events, source_files
+from data_prep import InputError
+from data_prep.events import DataConfig, EventLog, connect, expanded, identifier, quote, read_events, source_files
 from data_prep.features import (
     add_history_columns,
     aggregate_names,
@@ -25,7 +26,7 @@ from data_prep.features import (
 from data_prep.serializer import EventSerializer, TextConfig, check_fields, header_names
 from data_prep.task import SPLITS, TaskConfig, label_examples, label_name, question, resolve_cutoffs, show, timestamp
 
-FORMAT = 1  # raise it when the same config and log would give other files
+FORMAT = 2  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig) -> Path:
@@ -49,10 +50,13 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig) -> 
     started = time.perf_counter()
     folder = Path(data.folder) / name
     config = {"data": asdict(data), "task": asdict(task), "text": asdict(text)}
-    key = _key(config, source_files(data))
-    if key is not None and read_manifest(folder).get("key") == key:
+    key = _key(config, expanded(data), source_files(data))
+    old = read_manifest(folder)
+    if key is not None and old.get("key") == key:
         print(f"{folder} is up to date")
         return folder
+    if "content_hash" not in old and folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds files that are not prepared data; choose another data.folder or name")
     with replacing(folder) as made:
         with connect(data.memory_limit, made.parent / "spill") as con:
             manifest = _write(con, made, name, data, task, text)
@@ -173,12 +177,12 @@ def _describe_log(log: EventLog) -> dict:
     }
 
 
-def _key(config: dict, files: list[Path] | None) -> str | None:
+def _key(config: dict, sources: list[str], files: list[Path] | None) -> str | None:
     """Changes with the config, the version of this code and any file that the sources read; None if unknowable."""
     if files is None:
         return None
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    content = json.dumps([FORMAT, duckdb.__version__, config, stamps], sort_keys=True, default=str)
+    content = json.dumps([FORMAT, duckdb.__version__, config, sources, stamps], default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """EventSerializer: learned on training history only, it turns a user's history before a cutoff into text.
 
 Layout in the style `words`: header words `name=bin`, then [SEP], then the newest events first, one group of words an
-event: days before the cutoff, days since the previous event, and the fields (`value=7` is the 8th bin of value).
+event: days since the previous event and the fields (`value=7` is the 8th bin of value), after the days before the
+cutoff if `days` is set.
 The style `sentences` writes the same fields in natural language, with the bins' medians in place of their numbers.
 """
 
@@ -16,11 +17,12 @@ import duckdb
 
 from data_prep import InputError
 from data_prep.events import NUMERIC, identifier, quote
-from data_prep.features import HEADER_GROUPS
+from data_prep.features import HEADER_GROUPS, plain, word
 from data_prep.task import timestamp
 
 VERSION = 1
 HEADER_BINS = 16
+MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
 
 # Days as words: each day to 14, then steps of 15 % up to 400, as recency matters in proportion.
 DAY_STEPS = list(range(15))
@@ -56,8 +58,9 @@ class TextConfig:
     the manifest's list of aggregates."""
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
-    days: bool = True
-    """Write the days before the cutoff into each event; without it an event shows only the gap to the one before."""
+    days: bool = False
+    """Write the days before the cutoff into each event, beside the gap to the event before it; on two real logs it
+    added nothing, and without it an event is written once for all cutoffs."""
     max_events: int = 20
     """The newest events that are kept."""
 
@@ -101,7 +104,7 @@ class EventSerializer:
                 fitted = _fit_bins(con, f"SELECT {column} AS x {past}", spec.bins)
                 fields[name] = {"kind": "numeric", **fitted}
             elif spec.top:
-                is_list = types[name].endswith("[]")
+                is_list = types[name].endswith("]")
                 query = f"SELECT user_id, unnest({_normalized(column, is_list)}) AS word {past}"
                 values = _frequent(con, query, spec.top, spec.min_users)
                 fields[name] = {"kind": "categorical", "list": is_list, "values": values}
@@ -115,12 +118,12 @@ class EventSerializer:
 
         The words do not depend on any cutoff: each event is written once, and every cutoff takes a slice.
         """
-        written = ", ".join(self._field_sql(name) for name in self.fields)
+        written = [self._field_sql(name) for name in self.fields]
         if self.config.style == "words":
             gap = f"'gap=' || coalesce(CAST({_day_step('gap_days')} AS VARCHAR), 'first')"
-            words = f"concat_ws(' ', {gap}, {written})"
+            words = _joined([gap, *written], " ")
         else:
-            words = f"concat_ws(', ', {written})"
+            words = _joined(written, ", ")
         con.execute(
             f"CREATE TEMP TABLE event_words AS SELECT user_id, event_time, position, {words} AS words FROM history"
         )
@@ -134,14 +137,12 @@ class EventSerializer:
             between, join = "' [SEP] '", "' '"
         else:
             when = f"CASE {days} WHEN 0 THEN 'today' WHEN 1 THEN '1 day ago' ELSE {days} || ' days ago' END"
-            entry = f"{when} || ': ' || words || '.'" if self.config.days else "words || '.'"
+            entry = _joined([when, "words"] if self.config.days else ["words"], ": ") + " || '.'"
             between, join = "' '", "' '"
-        header = ", ".join(_header_sql(name, bins, self.config.style) for name, bins in self.header.items())
-        header = f"concat_ws({quote(' ' if self.config.style == 'words' else '; ')}, {header or quote('')})"
-        if self.config.style == "sentences":
-            header += " || '.'"
+        written = [_header_sql(name, bins, self.config.style) for name, bins in self.header.items()]
+        header = _joined(written, " ") if self.config.style == "words" else _joined(written, "; ") + " || '.'"
         return f"""
-            SELECT user_id, {header} || {between} || entries AS text FROM aggregates JOIN (
+            SELECT user_id, concat_ws({between}, {header}, entries) AS text FROM aggregates JOIN (
                 SELECT user_id, string_agg({entry}, {join} ORDER BY position DESC) AS entries FROM (
                     SELECT * FROM event_words
                     WHERE event_time < {at} AND user_id IN (SELECT user_id FROM aggregates WHERE cutoff = {at})
@@ -180,13 +181,16 @@ class EventSerializer:
         fitted, column, words = self.fields[name], identifier(name), self.config.style == "words"
         if fitted["kind"] == "numeric":
             written = _bin_index(column, fitted["edges"]) if words else _bin_center(column, fitted)
-            return f"CASE WHEN {column} IS NOT NULL THEN {quote(name + '=' if words else name + ' ')} || {written} END"
+            prefix = quote(plain(name) + "=" if words else _phrase(name) + " ")
+            return f"CASE WHEN {column} IS NOT NULL THEN {prefix} || {written} END"
         if fitted["kind"] == "text":
-            kept = f"list_filter({_words(column)}, lambda w: list_contains({_list(fitted['words'])}, w))"
-            return f"nullif(array_to_string({kept}[1:{self.config.fields[name].words}], ' '), '')"
+            known = f"list_filter({_words(column)}, lambda w: list_contains({_list(fitted['words'])}, w))"
+            # The outer list has one element; it gives `known` a name, or it would be computed again for each word.
+            once = f"list_transform([{known}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
+            return f"nullif(array_to_string({once}[1:{self.config.fields[name].words}], ' '), '')"
         if name == "event_type" and len(fitted["values"]) < 2:
             return "NULL"  # a word that every event has says nothing
-        prefix = quote(name + "=" if words else "")
+        prefix = quote(plain(name) + "=" if words else "")
         known = f"CASE WHEN list_contains({_list(fitted['values'])}, v) THEN v ELSE 'other' END"
         shown = known if words else f"replace({known}, '_', ' ')"
         values = f"list_transform({_normalized(column, fitted['list'])}, lambda v: {prefix} || {shown})"
@@ -207,28 +211,33 @@ def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -
                 f"text.header: '{entry}' is neither one of the groups {groups} nor an aggregate; see the manifest"
             )
         for name in HEADER_GROUPS.get(entry, [entry]):
-            names += [name.format(field=field) for field in numeric] if "{field}" in name else [name]
+            names += [name.format(field=plain(field)) for field in numeric] if "{field}" in name else [name]
     return list(dict.fromkeys(names))
 
 
 def check_fields(config: TextConfig, types: dict[str, str]) -> None:
-    """Refuse text.fields that the log does not have or whose type does not fit.
+    """Refuse text.fields that the log does not have, whose type does not fit, or that a text could not tell apart.
 
     Args:
         config: The text section.
         types: Column -> DuckDB type.
     """
+    shown = ["d", "gap"]  # the words of the days
     for name, spec in config.fields.items():
         setting = f"text.fields.{name}"
         if name not in types:
             raise InputError(f"{setting}: the log has no such column; it has {', '.join(types)}")
+        if plain(name) in shown:
+            raise InputError(f"{setting}: a text already has words {plain(name)}=...; give the column another name")
+        shown.append(plain(name))
         if sum(value is not None for value in (spec.top, spec.bins, spec.words)) != 1:
             raise InputError(f"{setting} needs exactly one of top (categorical), bins (numeric) and words (free text)")
         for key in ("top", "bins", "words", "vocabulary", "min_users"):
             if getattr(spec, key) is not None and getattr(spec, key) < 1:
                 raise InputError(f"{setting}.{key} is {getattr(spec, key)}; give a number above zero")
-        is_number = bool(NUMERIC.match(types[name])) and not types[name].endswith("]")
-        if spec.bins and not is_number:
+        if spec.bins and spec.bins > MAX_BINS:
+            raise InputError(f"{setting}.bins is {spec.bins}; give at most {MAX_BINS}")
+        if spec.bins and not NUMERIC.fullmatch(types[name]):
             raise InputError(
                 f"{setting}: bins needs numbers, but the column is {types[name]}; cast it in the source, for example "
                 f"CAST({name} AS DOUBLE), or use top"
@@ -244,9 +253,9 @@ def _fit_bins(con: duckdb.DuckDBPyConnection, query: str, bins: int) -> dict[str
     shares = [i / bins for i in range(1, bins)]
     values = f"(SELECT CAST(x AS DOUBLE) AS x FROM ({query}) WHERE x IS NOT NULL AND isfinite(CAST(x AS DOUBLE)))"
     quantiles = con.execute(f"SELECT quantile_disc(x, {shares}) FROM {values}").fetchone()[0] if shares else []
-    edges = sorted(set(quantiles or []))
+    edges = sorted({edge + 0.0 for edge in quantiles or []})  # + 0.0 turns -0.0 into 0.0
     rows = con.execute(f"SELECT {_bin_index('x', edges)} AS bin, median(x) FROM {values} GROUP BY bin").fetchall()
-    centers = dict(rows)
+    centers = {bin_: center + 0.0 for bin_, center in rows}
     return {
         "edges": edges,
         "centers": [centers.get(i, edges[max(i - 1, 0)] if edges else 0.0) for i in range(len(edges) + 1)],
@@ -289,14 +298,17 @@ def _frequent(con: duckdb.DuckDBPyConnection, query: str, top: int, min_users: i
 def _normalized(column: str, is_list: bool) -> str:
     """SQL of the list of a categorical column's values as single words: 'Frozen Food' -> ['frozen_food']."""
     values = f"CAST({column} AS VARCHAR[])" if is_list else f"[CAST({column} AS VARCHAR)]"
-    clean = r"trim(regexp_replace(lower(v), '[^\pL\pN]+', '_', 'g'), '_')"
-    return f"list_filter(list_transform({values}, lambda v: {clean}), lambda v: v <> '')"
+    return f"list_filter(list_transform({values}, lambda v: {word('v')}), lambda v: v <> '')"
 
 
 def _words(column: str) -> str:
-    """SQL of the list of a text column's words, in lower case, each once."""
-    found = rf"regexp_extract_all(lower({column}), '[\pL\pN]+')"
-    return f"list_filter({found}, lambda w, i: list_position({found}, w) = i)"
+    """SQL of the list of a text column's words, in lower case."""
+    return rf"regexp_extract_all(lower({column}), '[\pL\pM\pN]+')"
+
+
+def _joined(expressions: list[str], separator: str) -> str:
+    """SQL of the expressions' texts with the separator between them, NULL where none has a text."""
+    return f"nullif(concat_ws({quote(separator)}, {', '.join(expressions) or 'NULL'}), '')"
 
 
 def _list(values: list[str]) -> str:
@@ -304,4 +316,5 @@ def _list(values: list[str]) -> str:
 
 
 def _day_step(days: str) -> str:
-    return f"{DAY_OF_STEP}[greatest(least({days}, 400), 0) + 1]"
+    """SQL of the step that a number of days falls into, NULL for NULL (which least and greatest would skip)."""
+    return f"CASE WHEN {days} IS NOT NULL THEN {DAY_OF_STEP}[greatest(least({days}, 400), 0) + 1] END"

@@ -125,8 +125,14 @@ def label_examples(
     """
     label, population = task.label, task.population
     for setting, where in (("task.label.where", label.where), ("task.population.where", population.where)):
-        with refused(setting):
-            found = con.execute(f"SELECT count(*) FILTER (WHERE {where}) FROM events").fetchone()[0]
+        with refused(setting, "write a condition over the columns of one event"):
+            parsed = con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone()[0]
+            found = con.execute(f"SELECT count(*) FILTER (WHERE ({where}\n)) FROM events").fetchone()[0]
+        if '"class":"SUBQUERY"' in parsed:
+            raise InputError(
+                f"{setting}: {where} contains a SELECT, which could look at later events; compute what it needs as a "
+                f"column in data.sources"
+            )
         if not found:
             raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
     horizon = parse_duration(label.horizon, "task.label.horizon")
@@ -139,15 +145,17 @@ def label_examples(
                 f"""INSERT INTO examples
                     SELECT user_id, {start}, '{split}', CAST((user_id {"NOT " * (label.kind == "absent")}IN (
                         SELECT user_id FROM events
-                        WHERE event_time >= {start} AND event_time < {end} AND ({label.where}))) AS TINYINT)
+                        WHERE event_time >= {start} AND event_time < {end} AND ({label.where}
+                        ))) AS TINYINT)
                     FROM (SELECT DISTINCT user_id FROM events
                           WHERE event_time >= {timestamp(cutoff - within)} AND event_time < {start}
-                            AND ({population.where}))"""
+                            AND ({population.where}
+                            ))"""
             )
             if not con.execute(f"SELECT count(*) FROM examples WHERE cutoff = {start}").fetchone()[0]:
                 raise InputError(
-                    f"task.population: nobody has an event with {population.where} in the {population.within} before "
-                    f"the {split} cutoff {show(cutoff)}; widen `within` or move the cutoff"
+                    f"task.population: nobody has {_an_event(population)} in the {population.within} before the "
+                    f"{split} cutoff {show(cutoff)}; widen `within` or move the cutoff"
                 )
     counts = {}
     for split in SPLITS:
@@ -165,13 +173,15 @@ def label_examples(
 
 
 def parse_duration(text: str, setting: str) -> timedelta:
-    """14 days -> timedelta; raises InputError where the text is no positive length."""
-    match = re.fullmatch(r"\s*(\d+)\s*(minute|hour|day|week)s?\s*", str(text))
-    if not match or int(match[1]) == 0:
+    """14 days -> timedelta; raises InputError where the text is no such length."""
+    match = re.fullmatch(r"\s*(\d{1,8})\s*(minute|hour|day|week)s?\s*", str(text))
+    length = timedelta(**{match[2] + "s": int(match[1])}) if match else timedelta()
+    if not timedelta() < length <= timedelta(days=36500):
         raise InputError(
-            f"{setting}: '{text}' is not a length above zero; write minutes, hours, days or weeks: 14 days"
+            f"{setting}: '{text}' is not a length above zero and below 100 years; write minutes, hours, days or weeks: "
+            f"14 days"
         )
-    return timedelta(**{match[2] + "s": int(match[1])})
+    return length
 
 
 def show(moment: datetime) -> str:
@@ -192,11 +202,14 @@ def label_name(label: Label) -> str:
 def question(task: TaskConfig) -> str:
     """The task in one sentence, for reports and cards."""
     verb = {"absent": "have no event", "exists": "have an event"}[task.label.kind]
-    who = "an event" if task.population.where == "true" else f"an event with {task.population.where}"
     return (
-        f"Which users with {who} in the {task.population.within} before the cutoff will {verb} with "
-        f"{task.label.where} in the {task.label.horizon} after it?"
+        f"Which users with {_an_event(task.population)} in the {task.population.within} before the cutoff will {verb} "
+        f"with {task.label.where} in the {task.label.horizon} after it?"
     )
+
+
+def _an_event(population: Population) -> str:
+    return "an event" if population.where == "true" else f"an event with {population.where}"
 
 
 def _parse_cutoffs(value: CutoffRange | list[str], setting: str) -> list[datetime]:
@@ -216,6 +229,8 @@ def _parse_moment(text: str, setting: str) -> datetime:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
         raise InputError(f"{setting}: '{text}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
+    if not 1900 <= moment.year < 2200:
+        raise InputError(f"{setting}: '{text}' is not a date between 1900 and 2199; correct the year")
     if moment.tzinfo is not None:
         raise InputError(f"{setting}: '{text}' carries a time zone; cutoffs are in UTC, write it without one")
     return moment

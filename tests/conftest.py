@@ -7,9 +7,13 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_D
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import yaml
+
+hypothesis.settings.register_profile("leaves nothing behind", database=None)
+hypothesis.settings.load_profile("leaves nothing behind")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,433 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data_prep.prepare as prepare_module
+from data_prep import InputError
+from data_prep.events import DataConfig, Source
+from data_prep.prepare import prepare, read_manifest, replacing
+from data_prep.serializer import EventSerializer, TextField
+
+FILES = {"train.parquet", "validation.parquet", "test.parquet", "serializer.json", "manifest.json", "README.md"}
+CONTENT = sorted(FILES - {"manifest.json"})
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
+
+
+# What is written
+
+
+def test_the_folder_holds_the_splits_the_serializer_the_manifest_and_the_card(shop):
+    folder = shop.prepare(shop.regulars())
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["shop"]
+    manifest = read_manifest(folder)
+    assert manifest["splits"]["train"] == {
+        "rows": 4,
+        "positives": 2,
+        "users": 2,
+        "positive_rate": 0.5,
+        "cutoffs": ["2024-02-01", "2024-02-08"],
+    }
+    assert manifest["log"]["events"] == 180
+    assert manifest["log"]["users"] == 2
+    assert manifest["config"]["task"]["label"]["horizon"] == "7 days"
+    assert EventSerializer.from_pretrained(folder).config == shop.text()
+    for split in ("train", "validation", "test"):
+        assert pq.read_schema(folder / f"{split}.parquet").names == [
+            *("user_id", "cutoff", "text", "label"),
+            *manifest["aggregates"],
+        ]
+        for row in shop.rows(folder, split):
+            assert row["label"] == int(row["user_id"] == "looker")
+            assert row["text"].startswith("recency_days=")
+
+
+def test_rows_are_sorted_by_cutoff_and_user(shop):
+    rows = [(row["cutoff"], row["user_id"]) for row in shop.rows(shop.prepare(shop.regulars()), "train")]
+    assert rows == sorted(rows)
+
+
+def test_load_dataset_opens_the_splits(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    folder = shop.prepare(shop.regulars())
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert loaded["train"].column_names[:4] == ["user_id", "cutoff", "text", "label"]
+    assert loaded["train"].features["label"].dtype == "int64"
+    assert loaded["test"]["user_id"] == ["buyer", "looker"]
+
+
+def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop, capsys):
+    rows = [*shop.regulars(), shop.event(None, 3), shop.event("x", None), shop.event("", 3), shop.event("x", 3, None)]
+    folder = shop.prepare(rows)
+    assert read_manifest(folder)["log"]["rejected"] == {
+        "no user": 2,
+        "no time": 1,
+        "a time outside 1900-2199": 0,
+        "no event type": 1,
+    }
+    printed = capsys.readouterr().out
+    assert "left out 2 rows with no user\n" in printed
+    assert "1900" not in printed
+
+
+def test_a_column_of_text_or_categories_is_no_number(shop):
+    rows = [row | {"note": "red tea", "tags": ["a", "b"]} for row in shop.regulars()]
+    text = shop.text()
+    text = replace(text, fields=text.fields | {"note": TextField(words=2), "tags": TextField(top=3)})
+    folder = shop.prepare(rows, text=text)
+    names = read_manifest(folder)["aggregates"]
+    assert "items_sum" in names
+    assert "category_distinct" in names
+    assert "tags_distinct" in names
+    assert not {"category_sum", "tags_sum", "note_sum", "note_distinct"} & set(names)
+    assert "red tea tags=a tags=b" in shop.rows(folder, "train")[0]["text"]
+
+
+def test_user_ids_of_any_script_reach_the_splits_to_the_letter(shop):
+    users = ["用户", 'o\'neill "x"', "😀"]
+    rows = shop.regulars() + [shop.event(user, 20 + d) for user in users for d in range(45)]
+    found = {row["user_id"] for row in shop.rows(shop.prepare(rows), "train")}
+    assert found == {"buyer", "looker", *users}
+
+
+# The same input gives the same output, and only once
+
+
+def test_a_second_call_finds_the_files_and_does_no_work(shop, capsys, monkeypatch):
+    data = shop.data(shop.regulars())
+    folder = prepare("shop", data, shop.task(), shop.text())
+    before = stamps(folder)
+    monkeypatch.setattr(prepare_module, "connect", lambda *_: pytest.fail("the log was opened"))
+    assert prepare("shop", data, shop.task(), shop.text()) == folder
+    assert stamps(folder) == before
+    assert f"{folder} is up to date" in capsys.readouterr().out
+
+
+def test_a_touched_or_new_file_of_the_log_makes_it_prepare_again(shop):
+    data = shop.data(shop.regulars())
+    path = Path(data.sources[0].path)
+    data.sources[0].path = str(path.parent / "*.parquet")
+    before = stamps(prepare("shop", data, shop.task(), shop.text()))
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1_000_000))
+    touched = stamps(prepare("shop", data, shop.task(), shop.text()))
+    assert all(touched[name] > before[name] for name in FILES)
+    shop.write([shop.event("new", day) for day in range(90)], path.parent / "more.parquet")
+    folder = prepare("shop", data, shop.task(), shop.text())
+    assert read_manifest(folder)["log"]["users"] == 3
+
+
+def test_a_changed_config_makes_it_prepare_again(shop):
+    data = shop.data(shop.regulars())
+    keys = set()
+    fields = shop.text().fields
+    for task, text in (
+        (shop.task(), shop.text()),
+        (shop.task(label={"horizon": "6 days"}), shop.text()),
+        (shop.task(), shop.text(max_events=3)),
+        (shop.task(), shop.text(fields=dict(reversed(fields.items())))),
+    ):
+        folder = prepare("shop", data, task, text)
+        keys.add(read_manifest(folder)["key"])
+    assert len(keys) == 4
+    first = shop.rows(folder, "train")[0]["text"]
+    assert first.index("value=") < first.index("event_type=")
+
+
+def test_a_changed_variable_of_the_environment_makes_it_prepare_again(shop, monkeypatch):
+    path = shop.write(shop.regulars() + [shop.event("new", day) for day in range(90)])
+    sql = f"SELECT * FROM '{path}' WHERE user_id <> '${{LEFT_OUT}}'"
+    data = DataConfig([Source(sql=sql)], folder=str(path.parent / "out"))
+    for user, users in (("new", 2), ("nobody", 3)):
+        monkeypatch.setenv("LEFT_OUT", user)
+        assert read_manifest(prepare("shop", data, shop.task(), shop.text()))["log"]["users"] == users
+
+
+def test_a_source_without_files_is_prepared_each_time(shop):
+    union = " UNION ALL ".join(
+        f"SELECT '{user}' AS user_id, TIMESTAMP '2024-01-01 12:00' + to_days(d::INTEGER) AS event_time, "
+        f"'{kind}' AS event_type FROM range(90) r(d)"
+        for user, kind in (("buyer", "purchase"), ("looker", "view"))
+    )
+    data = DataConfig([Source(sql=union)], folder=str(shop.folder()))
+    text = shop.text(fields={"event_type": TextField(top=3)}, header=["recency"])
+    before = stamps(prepare("shop", data, shop.task(), text))
+    after = stamps(prepare("shop", data, shop.task(), text))
+    assert all(after[name] > before[name] for name in FILES)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.integers(0, 89 * 4),  # quarters of a day, so that ties are frequent
+        st.sampled_from(["purchase", "view", "View"]),
+        st.sampled_from([None, 0.0, -0.0, 0.1, 0.2, 0.3, float("nan"), 1e17]),
+        st.sampled_from([None, "c0", "C0", "c1"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=6, deadline=None)
+@given(ROWS, st.integers(0, 2**32))
+def test_the_order_of_the_rows_never_changes_a_byte(shop, drawn, seed):
+    rows = shop.regulars()
+    rows += [shop.event(u, q / 4, kind, value=value, category=category) for u, q, kind, value, category in drawn]
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    task, text = shop.task(train=["2024-02-08"]), shop.text(header=["recency", "value"])
+    one, other = (content(shop.prepare(log, task, text)) for log in (rows, shuffled))
+    assert {name: one[name] for name in CONTENT} == {name: other[name] for name in CONTENT}
+    assert json.loads(one["manifest.json"])["content_hash"] == json.loads(other["manifest.json"])["content_hash"]
+
+
+def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of_threads(shop, monkeypatch):
+    chance = random.Random(0)
+    rows = [
+        shop.event(
+            f"u{chance.randrange(400)}",
+            chance.randrange(90 * 24) / 24,
+            chance.choice(["purchase", "view", "search"]),
+            value=chance.randrange(1, 10_000) / 100,
+            category=f"c{chance.randrange(30)}",
+            items=chance.randrange(5),
+        )
+        for _ in range(10_000)
+    ]
+    found = []
+    connect = prepare_module.connect
+    for threads in (1, 4):
+
+        def limited(*args, threads=threads):
+            con = connect(*args)
+            con.execute(f"SET threads = {threads}")
+            return con
+
+        monkeypatch.setattr(prepare_module, "connect", limited)
+        chance.shuffle(rows)
+        folder = shop.prepare(rows + shop.regulars())
+        found.append({name: (folder / name).read_bytes() for name in CONTENT})
+    assert found[0] == found[1]
+
+
+# Leakage, end to end
+
+LATER = st.lists(
+    st.tuples(
+        st.sampled_from(["buyer", "a", "new"]),
+        st.integers(0, 50 * 24),  # hours from the last training cutoff on
+        st.sampled_from(["purchase", "view", "refund"]),
+        st.none() | st.floats(-1e6, 1e6),
+        st.sampled_from([None, "c0", "never seen"]),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=6, deadline=None)
+@given(LATER, LATER)
+def test_events_after_the_last_training_cutoff_change_training_labels_at_most(shop, one, other):
+    last = 38  # 2024-02-08
+    found = []
+    for later in (one, other):
+        rows = [*shop.regulars(), shop.event("a", 20, value=1.0, category="c1")]
+        rows += [
+            shop.event(user, last + hours / 24, kind, value=value, category=category)
+            for user, hours, kind, value, category in later
+        ]
+        folder = shop.prepare(rows, shop.task(train=["2024-02-08"]), shop.text(header=["recency", "value"]))
+        train = [{k: v for k, v in row.items() if k != "label"} for row in shop.rows(folder, "train")]
+        found.append((train, (folder / "serializer.json").read_bytes()))
+    assert found[0] == found[1]
+
+
+# What is refused leaves nothing behind
+
+
+def refused(shop, data: DataConfig, task=None, text=None) -> str:
+    with pytest.raises(InputError) as error:
+        prepare("shop", data, task or shop.task(), text or shop.text())
+    folder = Path(data.folder)
+    assert not folder.exists() or not list(folder.iterdir())
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ({"validation": ["2024-02-14"]}, "after the first validation cutoff 2024-02-14"),
+        ({"test": ["2024-02-20"]}, "after the first test cutoff 2024-02-20"),
+        ({"train": ["2023-06-01"]}, "not after the log's first event"),
+        ({"test": ["2024-06-01"]}, "the log ends on 2024-03-30 12:00"),
+        ({"test": ["2024-02-31"]}, "'2024-02-31' is not a date"),
+        ({"label": {"horizon": "0 days"}}, "'0 days' is not a length above zero"),
+        ({"label": {"where": "event_type = 'refund'"}}, "no event of the log satisfies"),
+        ({"label": {"where": "event_type = 'view' OR true"}}, "all 4 examples of train have the label 0"),
+        ({"label": {"where": "colour = 1"}}, "colour"),
+        ({"population": {"where": "event_time > '2024-03-01'"}}, "nobody has an event with event_time"),
+    ],
+)
+def test_a_task_that_breaks_a_rule_leaves_nothing_behind(shop, task, reason):
+    assert reason in refused(shop, shop.data(shop.regulars()), task=shop.task(**task))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ({"header": ["revenue"]}, "text.header: 'revenue' is neither"),
+        ({"fields": {"colour": TextField(top=3)}}, "text.fields.colour: the log has no such column"),
+        ({"fields": {"category": TextField(bins=3)}}, "bins needs numbers"),
+        ({"max_events": 0}, "text.max_events"),
+    ],
+)
+def test_a_text_that_does_not_fit_leaves_nothing_behind(shop, text, reason):
+    assert reason in refused(shop, shop.data(shop.regulars()), text=shop.text(**text))
+
+
+def test_a_source_that_cannot_be_read_leaves_nothing_behind(shop):
+    data = shop.data(shop.regulars())
+    assert "no file matches" in refused(shop, replace(data, sources=[Source(path="nowhere/*.parquet")]))
+    assert "not set" in refused(shop, replace(data, sources=[Source(path="${NO_SUCH_VARIABLE}")]))
+    assert "only one of them" in refused(
+        shop, replace(data, sources=[Source(path=data.sources[0].path, sql="SELECT 1")])
+    )
+    Path(data.sources[0].path).write_bytes(b"PAR1")
+    assert "check the file" in refused(shop, data)
+
+
+def test_a_column_whose_aggregates_would_replace_others_leaves_nothing_behind(shop):
+    path = shop.write(shop.regulars())
+    data = DataConfig([Source(sql=f"SELECT *, value AS gap FROM '{path}'")], folder=str(path.parent / "out"))
+    assert "the column 'gap' would give an aggregate gap_mean" in refused(shop, data)
+
+
+def test_a_folder_with_other_files_is_never_replaced(shop):
+    data = shop.data(shop.regulars())
+    log = Path(data.sources[0].path)
+    for name, folder in (
+        (log.parent.name, log.parent.parent),
+        (log.name, log.parent),
+        ("", log.parent),
+        (".", log.parent),
+    ):
+        with pytest.raises(InputError, match="holds files that are not prepared data; choose another"):
+            prepare(name, replace(data, folder=str(folder)), shop.task(), shop.text())
+    assert log.is_file()
+    assert [path.name for path in log.parent.iterdir()] == [log.name]
+
+
+def test_a_refused_change_keeps_the_old_output(shop):
+    data = shop.data(shop.regulars())
+    folder = prepare("shop", data, shop.task(), shop.text())
+    before = content(folder)
+    with pytest.raises(InputError):
+        prepare("shop", data, shop.task(label={"horizon": "0 days"}), shop.text())
+    assert content(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["shop"]
+
+
+# Killed in the middle
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("read_events", KeyboardInterrupt),
+        ("_insert", OSError("no space left on device")),
+        ("_content_hash", KeyboardInterrupt),
+        ("_card", OSError("no space left on device")),
+    ],
+)
+def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, step, error):
+    def fail(*_):
+        raise error
+
+    data = shop.data(shop.regulars())
+    out = Path(data.folder)
+    text = shop.text(header=["recency"])
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, step, fail)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            prepare("shop", data, shop.task(), text)
+    assert list(out.iterdir()) == []
+    folder = prepare("shop", data, shop.task(), text)
+    before = content(folder)
+    monkeypatch.setattr(prepare_module, step, fail)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        prepare("shop", data, shop.task(label={"horizon": "6 days"}), text)
+    assert content(folder) == before
+    assert [path.name for path in out.iterdir()] == ["shop"]
+
+
+def test_replacing_swaps_a_whole_folder_or_nothing(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with replacing(folder) as made:
+        (made / "one").write_text("1")
+        assert not folder.exists()
+    with replacing(folder) as made:
+        (made / "two").write_text("2")
+        assert [path.name for path in folder.iterdir()] == ["one"]
+    assert [path.name for path in folder.iterdir()] == ["two"]
+    with pytest.raises(FileNotFoundError), replacing(folder) as made:
+        (made / "three" / "four").write_text("3")
+    assert [path.name for path in folder.iterdir()] == ["two"]
+    assert [path.name for path in folder.parent.iterdir()] == ["b"]
+
+
+CHILD = """
+import sys, time
+import data_prep.prepare as module
+from data_prep.events import DataConfig, Source
+from data_prep.serializer import TextConfig
+from data_prep.task import Cutoffs, Label, Population, TaskConfig
+
+path, out, step = sys.argv[1:]
+def stop(*args, **kwargs):
+    print("now", flush=True)
+    time.sleep(600)
+setattr(module, step, stop)
+task = TaskConfig(
+    Label("absent", "event_type = 'purchase'", "7 days"),
+    Population("28 days"),
+    Cutoffs(["2024-02-01"], ["2024-02-15"], ["2024-02-29"]),
+)
+module.prepare("shop", DataConfig([Source(path=path)], folder=out), task, TextConfig())
+"""
+
+
+@pytest.mark.parametrize("step", ["label_examples", "_card"])
+def test_a_killed_process_leaves_the_old_output_and_the_next_one_succeeds(shop, step):
+    data = shop.data(shop.regulars())
+    folder = prepare("shop", data, shop.task(), shop.text())
+    before = content(folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, data.sources[0].path, data.folder, step],
+        cwd=Path(prepare_module.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGKILL)
+    assert content(folder) == before
+    again = prepare("shop", data, shop.task(label={"horizon": "6 days"}), shop.text())
+    assert {path.name for path in again.iterdir()} == FILES

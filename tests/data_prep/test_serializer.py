@@ -1,0 +1,412 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep import InputError
+from data_prep.events import DataConfig, Source, connect, read_events
+from data_prep.features import add_history_columns, aggregates_query
+from data_prep.serializer import DAY_OF_STEP, EventSerializer, TextConfig, TextField, check_fields, header_names
+
+CUTOFF = 40  # days after shop.start
+TYPES = {"event_type": "VARCHAR", "value": "DOUBLE", "items": "BIGINT", "category": "VARCHAR", "note": "VARCHAR"}
+
+
+def texts(shop, rows: list[dict], config: TextConfig | EventSerializer, day: float = CUTOFF) -> dict[str, str]:
+    return shop.histories(rows, shop.day(day), config)[1]
+
+
+def only(**fields: TextField) -> TextConfig:
+    """Texts of the events alone, without header and days."""
+    return TextConfig(header=[], days=False, fields=fields)
+
+
+def words_of(shop, values: list, column: str, spec: TextField, **config: object) -> list[str]:
+    """What each value of a column is written as, for one user with one event a day, without the word of the gap."""
+    rows = [shop.event("u", day, **{column: value}) for day, value in enumerate(values)]
+    text = texts(shop, rows, replace(only(**{column: spec}), max_events=len(values), **config))["u"]
+    return [" ".join(entry.split()[1:]) for entry in reversed(text.split("gap=")[1:])]
+
+
+# Texts
+
+
+@pytest.fixture
+def small(shop) -> list[dict]:
+    return [
+        shop.event("ann", 10.5, "view", value=None, category="Frozen Food"),
+        shop.event("ann", 12.25, "buy", value=20.0, category=None),
+        shop.event("bob", 39.9, "view", value=5.0, category="tea"),
+        shop.event("bob", 39.9, "view", value=1.5, category="Tea"),
+    ]
+
+
+def test_the_style_words_writes_header_and_events_newest_first(shop, small):
+    fields = {"event_type": TextField(top=5), "value": TextField(bins=2), "category": TextField(top=1)}
+    config = TextConfig(header=["events_28d", "gap_mean", "value_sum"], fields=fields)
+    # Bin i counts the edges that are not above a value: 5 is the edge of value; each header has one edge a user.
+    # Both categories have one user, so that the first in the alphabet is kept.
+    assert texts(shop, small, config) == {
+        "ann": "events_28d=1 gap_mean=1 value_sum=2 [SEP] "
+        "d=24 gap=1 event_type=buy value=1 d=28 gap=first event_type=view category=frozen_food",
+        "bob": "events_28d=2 gap_mean=na value_sum=1 [SEP] "
+        "d=0 gap=0 event_type=view value=1 category=other d=0 gap=first event_type=view value=0 category=other",
+    }
+
+
+def test_the_style_sentences_writes_natural_language(shop, small):
+    fields = {"event_type": TextField(top=5), "value": TextField(bins=2), "category": TextField(top=2)}
+    config = TextConfig(style="sentences", header=["events", "gap_mean", "events_28d"], fields=fields)
+    assert texts(shop, small, config) == {
+        "ann": "events 2; gap mean 2; events in 28 days 1. 24 days ago: buy, value 12. 28 days ago: view, frozen food.",
+        "bob": "events 2; events in 28 days 2. today: view, value 12, tea. today: view, value 1.5, tea.",
+    }
+
+
+def test_events_without_anything_to_say_still_stand_in_a_sentence(shop):
+    config = TextConfig(style="sentences", header=[], fields={"event_type": TextField(top=5)})
+    assert texts(shop, [shop.event("a", 38.5), shop.event("a", 30)], config) == {"a": "1 day ago. 10 days ago."}
+
+
+@pytest.mark.parametrize("style", ["words", "sentences"])
+@pytest.mark.parametrize("days", [True, False])
+@pytest.mark.parametrize("header", [[], ["gap_mean"]])
+@pytest.mark.parametrize("fields", [{}, {"category": TextField(top=1)}])
+def test_every_user_gets_a_tidy_text_whatever_is_left_out(shop, style, days, header, fields):
+    rows = [shop.event("a", 1, category=None), shop.event("b", 2, category=None), shop.event("b", 2, category="")]
+    found = texts(shop, rows, TextConfig(style=style, header=header, days=days, fields=fields))
+    assert found.keys() == {"a", "b"}
+    for text in found.values():
+        assert text == " ".join(text.split())
+        assert not text.startswith(("[SEP]", "."))
+
+
+def test_without_days_an_event_shows_only_the_gap_before_it(shop):
+    config = TextConfig(header=["events"], days=False, fields={})
+    assert texts(shop, [shop.event("a", 1), shop.event("a", 4.5)], config) == {"a": "events=1 [SEP] gap=3 gap=first"}
+
+
+def test_only_the_newest_events_are_kept(shop):
+    rows = [shop.event("a", day, f"kind{day}") for day in range(10)]
+    config = TextConfig(header=[], fields={"event_type": TextField(top=20)}, max_events=3)
+    kept = [word for word in texts(shop, rows, config)["a"].split() if word.startswith("event_type")]
+    assert kept == ["event_type=kind9", "event_type=kind8", "event_type=kind7"]
+
+
+def test_days_are_exact_to_14_then_rounded_down_in_steps_of_15_percent_up_to_400():
+    assert DAY_OF_STEP[:15] == list(range(15))
+    assert DAY_OF_STEP[400] == 400
+    assert all(step <= day < step * 1.16 + 1 for day, step in enumerate(DAY_OF_STEP))
+
+
+def test_longer_times_are_written_as_400_days(shop):
+    text = texts(shop, [shop.event("a", -900), shop.event("a", -100)], TextConfig(header=[], fields={}), 500)["a"]
+    assert text == "d=400 gap=400 d=400 gap=first"
+
+
+# Categorical values
+
+
+def test_values_become_single_words_and_rare_ones_become_other(shop):
+    values = ["Frozen Food", "FROZEN  food!", "tea", 'it\'s "quoted"', "été", "हिन्दी", "a=b [SEP]", "", " ", None, "--"]
+    written = words_of(shop, values, "category", TextField(top=50))
+    assert written == [
+        "category=frozen_food",
+        "category=frozen_food",
+        "category=tea",
+        "category=it_s_quoted",
+        "category=été",
+        "category=हिन्दी",
+        "category=a_b_sep",
+        *[""] * 4,
+    ]
+    assert words_of(shop, ["tea", "Tea", "milk"], "category", TextField(top=1)) == [
+        "category=other",
+        "category=other",
+        "category=milk",
+    ]
+
+
+def test_min_users_keeps_values_of_few_users_out_of_every_text(shop):
+    rows = [shop.event(user, 1, category="common") for user in "abc"] + [shop.event("a", 2, category="secret")] * 9
+    found = texts(shop, rows, only(category=TextField(top=9, min_users=2)))
+    assert "category=common" in found["a"]
+    assert "category=other" in found["a"]
+    assert "secret" not in str(found)
+
+
+def test_values_rank_by_users_and_not_by_events(shop):
+    rows = [shop.event("a", 1, category="loud")] * 9 + [shop.event(user, 2, category="wide") for user in "bc"]
+    assert "loud" not in str(texts(shop, rows, only(category=TextField(top=1))))
+
+
+def test_a_list_of_categories_is_written_value_by_value(shop):
+    values = [["Frozen Food", "tea"], [], None, [None, "tea", ""], ["rare"]]
+    written = words_of(shop, values, "tags", TextField(top=2))
+    assert written == ["tags=frozen_food tags=other", "", "", "tags=other", "tags=rare"]
+
+
+def test_a_value_unknown_in_training_is_other(shop):
+    config = only(category=TextField(top=9))
+    _, _, serializer = shop.histories([shop.event("a", 1, category="tea")], shop.day(CUTOFF), config)
+    assert "category=other" in texts(shop, [shop.event("a", 1, category="new")], serializer)["a"]
+
+
+def test_an_event_type_that_every_event_has_is_left_out(shop):
+    assert texts(shop, [shop.event("a", 1)], only(event_type=TextField(top=5)))["a"] == "gap=first"
+
+
+def test_a_vocabulary_of_thousands_of_values_with_quotes_is_matched_exactly(shop):
+    values = [f"item'{i}" for i in range(3000)]
+    rows = [shop.event("a", i / 100, category=value) for i, value in enumerate(values)]
+    found = texts(shop, rows, replace(only(category=TextField(top=5000)), max_events=2))
+    assert found["a"] == "gap=0 category=item_2999 gap=0 category=item_2998"
+
+
+# Numeric values
+
+
+def test_numbers_fall_into_quantile_bins_of_the_training_history(shop):
+    assert words_of(shop, [1.0, 2.0, 3.0, 4.0, None], "value", TextField(bins=4)) == [
+        "value=1",  # the edges are values themselves: the lowest one has nothing below it
+        "value=2",
+        "value=3",
+        "value=3",
+        "",
+    ]
+    assert words_of(shop, [7, 7, 7, 7], "items", TextField(bins=4)) == ["items=1"] * 4
+    assert words_of(shop, [-1, None], "items", TextField(bins=1)) == ["items=0", ""]
+
+
+def test_nan_is_missing_and_infinities_fall_into_the_outer_bins(shop):
+    values = [1.0, 2.0, 3.0, 4.0, math.nan, math.inf, -math.inf]
+    assert words_of(shop, values, "value", TextField(bins=2))[4:] == ["", "value=1", "value=0"]
+
+
+def test_a_column_without_any_number_gives_no_words(shop):
+    assert words_of(shop, [None, None], "value", TextField(bins=4)) == ["", ""]
+
+
+def test_bins_do_not_depend_on_the_sign_of_zero(shop):
+    config = TextConfig(header=["value"], fields={"value": TextField(bins=4)})
+    one, other = (
+        shop.histories([shop.event("a", 1, value=z), shop.event("b", 1, value=-z)], shop.day(9), config)[2]
+        for z in (0.0, -0.0)
+    )
+    assert one.to_json() == other.to_json()
+    assert "-0.0" not in one.to_json()
+
+
+def test_many_bins_work_and_too_many_are_refused(shop):
+    rows = [shop.event("a", i / 100, value=float(i)) for i in range(600)]
+    assert texts(shop, rows, replace(only(value=TextField(bins=200)), max_events=1)) == {"a": "gap=0 value=199"}
+    with pytest.raises(InputError, match=r"text.fields.value.bins is 201; give at most 200"):
+        check_fields(only(value=TextField(bins=201)), TYPES)
+
+
+# Free text
+
+
+def test_free_text_gives_its_first_known_words_each_once(shop):
+    notes = ["Red TEA-cup, tea!", "blue tea  pot", None, "?!", "naïve Änderung तितली 茶", "tea"]
+    assert words_of(shop, notes, "note", TextField(words=3)) == [
+        "red tea cup",
+        "blue tea pot",
+        "",
+        "",
+        "naïve änderung तितली",
+        "tea",
+    ]
+
+
+def test_the_vocabulary_of_free_text_holds_the_words_of_most_users(shop):
+    rows = [shop.event(user, 1, note=f"tea {user}{user}") for user in "abc"]
+    found = texts(shop, rows, only(note=TextField(words=5, vocabulary=2)))
+    assert found == {"a": "gap=first tea aa", "b": "gap=first tea", "c": "gap=first tea"}
+    found = texts(shop, rows, only(note=TextField(words=5, min_users=2)))
+    assert set(found.values()) == {"gap=first tea"}
+
+
+# Names of columns
+
+
+def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text('user_id,event_time,event_type,Unit price,"it\'s ""kind"""\n1,2024-01-01,a,2.5,Red Tea\n')
+    fields = {"Unit price": TextField(bins=2), 'it\'s "kind"': TextField(top=2)}
+    kinds = {"Unit price": "numeric", 'it\'s "kind"': "categorical"}
+    cutoff = shop.day(2)
+    for style, expected in (
+        ("words", "unit_price_sum=1 unit_price_mean=1 [SEP] d=2 gap=first unit_price=1 it_s_kind=red_tea"),
+        ("sentences", "unit price sum 2.5; unit price mean 2.5. 2 days ago: Unit price 2.5, red tea."),
+    ):
+        config = TextConfig(style=style, header=["value"], fields=fields)
+        with connect() as con:
+            read_events(con, DataConfig([Source(path=str(path))]))
+            con.execute(
+                "CREATE TABLE examples AS SELECT DISTINCT user_id, TIMESTAMP '2024-01-03' AS cutoff FROM events"
+            )
+            add_history_columns(con, "true")
+            query = aggregates_query(cutoff, kinds, [])
+            con.execute(f"CREATE TABLE aggregates AS SELECT TIMESTAMP '2024-01-03' AS cutoff, * FROM ({query})")
+            serializer = EventSerializer.fit(con, config, kinds, cutoff)
+            serializer.add_event_words(con)
+            assert con.execute(serializer.texts_query(cutoff)).fetchall() == [("1", expected)]
+
+
+@pytest.mark.parametrize("name", ["gap", "D", "unit_price"])
+def test_a_field_whose_words_could_be_taken_for_others_is_refused(name):
+    config = only(**{"Unit price": TextField(bins=2), name: TextField(top=2)})
+    with pytest.raises(InputError, match=f"text.fields.{name}: a text already has words .* another name"):
+        check_fields(config, {"Unit price": "DOUBLE", name: "VARCHAR"})
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"colour": TextField(top=5)}, "text.fields.colour: the log has no such column; it has event_type, value"),
+        ({"category": TextField(bins=5)}, "text.fields.category: bins needs numbers, but the column is VARCHAR; cast"),
+        (
+            {"value": TextField(words=5)},
+            "text.fields.value: words needs text, but the column is DOUBLE; use bins or top",
+        ),
+        ({"value": TextField()}, "text.fields.value needs exactly one of top"),
+        ({"value": TextField(top=3, bins=3)}, "text.fields.value needs exactly one of top"),
+        ({"value": TextField(bins=0)}, "text.fields.value.bins is 0; give a number above zero"),
+        ({"category": TextField(top=-1)}, "text.fields.category.top is -1; give"),
+        ({"note": TextField(words=3, vocabulary=0)}, "text.fields.note.vocabulary is 0; give"),
+        ({"category": TextField(top=3, min_users=0)}, "text.fields.category.min_users is 0; give"),
+    ],
+)
+def test_fields_that_do_not_fit_the_log_are_refused(fields, reason):
+    with pytest.raises(InputError) as error:
+        check_fields(only(**fields), TYPES)
+    assert str(error.value).startswith(reason)
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE[]", "DECIMAL(3,1)[2]", "INTEGER[3]", "INTERVAL", "DATE", "BOOLEAN"])
+def test_bins_are_only_for_single_numbers(kind):
+    with pytest.raises(InputError, match="bins needs numbers"):
+        check_fields(only(x=TextField(bins=2)), {"x": kind})
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "DECIMAL(18,2)", "UBIGINT", "HUGEINT", "TINYINT"])
+def test_bins_take_every_type_of_number(kind):
+    check_fields(only(x=TextField(bins=2)), {"x": kind})
+
+
+def test_max_events_of_zero_is_refused():
+    with pytest.raises(InputError, match=r"text.max_events is 0; give a number above zero"):
+        check_fields(TextConfig(max_events=0, fields={}), TYPES)
+
+
+def test_an_unknown_header_name_is_refused_with_the_groups():
+    with pytest.raises(
+        InputError, match=r"'revenue' is neither one of the groups recency, counts, .* nor an aggregate"
+    ):
+        header_names(["recency", "revenue"], ["value"], ["events"])
+
+
+def test_header_names_are_written_once_and_groups_cover_the_numeric_fields():
+    names = header_names(["events", "value", "events"], ["Unit price", "items"], ["events"])
+    assert names == ["events", "unit_price_sum", "items_sum", "unit_price_mean", "items_mean"]
+
+
+# Saving
+
+
+@pytest.mark.parametrize("style", ["words", "sentences"])
+def test_a_saved_serializer_writes_equal_texts(shop, tmp_path, style):
+    fields = {"tags": TextField(top=3), "note": TextField(words=2)}
+    config = shop.text(style=style, fields=shop.text().fields | fields)
+    rows = [row | {"tags": ["A b", "it's"], "note": "naïve \"tea\" '茶'"} for row in shop.regulars()]
+    kinds = {"value": "numeric", "items": "numeric", "category": "categorical", "tags": "categorical", "note": "text"}
+    _, written, serializer = shop.histories(rows, shop.day(CUTOFF), config, kinds=kinds)
+    serializer.save_pretrained(tmp_path / "new" / "folder")
+    loaded = EventSerializer.from_pretrained(tmp_path / "new" / "folder")
+    assert (loaded.config, loaded.header, loaded.fields) == (serializer.config, serializer.header, serializer.fields)
+    assert shop.histories(rows, shop.day(CUTOFF), loaded, kinds=kinds)[1] == written
+    assert loaded.to_json() == serializer.to_json()
+
+
+def test_a_serializer_of_another_version_is_refused(shop, tmp_path):
+    _, _, serializer = shop.histories(shop.regulars(), shop.day(CUTOFF), shop.text())
+    serializer.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "serializer.json").read_text())
+    (tmp_path / "serializer.json").write_text(json.dumps(content | {"version": 99}))
+    with pytest.raises(InputError, match=r"serializer.json has version 99, .* prepare again"):
+        EventSerializer.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"serializer.json is missing; give a folder"):
+        EventSerializer.from_pretrained(tmp_path / "nowhere")
+
+
+# Leakage
+
+FUTURE = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "buyer", "new"]),
+        st.one_of(st.just(0), st.integers(0, 50 * 1440)),  # minutes from the cutoff on
+        st.sampled_from(["purchase", "view", "refund"]),
+        st.none() | st.floats(-1e6, 1e6),
+        st.sampled_from([None, "c0", "never seen"]),
+    ),
+    max_size=8,
+)
+PAST = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.integers(-30 * 1440, -1),
+        st.sampled_from(["purchase", "view"]),
+        st.none() | st.floats(-100, 100),
+        st.sampled_from([None, "c0", "c1"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def moved(shop, drawn: list[tuple]) -> list[dict]:
+    return [
+        shop.event(user, CUTOFF + minutes / 1440, kind, value=value, category=category)
+        for user, minutes, kind, value, category in drawn
+    ]
+
+
+@pytest.fixture(scope="module")
+def fitted(shop) -> EventSerializer:
+    return shop.histories(shop.regulars(), shop.day(CUTOFF), shop.text())[2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(PAST, FUTURE, FUTURE)
+def test_events_at_or_after_a_cutoff_never_change_a_text_or_an_aggregate(shop, fitted, past, future, other_future):
+    types = ["purchase", "view"]
+    found = []
+    for later in (future, other_future):
+        rows = moved(shop, past) + moved(shop, later) + [shop.event("a", 0, value=1.0, items=1, category="c0")]
+        found.append(shop.histories(rows, shop.day(CUTOFF), fitted, types=types)[:2])
+    assert found[0] == found[1]
+    assert found[0][0].keys() == found[0][1].keys() == {"a"} | {event[0] for event in past}
+
+
+@settings(max_examples=12, deadline=None)
+@given(PAST, FUTURE, FUTURE)
+def test_events_at_or_after_the_last_training_cutoff_never_change_the_serializer(shop, past, future, other_future):
+    past = shop.regulars()[:30] + moved(shop, past)
+    one, other = (
+        shop.histories(past + moved(shop, later), shop.day(CUTOFF), shop.text(header=["recency", "value"]))[2].to_json()
+        for later in (future, other_future)
+    )
+    assert one == other
+
+
+def test_the_words_of_an_event_do_not_depend_on_the_cutoff(shop, fitted):
+    serializer = EventSerializer(replace(fitted.config, days=False, max_events=100), {}, fitted.fields)
+    early, late = (texts(shop, shop.regulars(), serializer, day)["buyer"] for day in (30, 60))
+    assert late.endswith(early)
