@@ -59,8 +59,8 @@ class TextConfig:
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
     days: bool = False
-    """Write the days before the cutoff into each event, beside the gap to the event before it; on two real logs it
-    added nothing, and without it an event is written once for all cutoffs."""
+    """Words only (sentences always say it): write the days before the cutoff into each event, beside the gap to the
+    event before it. On two real logs they added nothing, and the texts are longer."""
     max_events: int = 20
     """The newest events that are kept."""
 
@@ -137,7 +137,7 @@ class EventSerializer:
             between, join = "' [SEP] '", "' '"
         else:
             when = f"CASE {days} WHEN 0 THEN 'today' WHEN 1 THEN '1 day ago' ELSE {days} || ' days ago' END"
-            entry = _joined([when, "words"] if self.config.days else ["words"], ": ") + " || '.'"
+            entry = _joined([when, "words"], ": ") + " || '.'"
             between, join = "' '", "' '"
         written = [_header_sql(name, bins, self.config.style) for name, bins in self.header.items()]
         header = _joined(written, " ") if self.config.style == "words" else _joined(written, "; ") + " || '.'"

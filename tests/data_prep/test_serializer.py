@@ -46,7 +46,7 @@ def small(shop) -> list[dict]:
 
 def test_the_style_words_writes_header_and_events_newest_first(shop, small):
     fields = {"event_type": TextField(top=5), "value": TextField(bins=2), "category": TextField(top=1)}
-    config = TextConfig(header=["events_28d", "gap_mean", "value_sum"], fields=fields)
+    config = TextConfig(days=True, header=["events_28d", "gap_mean", "value_sum"], fields=fields)
     # Bin i counts the edges that are not above a value: 5 is the edge of value; each header has one edge a user.
     # Both categories have one user, so that the first in the alphabet is kept.
     assert texts(shop, small, config) == {
@@ -103,7 +103,9 @@ def test_days_are_exact_to_14_then_rounded_down_in_steps_of_15_percent_up_to_400
 
 
 def test_longer_times_are_written_as_400_days(shop):
-    text = texts(shop, [shop.event("a", -900), shop.event("a", -100)], TextConfig(header=[], fields={}), 500)["a"]
+    text = texts(
+        shop, [shop.event("a", -900), shop.event("a", -100)], TextConfig(days=True, header=[], fields={}), 500
+    )["a"]
     assert text == "d=400 gap=400 d=400 gap=first"
 
 
@@ -240,7 +242,7 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
     kinds = {"Unit price": "numeric", 'it\'s "kind"': "categorical"}
     cutoff = shop.day(2)
     for style, expected in (
-        ("words", "unit_price_sum=1 unit_price_mean=1 [SEP] d=2 gap=first unit_price=1 it_s_kind=red_tea"),
+        ("words", "unit_price_sum=1 unit_price_mean=1 [SEP] gap=first unit_price=1 it_s_kind=red_tea"),
         ("sentences", "unit price sum 2.5; unit price mean 2.5. 2 days ago: Unit price 2.5, red tea."),
     ):
         config = TextConfig(style=style, header=["value"], fields=fields)
