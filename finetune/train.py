@@ -66,13 +66,16 @@ def train(experiment: Experiment) -> Path:
         callbacks=callbacks,
     )
     show_progress(trainer, "fine-tune")
+    resume = arguments.resume_from_checkpoint  # a folder, or true for the newest checkpoint of this run
+    resume = resume.lower() == "true" or resume if resume else None
     trainable, total = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
     )
     if trainer.is_world_process_zero():
         print(f"training {trainable:,} of {total:,} parameters on {len(data['train']):,} examples")
-        shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
-    trainer.train()
+        if not resume:
+            shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
         _save(experiment, trainer, {"trainable_parameters": trainable, "total_parameters": total})
     trainer.accelerator.wait_for_everyone()

@@ -11,6 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 import yaml
+from hypothesis.configuration import set_hypothesis_home_dir
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None)
 hypothesis.settings.load_profile("leaves nothing behind")
@@ -20,6 +21,7 @@ hypothesis.settings.load_profile("leaves nothing behind")
 def caches_in_a_temporary_folder(tmp_path_factory):
     """Whatever a library caches is gone after the tests."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+    set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
 
 
 def write_log(path: Path, users: int = 150, days: int = 120, seed: int = 0) -> Path:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,19 @@ def test_training_stops_early_when_validation_no_longer_improves(prepared, tmp_p
     arguments = ["--training.max_steps", "60", "--training.eval_steps", "2", "--evaluation.patience", "1"]
     train(experiment(prepared, tmp_path, *NO_CHANCE, *arguments, "--training.learning_rate", "0"))
     assert json.loads((tmp_path / "tiny/training_log.json").read_text())["steps"] == 4
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(prepared, tmp_path):
+    saving = ["--training.save_strategy", "steps", "--training.save_steps", "3", "--training.save_total_limit", "9"]
+    saving += ["--training.load_best_model_at_end", "false", "--training.max_steps", "50"]  # more than one epoch
+    folder = train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *saving))
+    undisturbed = (folder / "model.safetensors").read_bytes()
+    checkpoints = tmp_path / "tiny" / "checkpoints"
+    for step in (42, 45, 48, 50):
+        shutil.rmtree(checkpoints / f"checkpoint-{step}")
+    again = [*saving, "--training.resume_from_checkpoint", "true"]
+    train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *again))
+    assert (folder / "model.safetensors").read_bytes() == undisturbed
 
 
 def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_scores(prepared, tmp_path):
