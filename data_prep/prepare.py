@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import platform
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -26,7 +28,7 @@ from data_prep.features import (
 from data_prep.serializer import EventSerializer, TextConfig, check_fields, header_names
 from data_prep.task import SPLITS, TaskConfig, label_examples, label_name, question, resolve_cutoffs, show, timestamp
 
-FORMAT = 2  # raise it when the same config and log would give other files
+FORMAT = 3  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig) -> Path:
@@ -52,7 +54,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig) -> 
     config = {"data": asdict(data), "task": asdict(task), "text": asdict(text)}
     key = _key(config, expanded(data), source_files(data))
     old = read_manifest(folder)
-    if key is not None and old.get("key") == key:
+    if key is not None and old.get("key") == key and old["files"] == _sizes(folder, old["files"]):
         print(f"{folder} is up to date")
         return folder
     if "content_hash" not in old and folder.exists() and (folder.is_file() or any(folder.iterdir())):
@@ -61,17 +63,21 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig) -> 
         with connect(data.memory_limit, made.parent / "spill") as con:
             manifest = _write(con, made, name, data, task, text)
         manifest |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
         (made / "README.md").write_text(_card(name, task, manifest), encoding="utf-8")
+        manifest["files"] = _sizes(made, [path.name for path in made.iterdir()])
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
     rows = ", ".join(f"{split} {manifest['splits'][split]['rows']:,}" for split in SPLITS)
     print(f"{folder}: {rows} examples in {manifest['seconds']} s")
     return folder
 
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, empty where there is none."""
+    """The manifest of a prepared folder, empty where there is none; InputError where it cannot be read."""
     path = Path(folder) / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
 
 
 @contextmanager
@@ -81,13 +87,32 @@ def replacing(folder: Path) -> Iterator[Path]:
     It is made beside the old one and renamed, so that a killed run leaves the old content or none, never a mixture.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    prefix = f".{folder.name}.{platform.node()}."
+    for left in folder.parent.glob(f"{prefix}*"):  # by a process of this machine that was killed
+        if not _is_running(left.name.removeprefix(prefix).partition(".")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
         yield made
         if folder.exists():
             os.rename(folder, Path(temporary) / "replaced")
         os.rename(made, folder)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        pass
+    return True
+
+
+def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """The size of each of these files that is there."""
+    return {name: (folder / name).stat().st_size for name in sorted(names) if (folder / name).is_file()}
 
 
 def _write(
@@ -108,8 +133,7 @@ def _write(
         aggregates = aggregate_names(kinds, event_types)
         header_names(text.header, [key for key, kind in kinds.items() if kind == "numeric"], aggregates)
         bar.update()
-        bar.reset(total=4 + 2 * sum(map(len, cutoffs.values())))
-        bar.update(2)
+        bar.total = 4 + 2 * sum(map(len, cutoffs.values()))
         bar.set_postfix_str("aggregate")
         add_history_columns(con, task.label.where)
         for split in SPLITS:  # training first: the serializer is fitted on its aggregates alone
@@ -139,7 +163,7 @@ def _write(
         bar.update()
     for reason, count in log.rejected.items():
         if count:
-            print(f"left out {count:,} rows with {reason}")
+            print(f"left out {count:,} row{'s' * (count > 1)} with {reason}")
     return {
         "format": FORMAT,
         "name": name,

@@ -1,15 +1,37 @@
 """Prepared splits -> tokens -> batches with little padding."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from data_prep import InputError
+from data_prep.prepare import read_manifest
+from finetune.config import Experiment
+from finetune.tokenization import first_line
+
+
+def prepared_manifest(experiment: Experiment) -> dict:
+    """The manifest of the experiment's prepared data.
+
+    Raises:
+        InputError: The data is not prepared, or was prepared for another task or other texts.
+    """
+    manifest = read_manifest(experiment.data_folder)
+    again = "run scripts/prepare.py with the same arguments first"
+    if not manifest:
+        raise InputError(f"{experiment.data_folder} holds no prepared data; {again}")
+    for section in ("task", "text"):
+        if manifest["config"][section] != json.loads(json.dumps(asdict(getattr(experiment, section)))):
+            raise InputError(f"{experiment.data_folder} was prepared with other settings of `{section}`; {again}")
+    return manifest
 
 
 def load_texts(folder: Path, split: str) -> Dataset:
@@ -21,7 +43,10 @@ def load_texts(folder: Path, split: str) -> Dataset:
     path = Path(folder) / f"{split}.parquet"
     if not path.is_file():
         raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
-    return Dataset(pq.read_table(path, columns=["text", "label"]))
+    try:
+        return Dataset(pq.read_table(path, columns=["text", "label"]))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
 
 
 def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
@@ -70,7 +95,17 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class LengthGroupedTrainer(Trainer):
-    """A Trainer whose group_by_length takes the batches in random order."""
+    """A Trainer whose group_by_length takes the batches in random order.
+
+    Raises:
+        InputError: transformers refuses the arguments.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        try:
+            super().__init__(**settings)
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise InputError(f"training: {first_line(error)}") from error
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":

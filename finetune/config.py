@@ -1,13 +1,18 @@
 """Every setting of an experiment, with its help text, and the command line that all scripts share."""
 
 import os
+import re
+import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, NoReturn
 
+import torch
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from transformers import TrainingArguments
@@ -36,6 +41,8 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "auroc",
     "train_sampling_strategy": "group_by_length",  # little padding
+    "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU it only warns
+    "ddp_find_unused_parameters": False,  # every trained weight is used in every step
     "report_to": "none",
     "disable_tqdm": False,
 }
@@ -122,6 +129,13 @@ class Experiment:
         return Path(self.evaluation.folder) / self.name
 
 
+# Where a help text of transformers does not hold here.
+TRAINING_HELP = {
+    "training.resume_from_checkpoint": "A checkpoint's folder to continue from, or true for the run's newest one.",
+    "training.num_train_epochs": "Passes over the training data; needs max_steps -1, as max_steps goes first.",
+}
+
+
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of a script's example commands."""
 
@@ -130,8 +144,9 @@ class _Parser(ArgumentParser):
     """A parser whose errors are one sentence, as the usage of 150 settings would bury them."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        print(f"error: {' '.join(str(message).split())}; see --help", file=sys.stderr)
-        sys.exit(2)
+        text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", str(message))
+        text = re.sub(r"<class '(\w+)'>", r"\1", text).replace('Parser key "', 'setting "')
+        _refuse(f"{shorten(text, 400, placeholder=' ...')}; see --help")
 
 
 def build_parser(description: str) -> ArgumentParser:
@@ -150,7 +165,8 @@ def build_parser(description: str) -> ArgumentParser:
     explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
     for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
         if action.dest in explained:
-            action.help = " ".join(explained[action.dest].split()).replace("%", "%%")
+            text = TRAINING_HELP.get(action.dest, explained[action.dest])
+            action.help = " ".join(text.split()).replace("%", "%%")
     parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
     return parser
 
@@ -161,14 +177,52 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     given = [argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
     if not any(argument == "--config" or argument.endswith(("-h", "help")) for argument in given):
         parser.error("no --config FILE given; start from configs/quickstart.yaml")
+    values = sys.argv[1:] if arguments is None else arguments
+    for argument, following in zip(values, [*values[1:], ""], strict=True):
+        if argument.split("=")[0] == "--config":
+            _check_yaml(Path(argument.partition("=")[2] or following))
     parsed = parser.parse_args(arguments)
     resolved = parser.dump(parsed.clone())
     made = parser.instantiate(parsed)
     if not made.name or set(made.name) & set("/\\ ") or made.name.startswith("."):
         parser.error(f"name '{made.name}' must be usable as a folder's name, without spaces and slashes")
+    sizes = made.model.from_scratch
+    if sizes.hidden_size % sizes.heads:
+        parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
     sections = {key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "evaluation")}
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     return Experiment(**sections, training=training, resolved=resolved)
+
+
+def _check_yaml(path: Path) -> None:
+    """Refuse a file that is no YAML mapping or says something twice, of which YAML would silently take the last."""
+    if not path.is_file():
+        return  # the parser says so
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        _refuse(
+            f"{path} is not valid YAML{where}: {getattr(error, 'problem', None) or 'it is not text'}; mend it there"
+        )
+    if not isinstance(root, yaml.MappingNode):
+        _refuse(f"{path} is not an experiment in YAML; start from configs/quickstart.yaml")
+    nodes = [root]
+    for node in nodes:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+            if twice is not None:
+                _refuse(f"{path}: '{twice.value}' stands twice (line {twice.start_mark.line + 1}); remove one")
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+
+
+def _refuse(message: object) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def command(description: str, step: Callable[[Experiment], object]) -> None:
@@ -176,11 +230,17 @@ def command(description: str, step: Callable[[Experiment], object]) -> None:
     if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
         step(parse_experiment(description))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _refuse(error)
+    except OSError as error:
+        if not error.filename:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}; check data.folder, evaluation.folder, name and the space left")
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
+            raise
         print("\ninterrupted; finished outputs are kept, unfinished ones were not put in their place", file=sys.stderr)
         sys.exit(130)

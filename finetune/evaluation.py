@@ -5,6 +5,7 @@ import json
 import platform
 from datetime import date
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 import torch
 
 from data_prep import InputError
-from data_prep.prepare import read_manifest, replacing
+from data_prep.prepare import replacing
 from finetune.baselines import Baselines, score_baselines
+from finetune.batching import prepared_manifest
 from finetune.config import Experiment
 from finetune.metrics import Bootstrap, binary_metrics, bootstrap_users, interval
 from finetune.scoring import load_classifier, score_texts
@@ -32,10 +34,14 @@ def evaluate(experiment: Experiment) -> dict:
     Raises:
         InputError: The data is not prepared or the model not trained.
     """
-    manifest = read_manifest(experiment.data_folder)
-    if not manifest:
-        raise InputError(f"{experiment.data_folder} is missing; run scripts/prepare.py with the same --config first")
+    manifest = prepared_manifest(experiment)
     model, tokenizer = load_classifier(experiment.run_folder / MODEL)
+    log = json.loads((experiment.run_folder / "training_log.json").read_text(encoding="utf-8"))
+    if log["content_hash"] != manifest["content_hash"]:
+        raise InputError(
+            f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
+            f"run scripts/train.py with the same arguments first"
+        )
     rows = {
         split: pq.read_table(
             experiment.data_folder / f"{split}.parquet", columns=["user_id", "cutoff", "text", "label"]
@@ -112,7 +118,7 @@ def verdict(test: dict) -> str:
 def table(metrics: dict) -> str:
     """The test results as a table for the screen."""
     test = metrics["test"]
-    lines = [f"{'test':<22}{'AUROC':<30}{'average precision':<30}{'model ahead by (AUROC)'}"]
+    lines = [f"{'test':<22}{'AUROC':<30}{'average precision':<30}model minus this (AUROC)"]
     for name, figures in {MODEL: test, **test["baselines"]}.items():
         cells = [f"{figures[metric]:.4f} {_show(figures[f'{metric}_interval'])}" for metric in INTERVALS]
         ahead = ""
@@ -123,7 +129,7 @@ def table(metrics: dict) -> str:
         f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {metrics['label']}; "
         f"95 % intervals by bootstrap over users"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
 
 
 def _figures(labels: np.ndarray, scores: np.ndarray, name: str, bootstrap: Bootstrap | None) -> dict:

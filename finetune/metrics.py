@@ -8,6 +8,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 from tqdm import trange
 
+METRICS = ("auroc", "average_precision", "log_loss", "brier_score")
+
 
 class BinaryMetrics(evaluate.Metric):
     """AUROC, average precision, log loss and Brier score of the probability of label 1."""

@@ -59,10 +59,6 @@ def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> P
 
 def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels: object) -> BertConfig:
     sizes = model.from_scratch
-    if sizes.hidden_size % sizes.heads:
-        raise InputError(
-            f"model.from_scratch: hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}; change one"
-        )
     return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.hidden_size,

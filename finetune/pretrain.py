@@ -1,16 +1,17 @@
 """Masked-language-model pretraining on the training texts, before fine-tuning."""
 
 import json
+import shutil
 from pathlib import Path
 
 from transformers import DataCollatorForLanguageModeling, set_seed
 
 from data_prep.prepare import replacing
-from finetune.batching import LengthGroupedTrainer, load_texts, tokenize
+from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
 from finetune.modeling import build_masked_lm
 from finetune.tokenization import load_tokenizer, train_tokenizer
-from finetune.train import PRETRAINED, mean_cross_entropy, show_progress, training_arguments
+from finetune.train import PRETRAINED, mean_cross_entropy, pretraining_origin, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
@@ -34,6 +35,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         load_best_model_at_end=False,
         metric_for_best_model=None,
     )
+    manifest = prepared_manifest(experiment)
     texts = load_texts(experiment.data_folder, "train").remove_columns("label")
     set_seed(arguments.seed)
     if experiment.model.name_or_path is None:
@@ -52,10 +54,17 @@ def pretrain(experiment: Experiment) -> Path | None:
     show_progress(trainer, "pretrain")
     trainer.train()
     folder = experiment.run_folder / PRETRAINED
+    last = Path(arguments.output_dir) / "last"
+    trainer.save_model(str(last))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
         with replacing(folder) as made:
-            trainer.save_model(str(made))
-        log = {"steps": trainer.state.global_step, "history": trainer.state.log_history}
+            shutil.copytree(last, made, dirs_exist_ok=True)
+        shutil.rmtree(last)
+        log = {
+            "origin": pretraining_origin(experiment, manifest),
+            "steps": trainer.state.global_step,
+            "history": trainer.state.log_history,
+        }
         (experiment.run_folder / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return folder

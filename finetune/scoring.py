@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep import InputError
+from finetune.tokenization import first_line
 
 
 def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -23,9 +25,12 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     if (folder / "adapter_config.json").is_file():
         start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
-    model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
-    if start is not folder:
-        model = PeftModel.from_pretrained(model, str(folder))
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
+        if start is not folder:
+            model = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: the weights cannot be read ({first_line(error)}); train again") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from transformers import (
     set_seed,
 )
 from transformers.modeling_outputs import ModelOutput
+from transformers.trainer_utils import get_last_checkpoint
 
 from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.serializer import EventSerializer
-from finetune.batching import LengthGroupedTrainer, load_texts, tokenize
+from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
-from finetune.metrics import binary_metrics
+from finetune.metrics import METRICS, binary_metrics
 from finetune.modeling import build_classifier
 from finetune.tokenization import first_line, load_tokenizer, train_tokenizer
 
@@ -42,8 +44,10 @@ def train(experiment: Experiment) -> Path:
         InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
     """
     arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
+    resume = _checkpoint(arguments)
+    manifest = prepared_manifest(experiment)
     texts = {split: load_texts(experiment.data_folder, split) for split in ("train", "validation")}
-    start = starting_point(experiment)
+    start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     if start is None:
         tokenizer = train_tokenizer(texts["train"]["text"], experiment.model.max_tokens)
@@ -66,8 +70,6 @@ def train(experiment: Experiment) -> Path:
         callbacks=callbacks,
     )
     show_progress(trainer, "fine-tune")
-    resume = arguments.resume_from_checkpoint  # a folder, or true for the newest checkpoint of this run
-    resume = resume.lower() == "true" or resume if resume else None
     trainable, total = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
     )
@@ -76,8 +78,11 @@ def train(experiment: Experiment) -> Path:
         if not resume:
             shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
     trainer.train(resume_from_checkpoint=resume)
+    best = Path(arguments.output_dir) / "best"
+    trainer.save_model(str(best))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
-        _save(experiment, trainer, {"trainable_parameters": trainable, "total_parameters": total})
+        parameters = {"trainable_parameters": trainable, "total_parameters": total}
+        _save(experiment, trainer, best, parameters | {"content_hash": manifest["content_hash"]})
     trainer.accelerator.wait_for_everyone()
     return experiment.run_folder / "model"
 
@@ -134,6 +139,14 @@ class Progress(ProgressCallback):
                 f"step {state.global_step}: validation AUROC {logs['eval_auroc']:.4f}, loss {logs['eval_loss']:.4f}"
             )
 
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Name the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, **more)
+        if self.prediction_bar is not None:
+            self.prediction_bar.set_description("validate", refresh=False)
+
 
 def show_progress(trainer: Trainer, name: str) -> None:
     """Replace the Trainer's own bar, unless training.disable_tqdm asks for plain lines."""
@@ -149,13 +162,31 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         InputError: A value or a combination that transformers refuses.
     """
     try:
-        return TrainingArguments(**(experiment.training | {"length_column_name": "length"} | overrides))
-    except (ValueError, TypeError, ImportError) as error:
+        made = TrainingArguments(**(experiment.training | {"length_column_name": "length"} | overrides))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"training: {first_line(error)}") from error
+    if made.load_best_model_at_end:
+        if made.eval_strategy == "no":
+            raise InputError(
+                "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"
+            )
+        if made.metric_for_best_model.removeprefix("eval_") not in (*METRICS, "loss"):
+            asked = made.metric_for_best_model
+            raise InputError(f"training.metric_for_best_model: '{asked}' is not one of {', '.join(METRICS)}, loss")
+    for name, smallest in (("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1), ("learning_rate", 0)):
+        if getattr(made, name) < smallest:
+            raise InputError(f"training.{name} is {getattr(made, name)}; give {smallest} or more")
+    if made.max_steps == 0:
+        raise InputError("training.max_steps is 0; give a number of steps, or -1 to train for num_train_epochs")
+    return made
 
 
-def starting_point(experiment: Experiment) -> str | Path | None:
-    """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch)."""
+def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
+    """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch).
+
+    Raises:
+        InputError: Pretraining has not run, or ran on other data or with another model.
+    """
     if not experiment.pretraining.max_steps:
         return experiment.model.name_or_path
     folder = experiment.run_folder / PRETRAINED
@@ -164,7 +195,19 @@ def starting_point(experiment: Experiment) -> str | Path | None:
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
             f"pretraining.max_steps to 0"
         )
+    log = json.loads((experiment.run_folder / "pretraining_log.json").read_text(encoding="utf-8"))
+    if log["origin"] != pretraining_origin(experiment, manifest):
+        raise InputError(
+            f"{folder} was made from other data or with other settings of model or pretraining; "
+            f"run scripts/pretrain.py with the same arguments first"
+        )
     return folder
+
+
+def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
+    """What pretrained weights depend on."""
+    model = {key: value for key, value in asdict(experiment.model).items() if key != "peft"}
+    return {"content_hash": manifest["content_hash"], "model": model, "pretraining": asdict(experiment.pretraining)}
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -172,13 +215,30 @@ def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return binary_metrics(prediction.label_ids, torch.softmax(logits, dim=-1)[:, 1].numpy())
 
 
-def _save(experiment: Experiment, trainer: Trainer, parameters: dict[str, int]) -> None:
+def _checkpoint(arguments: TrainingArguments) -> str | None:
+    """The checkpoint that training.resume_from_checkpoint asks for."""
+    asked = arguments.resume_from_checkpoint
+    if not asked:
+        return None
+    found = asked
+    if asked.lower() == "true":
+        found = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    if not found or not Path(found).is_dir():
+        raise InputError(f"training.resume_from_checkpoint: no checkpoint in {found or arguments.output_dir}")
+    return found
+
+
+def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> None:
+    """Put the model in its place, with the log; a report must not show the pretraining of an earlier run."""
+    if not experiment.pretraining.max_steps:
+        (experiment.run_folder / "pretraining_log.json").unlink(missing_ok=True)
     with replacing(experiment.run_folder / "model") as folder:
-        trainer.save_model(str(folder))
+        shutil.copytree(best, folder, dirs_exist_ok=True)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
     (experiment.run_folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
-    log = parameters | {"steps": trainer.state.global_step, "best_checkpoint_auroc": trainer.state.best_metric}
+    shutil.rmtree(best)
+    log = facts | {"steps": trainer.state.global_step, "best_checkpoint_auroc": trainer.state.best_metric}
     log |= {
         "device": str(trainer.args.device),
         "processes": trainer.args.world_size,

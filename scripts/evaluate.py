@@ -12,7 +12,7 @@ def main(experiment: Experiment) -> None:
     """Evaluate, write the report and print the table."""
     metrics = evaluate(experiment)
     report = write_report(experiment.run_folder)
-    print(f"\n{table(metrics)}\n\n{metrics['verdict']}\nreport: {report}")
+    print(f"\n{table(metrics)}\nreport: {report}")
 
 
 if __name__ == "__main__":

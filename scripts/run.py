@@ -7,6 +7,9 @@ On several GPUs or nodes, run the steps one by one: scripts/prepare.py, then `ac
 `accelerate launch scripts/train.py`, then scripts/evaluate.py, each with the same arguments.
 """
 
+import os
+
+from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.config import Experiment, command
 from finetune.evaluation import evaluate, table
@@ -17,13 +20,19 @@ from finetune.train import train, training_arguments
 
 def main(experiment: Experiment) -> None:
     """Run every step in order."""
-    training_arguments(experiment, output_dir=str(experiment.run_folder))  # refuse a wrong value before any work
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "scripts/run.py is one process; launch scripts/pretrain.py and scripts/train.py with accelerate"
+        )
+    for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
+        folder.mkdir(parents=True, exist_ok=True)
+    training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     pretrain(experiment)
     train(experiment)
     metrics = evaluate(experiment)
     report = write_report(experiment.run_folder)
-    print(f"\n{table(metrics)}\n\n{metrics['verdict']}\nreport: {report}")
+    print(f"\n{table(metrics)}\nreport: {report}")
 
 
 if __name__ == "__main__":

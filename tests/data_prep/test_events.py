@@ -276,11 +276,27 @@ def test_variables_come_before_the_environment(monkeypatch):
     assert expand("${A} $B {C}", DataConfig([]), "x") == "environment $B {C}"
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"user_id,event_time\n1,2\n"])
+@pytest.mark.parametrize("content", [b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"user_id,event_time\n1,2\n"])
 def test_a_broken_parquet_file_is_named(shop, content):
     path = shop.folder() / "log.parquet"
     path.write_bytes(content)
     assert f"check the file {path}" in message(DataConfig([Source(path=str(path))]))
+
+
+def test_an_empty_file_is_called_empty(shop):
+    path = shop.folder() / "log.csv"
+    path.touch()
+    assert "log.csv' is empty" in message(DataConfig([Source(path=str(path), columns={"user_id": "user_id"})]))
+
+
+def test_a_mapped_column_that_the_file_lacks_is_named_with_those_it_has(shop):
+    path = shop.folder() / "log.csv"
+    path.write_text("uid,time,what\n1,2024-01-01,buy\n")
+    columns = {"user_id": "uid", "event_time": "time", "event_type": "what"}
+    for more in ({"price": "price"}, {"shop": "user_id"}):  # the second is a name of the mapping, not of the file
+        said = message(DataConfig([Source(path=str(path), columns=columns | more)]))
+        assert f'"{next(iter(more.values()))}" not found' in said
+        assert '"uid"' in said
 
 
 def test_a_truncated_parquet_file_is_named(shop):
@@ -314,7 +330,7 @@ def test_a_parquet_file_with_damaged_pages_is_named(shop):
 def test_a_file_that_cannot_be_parsed_is_named(shop, name, content):
     path = shop.folder() / name
     path.write_bytes(content)
-    assert re.search(r"check the file|has no column", message(DataConfig([Source(path=str(path))])))
+    assert re.search(r"check the file|has no column|is empty; give a file", message(DataConfig([Source(path=str(path))])))
 
 
 @pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM nowhere", "", "DROP TABLE events", "SELECT 1; SELECT 2"])

@@ -55,6 +55,7 @@ def test_every_config_of_the_repository_parses(config):
         (["--training.learning_rate", "fast"], "training.learning_rate"),
         (["--pretraining.mask", "1.5"], "pretraining.mask"),
         (["--name", "a/b"], "a/b"),
+        (["--model.from_scratch.heads", "3"], "heads"),
     ],
 )
 def test_a_setting_out_of_place_is_refused_in_one_line_that_names_it(tiny, capsys, arguments, named):
@@ -66,6 +67,21 @@ def test_an_unknown_key_of_the_file_is_refused_by_name(tiny, capsys):
     config["text"]["max_evnts"] = 3
     tiny.write_text(yaml.safe_dump(config))
     assert "max_evnts" in refusal(capsys, tiny)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tiny, capsys):
+    tiny.write_text(tiny.read_text() + "name: another\n")
+    message = refusal(capsys, tiny)
+    assert "'name' stands twice" in message
+    assert str(tiny) in message
+
+
+@pytest.mark.parametrize("content", ["", "user,time\nu1,2024-01-01\n", "name: [tiny\n"])
+def test_a_file_that_is_no_experiment_is_refused_by_name_and_not_printed(tiny, capsys, content):
+    tiny.write_text(content)
+    message = refusal(capsys, tiny)
+    assert str(tiny) in message
+    assert "u1" not in message
 
 
 def test_a_missing_file_and_a_missing_config_are_refused_by_name(tiny, capsys):
@@ -91,6 +107,16 @@ def test_training_takes_every_field_of_training_arguments(tiny):
     assert known - parse(tiny).training.keys() == TRAINING_FIXED
 
 
+def test_a_folder_that_cannot_be_written_is_named(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny)])
+    with pytest.raises(SystemExit) as stopped:
+        command("", lambda experiment: (tiny / "below-a-file").mkdir(parents=True))
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert str(tiny) in message
+    assert message.count("\n") == 1
+
+
 def test_bad_input_ends_a_command_with_code_2_and_a_sentence(tiny, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny)])
 
@@ -103,11 +129,12 @@ def test_bad_input_ends_a_command_with_code_2_and_a_sentence(tiny, capsys, monke
     assert capsys.readouterr().err == "error: the log is empty; give another one\n"
 
 
-def test_ctrl_c_ends_a_command_with_code_130(tiny, capsys, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])  # the second by DuckDB
+def test_ctrl_c_ends_a_command_with_code_130(tiny, capsys, monkeypatch, error):
     monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny)])
 
     def step(experiment):
-        raise KeyboardInterrupt
+        raise error
 
     with pytest.raises(SystemExit) as stopped:
         command("", step)

@@ -12,8 +12,10 @@ from sklearn.metrics import log_loss
 from torch.nn.functional import cross_entropy
 
 from data_prep import InputError
+from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
 from finetune.config import parse_experiment
+from finetune.evaluation import evaluate
 from finetune.pretrain import pretrain
 from finetune.scoring import load_classifier, score_texts
 from finetune.train import mean_cross_entropy, train
@@ -148,9 +150,16 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
     ("arguments", "named"),
     [
         (["--model.peft", '{"method": "lora"}'], "pretraining.max_steps"),
-        (["--model.from_scratch.heads", "3"], "heads"),
         (["--model.name_or_path", "no/such-model"], "no/such-model"),
         (["--training.lr_scheduler_type", "linera"], "linera"),
+        (["--training.report_to", "wandb"], "wandb"),
+        (["--training.eval_strategy", "no"], "eval_strategy"),
+        (["--training.metric_for_best_model", "foo"], "foo"),
+        (["--training.per_device_train_batch_size", "0"], "per_device_train_batch_size"),
+        (["--training.learning_rate", "-1"], "learning_rate"),
+        (["--training.max_steps", "0"], "max_steps"),
+        (["--training.resume_from_checkpoint", "true"], "resume_from_checkpoint"),
+        (["--training.resume_from_checkpoint", "nowhere"], "nowhere"),
     ],
 )
 def test_a_setting_that_a_library_refuses_is_named(prepared, tmp_path, arguments, named):
@@ -165,6 +174,36 @@ def test_a_peft_method_or_field_that_peft_does_not_know_is_named(prepared, tmp_p
     pretrain(experiment(prepared, tmp_path))
     with pytest.raises(InputError, match=named):
         train(experiment(prepared, tmp_path, "--model.peft", json.dumps(peft)))
+
+
+def test_data_pretraining_and_model_of_other_settings_are_refused(tiny, tmp_path):
+    def step(run, *arguments):
+        return run(experiment(tiny, tmp_path / "runs", *arguments))
+
+    def prepare_again(made):
+        return prepare(made.name, made.data, made.task, made.text)
+
+    step(prepare_again)
+    step(pretrain)
+    with pytest.raises(InputError, match=r"`task`; run scripts/prepare\.py"):
+        step(train, "--task.label.horizon", "7 days")
+    with pytest.raises(InputError, match=r"settings of model or pretraining; run scripts/pretrain\.py"):
+        step(train, "--model.from_scratch.hidden_size", "32")
+    step(train)
+    shorter = ["--text.max_events", "2"]
+    with pytest.raises(InputError, match=r"`text`; run scripts/prepare\.py"):
+        step(evaluate, *shorter)
+    step(prepare_again, *shorter)
+    with pytest.raises(InputError, match=r"run scripts/pretrain\.py"):
+        step(train, *shorter)
+    with pytest.raises(InputError, match=r"other data .* run scripts/train\.py"):
+        step(evaluate, *shorter)
+
+
+def test_a_run_without_pretraining_keeps_no_log_of_an_earlier_one(prepared, tmp_path):
+    pretrain(experiment(prepared, tmp_path))
+    train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0"))
+    assert not (tmp_path / "tiny" / "pretraining_log.json").exists()
 
 
 def test_training_before_preparing_or_pretraining_names_the_command_to_run(prepared, tiny, tmp_path):

@@ -54,8 +54,7 @@ def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, t
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: task.label.horizon: '0 days'")
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "runs").exists()
-    assert not list((tmp_path / "data").iterdir())
+    assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
 @pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py"])
