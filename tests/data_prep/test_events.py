@@ -330,7 +330,9 @@ def test_a_parquet_file_with_damaged_pages_is_named(shop):
 def test_a_file_that_cannot_be_parsed_is_named(shop, name, content):
     path = shop.folder() / name
     path.write_bytes(content)
-    assert re.search(r"check the file|has no column|is empty; give a file", message(DataConfig([Source(path=str(path))])))
+    assert re.search(
+        r"check the file|has no column|is empty; give a file", message(DataConfig([Source(path=str(path))]))
+    )
 
 
 @pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM nowhere", "", "DROP TABLE events", "SELECT 1; SELECT 2"])

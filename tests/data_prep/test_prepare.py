@@ -122,6 +122,27 @@ def test_a_second_call_finds_the_files_and_does_no_work(shop, capsys, monkeypatc
     assert f"{folder} is up to date" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["train.parquet", "serializer.json"])
+def test_a_file_that_was_removed_or_cut_is_made_again(shop, name):
+    data = shop.data(shop.regulars())
+    folder = prepare("shop", data, shop.task(), shop.text())
+    before = content(folder)
+    (folder / name).unlink()
+    prepare("shop", data, shop.task(), shop.text())
+    assert (folder / name).read_bytes() == before[name]
+    (folder / name).write_bytes(before[name][:10])
+    prepare("shop", data, shop.task(), shop.text())
+    assert (folder / name).read_bytes() == before[name]
+
+
+def test_a_damaged_manifest_is_named(shop):
+    data = shop.data(shop.regulars())
+    folder = prepare("shop", data, shop.task(), shop.text())
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest\.json is damaged; delete"):
+        prepare("shop", data, shop.task(), shop.text())
+
+
 def test_a_touched_or_new_file_of_the_log_makes_it_prepare_again(shop):
     data = shop.data(shop.regulars())
     path = Path(data.sources[0].path)
@@ -429,5 +450,7 @@ def test_a_killed_process_leaves_the_old_output_and_the_next_one_succeeds(shop, 
         assert process.stdout.readline() == "now\n"
         process.send_signal(signal.SIGKILL)
     assert content(folder) == before
+    assert len(list(folder.parent.iterdir())) == 2  # the killed one's folder, until somebody prepares again
     again = prepare("shop", data, shop.task(label={"horizon": "6 days"}), shop.text())
     assert {path.name for path in again.iterdir()} == FILES
+    assert list(folder.parent.iterdir()) == [folder]
