@@ -237,12 +237,13 @@ def _read_source(
 
 
 def _path_query(path: str, columns: dict[str, str] | None, setting: str) -> str:
-    if not _glob(path):
+    files = _glob(path)
+    if not files:
         raise InputError(f"{setting}: no file matches '{path}'; check the path, which starts at the current folder")
     suffix = Path(path.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
-    if not any(file.stat().st_size for file in _glob(path)):
+    if not any(file.stat().st_size for file in files):
         raise InputError(f"{setting}: '{path}' is empty; give a file with a header and rows")
     read = READERS[suffix].format(path.replace("'", "''"))
     if not columns:

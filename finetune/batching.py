@@ -1,6 +1,5 @@
 """Prepared splits -> tokens -> batches with little padding."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ def prepared_manifest(experiment: Experiment) -> dict:
     if not manifest:
         raise InputError(f"{experiment.data_folder} holds no prepared data; {again}")
     for section in ("task", "text"):
-        if manifest["config"][section] != json.loads(json.dumps(asdict(getattr(experiment, section)))):
+        if manifest["config"][section] != asdict(getattr(experiment, section)):
             raise InputError(f"{experiment.data_folder} was prepared with other settings of `{section}`; {again}")
     return manifest
 

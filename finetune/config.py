@@ -7,6 +7,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
@@ -174,13 +175,16 @@ def build_parser(description: str) -> ArgumentParser:
 def parse_experiment(description: str, arguments: list[str] | None = None) -> Experiment:
     """The experiment that the command line describes; exits with code 2 and one sentence where it does not parse."""
     parser = build_parser(description)
-    given = [argument.split("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)]
-    if not any(argument == "--config" or argument.endswith(("-h", "help")) for argument in given):
+    given = sys.argv[1:] if arguments is None else arguments
+    files = [
+        Path(argument.partition("=")[2] or following)
+        for argument, following in pairwise([*given, ""])
+        if argument.split("=")[0] == "--config"
+    ]
+    if not files and not any(argument.endswith(("-h", "help")) for argument in given):
         parser.error("no --config FILE given; start from configs/quickstart.yaml")
-    values = sys.argv[1:] if arguments is None else arguments
-    for argument, following in zip(values, [*values[1:], ""], strict=True):
-        if argument.split("=")[0] == "--config":
-            _check_yaml(Path(argument.partition("=")[2] or following))
+    for path in files:
+        _check_yaml(path)
     parsed = parser.parse_args(arguments)
     resolved = parser.dump(parsed.clone())
     made = parser.instantiate(parsed)

@@ -10,7 +10,7 @@ from data_prep.prepare import replacing
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
 from finetune.modeling import build_masked_lm
-from finetune.tokenization import load_tokenizer, train_tokenizer
+from finetune.tokenization import build_tokenizer
 from finetune.train import PRETRAINED, mean_cross_entropy, pretraining_origin, show_progress, training_arguments
 
 
@@ -38,10 +38,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     manifest = prepared_manifest(experiment)
     texts = load_texts(experiment.data_folder, "train").remove_columns("label")
     set_seed(arguments.seed)
-    if experiment.model.name_or_path is None:
-        tokenizer = train_tokenizer(texts["text"], experiment.model.max_tokens)
-    else:
-        tokenizer = load_tokenizer(experiment.model.name_or_path, experiment.model.max_tokens)
+    tokenizer = build_tokenizer(experiment.model.name_or_path, texts["text"], experiment.model.max_tokens)
     model = build_masked_lm(experiment.model, tokenizer)
     trainer = LengthGroupedTrainer(
         model=model,

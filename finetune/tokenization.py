@@ -17,6 +17,11 @@ SPECIAL = {
 }
 
 
+def build_tokenizer(start: str | Path | None, texts: Iterable[str], max_tokens: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of the checkpoint to start from, or for a model from scratch one trained on the training texts."""
+    return train_tokenizer(texts, max_tokens) if start is None else load_tokenizer(start, max_tokens)
+
+
 def train_tokenizer(texts: Iterable[str], max_tokens: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are the texts' words, split at spaces; [SEP] within a text is the special token."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))

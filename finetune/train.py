@@ -30,7 +30,7 @@ from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifes
 from finetune.config import Experiment
 from finetune.metrics import METRICS, binary_metrics
 from finetune.modeling import build_classifier
-from finetune.tokenization import first_line, load_tokenizer, train_tokenizer
+from finetune.tokenization import build_tokenizer, first_line
 
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 
@@ -49,10 +49,7 @@ def train(experiment: Experiment) -> Path:
     texts = {split: load_texts(experiment.data_folder, split) for split in ("train", "validation")}
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
-    if start is None:
-        tokenizer = train_tokenizer(texts["train"]["text"], experiment.model.max_tokens)
-    else:
-        tokenizer = load_tokenizer(start, experiment.model.max_tokens)
+    tokenizer = build_tokenizer(start, texts["train"]["text"], experiment.model.max_tokens)
     model = build_classifier(experiment, start, tokenizer)
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
     callbacks = []
