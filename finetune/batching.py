@@ -30,6 +30,10 @@ def prepared_manifest(experiment: Experiment) -> dict:
     for section in ("task", "text"):
         if manifest["config"][section] != asdict(getattr(experiment, section)):
             raise InputError(f"{experiment.data_folder} was prepared with other settings of `{section}`; {again}")
+    if manifest["label_kind"] not in ("absent", "exists"):
+        raise InputError(
+            f"task.label.kind {manifest['label_kind']} can be prepared but not trained on yet; take absent or exists"
+        )
     return manifest
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from data_prep import InputError
 from data_prep.events import DataConfig
 from data_prep.serializer import TextConfig
+from data_prep.spark import SparkConfig
 from data_prep.task import TaskConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -117,6 +118,7 @@ class Experiment:
     pretraining: PretrainingConfig
     training: dict[str, Any]  # fields of TrainingArguments
     evaluation: EvaluationConfig
+    spark: SparkConfig | None  # None prepares on this machine
     resolved: str  # the whole config as YAML
 
     @property
@@ -156,6 +158,13 @@ def build_parser(description: str) -> ArgumentParser:
     parser = _Parser(description=description, usage=usage, formatter_class=_HelpFormatter)
     parser.add_argument("--config", action=ActionConfigFile, help="The experiment's YAML file.")
     parser.add_argument("--name", type=str, required=True, help="Name of the experiment and of its folders.")
+    parser.add_argument(
+        "--engine",
+        type=Literal["duckdb", "spark"],
+        default="duckdb",
+        help="What prepares the data: this machine or Spark.",
+    )
+    parser.add_class_arguments(SparkConfig, "spark")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(TaskConfig, "task")
     parser.add_class_arguments(TextConfig, "text")
@@ -195,7 +204,8 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
     sections = {key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "evaluation")}
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
-    return Experiment(**sections, training=training, resolved=resolved)
+    spark = made.spark if made.engine == "spark" else None
+    return Experiment(**sections, spark=spark, training=training, resolved=resolved)
 
 
 def _check_yaml(path: Path) -> None:
@@ -240,9 +250,10 @@ def command(description: str, step: Callable[[Experiment], object]) -> None:
     except InputError as error:
         _refuse(error)
     except OSError as error:
-        if not error.filename:
+        if error.errno is None:
             raise
-        _refuse(f"{error.filename}: {error.strerror}; check data.folder, evaluation.folder, name and the space left")
+        what = error.filename or "writing a file"
+        _refuse(f"{what}: {os.strerror(error.errno)}; check data.folder, evaluation.folder, name and the space left")
     except (KeyboardInterrupt, RuntimeError) as error:
         if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
             raise

@@ -2,10 +2,17 @@
 
 python scripts/prepare.py --config configs/quickstart.yaml
 python scripts/prepare.py --config configs/quickstart.yaml --task.label.horizon "21 days" --name churn-21-days
+python scripts/prepare.py --config configs/quickstart.yaml --engine spark --spark.master "local[2]"
 """
 
 from data_prep.prepare import prepare
-from finetune.config import command
+from finetune.config import Experiment, command
+
+
+def main(experiment: Experiment) -> None:
+    """Prepare the experiment's data, on this machine or on Spark."""
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
+
 
 if __name__ == "__main__":
-    command(__doc__, lambda experiment: prepare(experiment.name, experiment.data, experiment.task, experiment.text))
+    command(__doc__, main)

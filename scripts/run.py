@@ -27,7 +27,7 @@ def main(experiment: Experiment) -> None:
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)
     training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
-    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
     pretrain(experiment)
     train(experiment)
     metrics = evaluate(experiment)

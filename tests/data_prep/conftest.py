@@ -1,15 +1,20 @@
 """A small shop whose log, task and text every test can change."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.events import DataConfig, Source, connect, read_events
-from data_prep.features import add_history_columns, aggregates_query, field_kinds, frequent_types
+from data_prep.events import DataConfig, EventLog, Source, connect, count_on, read_events
+from data_prep.features import Aggregator, Features, example_table, field_kinds, frequent_types
+from data_prep.history import EPOCH, microseconds
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer, TextConfig, TextField
 from data_prep.task import Cutoffs, Label, Population, TaskConfig
@@ -32,6 +37,7 @@ class Shop:
 
     factory: pytest.TempPathFactory
     start: datetime = field(default=datetime(2024, 1, 1))
+    con: duckdb.DuckDBPyConnection = field(default_factory=connect)
 
     def folder(self) -> Path:
         return self.factory.mktemp("shop")
@@ -89,6 +95,16 @@ class Shop:
     def rows(self, folder: Path, split: str) -> list[dict]:
         return pq.read_table(folder / f"{split}.parquet").to_pylist()
 
+    @contextmanager
+    def log(self, rows: list[dict]) -> Iterator[tuple[duckdb.DuckDBPyConnection, EventLog]]:
+        """The table `log` and the view `rows` of a log; the connection is opened once, as that takes a while."""
+        log = read_events(self.con, self.data(rows))
+        self.con.execute("CREATE TEMP VIEW rows AS FROM log")
+        try:
+            yield self.con, log
+        finally:
+            self.con.execute("DROP VIEW rows; DROP TABLE log")
+
     def histories(
         self,
         rows: list[dict],
@@ -102,27 +118,23 @@ class Shop:
 
         A TextConfig as serializer is fitted on the events before the cutoff.
         """
-        with connect() as con:
-            log = read_events(con, self.data(rows))
+        with self.log(rows) as (con, log):
             kinds = kinds or field_kinds(log.fields, {})
-            types = frequent_types(con, cutoff) if types is None else types
-            con.execute(
-                "CREATE TABLE examples AS SELECT DISTINCT user_id, CAST($1 AS TIMESTAMP) AS cutoff FROM events "
-                "WHERE event_time < cutoff",
-                [cutoff],
-            )
-            add_history_columns(con, target)
-            query = aggregates_query(cutoff, kinds, types)
-            con.execute(f"CREATE TABLE aggregates AS SELECT TIMESTAMP '{cutoff}' AS cutoff, * FROM ({query})")
-            found = con.execute("SELECT * EXCLUDE (cutoff) FROM aggregates")
-            names = [column[0] for column in found.description]
-            aggregates = {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in found.fetchall()}
-            if serializer is None:
-                return aggregates, {}, None
+            types = frequent_types(count_on(con), cutoff) if types is None else types
+            fitted = serializer
+            if not isinstance(serializer, EventSerializer):
+                config = serializer or TextConfig(header=[], fields={})
+                fitted = EventSerializer.fit(con, config, Features(target, log.fields, kinds, types), cutoff)
+            history = fitted.load(con, {})
+            at = microseconds(cutoff - EPOCH)
+            users = np.flatnonzero(history.first_at(at) > history.start[:-1])
+            columns = Aggregator(history, fitted.features).at(at, users)
+            table = example_table(history, at, users, columns)
             if isinstance(serializer, TextConfig):
-                serializer = EventSerializer.fit(con, serializer, kinds, cutoff)
-            serializer.add_event_words(con)
-            return aggregates, dict(con.execute(serializer.texts_query(cutoff)).fetchall()), serializer
+                fitted.fit_header(con, table)
+            aggregates = {row.pop("user_id"): row for row in table.drop_columns("cutoff").to_pylist()}
+            texts = fitted.texts(history, at, users, columns).to_pylist()
+            return aggregates, dict(zip(aggregates, texts, strict=True)), fitted
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import connect, read_events
-from data_prep.features import MAX_TYPES, WINDOWS, aggregate_names, field_kinds, frequent_types
+from data_prep.events import connect, count_on, read_events
+from data_prep.features import MAX_TYPES, WINDOWS, Features, aggregate_names, field_kinds, frequent_types
 
 KINDS = {"value": "numeric", "items": "numeric", "category": "categorical", "note": "text"}
 TYPES = ["purchase", "view"]
@@ -35,6 +35,10 @@ EVENTS = st.lists(
     min_size=1,
     max_size=25,
 )
+
+
+def names_of(kinds: dict[str, str], event_types: list[str]) -> list[str]:
+    return aggregate_names(Features("true", {}, kinds, event_types))
 
 
 def log_of(shop, drawn: list[tuple], cutoff: float = CUTOFF) -> list[dict]:
@@ -130,7 +134,7 @@ def test_every_aggregate_equals_a_plain_computation_over_the_history(shop, drawn
     assert found.keys() == {row["user_id"] for row in rows}
     for user, aggregates in found.items():
         expected = expected_aggregates([row for row in rows if row["user_id"] == user], cutoff)
-        assert list(aggregates) == aggregate_names(KINDS, TYPES)
+        assert list(aggregates) == names_of(KINDS, TYPES)
         assert aggregates.keys() == expected.keys()
         for name, value in expected.items():
             assert aggregates[name] == (value if value is None else pytest.approx(value, rel=1e-9, abs=1e-6)), name
@@ -174,14 +178,15 @@ def test_only_the_most_frequent_types_of_the_training_history_are_counted_apart(
     rows += [shop.event("a", 3, "later")] * 50
     with connect() as con:
         read_events(con, shop.data(rows))
-        assert frequent_types(con, shop.day(3)) == ["kind_11", *(f"kind_{i:02}" for i in range(MAX_TYPES - 1))]
-        assert frequent_types(con, shop.day(3.1))[0] == "later"
+        count = count_on(con)
+        assert frequent_types(count, shop.day(3)) == ["kind_11", *(f"kind_{i:02}" for i in range(MAX_TYPES - 1))]
+        assert frequent_types(count, shop.day(3.1))[0] == "later"
 
 
 def test_a_single_type_gets_no_counts_of_its_own(shop):
     with connect() as con:
         read_events(con, shop.data([shop.event("a", 1, "view"), shop.event("a", 3, "buy")]))
-        assert frequent_types(con, shop.day(2)) == []
+        assert frequent_types(count_on(con), shop.day(2)) == []
 
 
 def test_kinds_come_from_the_text_fields_and_else_from_the_types():
@@ -208,10 +213,10 @@ def test_kinds_come_from_the_text_fields_and_else_from_the_types():
 )
 def test_a_column_whose_aggregates_would_replace_others_is_refused(kinds, column, name):
     with pytest.raises(InputError, match=f"column '{column}' would give an aggregate {name}, .* another name"):
-        aggregate_names(kinds, ["view", "view_sum"])
+        names_of(kinds, ["view", "view_sum"])
 
 
 def test_names_of_aggregates_are_unique():
     kinds = {"events": "numeric", "target": "numeric", "day": "categorical", "x y": "numeric", "recency": "numeric"}
-    names = aggregate_names(kinds, ["view", "購入", "events"])
+    names = names_of(kinds, ["view", "購入", "events"])
     assert len(set(names)) == len(names)

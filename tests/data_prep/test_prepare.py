@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 import data_prep.prepare as prepare_module
 from data_prep import InputError
-from data_prep.events import DataConfig, Source
+from data_prep.events import DataConfig, Source, count_on
+from data_prep.examples import fit_examples
 from data_prep.prepare import prepare, read_manifest, replacing
 from data_prep.serializer import EventSerializer, TextField
+from data_prep.task import resolve_cutoffs
 
 FILES = {"train.parquet", "validation.parquet", "test.parquet", "serializer.json", "manifest.json", "README.md"}
 CONTENT = sorted(FILES - {"manifest.json"})
@@ -80,12 +82,15 @@ def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop,
     folder = shop.prepare(rows)
     assert read_manifest(folder)["log"]["rejected"] == {
         "no user": 2,
+        "a time that does not parse": 0,
         "no time": 1,
         "a time outside 1900-2199": 0,
         "no event type": 1,
+        "a line that cannot be read": 0,
     }
+    assert (folder / "rejected.parquet").is_file()
     printed = capsys.readouterr().out
-    assert "left out 2 rows with no user\n" in printed
+    assert "left out 2 rows with no user (see rejected.parquet)\n" in printed
     assert "1900" not in printed
 
 
@@ -217,6 +222,24 @@ def test_the_order_of_the_rows_never_changes_a_byte(shop, drawn, seed):
     one, other = (content(shop.prepare(log, task, text)) for log in (rows, shuffled))
     assert {name: one[name] for name in CONTENT} == {name: other[name] for name in CONTENT}
     assert json.loads(one["manifest.json"])["content_hash"] == json.loads(other["manifest.json"])["content_hash"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS, st.integers(0, 2**32))
+def test_neither_a_second_time_nor_another_order_of_the_rows_changes_a_bit(shop, drawn, seed):
+    rows = shop.regulars()[::3]
+    rows += [shop.event(u, q / 4, kind, value=value, category=category) for u, q, kind, value, category in drawn]
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    found = []
+    for log in (rows, rows, shuffled):
+        with shop.log(log) as (con, described):
+            cutoffs = resolve_cutoffs(shop.task(), described)
+            text = shop.text(header=["recency", "value"])
+            examples, labels = fit_examples(con, count_on(con), described, cutoffs, shop.task(), text)
+            tables = [batch.table.to_pylist() for batch in examples.batches(labels)]
+            found.append((examples.serializer.to_json(), repr(tables)))
+    assert found[0] == found[1]
+    assert found[0] == found[2]
 
 
 def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of_threads(shop, monkeypatch):
@@ -372,7 +395,7 @@ def test_a_refused_change_keeps_the_old_output(shop):
     ("step", "error"),
     [
         ("read_events", KeyboardInterrupt),
-        ("_insert", OSError("no space left on device")),
+        ("split_log", OSError("no space left on device")),
         ("_content_hash", KeyboardInterrupt),
         ("_card", OSError("no space left on device")),
     ],
@@ -416,7 +439,8 @@ def test_replacing_swaps_a_whole_folder_or_nothing(tmp_path):
 CHILD = """
 import sys, time
 import data_prep.prepare as module
-from data_prep.events import DataConfig, Source
+from data_prep.events import DataConfig, Source, count_on
+from data_prep.examples import fit_examples
 from data_prep.serializer import TextConfig
 from data_prep.task import Cutoffs, Label, Population, TaskConfig
 
@@ -434,7 +458,7 @@ module.prepare("shop", DataConfig([Source(path=path)], folder=out), task, TextCo
 """
 
 
-@pytest.mark.parametrize("step", ["label_examples", "_card"])
+@pytest.mark.parametrize("step", ["fit_examples", "_card"])
 def test_a_killed_process_leaves_the_old_output_and_the_next_one_succeeds(shop, step):
     data = shop.data(shop.regulars())
     folder = prepare("shop", data, shop.task(), shop.text())

@@ -1,25 +1,34 @@
 import re
+from collections import Counter
 from datetime import datetime, timedelta
+from statistics import mean
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import connect, read_events
-from data_prep.task import CutoffRange, TaskConfig, label_examples, parse_duration, question, resolve_cutoffs, show
+from data_prep.events import connect, count_on, read_events
+from data_prep.examples import Summary, fit_examples
+from data_prep.serializer import TextConfig
+from data_prep.task import CutoffRange, TaskConfig, parse_duration, question, resolve_cutoffs, show
 
 FIRST = datetime(2024, 2, 1)  # the first training cutoff of shop.task()
 
 
 def examples(shop, rows: list[dict], task: TaskConfig) -> tuple[dict, dict]:
-    """(split, user, cutoff) -> label, and the counts of each split."""
-    with connect() as con:
-        log = read_events(con, shop.data(rows))
-        counts = label_examples(con, task, resolve_cutoffs(task, log))
-        found = con.execute("SELECT split, user_id, cutoff, label FROM examples").fetchall()
-        assert len({row[:3] for row in found}) == len(found)
-        return {row[:3]: row[3] for row in found}, counts
+    """(split, user, cutoff) -> label, and what each split is like."""
+    with shop.log(rows) as (con, log):
+        text = TextConfig(header=[], fields={})
+        made, labels = fit_examples(con, count_on(con), log, resolve_cutoffs(task, log), task, text)
+        found, summary = {}, Summary()
+        for batch in made.batches(labels):
+            summary.add(batch)
+            for row in batch.table.select(["user_id", "cutoff", "label"]).to_pylist():
+                key = batch.split, row["user_id"], row["cutoff"]
+                assert key not in found
+                found[key] = row["label"]
+        return found, made.describe(summary)
 
 
 def refusal(shop, rows: list[dict], task: TaskConfig) -> str:
@@ -65,10 +74,12 @@ def test_labels_and_population_are_what_a_loop_over_the_events_finds(shop, drawn
     for split, count in counts.items():
         labels = {key: label for key, label in expected.items() if key[0] == split}
         users = {user for _, user, _ in labels}
-        assert count == {"rows": len(labels), "positives": sum(labels.values()), "users": len(users)}
+        positives = sum(labels.values())
+        assert (count["rows"], count["positives"], count["users"]) == (len(labels), positives, len(users))
+        assert count["positive_rate"] == pytest.approx(positives / len(labels), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(EVENTS, EVENTS, EVENTS)
 def test_events_before_the_cutoff_never_change_a_label(shop, past, other_past, future):
     start = (FIRST - shop.start).days
@@ -107,6 +118,93 @@ def test_a_condition_may_be_numeric_null_or_end_in_a_comment(shop):
         )
         assert found["train", "looker", FIRST] == 1
         assert found["train", "buyer", FIRST] == 0
+
+
+VALUED = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        DAYS,
+        KINDS,
+        st.none() | st.integers(-10_000, 10_000).map(lambda cents: cents / 100),
+        st.lists(st.sampled_from(["tea", "Tea", "milk", "", None]), max_size=3),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(VALUED, st.sampled_from(["sum", "count", "which"]), st.booleans())
+def test_values_counts_tiers_and_classes_are_what_a_loop_over_the_events_finds(shop, drawn, kind, tiers):
+    rows = shop.regulars()
+    rows += [shop.event("buyer", day + 0.7, "purchase", tags=[f"t{day % 5}"], value=0.1) for day in range(90)]
+    rows += [shop.event(user, day, event, value=value, tags=tags) for user, day, event, value, tags in drawn]
+    label = {"kind": kind, "where": "event_type = 'purchase'"}
+    label |= {"field": {"sum": "value", "which": "tags"}.get(kind), "top": 4 if kind == "which" else None}
+    label["tiers"] = [0, 5.5, 20] if tiers and kind != "which" else None
+    task = shop.task(label=label, population={"within": "60 days"})
+    found, counts = examples(shop, rows, task)
+    week = timedelta(days=7)
+    bought = [row for row in rows if row["event_type"] == "purchase"]
+    first, last = (datetime.fromisoformat(task.cutoffs.train[i]) for i in (0, -1))
+    seen = Counter()
+    for row in bought:  # the training windows are neighbours
+        if first <= row["event_time"] < last + week:
+            seen.update({tag for tag in row.get("tags") or [] if tag})
+    classes = sorted(seen, key=lambda tag: (-seen[tag], tag))[:4]
+    for (_, user, cutoff), given_label in found.items():
+        mine = [row for row in bought if row["user_id"] == user and cutoff <= row["event_time"] < cutoff + week]
+        if kind == "which":
+            tags = {tag for row in mine for tag in row.get("tags") or []}
+            assert given_label == [int(name in tags) for name in classes]
+            continue
+        cents = sum(round((row.get("value") or 0) * 100) for row in mine)
+        value = len(mine) if kind == "count" else cents / 100
+        assert given_label == (sum(value > tier for tier in [0, 5.5, 20]) if label["tiers"] else value)
+    train = [given_label for (split, _, _), given_label in found.items() if split == "train"]
+    if kind == "which":
+        totals = dict(zip(classes, map(sum, zip(*train, strict=True)), strict=True))
+        assert counts["train"]["classes"] == totals
+    elif tiers:
+        names = ["up to 0", "above 0 to 5.5", "above 5.5 to 20", "above 20"]
+        assert counts["train"]["classes"] == {name: train.count(i) for i, name in enumerate(names)}
+    else:
+        assert counts["train"]["mean"] == pytest.approx(mean(train))
+        assert counts["train"]["share_above_zero"] == pytest.approx(mean(value > 0 for value in train))
+
+
+def test_the_classes_come_from_the_training_windows_alone(shop):
+    rows = shop.regulars() + [shop.event("buyer", day, "purchase", category="always") for day in range(30, 90)]
+    for tag, day in (("history", 20), ("early", 31), ("late", 44.9), ("validation", 46), ("test", 60)):
+        rows += [shop.event("buyer", day, "purchase", category=tag)] * (1 + (tag in ("history", "validation", "test")))
+    label = {"kind": "which", "field": "category", "top": 9}
+    _, counts = examples(shop, rows, shop.task(label=label))
+    assert list(counts["train"]["classes"]) == ["always", "early", "late"]
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ({"kind": "sum"}, "task.label.field is missing; kind sum needs it"),
+        ({"kind": "which", "field": "category"}, "task.label.top is missing; kind which needs it"),
+        ({"kind": "which", "field": "category", "top": 0}, "task.label.top is 0; give a number above zero"),
+        ({"kind": "count", "field": "value"}, "task.label.field belongs to sum and which; leave it out where kind is"),
+        ({"kind": "absent", "tiers": [1]}, "task.label.tiers belongs to sum and count"),
+        ({"kind": "exists", "top": 3}, "task.label.top belongs to which"),
+        ({"kind": "sum", "field": "colour"}, "task.label.field: the log has no column 'colour'; it has"),
+        (
+            {"kind": "sum", "field": "category"},
+            "task.label.field: a sum needs numbers, but 'category' is VARCHAR;",
+        ),
+        ({"kind": "count", "tiers": [5, 0]}, "task.label.tiers: [5, 0] are not limits in ascending order"),
+        ({"kind": "count", "tiers": []}, "task.label.tiers: [] are not limits"),
+        (
+            {"kind": "which", "field": "category", "top": 3},
+            "task.label.field: no event with event_type = 'purchase'",
+        ),
+    ],
+)
+def test_a_label_with_a_setting_too_few_or_too_many_is_refused(shop, label, reason):
+    assert refusal(shop, shop.regulars(), shop.task(label=label)).startswith(reason)
 
 
 # Cutoffs
@@ -268,8 +366,8 @@ def test_a_condition_that_duckdb_refuses_is_refused_in_one_sentence(shop, part, 
 @pytest.mark.parametrize(
     "where",
     [
-        "event_time = (SELECT max(event_time) FROM events)",
-        "user_id IN (FROM events SELECT user_id)",
+        "event_time = (SELECT max(event_time) FROM log)",
+        "user_id IN (FROM log SELECT user_id)",
         "EXISTS (SELECT 1)",
     ],
 )
@@ -279,8 +377,26 @@ def test_a_condition_that_looks_at_other_events_is_refused(shop, part, where):
     assert "data.sources" in text
 
 
-def test_the_question_is_one_sentence(shop):
-    assert question(shop.task()) == (
-        "Which users with an event in the 28 days before the cutoff will have no event with event_type = 'purchase' "
-        "in the 7 days after it?"
-    )
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ({}, "Which users {who} will have no event with event_type = 'purchase' in the 7 days after it?"),
+        (
+            {"kind": "count"},
+            "How many events with event_type = 'purchase' will users {who} have in the 7 days after it?",
+        ),
+        (
+            {"kind": "sum", "field": "value"},
+            "To what will value add up over the events with event_type = 'purchase' of users {who} in the 7 days after "
+            "it?",
+        ),
+        (
+            {"kind": "which", "field": "category", "top": 3},
+            "Which values of category will the events with event_type = 'purchase' of users {who} have in the 7 days "
+            "after it?",
+        ),
+    ],
+)
+def test_the_question_is_one_sentence(shop, label, text):
+    who = "with an event in the 28 days before the cutoff"
+    assert question(shop.task(label=label)) == text.format(who=who)

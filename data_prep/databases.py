@@ -1,0 +1,77 @@
+"""Ask a database through ADBC.
+
+DuckDB's own ATTACH would download an extension for each kind of database, which is not possible everywhere; the
+drivers of ADBC are ordinary packages (pip install 'eventscribe[databases]').
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+
+import pyarrow as pa
+
+from data_prep import InputError
+
+DRIVERS = {"sqlite": "adbc_driver_sqlite", "postgresql": "adbc_driver_postgresql"}
+# SQLite's columns hold any type; the driver takes a column's from that many rows.
+SQLITE_ROWS = {"adbc.sqlite.query.batch_rows": "1000000"}
+# Where user or password have other characters, libpq reads the address differently and quotes parts of the password.
+WORD = r"(?:[^\s:@/?#%]|%[0-9A-Fa-f]{2})*"
+POSTGRESQL = re.compile(rf"postgresql://({WORD}(:(?P<password>{WORD}))?@)?[^\s@]*")
+
+
+@contextmanager
+def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBatchReader]:
+    """The answer of a database, which can be read once, while the block lasts.
+
+    Args:
+        address: sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.
+        sql: A SELECT in the database's dialect; nothing that it changes is kept.
+        setting: The source, for messages.
+
+    Raises:
+        InputError: The address or the SQL is wrong, or the driver is missing; no message has a part of the password.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme not in DRIVERS:
+        raise InputError(
+            f"{setting}.database starts with none of {', '.join(f'{known}://' for known in DRIVERS)}; correct it"
+        )
+    path = path.removeprefix("/")
+    if scheme == "sqlite" and not Path(path).is_file():  # SQLite would make an empty database
+        raise InputError(f"{setting}.database: there is no file '{path}'; write sqlite:///FILE")
+    if scheme == "postgresql" and not POSTGRESQL.fullmatch(address):
+        raise InputError(
+            f"{setting}.database cannot be taken apart; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and "
+            f"special characters of the password as %XX (@ as %40, / as %2F, : as %3A, % as %25)"
+        )
+    try:
+        driver = importlib.import_module(f"{DRIVERS[scheme]}.dbapi")
+    except ImportError as error:
+        raise InputError(f"{setting}.database needs {error.name}; pip install 'eventscribe[databases]'") from error
+    path, options = (path, SQLITE_ROWS) if scheme == "sqlite" else (address, {})
+    try:
+        with driver.connect(path) as connection, connection.cursor(adbc_stmt_kwargs=options) as cursor:
+            cursor.execute(sql)
+            yield cursor.fetch_record_batch()
+    except driver.Error as error:
+        text = re.sub(
+            r"^[A-Z_]+: (\[\w+\] )?(Failed to prepare query: )?(ERROR: +)?", "", str(error).partition("\n")[0]
+        )
+        text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
+        raise InputError(f"{setting}: {text}; check the address, the permissions and the SQL") from error
+
+
+def stored_password(address: str, stored: list[str]) -> bool:
+    """Whether the password of an address stands in one of the texts that are saved with the data."""
+    match = POSTGRESQL.fullmatch(address)
+    password = match and match["password"]
+    return bool(password) and any(text == password or f":{password}@" in text for text in stored)
+
+
+def numeric_columns(answer: pa.RecordBatchReader) -> list[str]:
+    """Columns of PostgreSQL's NUMERIC, which arrives as text."""
+    return [field.name for field in answer.schema if (field.metadata or {}).get(b"POSTGRESQL:type") == b"numeric"]

@@ -1,0 +1,256 @@
+"""Examples: (user, cutoff) with text, label and aggregates, made for one part of the log's users after another."""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep import InputError
+from data_prep.events import Count, EventLog, quote
+from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types
+from data_prep.history import EPOCH, combined, microseconds
+from data_prep.serializer import EventSerializer, TextConfig, check_fields, header_names
+from data_prep.task import (
+    SPLITS,
+    LabelRule,
+    Labels,
+    TaskConfig,
+    an_event,
+    check_task,
+    class_names,
+    describe_labels,
+    fit_classes,
+    show,
+)
+
+PART_EVENTS = 4_000_000  # a part of the log with that many events needs about 2 GB of memory
+SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
+ROW_GROUP = 50_000  # rows
+# A number below 65,536 for each user, the same on every machine.
+BUCKET = "CAST(md5_number_upper(user_id) >> 48 AS INTEGER)"
+
+
+@dataclass
+class Batch:
+    """The examples of some users at one cutoff."""
+
+    split: str
+    cutoff: datetime
+    table: pa.Table  # user_id, cutoff, text, label and the aggregates
+    new_users: int  # that the split had at no earlier cutoff
+
+
+class Summary:
+    """Rows, users and labels of each split, batch by batch."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, datetime], int] = Counter()
+        self.users: dict[str, int] = Counter()
+        self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch; of lists of labels only their sum is kept, of shape (1, classes)."""
+        self.rows[batch.split, batch.cutoff] += len(batch.table)
+        self.users[batch.split] += batch.new_users
+        labels = combined(batch.table["label"])
+        if pa.types.is_list(labels.type):
+            flat = labels.flatten().to_numpy()
+            labels = flat.reshape(len(labels), -1).sum(axis=0, dtype=np.int64)[None] if len(labels) else None
+        else:
+            labels = labels.to_numpy()
+        if labels is not None:
+            self.labels[batch.split].append(labels)
+
+    def merge(self, other: "Summary") -> None:
+        """Add the counts of other users."""
+        self.rows.update(other.rows)
+        self.users.update(other.users)
+        for split, labels in other.labels.items():
+            self.labels[split] += labels
+
+
+@dataclass
+class Examples:
+    """Everything learned on the training history: with it any part of the users becomes examples by itself."""
+
+    task: TaskConfig
+    cutoffs: dict[str, list[datetime]]
+    serializer: EventSerializer
+    rule: LabelRule
+    aggregates: list[str]
+
+    def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
+        """The history of the users in the relation `rows`, with their labels."""
+        return self.rule.read(con, self.serializer.load(con, self.rule.columns()))
+
+    def batches(self, labels: Labels) -> Iterator[Batch]:
+        """The examples of some users by split and cutoff, in the order of the users' ids."""
+        history = labels.history
+        aggregator = Aggregator(history, self.serializer.features)
+        moments = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
+        asked = {split: np.zeros(len(history.users), bool) for split in SPLITS}
+        with ThreadPoolExecutor(2) as pool:  # numpy and pyarrow let go of Python's lock
+            waiting = deque()
+            for split, moment in [*moments, (None, None)]:
+                if split:
+                    waiting.append((split, moment, pool.submit(self._table, labels, aggregator, moment)))
+                while waiting and (split is None or len(waiting) > 2):
+                    done, cutoff, table = waiting.popleft()
+                    users, table = table.result()
+                    yield Batch(done, cutoff, table, int((~asked[done][users]).sum()))
+                    asked[done][users] = True
+
+    def _table(self, labels: Labels, aggregator: Aggregator, moment: datetime) -> tuple[np.ndarray, pa.Table]:
+        """The users who are asked at a cutoff, and their examples."""
+        history, cutoff = aggregator.history, microseconds(moment - EPOCH)
+        users = labels.users(cutoff)
+        aggregates = aggregator.at(cutoff, users)
+        text = self.serializer.texts(history, cutoff, users, aggregates)
+        values = labels.at(cutoff, users)
+        label = pa.array(values) if values.ndim == 1 else _lists(values)
+        table = example_table(history, cutoff, users, aggregates)
+        return users, table.add_column(2, "text", text).add_column(3, "label", label)
+
+    def describe(self, summary: Summary) -> dict[str, dict]:
+        """Rows, users, labels and cutoffs of each split, for the manifest.
+
+        Raises:
+            InputError: Nobody is asked at a cutoff, or all labels of a split are the same.
+        """
+        population = self.task.population
+        for split in SPLITS:
+            for cutoff in self.cutoffs[split]:
+                if not summary.rows[split, cutoff]:
+                    raise InputError(
+                        f"task.population: nobody has {an_event(population)} in the {population.within} before the "
+                        f"{split} cutoff {show(cutoff)}; widen `within` or move the cutoff"
+                    )
+        described = {}
+        for split in SPLITS:
+            rows = sum(summary.rows[split, cutoff] for cutoff in self.cutoffs[split])
+            names = class_names(self.task.label, self.rule.classes)
+            labels = describe_labels(np.concatenate(summary.labels[split]), rows, names, split, self.task)
+            cutoffs = list(map(show, self.cutoffs[split]))
+            described[split] = {"rows": rows, "users": summary.users[split], **labels, "cutoffs": cutoffs}
+        return described
+
+
+class SplitWriter:
+    """Writes {train,validation,test}.parquet batch by batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, batch: Batch) -> None:
+        """Write a batch behind those before it."""
+        if batch.split not in self._writers:
+            path, schema = self.folder / f"{batch.split}.parquet", batch.table.schema
+            # Texts and aggregates hardly repeat: a dictionary of them would only cost time.
+            self._writers[batch.split] = pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=["cutoff"])
+        self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
+
+
+def fit_examples(
+    con: duckdb.DuckDBPyConnection,
+    count: Count,
+    log: EventLog,
+    cutoffs: dict[str, list[datetime]],
+    task: TaskConfig,
+    text: TextConfig,
+) -> tuple[Examples, Labels]:
+    """Learn classes, bins and vocabularies on the training history.
+
+    Args:
+        con: Has the relation `rows`: the events of all users, or of the sample that bins and vocabularies are for.
+        count: Counts over the relation `log` of all events.
+        log: What the log has.
+        cutoffs: The cutoffs of each split.
+        task: What is asked.
+        text: How a history becomes text.
+
+    Returns:
+        The examples to be made, and the labels and history of the users in `rows`.
+
+    Raises:
+        InputError: A setting that the log cannot fulfil.
+    """
+    check_fields(text, {"event_type": "VARCHAR"} | log.fields)
+    check_task(con, count, task, log.fields)
+    before = cutoffs["train"][-1]
+    kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
+    features = Features(task.label.where, log.fields, kinds, frequent_types(count, before))
+    aggregates = aggregate_names(features)
+    header = header_names(text.header, [key for key, kind in kinds.items() if kind == "numeric"], aggregates)
+    rule = LabelRule(task, log.fields, fit_classes(count, task, log.fields, cutoffs["train"]))
+    serializer = EventSerializer.fit(con, text, features, before)
+    examples = Examples(task, cutoffs, serializer, rule, aggregates)
+    labels = examples.load(con)
+    aggregator = Aggregator(labels.history, features)
+    found = []
+    for moment in cutoffs["train"]:
+        cutoff = microseconds(moment - EPOCH)
+        users = labels.users(cutoff)
+        columns = aggregator.at(cutoff, users)
+        found.append(example_table(labels.history, cutoff, users, {name: columns[name] for name in header}))
+    serializer.fit_header(con, pa.concat_tables(found))
+    return examples, labels
+
+
+def sample_condition(log: EventLog) -> str | None:
+    """SQL of the users on whom bins and vocabularies are learned, the same on every machine; None for all of them."""
+    if log.users <= SAMPLE_USERS:
+        return None
+    return f"{BUCKET} < {65_536 * SAMPLE_USERS // log.users}"
+
+
+def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> list[str]:
+    """Split the table `log` by users where it is large; returns a SELECT of the events of each part."""
+    parts = number_of_parts(log.events)
+    if parts == 1:
+        return ["SELECT * FROM log"]
+    con.execute("SET preserve_insertion_order = false")
+    con.execute(
+        f"""COPY (SELECT *, {BUCKET} * {parts} // 65536 AS part FROM log)
+            TO {quote(str(folder / "log"))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4)"""
+    )
+    con.execute("SET preserve_insertion_order = true; DROP TABLE log")
+    files = [quote(str(folder / "log" / f"part={part}" / "*")) for part in range(parts)]
+    return [f"SELECT * FROM read_parquet({file}, hive_partitioning = false)" for file in files]
+
+
+def part_batches(
+    con: duckdb.DuckDBPyConnection, examples: Examples, parts: list[str], labels: Labels | None
+) -> Iterator[Batch]:
+    """The examples of all parts in their order; `labels` are those of the only part, where it is loaded already."""
+    for part in parts:
+        if labels is None or len(parts) > 1:
+            labels = None  # frees the memory of the part before
+            con.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {part}")
+            labels = examples.load(con)
+        yield from examples.batches(labels)
+
+
+def number_of_parts(events: int) -> int:
+    """A power of two, so that a part has at most about PART_EVENTS events; small logs stay whole."""
+    return 1 if events <= 2 * PART_EVENTS else 1 << (-(-events // PART_EVENTS) - 1).bit_length()
+
+
+def _lists(labels: np.ndarray) -> pa.ListArray:
+    """A list for each row of a matrix."""
+    rows, classes = labels.shape
+    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * classes, pa.array(labels.ravel()))

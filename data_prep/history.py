@@ -1,0 +1,156 @@
+"""Whole users' events in the order of time, as arrays: labels, aggregates and texts of every cutoff are cut from them.
+
+DuckDB reads, casts, joins and sorts; what a cutoff needs are differences of running counts and slices of one text, so
+that many cutoffs cost little more than one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_prep.events import identifier
+
+DAY = 86_400_000_000  # microseconds
+EPOCH = datetime(1970, 1, 1)
+NEVER, LATER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+MILLION = 1_000_000
+TOO_LARGE = 1e10  # amounts of that size count as missing: their millionths could not be added up exactly
+VIEW = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])  # Arrow's string view
+CHUNK = 1 << 30  # bytes; offsets within a string view's buffer have 31 bits
+
+
+def microseconds(length: timedelta) -> int:
+    """The length in microseconds; for a moment, give moment - EPOCH."""
+    return length // timedelta(microseconds=1)
+
+
+@dataclass
+class History:
+    """The events of whole users, by user and time; ties are broken by the other columns.
+
+    Attributes:
+        users: User ids in ascending order, of shape (users,).
+        start: Index of each user's first event, and the number of events at the end, of shape (users + 1,).
+        time: Microseconds since 1970 in UTC, of shape (events,).
+        columns: Whatever else was asked for, each of shape (events,).
+        entries: The events' parts of the text in the opposite order: the newest of the last user first.
+    """
+
+    users: pa.Array
+    start: np.ndarray
+    time: np.ndarray
+    columns: dict[str, pa.Array]
+    entries: pa.Array
+    _first: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The index of each event's user, of shape (events,)."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.start))
+
+    def first_at(self, moment: int) -> np.ndarray:
+        """Index of each user's first event at or after a moment in microseconds, of shape (users,)."""
+        if moment not in self._first:
+            self._first[moment] = self.start[:-1] + np.diff(running(self.time < moment)[self.start])
+        return self._first[moment]
+
+    def texts(self, low: np.ndarray, high: np.ndarray) -> pa.Array:
+        """The entries of each range of events [low, high), newest first, without a copy; low < high."""
+        offsets = np.frombuffer(self.entries.buffers()[1], np.int64)[self.entries.offset :]
+        events = len(self.time)
+        begin, end = offsets[events - high], offsets[events - low] - 1  # without the space after the last entry
+        data = np.frombuffer(self.entries.buffers()[2], np.uint8)
+        views = np.zeros(len(low), VIEW)
+        views["length"] = end - begin
+        # The first four bytes stand in the view; texts of up to 12 bytes stand there wholly, without an offset.
+        where = begin[:, None] + np.arange(12)
+        head = np.where(where < end[:, None], data[np.minimum(where, len(data) - 1)], 0).astype(np.uint8)
+        views["prefix"] = np.ascontiguousarray(head[:, :4]).view("<u4")[:, 0]
+        short = views["length"] <= 12
+        views["buffer"] = np.where(short, np.ascontiguousarray(head[:, 4:8]).view("<i4")[:, 0], begin // CHUNK)
+        views["offset"] = np.where(short, np.ascontiguousarray(head[:, 8:12]).view("<i4")[:, 0], begin % CHUNK)
+        size = self.entries.buffers()[2].size
+        buffers = [self.entries.buffers()[2].slice(at, min(2 * CHUNK - 1, size - at)) for at in range(0, size, CHUNK)]
+        return pa.Array.from_buffers(pa.string_view(), len(low), [None, pa.py_buffer(views), *buffers])
+
+
+def load_history(
+    con: duckdb.DuckDBPyConnection,
+    fields: Iterable[str],
+    columns: dict[str, str],
+    by_value: dict[str, tuple[str, str]],
+    entry: str,
+    gap_words: list[str],
+) -> History:
+    """The history of every user in `rows`.
+
+    Args:
+        con: Has the relation `rows` (user_id, event_time, event_type and the fields), of whole users.
+        fields: The log's fields; they break ties.
+        columns: Name -> SQL over an event.
+        by_value: Name -> a column and SQL over it, worked out once for each of its values; `columns` and `entry` can
+            use the name.
+        entry: SQL of an event's part of the text, after the word of the gap, with a space at its end.
+        gap_words: The word for a number of whole days since the user's previous event, by that number; the last but
+            one also stands for all longer times, and the last for a first event.
+    """
+    counts = con.sql("SELECT user_id, count(*) AS n FROM rows GROUP BY user_id ORDER BY user_id").to_arrow_table()
+    joins = ""
+    for i, (name, (column, sql)) in enumerate(by_value.items()):
+        column, table = identifier(column), identifier(f"#values_{i}")
+        con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE {table} AS SELECT {column} AS "#value", {sql} AS {identifier(name)}
+                FROM (SELECT DISTINCT {column} FROM rows)"""
+        )
+        joins += f' LEFT JOIN {table} ON rows.{column} = {table}."#value"'
+    # From the newest to the oldest, as a text is: its entries are then neighbours in memory.
+    order = ", ".join(
+        f"rows.{column} DESC NULLS FIRST"
+        for column in ["user_id", "event_time", "event_type", *map(identifier, sorted(fields))]
+    )
+    selected = {"time": "epoch_us(event_time)", **columns, "entry": entry}
+    query = ", ".join(f"{sql} AS {identifier('#' + name)}" for name, sql in selected.items())
+    table = con.sql(f"SELECT {query} FROM rows {joins} ORDER BY {order}").to_arrow_table()
+    found = {name: combined(table.column(i)) for i, name in enumerate(selected)}
+    oldest_first = pa.array(np.arange(len(table))[::-1])
+    start = np.concatenate([[0], np.cumsum(combined(counts["n"]).to_numpy())]).astype(np.int64)
+    time = np.ascontiguousarray(found.pop("time").to_numpy()[::-1])
+    gap = np.diff(time, prepend=0) // DAY
+    step = np.clip(gap, 0, len(gap_words) - 2)
+    step[start[:-1]] = len(gap_words) - 1
+    gaps = pa.array(gap_words, pa.large_string()).take(pa.array(step[::-1]))
+    entries = pc.binary_join_element_wise(
+        gaps, found.pop("entry").cast(pa.large_string()), pa.scalar("", pa.large_string())
+    )
+    columns_ = {name: values.take(oldest_first) for name, values in found.items()}
+    return History(combined(counts["user_id"]), start, time, columns_, entries)
+
+
+def combined(column: pa.ChunkedArray) -> pa.Array:
+    """One array of all chunks."""
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
+
+
+def exact(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in millionths as int64, NEVER where there is none; and where there is one."""
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    known = np.abs(values) < TOO_LARGE  # NaN is not
+    numbers = np.full(len(values), NEVER)
+    numbers[known] = np.rint(values[known] * MILLION).astype(np.int64)
+    return numbers, known
+
+
+def running(values: np.ndarray) -> np.ndarray:
+    """Sums of all values before each one and before the end, of shape (values + 1,).
+
+    Whole numbers are exact: marks and small numbers in 32 bits, int64 in 64.
+    """
+    total = np.zeros(len(values) + 1, np.int64 if values.dtype == np.int64 else np.int32)
+    np.cumsum(values, out=total[1:])
+    return total

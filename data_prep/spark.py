@@ -1,0 +1,285 @@
+"""The same step on Spark: whole users in each partition, and in each of them the same code as on one machine.
+
+Events travel as Arrow data in a binary column, so that Spark changes no type and no time zone. Executors need this
+package, the files of the sources and, with data.pseudonymize, the key in their environment.
+"""
+
+import os
+import pickle
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from data_prep import InputError
+from data_prep.events import (
+    REASON,
+    SPAN,
+    DataConfig,
+    EventLog,
+    connect,
+    describe_log,
+    fill_log,
+    identifier,
+    move_rejected,
+    source_paths,
+)
+from data_prep.examples import BUCKET, Batch, Examples, number_of_parts
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SLOTS = 256  # of users by hash, which stay together until the number of parts is known; no more parts than these
+PIECE = 20_000  # rows that travel in one binary value
+PIECES = "key int, n long, data binary"  # the schema of all DataFrames here
+
+
+@dataclass
+class SparkConfig:
+    """Where `--engine spark` runs; without effect on one machine."""
+
+    master: str | None = None
+    """A master such as local[4], yarn or spark://host:7077; null takes the one of spark-submit or spark-defaults."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Spark properties, such as spark.executor.memory: 8g."""
+
+
+class SparkLog:
+    """The log on Spark.
+
+    Attributes:
+        types: The type of each column.
+        number_of_parts: Each has whole users.
+        parts: A DataFrame whose partition i has the events of part i.
+    """
+
+    def __init__(self, spark: "SparkSession", config: DataConfig) -> None:
+        self.spark, self.config = spark, config
+
+    def read(self, con: duckdb.DuckDBPyConnection, folder: Path) -> EventLog:
+        """Read all sources in tasks, one for each Parquet file and one for each other source.
+
+        The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet.
+        """
+        fill_log(con, self.config, read=False)
+        tasks = _tasks(self.config)
+        read = partial(_read, config=self.config, tasks=tasks, types=_types(con))
+        pieces = self.spark.range(len(tasks), numPartitions=len(tasks)).mapInArrow(read, PIECES).persist()
+        with _one_sentence():
+            counts = {row[0]: row[1] for row in pieces.groupBy("key").sum("n").collect()}
+        for row in _rows(pieces.where("key < 0")):
+            _insert(con, "log", row["data"])
+        rejected = move_rejected(con, self.config, sum(counts.values()), folder)
+        self.types = _types(con)
+        self.number_of_parts = min(number_of_parts(sum(n for slot, n in counts.items() if slot >= 0)), SLOTS)
+        part = _integer(f"key * {self.number_of_parts} div {SLOTS}")
+        self.parts = pieces.where("key >= 0").repartitionById(self.number_of_parts, part).persist()
+        spans = [span for span in self._answers(_span) if span[2]]
+        firsts, lasts, events, users = zip(*spans, strict=True) if spans else ([None], [None], [], [])
+        return describe_log(con, (min(firsts), max(lasts), sum(events), sum(users)), rejected)
+
+    def count(self, sql: str) -> dict[str, int]:
+        """See events.Count."""
+        found = Counter()
+        for part in self._answers(partial(_count, sql=sql)):
+            found.update(part)
+        return found
+
+    def sample(self, con: duckdb.DuckDBPyConnection, condition: str) -> None:
+        """Make the table `rows` of the users who satisfy a condition over user_id."""
+        _create(con, "rows", self.types)
+        for row in _rows(self._map(partial(_select, condition=condition))):
+            _insert(con, "rows", row["data"])
+
+    def batches(self, examples: Examples) -> Iterator[Batch]:
+        """The examples of all parts in their order, and in each by split and cutoff."""
+        batches = sum(map(len, examples.cutoffs.values()))
+        made = self._map(partial(_examples, examples=examples, batches=batches))
+        # A batch becomes a partition of its own, because the driver holds one partition after another.
+        made = made.repartitionById(self.number_of_parts * batches, _integer("key"))
+        for _, rows in groupby(_rows(made), key=lambda row: row["key"]):
+            found = sorted((pickle.loads(row["data"]) for row in rows), key=lambda piece: piece[0])
+            yield replace(found[0][1], table=pa.concat_tables([_unpacked(data) for _, _, data in found]))
+
+    def _map(self, work: Callable) -> "DataFrame":
+        """What `work` gives for a connection with the table `log` of a part, and the number of the part."""
+        run = partial(_work, work=work, types=self.types, memory_limit=self.config.memory_limit)
+        return self.parts.mapInArrow(run, PIECES)
+
+    def _answers(self, work: Callable) -> Iterator[object]:
+        for row in _rows(self._map(work)):
+            yield pickle.loads(row["data"])
+
+
+@contextmanager
+def spark_session(config: SparkConfig) -> Iterator["SparkSession"]:
+    """The active session, or one that ends with the block."""
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise InputError("engine spark needs pyspark and Java 17; pip install 'eventscribe[spark]'") from error
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("eventscribe").config("spark.ui.showConsoleProgress", "false")
+    for batch in ("execution.arrow.maxRecordsPerBatch", "inMemoryColumnarStorage.batchSize"):
+        builder = builder.config(f"spark.sql.{batch}", "16")  # rows, each of which holds thousands of events
+    for name, value in config.settings.items():
+        builder = builder.config(name, value)
+    if config.master:
+        builder = builder.master(config.master)
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:  # py4j and pyspark have several
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"spark.master {config.master}: Spark does not start ({reason}); check it and Java") from error
+    spark.sparkContext.setLogLevel("OFF")
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn an executor's InputError into one here."""
+    try:
+        yield
+    except Exception as error:  # py4j and pyspark have several
+        sentence = re.search(r"InputError: (.+)", str(error))
+        if sentence is None:
+            raise
+        raise InputError(sentence[1]) from error
+
+
+def _rows(pieces: "DataFrame") -> Iterator:
+    with _one_sentence():
+        yield from pieces.toLocalIterator()
+
+
+def _integer(sql: str) -> object:
+    from pyspark.sql.functions import expr
+
+    return expr(f"cast({sql} as int)")
+
+
+def _tasks(config: DataConfig) -> list[tuple[int, str | None]]:
+    """What each task reads: the index of a source, and the file where it is one of several Parquet files."""
+    tasks = []
+    for i, source in enumerate(config.sources):
+        files = source_paths(config, i) if source.path else []
+        if len(files) > 1 and files[0].suffix.lower() == ".parquet":
+            tasks += [(i, str(file)) for file in files]
+        else:
+            tasks.append((i, None))
+    return tasks
+
+
+# What runs on executors
+
+
+def _read(
+    batches: Iterator[pa.RecordBatch], config: DataConfig, tasks: list[tuple[int, str | None]], types: dict[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some tasks in pieces by slot; rejected ones have the slot -1."""
+    slot = f"CASE WHEN rejected_because IS NULL THEN {BUCKET} * {SLOTS} // 65536 ELSE -1 END"
+    for batch in batches:
+        for i, file in (tasks[i] for i in batch["id"].to_pylist()):
+            sources = list(config.sources)
+            if file is not None:
+                sources[i] = replace(sources[i], path=file)
+            with _connection(config.memory_limit) as con:
+                _create(con, "log", types)
+                fill_log(con, replace(config, sources=sources), only=i)
+                table = con.sql(f'SELECT {slot} AS "#slot", * FROM log ORDER BY "#slot"').to_arrow_table()
+            slots = table["#slot"].to_numpy()
+            starts = np.flatnonzero(np.diff(slots, prepend=-2))
+            for start, end in zip(starts, [*starts[1:], len(slots)], strict=True):
+                usable = table.drop_columns(["#slot", *REASON] if slots[start] >= 0 else ["#slot"])
+                for n, data in _packed(usable.slice(start, end - start)):
+                    yield _row(slots[start], n, data)
+
+
+def _work(
+    batches: Iterator[pa.RecordBatch], work: Callable, types: dict[str, str], memory_limit: str | None
+) -> Iterator[pa.RecordBatch]:
+    """What some work gives for a connection with the table `log` of one part, and the number of the part."""
+    from pyspark import TaskContext
+
+    with _connection(memory_limit) as con:
+        _create(con, "log", types)
+        for batch in batches:
+            for data in batch["data"]:
+                _insert(con, "log", data.as_py())
+        yield from work(con, TaskContext.get().partitionId())
+
+
+def _span(con: duckdb.DuckDBPyConnection, part: int) -> Iterator[pa.RecordBatch]:
+    yield _row(part, 1, pickle.dumps(con.execute(SPAN).fetchall()[0]))
+
+
+def _count(con: duckdb.DuckDBPyConnection, part: int, sql: str) -> Iterator[pa.RecordBatch]:
+    yield _row(part, 1, pickle.dumps(dict(con.execute(sql).fetchall())))
+
+
+def _select(con: duckdb.DuckDBPyConnection, part: int, condition: str) -> Iterator[pa.RecordBatch]:
+    for n, data in _packed(con.sql(f"SELECT * FROM log WHERE {condition}").to_arrow_table()):
+        yield _row(part, n, data)
+
+
+def _examples(con: duckdb.DuckDBPyConnection, part: int, examples: Examples, batches: int) -> Iterator[pa.RecordBatch]:
+    con.execute("CREATE TEMP VIEW rows AS FROM log")
+    for i, batch in enumerate(examples.batches(examples.load(con))):
+        for place, (n, data) in enumerate(_packed(batch.table)):
+            yield _row(part * batches + i, n, pickle.dumps((place, replace(batch, table=None), data)))
+
+
+def _row(key: int, n: int, data: bytes) -> pa.RecordBatch:
+    columns = {"key": pa.array([key], pa.int32()), "n": pa.array([n], pa.int64()), "data": pa.array([data])}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _packed(table: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """The table in pieces, at least one: the rows of each, and its bytes."""
+    for at in range(0, max(len(table), 1), PIECE):
+        piece, sink = table.slice(at, PIECE), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as stream:
+            stream.write_table(piece)
+        yield len(piece), sink.getvalue().to_pybytes()
+
+
+def _unpacked(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+@contextmanager
+def _connection(memory_limit: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory() as folder, connect(memory_limit, Path(folder)) as con:
+        yield con
+
+
+def _types(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    return {row[0]: row[1] for row in con.execute("DESCRIBE log").fetchall()}
+
+
+def _create(con: duckdb.DuckDBPyConnection, table: str, types: dict[str, str]) -> None:
+    con.execute(f"CREATE TEMP TABLE {table} ({', '.join(f'{identifier(n)} {kind}' for n, kind in types.items())})")
+
+
+def _insert(con: duckdb.DuckDBPyConnection, table: str, data: bytes) -> None:
+    con.register("piece", _unpacked(data))
+    con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM piece")
+    con.unregister("piece")

@@ -1,0 +1,136 @@
+"""Spark on local[2] against one machine; needs Java 17."""
+
+import filecmp
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data_prep.examples as examples_module
+from data_prep import InputError
+from data_prep.events import DataConfig, Source
+from data_prep.prepare import prepare, read_manifest
+from data_prep.serializer import TextField
+from data_prep.spark import SparkConfig
+
+pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17")
+
+LOCAL = SparkConfig(
+    master="local[2]",
+    settings={"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"},
+)
+EXAMPLES = 200
+USERS = st.lists(
+    st.tuples(
+        st.integers(0, 89 * 24 * 60),  # minutes
+        st.sampled_from(["purchase", "view", "Refund"]),
+        st.none() | st.integers(-500, 50_000).map(lambda cents: cents / 100),
+        st.none() | st.integers(-3, 10**6),
+        st.sampled_from(["x", "y y", "ä'\"", None]),
+        st.none() | st.lists(st.sampled_from(["a", "b", None]), max_size=2),
+        st.sampled_from([None, "red tea", "Tea-pot, RED"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def drawn_users() -> list[list[tuple]]:
+    """The histories of EXAMPLES users, each one drawn by hypothesis."""
+    found = []
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+    @given(USERS)
+    def draw(events: list[tuple]) -> None:
+        found.append(events)
+
+    draw()
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    """One Spark for all tests: it takes seconds to start."""
+    from data_prep.spark import spark_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("SHOP_KEY", "a key of more than sixteen letters")  # executors have the environment of their start
+        with spark_session(LOCAL):
+            yield
+
+
+def both(shop, data: DataConfig, task, text) -> tuple[Path, Path]:
+    """The folder that one machine prepared and the one that Spark did."""
+    one = prepare("shop", data, task, text)
+    other = prepare("spark", data, task, text, LOCAL)
+    return one, other
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    manifests = [read_manifest(folder) for folder in (one, other)]
+    for key in ("splits", "aggregates", "content_hash", "log", "classes"):
+        assert manifests[0][key] == manifests[1][key] or key == "content_hash"
+    for split in ("train", "validation", "test"):
+        rows = [pq.read_table(folder / f"{split}.parquet").to_pylist() for folder in (one, other)]
+        assert len(rows[0]) > 0
+        assert repr(rows[0]) == repr(rows[1])
+        assert filecmp.cmp(one / f"{split}.parquet", other / f"{split}.parquet", shallow=False)
+    assert filecmp.cmp(one / "serializer.json", other / "serializer.json", shallow=False)
+
+
+@pytest.mark.parametrize("parts", [1, 8])
+def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
+    """For at least 200 drawn users at once, in one part and in eight with bins learned on a sample."""
+    users = drawn_users()
+    assert len(users) >= EXAMPLES
+    if parts > 1:
+        monkeypatch.setattr(examples_module, "PART_EVENTS", 150)
+        monkeypatch.setattr(examples_module, "SAMPLE_USERS", 80)
+    rows = shop.regulars() + [shop.event("buyer", day + 0.7, tags=["a"]) for day in range(90)]
+    for i, events in enumerate(users):
+        for minute, kind, value, items, category, tags, note in events:
+            time = shop.start + timedelta(minutes=minute)
+            rows.append({"user_id": f"u{i}", "event_time": time, "event_type": kind, "value": value, "items": items})
+            rows[-1] |= {"category": category, "tags": tags, "note": note}
+    text = shop.text()
+    text.fields |= {"tags": TextField(top=3), "note": TextField(words=2, min_users=2)}
+    data = shop.data(rows)
+    folder = Path(data.sources[0].path).parent
+    third = len(rows) // 3
+    sources = [
+        shop.write(rows[i * third : (i + 1) * third if i < 2 else None], folder / f"part{i}.parquet") for i in range(3)
+    ]
+    (folder / "log.parquet").unlink()
+    data.sources = [Source(path=str(folder / "part[01].parquet")), Source(sql=f"FROM '{sources[2]}'")]
+    label = {"kind": "which", "field": "tags", "top": 2, "where": "true"} if parts > 1 else {}
+    assert_equal(*both(shop, data, shop.task(label=label), text))
+
+
+def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):
+    lines = [f"{row['user_id']},{row['event_time']},{row['event_type']}" for row in shop.regulars()]
+    lines += ["a,never,view", ",2024-02-01 10:00:00,view", "b,2024-02-01"]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user_id,event_time,event_type", *lines]) + "\n")
+    data = DataConfig([Source(path=str(path))], folder=str(tmp_path / "out"), pseudonymize="SHOP_KEY")
+    text = shop.text(header=["recency"], fields={"event_type": TextField(top=3)})
+    one, other = both(shop, data, shop.task(), text)
+    assert_equal(one, other)
+    assert read_manifest(other)["log"]["rejected"]["a time that does not parse"] == 1
+    found = [pq.read_table(folder / "rejected.parquet").to_pylist() for folder in (one, other)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+
+
+def test_an_executors_complaint_is_one_sentence(shop):
+    data = shop.data(shop.regulars())
+    data.sources = [Source(sql=f"SELECT *, error('no such luck') AS x FROM '{data.sources[0].path}'")]
+    with pytest.raises(InputError, match=r"data.sources\[0\]: .*no such luck.*check the SQL and what it reads$"):
+        prepare("spark", data, shop.task(), shop.text(), LOCAL)
+    assert not (Path(data.folder) / "spark").exists()

@@ -1,0 +1,137 @@
+"""The benchmark prints every row, and its competitors do what they are said to do; no test looks at a time."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+
+
+def rows(printed: str) -> dict[str, list[float]]:
+    """The first cell of each row of the table -> the numbers in the others."""
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    return {first: [float(cell.replace(",", "")) for cell in rest] for first, *rest in cells[2:]}
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    """Events of three users, in no order; b has none before the cutoff, and c more than a text holds."""
+    events = [
+        ("a", "2024-03-03 10:00:00", "purchase", "toys", 20.0, 3),
+        ("b", "2024-03-10 00:00:00", "view", "toys", 20.0, None),
+        ("a", "2024-03-01 09:00:00", "view", "books", 5.0, None),
+        ("a", "2024-03-10 00:00:00", "view", "late", 5.0, None),
+        ("a", "2024-03-03 09:59:00", "cart", "toys", 20.0, 9),
+        *(("c", f"2024-02-0{1 + i // 24} {i % 24:02}:00:00", "view", f"c{i}", 50.0, None) for i in range(120)),
+    ]
+    columns = ["user_id", "event_time", "event_type", "category", "price", "quantity"]
+    frame = pd.DataFrame(events, columns=columns).astype({"event_time": "datetime64[us]", "quantity": "Int64"})
+    frame.to_parquet(tmp_path / "events.parquet")
+    return tmp_path / "events.parquet"
+
+
+def test_every_row_is_printed_and_all_jobs_write_the_same_examples(tmp_path):
+    done = run("prepare", "--events", "20_000", "--folder", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = rows(done.stdout)
+    names = ["EventScribe", "hand-written DuckDB x 8", "pandas", "pandas, texts by a loop"]
+    assert list(table) == names
+    for seconds, cpu_seconds, speed, mebibytes, examples in table.values():
+        assert seconds > 0
+        assert cpu_seconds > 0
+        assert speed == pytest.approx(20_000 / seconds, rel=0.5)  # of rounded seconds
+        assert 50 < mebibytes < 4_000
+        assert examples == table["EventScribe"][-1]
+    users = int(re.search(r"of ([\d,]+) users", done.stdout)[1].replace(",", ""))
+    assert 4 * users < table["EventScribe"][-1] <= 8 * users
+    *_, duck, frames, loop = done.stdout.splitlines()
+    for line, name, share in zip((duck, frames, loop), names[1:], (2, 5, 5), strict=True):
+        ratio, verdict = re.fullmatch(
+            rf"EventScribe / {name}: ([\d.]+) \(asked: at most 1/{share}\): (met|not met)", line
+        ).groups()
+        assert float(ratio) == pytest.approx(table["EventScribe"][0] / table[name][0], rel=0.5)
+        assert (verdict == "met") == (float(ratio) <= 1 / share)
+    assert [path.name for path in tmp_path.iterdir()] == ["20000-events-800-users"]  # the log; outputs are gone
+
+
+def test_the_table_has_a_row_for_each_size(tmp_path):
+    done = run("prepare", "--table", "10_000,20_000", "--cutoffs", "3", "--memory-limit", "500MB")
+    assert done.returncode == 0, done.stderr
+    assert "3 cutoffs, data.memory_limit 500MB" in done.stdout
+    table = rows(done.stdout)
+    assert list(table) == ["10,000", "20,000"]
+    for users, examples, seconds, _, _, mebibytes in table.values():
+        assert 1.5 * users < examples <= 3 * users
+        assert seconds > 0
+        assert 50 < mebibytes < 4_000
+
+
+def test_the_hand_written_text_has_the_events_before_the_cutoff_newest_first(benchmark, log):
+    query = benchmark.hand_written_query(log, datetime(2024, 3, 10))
+    texts = dict(duckdb.connect().execute(query).fetchall())
+    assert set(texts) == {"a", "c"}
+    assert texts["a"] == (
+        "gap=0 event_type=purchase category=toys price=5 quantity=2 "
+        "gap=2 event_type=cart category=toys price=5 quantity=3 "
+        "gap=first event_type=view category=books price=0"
+    )
+    newest = " ".join(f"gap=0 event_type=view category=c{i} price=9" for i in range(119, 19, -1))
+    assert texts["c"] == newest
+
+
+@pytest.mark.parametrize("by_a_loop", [False, True])
+def test_the_texts_of_pandas_have_the_same_events_after_a_header(benchmark, log, tmp_path, by_a_loop):
+    moments = [[datetime(2024, 3, 2), datetime(2024, 3, 3)], [datetime(2024, 3, 4)], [datetime(2024, 3, 10)]]
+    cutoffs = dict(zip(("train", "validation", "test"), moments, strict=True))
+    assert benchmark.with_pandas(log, tmp_path / "output", cutoffs, by_a_loop) == 8
+    test = pd.read_parquet(tmp_path / "output" / "test.parquet").set_index("user_id")
+    header, events = test.text["a"].split(" [SEP] ")
+    assert "recency_days=" in header
+    assert re.sub(r"(price|category)=\w+", r"\1", events) == (
+        "gap=0 event_type=other category price quantity=0 gap=2 event_type=other category price quantity=0 "
+        "gap=first event_type=view category price"  # only views are known from training
+    )
+    assert test.text["c"].split(" [SEP] ")[1].count("gap=") == 100
+    assert test.loc["a", ["events", "target", "events_7d", "active_days", "price_sum", "gap_mean"]].tolist() == [
+        *(3, 1, 2, 2, 45, 2)
+    ]
+    assert test.loc["a", "recency_days"] == pytest.approx(6 + 14 / 24)
+    validation = pd.read_parquet(tmp_path / "output" / "validation.parquet").set_index("user_id")
+    train = pd.read_parquet(tmp_path / "output" / "train.parquet").set_index("user_id")
+    assert validation.label.to_dict() == {"a": 0, "c": 0}
+    assert train.label["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--events", "100"], "--events: '100' is no whole number from 10_000 on; write 5_000_000"),
+        (["--table", "10_000,x"], "--table: 'x' is no whole number from 10_000 on; write 5_000_000"),
+        (["--cutoffs", "2"], "--cutoffs: '2' is no whole number from 3 to 24; write 8"),
+        (["--memory-limit", "much"], "--memory-limit: 'much' is no size; write 3GB"),
+        (["--events"], "--events: expected one argument; see --help"),
+    ],
+)
+def test_a_wrong_argument_ends_with_one_sentence_and_code_2(arguments, sentence):
+    done = run("prepare", *arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
