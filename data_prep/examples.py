@@ -207,7 +207,7 @@ def fit_examples(
         users = labels.users(cutoff)
         columns = aggregator.at(cutoff, users)
         found.append(example_table(labels.history, cutoff, users, {name: columns[name] for name in header}))
-    serializer.fit_header(con, pa.concat_tables(found))
+    serializer.fit_header(pa.concat_tables(found))
     return examples, labels
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import Count, condition, identifier, most_frequent, text_list, timestamp, word
+from data_prep.events import Count, condition, identifier, most_frequent, timestamp, word
 from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
 
 WINDOWS = (7, 14, 28, 56, 84)  # days
@@ -59,13 +59,12 @@ class Features:
     """The event types with counts of their own, as words."""
 
     def by_value(self) -> dict[str, tuple[str, str]]:
-        """Name -> column and SQL over it, once for each of its values (see `load_history`)."""
-        return {"#type": ("event_type", f"list_position({text_list(self.event_types)}, {word('event_type')})")}
+        """Name -> column and SQL of a text over it (see `load_history`)."""
+        return {"type": ("event_type", word("event_type"))}
 
     def columns(self) -> dict[str, str]:
         """Name -> SQL over an event: what `load_history` reads for the aggregates."""
-        sql = {"target": condition(self.target), "type": identifier("#type")}
-        sql["hour"] = "CAST(hour(event_time) AS TINYINT)"
+        sql = {"target": condition(self.target), "hour": "CAST(hour(event_time) AS TINYINT)"}
         for name, kind in self.kinds.items():
             column = identifier(name)
             if kind == "numeric":
@@ -104,8 +103,9 @@ def frequent_types(count: Count, before: datetime) -> list[str]:
 def aggregate_names(features: Features) -> list[str]:
     """The names of all aggregates, in the order of the columns; raises InputError where two would be the same."""
     none = np.array([], np.int64)
-    columns = dict.fromkeys(features.columns(), pa.array([], pa.int64()))
-    history = History(pa.array([], pa.string()), np.zeros(1, np.int64), none, columns, pa.array([], pa.large_string()))
+    columns: dict[str, pa.Array] = dict.fromkeys(features.columns(), pa.array([], pa.int64()))
+    columns["type"] = pa.array([], pa.string()).dictionary_encode()
+    history = History(pa.array([], pa.string()), np.zeros(1, np.int64), none, columns)
     return list(Aggregator(history, features).at(0, none))
 
 
@@ -136,8 +136,10 @@ class Aggregator:
         }
         counted: dict[str, np.ndarray] = {"target": target}
         counted |= {f"{prefix}active_days": active.first for prefix, active in self.active.items()}
-        types = history.columns["type"].fill_null(0).to_numpy()
-        counted |= {f"type_{name}": types == i + 1 for i, name in enumerate(features.event_types)}
+        names, types = history.columns["type"].dictionary.to_pylist(), history.columns["type"].indices
+        types = types.fill_null(-1).to_numpy()
+        codes = {name: names.index(name) if name in names else -2 for name in features.event_types}
+        counted |= {f"type_{name}": types == code for name, code in codes.items()}
         counted["weekend"] = (history.time // DAY + 3) % 7 >= 5  # 1970 began on a Thursday
         counted["hour"] = history.columns["hour"].to_numpy()
         self.numbers, self.previous = {}, {}

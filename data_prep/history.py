@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data_prep.events import identifier
 
@@ -38,20 +37,27 @@ class History:
         start: Index of each user's first event, and the number of events at the end, of shape (users + 1,).
         time: Microseconds since 1970 in UTC, of shape (events,).
         columns: Whatever else was asked for, each of shape (events,).
-        entries: The events' parts of the text in the opposite order: the newest of the last user first.
+        entries: The events' parts of the text, each with a space at its end, in the opposite order: the newest of the
+            last user first.
     """
 
     users: pa.Array
     start: np.ndarray
     time: np.ndarray
     columns: dict[str, pa.Array]
-    entries: pa.Array
+    entries: pa.Array | None = None
     _first: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def owner(self) -> np.ndarray:
         """The index of each event's user, of shape (events,)."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.start))
+
+    def gap_days(self) -> np.ndarray:
+        """Whole days since the user's previous event, of shape (events,); -1 for a first event."""
+        gap = np.diff(self.time, prepend=0) // DAY
+        gap[self.start[:-1]] = -1
+        return gap
 
     def first_at(self, moment: int) -> np.ndarray:
         """Index of each user's first event at or after a moment in microseconds, of shape (users,)."""
@@ -84,51 +90,44 @@ def load_history(
     fields: Iterable[str],
     columns: dict[str, str],
     by_value: dict[str, tuple[str, str]],
-    entry: str,
-    gap_words: list[str],
 ) -> History:
-    """The history of every user in `rows`.
+    """The history of every user in `rows`, without entries.
 
     Args:
         con: Has the relation `rows` (user_id, event_time, event_type and the fields), of whole users.
         fields: The log's fields; they break ties.
         columns: Name -> SQL over an event.
-        by_value: Name -> a column and SQL over it, worked out once for each of its values; `columns` and `entry` can
-            use the name.
-        entry: SQL of an event's part of the text, after the word of the gap, with a space at its end.
-        gap_words: The word for a number of whole days since the user's previous event, by that number; the last but
-            one also stands for all longer times, and the last for a first event.
+        by_value: Name -> a column and SQL of a text over it, which is worked out once for each value of the column; it
+            gives a dictionary array.
     """
     counts = con.sql("SELECT user_id, count(*) AS n FROM rows GROUP BY user_id ORDER BY user_id").to_arrow_table()
-    joins = ""
+    selected, joins, texts = {"time": "epoch_us(event_time)", **columns}, "", {}
     for i, (name, (column, sql)) in enumerate(by_value.items()):
         column, table = identifier(column), identifier(f"#values_{i}")
         con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE {table} AS SELECT {column} AS "#value", {sql} AS {identifier(name)}
-                FROM (SELECT DISTINCT {column} FROM rows)"""
+            f"""CREATE OR REPLACE TEMP TABLE {table} AS
+                SELECT *, CASE WHEN "#text" IS NOT NULL THEN CAST(dense_rank() OVER (ORDER BY "#text") - 1 AS INTEGER)
+                          END AS "#code"
+                FROM (SELECT {column} AS "#value", {sql} AS "#text" FROM (SELECT DISTINCT {column} FROM rows))"""
         )
+        texts[name] = con.sql(
+            f'SELECT DISTINCT "#code", "#text" FROM {table} WHERE "#code" IS NOT NULL ORDER BY "#code"'
+        ).to_arrow_table()[1]
         joins += f' LEFT JOIN {table} ON rows.{column} = {table}."#value"'
+        selected[name] = f'{table}."#code"'
     # From the newest to the oldest, as a text is: its entries are then neighbours in memory.
     order = ", ".join(
         f"rows.{column} DESC NULLS FIRST"
         for column in ["user_id", "event_time", "event_type", *map(identifier, sorted(fields))]
     )
-    selected = {"time": "epoch_us(event_time)", **columns, "entry": entry}
     query = ", ".join(f"{sql} AS {identifier('#' + name)}" for name, sql in selected.items())
     table = con.sql(f"SELECT {query} FROM rows {joins} ORDER BY {order}").to_arrow_table()
-    found = {name: combined(table.column(i)) for i, name in enumerate(selected)}
     oldest_first = pa.array(np.arange(len(table))[::-1])
+    found = {name: combined(table.column(i)).take(oldest_first) for i, name in enumerate(selected)}
+    for name, dictionary in texts.items():
+        found[name] = pa.DictionaryArray.from_arrays(found[name], combined(dictionary))
     start = np.concatenate([[0], np.cumsum(combined(counts["n"]).to_numpy())]).astype(np.int64)
-    time = np.ascontiguousarray(found.pop("time").to_numpy()[::-1])
-    gap = np.diff(time, prepend=0) // DAY
-    step = np.clip(gap, 0, len(gap_words) - 2)
-    step[start[:-1]] = len(gap_words) - 1
-    gaps = pa.array(gap_words, pa.large_string()).take(pa.array(step[::-1]))
-    entries = pc.binary_join_element_wise(
-        gaps, found.pop("entry").cast(pa.large_string()), pa.scalar("", pa.large_string())
-    )
-    columns_ = {name: values.take(oldest_first) for name, values in found.items()}
-    return History(combined(counts["user_id"]), start, time, columns_, entries)
+    return History(combined(counts["user_id"]), start, found.pop("time").to_numpy(), found)
 
 
 def combined(column: pa.ChunkedArray) -> pa.Array:

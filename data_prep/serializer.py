@@ -6,9 +6,11 @@ The style `sentences` writes the same fields in natural language, with the bins'
 """
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +22,7 @@ import pyarrow.compute as pc
 from data_prep import InputError
 from data_prep.events import NUMERIC, REQUIRED, connect, identifier, quote, refused, text_list, timestamp, word
 from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
-from data_prep.history import EPOCH, History, load_history, microseconds
+from data_prep.history import EPOCH, History, combined, load_history, microseconds
 
 VERSION = 2
 HEADER_BINS = 16
@@ -97,7 +99,8 @@ class EventSerializer:
         for name, spec in config.fields.items():
             column = identifier(name)
             if spec.bins:
-                fields[name] = {"kind": "numeric", **_fit_bins(con, f"SELECT {column} AS x {past}", spec.bins)}
+                values = con.sql(f"SELECT CAST({column} AS DOUBLE) AS x {past} AND x IS NOT NULL").to_arrow_table()
+                fields[name] = {"kind": "numeric", **_fit_bins(combined(values["x"]).to_numpy(), spec.bins)}
             elif spec.top:
                 is_list = features.types.get(name, "").endswith("]")
                 values = _frequent(con, column, _normalized(column, is_list), past, spec.top, spec.min_users)
@@ -112,14 +115,12 @@ class EventSerializer:
         numeric = [name for name, kind in self.features.kinds.items() if kind == "numeric"]
         return header_names(self.config.header, numeric, aggregate_names(self.features))
 
-    def fit_header(self, con: duckdb.DuckDBPyConnection, aggregates: pa.Table) -> None:
+    def fit_header(self, aggregates: pa.Table) -> None:
         """Learn the bins of the header from the aggregates of the training examples."""
-        con.register("training_aggregates", aggregates)
         self.header = {
-            name: _fit_bins(con, f"SELECT {identifier(name)} AS x FROM training_aggregates", HEADER_BINS)
+            name: _fit_bins(combined(aggregates[name]).to_numpy(zero_copy_only=False), HEADER_BINS)
             for name in self.header_names()
         }
-        con.unregister("training_aggregates")
 
     def load(self, con: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> History:
         """The history of the users in `rows`, with what aggregates and texts need and with `columns` (name -> SQL).
@@ -127,20 +128,45 @@ class EventSerializer:
         An event's part of the text does not depend on any cutoff: it is written once, and every cutoff takes a slice.
         """
         by_value = self.features.by_value()
-        written = []
         for name, fitted in self.fields.items():
-            sql = self._field_sql(name)
             if fitted["kind"] != "numeric":
-                by_value[f"#words:{name}"] = (name, sql)
-                sql = identifier(f"#words:{name}")
-            written.append(sql)
-        between, end, separator = {"words": (" ", " ", " "), "sentences": (": ", ". ", ", ")}[self.config.style]
-        entry = f"coalesce({quote(between)} || {_joined(written, separator)}, '') || {quote(end)}"
-        if self.config.style == "words":
+                by_value[f"words:{name}"] = (name, self._words_sql(name))
+        history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
+        words = self.config.style == "words"
+        if words:
             gaps = [f"gap={DAY_OF_STEP[day]}" for day in range(401)] + ["gap=first"]
         else:
             gaps = ["same day", "after 1 day", *(f"after {DAY_OF_STEP[day]} days" for day in range(2, 401)), "first"]
-        return load_history(con, self.features.types, self.features.columns() | columns, by_value, entry, gaps)
+        gap = pa.array(gaps, pa.large_string()).take(pa.array(np.minimum(history.gap_days(), 400)[::-1] % len(gaps)))
+        history.entries = _join([gap, self._written(history)], "")
+        return history
+
+    def _written(self, history: History) -> pa.Array:
+        """What is written of each event behind the gap, the newest first."""
+        words = self.config.style == "words"
+        fields = []  # a number for each event and the text that it stands for
+        for name, fitted in self.fields.items():
+            if fitted["kind"] == "numeric":
+                values = history.columns[f"value:{name}"].to_numpy(zero_copy_only=False)
+                fields.append((_bins(values, fitted["edges"]), _bin_words(name, fitted, words)))
+            else:
+                column = history.columns[f"words:{name}"]
+                texts = [*column.dictionary.to_pylist(), None]
+                fields.append((column.indices.fill_null(len(texts) - 1).to_numpy(), texts))
+        # Events mostly say the same few things: each combination is written once.
+        number, written = np.zeros(len(history.time), np.int64), pa.array([None], pa.large_string())
+        for codes, texts in fields:
+            number = number * len(texts) + codes
+            used = np.arange(len(written) * len(texts))
+            if len(used) > 1 << 16:
+                used, number = np.unique(number, return_inverse=True)
+            before = written.take(pa.array(used // len(texts)))
+            here = pa.array(texts, pa.large_string()).take(pa.array(used % len(texts)))
+            written = _join([before, here], " " if words else ", ")
+            written = pc.if_else(pc.equal(written, ""), None, written)
+        between, end = (pa.scalar(text, pa.large_string()) for text in ((" ", " ") if words else (": ", ". ")))
+        ended = pc.binary_join_element_wise(between, written, end, pa.scalar("", pa.large_string()))
+        return pc.coalesce(ended, end).take(pa.array(number[::-1]))
 
     def texts(
         self, history: History, cutoff: int, users: np.ndarray, aggregates: dict[str, np.ndarray]
@@ -159,14 +185,10 @@ class EventSerializer:
         words = self.config.style == "words"
         header = []
         for name, fitted in self.header.items():
-            values, edges = aggregates[name], fitted["edges"]
-            bins = np.searchsorted(np.array(edges, float), values, side="right")
-            bins[np.isnan(values)] = len(edges) + 1
+            written = _bin_words(name, fitted, words)
             if words:
-                written = [f"{name}={i}" for i in range(len(edges) + 1)] + [f"{name}=na"]
-            else:
-                written = [f"{_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
-            header.append(pa.array(written, pa.large_string()).take(pa.array(bins)))
+                written[-1] = f"{name}=na"
+            header.append(pa.array(written, pa.large_string()).take(pa.array(_bins(aggregates[name], fitted["edges"]))))
         if not header:
             return entries
         top = _join(header, " " if words else "; ")
@@ -239,20 +261,16 @@ class EventSerializer:
         }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
-    def _field_sql(self, name: str) -> str:
-        """SQL of the words of one field, NULL where an event has none."""
+    def _words_sql(self, name: str) -> str:
+        """SQL of the words of a categorical or text column's value, NULL where it has none."""
         fitted, column, words = self.fields[name], identifier(name), self.config.style == "words"
-        if fitted["kind"] == "numeric":
-            written = _bin_index(column, fitted["edges"]) if words else _bin_center(column, fitted)
-            prefix = quote(plain(name) + "=" if words else _phrase(name) + " ")
-            return f"CASE WHEN {column} IS NOT NULL THEN {prefix} || {written} END"
         if fitted["kind"] == "text":
             known = f"list_filter({_words(column)}, lambda w: list_contains({text_list(fitted['words'])}, w))"
             # The outer list has one element; it gives `known` a name, or it would be computed again for each word.
             once = f"list_transform([{known}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
             return f"nullif(array_to_string({once}[1:{self.config.fields[name].words}], ' '), '')"
         if name == "event_type" and len(fitted["values"]) < 2:
-            return "NULL"  # a word that every event has says nothing
+            return "CAST(NULL AS VARCHAR)"  # a word that every event has says nothing
         prefix = quote(plain(name) + "=" if words else "")
         known = f"CASE WHEN list_contains({text_list(fitted['values'])}, v) THEN v ELSE 'other' END"
         shown = known if words else f"replace({known}, '_', ' ')"
@@ -311,28 +329,31 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
         raise InputError(f"text.max_events is {config.max_events}; give a number above zero")
 
 
-def _fit_bins(con: duckdb.DuckDBPyConnection, query: str, bins: int) -> dict[str, list[float]]:
-    """Quantile edges of x and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]."""
-    shares = [i / bins for i in range(1, bins)]
-    values = f"(SELECT CAST(x AS DOUBLE) AS x FROM ({query}) WHERE x IS NOT NULL AND isfinite(CAST(x AS DOUBLE)))"
-    quantiles = con.execute(f"SELECT quantile_disc(x, {shares}) FROM {values}").fetchall()[0][0] if shares else []
-    edges = sorted({edge + 0.0 for edge in quantiles or []})  # + 0.0 turns -0.0 into 0.0
-    rows = con.execute(f"SELECT {_bin_index('x', edges)} AS bin, median(x) FROM {values} GROUP BY bin").fetchall()
-    centers = {bin_: center + 0.0 for bin_, center in rows}
-    return {
-        "edges": edges,
-        "centers": [centers.get(i, edges[max(i - 1, 0)] if edges else 0.0) for i in range(len(edges) + 1)],
-    }
+def _fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:
+    """Quantile edges and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]."""
+    values = np.sort(values[np.isfinite(values)].astype(np.float64)) + 0.0  # + 0.0 turns -0.0 into 0.0
+    n = len(values)
+    if not n:
+        return {"edges": [], "centers": [0.0]}
+    places = [max(math.ceil(n * i / bins), 1) - 1 for i in range(1, bins)]
+    edges = sorted(set(values[places].tolist()))
+    inside = np.split(values, np.searchsorted(values, edges))
+    centers = [float(np.median(part)) if len(part) else edges[max(i - 1, 0)] for i, part in enumerate(inside)]
+    return {"edges": edges, "centers": centers}
 
 
-def _bin_index(column: str, edges: list[float]) -> str:
-    tests = [f"CAST({column} >= CAST({edge!r} AS DOUBLE) AS INTEGER)" for edge in edges]
-    return f"({' + '.join(tests) or '0'})"
+def _bins(values: np.ndarray, edges: list[float]) -> np.ndarray:
+    """The bin of each number, and one more where there is no number."""
+    bins = np.searchsorted(np.array(edges, np.float64), values, side="right")
+    bins[np.isnan(values)] = len(edges) + 1
+    return bins
 
 
-def _bin_center(column: str, fitted: dict) -> str:
-    centers = ", ".join(quote(_shown(center)) for center in fitted["centers"])
-    return f"[{centers}][{_bin_index(column, fitted['edges'])} + 1]"
+def _bin_words(name: str, fitted: dict, words: bool) -> list[str | None]:
+    """What each bin of a column is written as, and nothing where there is no number."""
+    if words:
+        return [f"{plain(name)}={i}" for i in range(len(fitted["edges"]) + 1)] + [None]
+    return [f"{_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
 
 
 def _shown(center: float) -> str:
@@ -342,8 +363,9 @@ def _shown(center: float) -> str:
 
 def _join(columns: list[pa.Array], between: str) -> pa.Array:
     """Row by row the texts with something between them, without the nulls; an empty text where all are null."""
-    if all(column.null_count == len(column) for column in columns):  # pyarrow 26 would give no rows
-        return pa.array([""] * len(columns[0]), pa.large_string())
+    if columns[0].null_count:  # pyarrow 26 drops a row of nulls
+        none = reduce(pc.and_, map(pc.is_null, columns))
+        columns = [pc.if_else(none, pa.scalar("", pa.large_string()), columns[0]), *columns[1:]]
     return pc.binary_join_element_wise(*columns, pa.scalar(between, pa.large_string()), null_handling="skip")
 
 
@@ -375,8 +397,3 @@ def _normalized(column: str, is_list: bool) -> str:
 def _words(column: str) -> str:
     """SQL of the list of a text column's words, in lower case."""
     return rf"regexp_extract_all(lower({column}), '[\pL\pM\pN]+')"
-
-
-def _joined(expressions: list[str], separator: str) -> str:
-    """SQL of the expressions' texts with the separator between them, NULL where none has a text."""
-    return f"nullif(concat_ws({quote(separator)}, {', '.join(expressions) or 'NULL'}), '')"

@@ -131,7 +131,7 @@ class Shop:
             columns = Aggregator(history, fitted.features).at(at, users)
             table = example_table(history, at, users, columns)
             if isinstance(serializer, TextConfig):
-                fitted.fit_header(con, table)
+                fitted.fit_header(table)
             aggregates = {row.pop("user_id"): row for row in table.drop_columns("cutoff").to_pylist()}
             texts = fitted.texts(history, at, users, columns).to_pylist()
             return aggregates, dict(zip(aggregates, texts, strict=True)), fitted

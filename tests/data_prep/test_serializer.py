@@ -250,7 +250,7 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
             serializer = EventSerializer.fit(con, config, Features("true", log.fields, kinds, []), shop.day(2))
             history, at, users = serializer.load(con, {}), microseconds(shop.day(2) - EPOCH), np.array([0])
             aggregates = Aggregator(history, serializer.features).at(at, users)
-            serializer.fit_header(con, example_table(history, at, users, aggregates))
+            serializer.fit_header(example_table(history, at, users, aggregates))
             assert serializer.texts(history, at, users, aggregates).to_pylist() == [expected]
 
 
