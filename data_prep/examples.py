@@ -30,11 +30,11 @@ from data_prep.task import (
     show,
 )
 
-PART_EVENTS = 4_000_000  # a part of the log with that many events needs about 2 GB of memory
+PART_EVENTS = 3_000_000  # a part of the log with that many events needs about 2.5 GB of memory
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 ROW_GROUP = 50_000  # rows
-# A number below 65,536 for each user, the same on every machine.
-BUCKET = "CAST(md5_number_upper(user_id) >> 48 AS INTEGER)"
+# A number below 65,536 for each user, the same on every machine; slow enough to be worked out once a user.
+BUCKET = "CAST('0x' || left(md5(user_id), 4) AS INTEGER)"
 
 
 @dataclass
@@ -215,7 +215,10 @@ def sample_condition(log: EventLog) -> str | None:
     """SQL of the users on whom bins and vocabularies are learned, the same on every machine; None for all of them."""
     if log.users <= SAMPLE_USERS:
         return None
-    return f"{BUCKET} < {65_536 * SAMPLE_USERS // log.users}"
+    limit = 65_536 * SAMPLE_USERS // log.users
+    # Without LIMIT the condition would move inwards, and the hash be worked out for every event.
+    users = f"SELECT DISTINCT user_id FROM log LIMIT {log.users}"
+    return f"user_id IN (SELECT user_id FROM ({users}) WHERE {BUCKET} < {limit})"
 
 
 def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> list[str]:
@@ -225,7 +228,8 @@ def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> li
         return ["SELECT * FROM log"]
     con.execute("SET preserve_insertion_order = false")
     con.execute(
-        f"""COPY (SELECT *, {BUCKET} * {parts} // 65536 AS part FROM log)
+        f"""COPY (SELECT * FROM log JOIN (SELECT user_id, {BUCKET} * {parts} // 65536 AS part
+                                          FROM (SELECT DISTINCT user_id FROM log)) USING (user_id))
             TO {quote(str(folder / "log"))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4)"""
     )
     con.execute("SET preserve_insertion_order = true; DROP TABLE log")

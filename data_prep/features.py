@@ -7,6 +7,7 @@ that neither the order of the rows nor the number of threads changes a bit.
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -130,28 +131,30 @@ class Aggregator:
     def __init__(self, history: History, features: Features) -> None:
         self.history, self.features = history, features
         target = history.columns["target"].to_numpy()
-        self.active = {
-            "": _ActiveDays(history, np.ones(len(history.time), bool)),
-            "target_": _ActiveDays(history, target.astype(bool)),
-        }
-        counted: dict[str, np.ndarray] = {"target": target}
-        counted |= {f"{prefix}active_days": active.first for prefix, active in self.active.items()}
-        names, types = history.columns["type"].dictionary.to_pylist(), history.columns["type"].indices
-        types = types.fill_null(-1).to_numpy()
-        codes = {name: names.index(name) if name in names else -2 for name in features.event_types}
-        counted |= {f"type_{name}": types == code for name, code in codes.items()}
-        counted["weekend"] = (history.time // DAY + 3) % 7 >= 5  # 1970 began on a Thursday
-        counted["hour"] = history.columns["hour"].to_numpy()
-        self.numbers, self.previous = {}, {}
-        for name, kind in features.kinds.items():
-            if kind == "numeric":
+        categorical = [name for name, kind in features.kinds.items() if kind == "categorical"]
+        with ThreadPoolExecutor(2) as pool:  # numpy lets go of Python's lock
+            marks = {"": np.ones(len(target), bool), "target_": target.astype(bool)}
+            active = {prefix: pool.submit(_ActiveDays, history, mark) for prefix, mark in marks.items()}
+            seen = {
+                name: pool.submit(_previous_times, history, history.columns[f"value:{name}"]) for name in categorical
+            }
+            self.active = {prefix: days.result() for prefix, days in active.items()}
+            counted: dict[str, np.ndarray] = {"target": target}
+            counted |= {f"{prefix}active_days": days.first for prefix, days in self.active.items()}
+            names, types = history.columns["type"].dictionary.to_pylist(), history.columns["type"].indices
+            types = types.fill_null(-1).to_numpy()
+            codes = {name: names.index(name) if name in names else -2 for name in features.event_types}
+            counted |= {f"type_{name}": types == code for name, code in codes.items()}
+            counted["weekend"] = (history.time // DAY + 3) % 7 >= 5  # 1970 began on a Thursday
+            counted["hour"] = history.columns["hour"].to_numpy()
+            self.numbers = {}
+            for name in (name for name, kind in features.kinds.items() if kind == "numeric"):
                 self.numbers[name], counted[f"known {name}"] = exact(history.columns[f"value:{name}"])
                 counted[f"sum {name}"] = np.where(counted[f"known {name}"], self.numbers[name], 0)
-            elif kind == "categorical":
-                self.previous[name] = _previous_times(history, history.columns[f"value:{name}"])
-        # The sums before each event and before the end: of a range of events, the difference.
-        self.running = {name: running(values) for name, values in counted.items()}
-        self.first_seen = {name: running(previous == NEVER) for name, previous in self.previous.items()}
+            # The sums before each event and before the end: of a range of events, the difference.
+            self.running = dict(zip(counted, pool.map(running, counted.values()), strict=True))
+            self.previous = {name: times.result() for name, times in seen.items()}
+            self.first_seen = {name: running(previous == NEVER) for name, previous in self.previous.items()}
         marked = ["target", *(f"type_{name}" for name in features.event_types), *(f"known {f}" for f in self.numbers)]
         self.marked = {name: np.append(np.flatnonzero(counted[name]), 0) for name in marked}
 

@@ -195,7 +195,6 @@ def _read(
     batches: Iterator[pa.RecordBatch], config: DataConfig, tasks: list[tuple[int, str | None]], types: dict[str, str]
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some tasks in pieces by slot; rejected ones have the slot -1."""
-    slot = f"CASE WHEN rejected_because IS NULL THEN {BUCKET} * {SLOTS} // 65536 ELSE -1 END"
     for batch in batches:
         for i, file in (tasks[i] for i in batch["id"].to_pylist()):
             sources = list(config.sources)
@@ -204,7 +203,13 @@ def _read(
             with _connection(config.memory_limit) as con:
                 _create(con, "log", types)
                 fill_log(con, replace(config, sources=sources), only=i)
-                table = con.sql(f'SELECT {slot} AS "#slot", * FROM log ORDER BY "#slot"').to_arrow_table()
+                users = (
+                    f"SELECT user_id AS id, {BUCKET} * {SLOTS} // 65536 AS slot FROM (SELECT DISTINCT user_id FROM log)"
+                )
+                table = con.sql(
+                    f"""SELECT CASE WHEN rejected_because IS NULL THEN slot ELSE -1 END AS "#slot", log.*
+                        FROM log LEFT JOIN ({users}) ON user_id = id ORDER BY 1"""
+                ).to_arrow_table()
             slots = table["#slot"].to_numpy()
             starts = np.flatnonzero(np.diff(slots, prepend=-2))
             for start, end in zip(starts, [*starts[1:], len(slots)], strict=True):
