@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed  ## a real log to a report, in minutes
 	$(BIN)/python scripts/run.py --config configs/quickstart.yaml
 
 test: lint  ## ruff and pytest, without a network
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -207,7 +207,7 @@ def hand_written(log: Path, output: Path, cutoffs: Cutoffs) -> int:
 def hand_written_query(log: Path, cutoff: datetime) -> str:
     """A SELECT of user_id and the text of the newest events before the cutoff, newest first, with given bins.
 
-    The fastest of eight ways that were tried, among them string_agg over window functions and lists of structs. It has
+    The fastest of six ways that were tried, among them string_agg over window functions and lists of structs. It has
     no validation, no order of events at the same moment, no labels, aggregates, header and learned bins.
     """
     price = " ".join(f"WHEN price < {edge} THEN ' price={i}'" for i, edge in enumerate(PRICE_EDGES))
@@ -227,7 +227,7 @@ def hand_written_query(log: Path, cutoff: datetime) -> str:
 def with_pandas(log: Path, output: Path, cutoffs: Cutoffs, by_a_loop: bool = False) -> int:
     """EventScribe's job as a practised user of pandas would write it.
 
-    Like EventScribe it validates the rows, labels everybody with a history, computes 110 aggregates (recency, tenure,
+    Like EventScribe it validates the rows, labels everybody with a history, computes 111 aggregates (recency, tenure,
     counts, active days, sums and means in five windows, gaps, event types, ratios), learns bins and categories on the
     training history, and writes texts with a header of the same groups into three Parquet files. As there, events are
     sorted and turned into words only once.
