@@ -167,16 +167,16 @@ def test_a_parquet_file_with_damaged_pages_is_named(shop):
     ("name", "content", "reason"),
     [
         ("2.csv", b"", "is empty; give it a header or take it away"),
-        ("2.csv.gz", gzip.compress(b""), "is empty; give it a header or take it away"),
+        ("2.csv.gz", gzip.compress(b"", mtime=0), "is empty; give it a header or take it away"),
         ("2.csv", bytes(range(256)) * 10, "is not text in UTF-8; convert it"),
         ("2.csv", (HEADER + LINES).encode("utf-16"), "is not text in UTF-8; convert it"),
         ("2.csv", "usér,event_time\n1,2\n".encode("latin-1"), "is not text in UTF-8; convert it"),
         ("2.csv.gz", b"not gzip", "cannot be read (Not a gzipped file"),
-        ("2.csv.gz", gzip.compress((HEADER + LINES * 500).encode())[:-9], "Unexpected end of GZIP stream"),
+        ("2.csv.gz", gzip.compress((HEADER + LINES * 500).encode(), mtime=0)[:-9], "Unexpected end of GZIP stream"),
         ("2.parquet", b"", "too small to be a Parquet file"),
         ("2.parquet", os.urandom(1000), "No magic bytes found"),
         ("2.jsonl", b'{"user_id": 1}\n{"user_id"', "Malformed JSON in file"),
-        ("2.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 999)[:-9], "Unexpected end of GZIP stream"),
+        ("2.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 999, mtime=0)[:-9], "Unexpected end of GZIP stream"),
     ],
 )
 def test_one_file_of_a_glob_that_cannot_be_read_is_named(shop, tmp_path, name, content, reason):
