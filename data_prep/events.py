@@ -197,7 +197,7 @@ def source_files(config: DataConfig) -> list[Path] | None:
         # Whatever stands between two quotes of SQL is tried, because an apostrophe in a comment shifts the pairs.
         names = [text] if source.path else re.split("['\"]", text)[1:-1]
         found = [path for name in names for path in _glob(name)]
-        if source.database is not None or not found:
+        if source.database is not None or not found or "://" in text:
             return None
         files.update(found)
     return sorted(files)
@@ -276,6 +276,8 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise InputError("the memory does not suffice; raise data.memory_limit or free memory and disk") from error
         if isinstance(error, duckdb.Error):
             # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
             text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")

@@ -71,6 +71,8 @@ class Features:
             if kind == "numeric":
                 sql[f"value:{name}"] = f"CAST({column} AS DOUBLE)"
             elif kind == "categorical":  # one number for each user and value
+                if self.types.get(name) == "VARCHAR":  # CSV cannot tell an empty text from none
+                    column = f"nullif(trim({column}), '')"
                 sql[f"value:{name}"] = f"CASE WHEN {column} IS NOT NULL THEN hash(user_id, {column}) END"
         return sql
 

@@ -31,9 +31,8 @@ from data_prep.events import (
 from data_prep.examples import SplitWriter, Summary, fit_examples, part_batches, sample_condition, split_log
 from data_prep.serializer import TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
-from data_prep.task import SPLITS, TaskConfig, class_names, label_name, question, resolve_cutoffs
+from data_prep.task import SPLITS, TaskConfig, class_names, doubtful_windows, label_name, question, resolve_cutoffs
 
-OUT_OF_SPACE = "check the space left under data.folder, and data.memory_limit"
 FORMAT = 4  # raise it when the same config and log would give other files
 
 
@@ -67,7 +66,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     if "content_hash" not in old and folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} holds files that are not prepared data; choose another data.folder or name")
     with replacing(folder) as made:
-        with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", OUT_OF_SPACE):
+        with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
             manifest = _write(con, made, name, data, task, text, spark)
         manifest |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
         (made / "README.md").write_text(_card(name, task, manifest), encoding="utf-8")
@@ -148,6 +147,7 @@ def _write(
         count = on_spark.count if on_spark else count_on(con)
         examples, labels = fit_examples(con, count, log, cutoffs, task, text)
         examples.serializer.save_pretrained(folder)
+        doubts = doubtful_windows(count, task, cutoffs)
         bar.update()
         if on_spark:
             parts, batches = on_spark.number_of_parts, on_spark.batches(examples)
@@ -163,9 +163,11 @@ def _write(
                 summary.add(batch)
                 bar.update()
         bar.set_postfix_str("done")
-    for reason, count in log.rejected.items():
-        if count:
-            print(f"left out {count:,} row{'s' * (count > 1)} with {reason} (see rejected.parquet)")
+    for reason, rows in log.rejected.items():
+        if rows:
+            print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
+    for doubt in doubts:
+        print(f"warning: {doubt}")
     return {
         "format": FORMAT,
         "name": name,
@@ -175,8 +177,9 @@ def _write(
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log),
         "splits": examples.describe(summary),
+        "warnings": doubts,
         "aggregates": examples.aggregates,
-        "text_fields": list(text.fields),
+        "text_columns": examples.serializer.columns(),
         "content_hash": _content_hash(folder),
     }
 
@@ -263,6 +266,6 @@ from events strictly before the cutoff, its label from the {task.label.horizon} 
 {rows}
 
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"]} to {log["last"]} (UTC).
-Columns of the log that the texts can contain: {", ".join(manifest["text_fields"])}. `manifest.json` has the whole
+Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.
 """

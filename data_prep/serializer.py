@@ -9,7 +9,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 from typing import Literal
@@ -47,7 +47,7 @@ class TextField:
     """Free text: at most this many of its words, the first ones that are in the vocabulary."""
     vocabulary: int = 500
     """Free text: the number of words that are known, the most frequent by users."""
-    min_users: int = 1
+    min_users: int = 5
     """A value or word seen with fewer users in the training history is not kept: no rare value enters a text."""
 
 
@@ -114,6 +114,20 @@ class EventSerializer:
         """The aggregates that the header is made of."""
         numeric = [name for name, kind in self.features.kinds.items() if kind == "numeric"]
         return header_names(self.config.header, numeric, aggregate_names(self.features))
+
+    def columns(self) -> list[str]:
+        """The columns of the log that a text can tell of: by its words, or by the aggregates in its header."""
+        names = self.header_names()
+        told = ["event_time", *self.fields]
+        for column, kind in self.features.kinds.items():
+            of_column = tuple(f"{plain(column)}_{what}" for what in ("sum", "mean", "max", "last", "distinct"))
+            if kind != "text" and any(name.startswith(of_column) for name in names):
+                told.append(column)
+        if any(name.startswith("target") for name in names):
+            told += [name for name in ("event_type", "user_id", *self.features.types) if name in self.features.target]
+        if any(name.startswith("type_") for name in names):
+            told.append("event_type")
+        return list(dict.fromkeys(told))
 
     def fit_header(self, aggregates: pa.Table) -> None:
         """Learn the bins of the header from the aggregates of the training examples."""
@@ -200,27 +214,38 @@ class EventSerializer:
         Args:
             events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
                 is left out is missing in every event. Of a user, all events or none.
-            cutoff: The moment of prediction in UTC; events at or after it count for nothing.
+            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
 
         Returns:
             user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
 
         Raises:
-            InputError: A column is missing or does not have the type that it had in training.
+            InputError: A column is missing, unknown or not of the type that it had in training, or a value is missing.
         """
-        table = events if isinstance(events, pa.Table) else pa.Table.from_pylist(events)
-        missing = [name for name in REQUIRED if name not in table.column_names]
+        if isinstance(events, list):  # an event may lack a field that another one has
+            names = list(dict.fromkeys(name for event in events for name in event))
+            events = pa.table({name: pa.array([event.get(name) for event in events]) for name in names})
+        if not isinstance(events, pa.Table) or not isinstance(cutoff, datetime):
+            raise InputError("transform takes a list of dicts or a pyarrow.Table, and a datetime as the cutoff")
+        if cutoff.tzinfo is not None:
+            cutoff = cutoff.astimezone(UTC).replace(tzinfo=None)
+        types = {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR", **self.features.types}
+        missing = [name for name in REQUIRED if name not in events.column_names]
+        unknown = [name for name in events.column_names if name not in types]
         if missing:
             raise InputError(f"the events have no column {' and no column '.join(missing)}; name it so")
-        types = {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR", **self.features.types}
-        casts = ", ".join(
-            f"CAST({identifier(name) if name in table.column_names else 'NULL'} AS {kind}) AS {identifier(name)}"
-            for name, kind in types.items()
-        )
+        if unknown:
+            raise InputError(f"the log had no column '{unknown[0]}' in training; it had {', '.join(types)}")
+        given = {name: identifier(name) if name in events.column_names else "NULL" for name in types}
+        given |= {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
+        casts = ", ".join(f"CAST({sql} AS {types[name]}) AS {identifier(name)}" for name, sql in given.items())
         with connect() as con:
-            con.register("given", table)
+            con.register("given", events)
             with refused("events", "give each column the type that it had in training"):
                 con.execute(f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
+            incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
+            if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
+                raise InputError("an event has no user_id, no event_time or no event_type; leave it out")
             history = self.load(con, {})
             at = microseconds(cutoff - EPOCH)
             users = np.flatnonzero(history.first_at(at) > history.start[:-1])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.events import (
@@ -129,6 +130,10 @@ def spark_session(config: SparkConfig) -> Iterator["SparkSession"]:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise InputError("engine spark needs pyspark and Java 17; pip install 'eventscribe[spark]'") from error
+    if config.master and not re.match(r"local(\[.+\])?$|yarn$|(spark|k8s|mesos)://.", config.master):
+        raise InputError(
+            f"spark.master '{config.master}' is no master; write local[4], yarn, spark://HOST:7077 or k8s://URL"
+        )
     active = SparkSession.getActiveSession()
     if active is not None:
         yield active
@@ -181,7 +186,9 @@ def _tasks(config: DataConfig) -> list[tuple[int, str | None]]:
     tasks = []
     for i, source in enumerate(config.sources):
         files = source_paths(config, i) if source.path else []
-        if len(files) > 1 and files[0].suffix.lower() == ".parquet":
+        # Files of other columns are read together, as they are united by name.
+        parquet = len(files) > 1 and files[0].suffix.lower() == ".parquet"
+        if parquet and len({str(pq.read_schema(file)) for file in files}) == 1:
             tasks += [(i, str(file)) for file in files]
         else:
             tasks.append((i, None))

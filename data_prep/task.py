@@ -1,5 +1,6 @@
 """What is predicted, for whom and when: labels, populations, cutoffs, and the rules that keep the future out."""
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,13 +19,15 @@ from data_prep.events import (
     condition,
     identifier,
     most_frequent,
+    quote,
     refused,
     text_list,
     timestamp,
 )
-from data_prep.history import MILLION, History, combined, exact, microseconds, running
+from data_prep.history import MILLION, TOO_LARGE, History, combined, exact, microseconds, running
 
 SPLITS = ("train", "validation", "test")
+VOLATILE = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
 LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}
 
 
@@ -166,21 +169,62 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
                 f"task.label.field: a sum needs numbers, but '{label.field}' is {kind}; cast it in the source, for "
                 f"example CAST({label.field} AS DOUBLE)"
             )
-    if label.tiers is not None and (not label.tiers or sorted(set(label.tiers)) != label.tiers):
+    if label.tiers is not None and (
+        not label.tiers or sorted(set(label.tiers)) != label.tiers or not np.isfinite(label.tiers).all()
+    ):
         raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
     if label.top is not None and label.top < 1:
         raise InputError(f"task.label.top is {label.top}; give a number above zero")
+    volatile = {row[0] for row in con.execute(VOLATILE).fetchall()}
     for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
-        with refused(setting, "write a condition over the columns of one event"):
-            parsed = con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchall()[0][0]
-            found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM log")
-        if '"class":"SUBQUERY"' in parsed:
+        remedy = "write a condition over the columns of one event"
+        parsed = json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE {where}\n"]).fetchall()[0][0])
+        if parsed["error"]:  # alone it must stand, too, lest its parentheses reach into our SQL
+            raise InputError(f"{setting}: {where}: {parsed['error_message'].splitlines()[0]}; {remedy}")
+        text = json.dumps(parsed)
+        if '"class": "SUBQUERY"' in text:
             raise InputError(
                 f"{setting}: {where} contains a SELECT, which could look at later events; compute what it needs as a "
                 f"column in data.sources"
             )
+        called = volatile & set(re.findall(r'"function_name": "([^"]+)"', text))
+        if called:
+            raise InputError(f"{setting}: {where} calls {called.pop()}, which is not the same each time; {remedy}")
+        with refused(setting, remedy):
+            found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
             raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
+    if label.kind == "sum":
+        value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
+        inexact = f"{value} >= {TOO_LARGE} OR {value} > 0 AND {value} < 1 / {MILLION}"
+        found = count(f"SELECT 'found', count(*) FROM log WHERE ({label.where}\n) AND ({inexact})")["found"]
+        if found:
+            raise InputError(
+                f"task.label.field: {found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
+                f"could not be added up exactly; scale them in the source, for example {label.field} / 1000"
+            )
+
+
+def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]]) -> list[str]:
+    """A sentence for each label window in whose last quarter (or day) nobody has a matching event.
+
+    The log, or the source of these events, may end there: the window would not be complete.
+    """
+    horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    ends = {show(cutoff): cutoff + horizon for split in SPLITS for cutoff in cutoffs[split]}
+    counts = count(
+        " UNION ALL ".join(
+            f"""SELECT {quote(name)}, count(*) FROM log WHERE ({task.label.where}
+                ) AND event_time >= {timestamp(end - max(horizon / 4, timedelta(days=1)))}
+                  AND event_time < {timestamp(end)}"""
+            for name, end in ends.items()
+        )
+    )
+    return [
+        f"no event with {task.label.where} at the end of the label window {name} to {show(end)}; is the log complete?"
+        for name, end in ends.items()
+        if not counts[name]
+    ]
 
 
 def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: list[datetime]) -> list[str] | None:

@@ -37,7 +37,7 @@ class Shop:
 
     factory: pytest.TempPathFactory
     start: datetime = field(default=datetime(2024, 1, 1))
-    con: duckdb.DuckDBPyConnection = field(default_factory=connect)
+    con: duckdb.DuckDBPyConnection = field(default_factory=lambda: connect().execute("SET threads = 1"))
 
     def folder(self) -> Path:
         return self.factory.mktemp("shop")
@@ -82,10 +82,10 @@ class Shop:
 
     def text(self, **changes: object) -> TextConfig:
         fields = {
-            "event_type": TextField(top=20),
+            "event_type": TextField(top=20, min_users=1),
             "value": TextField(bins=4),
             "items": TextField(bins=3),
-            "category": TextField(top=5),
+            "category": TextField(top=5, min_users=1),
         }
         return TextConfig(**({"fields": fields} | changes))
 

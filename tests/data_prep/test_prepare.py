@@ -97,7 +97,9 @@ def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop,
 def test_a_column_of_text_or_categories_is_no_number(shop):
     rows = [row | {"note": "red tea", "tags": ["a", "b"]} for row in shop.regulars()]
     text = shop.text()
-    text = replace(text, fields=text.fields | {"note": TextField(words=2), "tags": TextField(top=3)})
+    text = replace(
+        text, fields=text.fields | {"note": TextField(words=2, min_users=1), "tags": TextField(top=3, min_users=1)}
+    )
     folder = shop.prepare(rows, text=text)
     names = read_manifest(folder)["aggregates"]
     assert "items_sum" in names
@@ -194,7 +196,7 @@ def test_a_source_without_files_is_prepared_each_time(shop):
         for user, kind in (("buyer", "purchase"), ("looker", "view"))
     )
     data = DataConfig([Source(sql=union)], folder=str(shop.folder()))
-    text = shop.text(fields={"event_type": TextField(top=3)}, header=["recency"])
+    text = shop.text(fields={"event_type": TextField(top=3, min_users=1)}, header=["recency"])
     before = stamps(prepare("shop", data, shop.task(), text))
     after = stamps(prepare("shop", data, shop.task(), text))
     assert all(after[name] > before[name] for name in FILES)
@@ -233,9 +235,9 @@ def test_neither_a_second_time_nor_another_order_of_the_rows_changes_a_bit(shop,
     found = []
     for log in (rows, rows, shuffled):
         with shop.log(log) as (con, described):
-            cutoffs = resolve_cutoffs(shop.task(), described)
-            text = shop.text(header=["recency", "value"])
-            examples, labels = fit_examples(con, count_on(con), described, cutoffs, shop.task(), text)
+            task, text = shop.task(train=["2024-02-08"]), shop.text(header=["recency", "value"])
+            cutoffs = resolve_cutoffs(task, described)
+            examples, labels = fit_examples(con, count_on(con), described, cutoffs, task, text)
             tables = [batch.table.to_pylist() for batch in examples.batches(labels)]
             found.append((examples.serializer.to_json(), repr(tables)))
     assert found[0] == found[1]
@@ -337,7 +339,7 @@ def test_a_task_that_breaks_a_rule_leaves_nothing_behind(shop, task, reason):
     ("text", "reason"),
     [
         ({"header": ["revenue"]}, "text.header: 'revenue' is neither"),
-        ({"fields": {"colour": TextField(top=3)}}, "text.fields.colour: the log has no such column"),
+        ({"fields": {"colour": TextField(top=3, min_users=1)}}, "text.fields.colour: the log has no such column"),
         ({"fields": {"category": TextField(bins=3)}}, "bins needs numbers"),
         ({"max_events": 0}, "text.max_events"),
     ],

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from datetime import timedelta, timezone
 
 import numpy as np
 import pytest
@@ -47,7 +48,11 @@ def small(shop) -> list[dict]:
 
 
 def test_the_style_words_writes_header_and_events_newest_first(shop, small):
-    fields = {"event_type": TextField(top=5), "value": TextField(bins=2), "category": TextField(top=1)}
+    fields = {
+        "event_type": TextField(top=5, min_users=1),
+        "value": TextField(bins=2),
+        "category": TextField(top=1, min_users=1),
+    }
     config = TextConfig(header=["events_28d", "gap_mean", "value_sum"], fields=fields)
     # Bin i counts the edges that are not above a value: 5 is the edge of value; each header has one edge a user.
     # Both categories have one user, so that the first in the alphabet is kept.
@@ -60,7 +65,11 @@ def test_the_style_words_writes_header_and_events_newest_first(shop, small):
 
 
 def test_the_style_sentences_writes_natural_language(shop, small):
-    fields = {"event_type": TextField(top=5), "value": TextField(bins=2), "category": TextField(top=2)}
+    fields = {
+        "event_type": TextField(top=5, min_users=1),
+        "value": TextField(bins=2),
+        "category": TextField(top=2, min_users=1),
+    }
     config = TextConfig(style="sentences", header=["events", "gap_mean", "events_28d"], fields=fields)
     assert texts(shop, small, config) == {
         "ann": "events 2; gap mean 2; events in 28 days 1. after 1 day: buy, value 12. first: view, frozen food.",
@@ -69,13 +78,13 @@ def test_the_style_sentences_writes_natural_language(shop, small):
 
 
 def test_events_without_anything_to_say_still_stand_in_a_sentence(shop):
-    config = TextConfig(style="sentences", header=[], fields={"event_type": TextField(top=5)})
+    config = TextConfig(style="sentences", header=[], fields={"event_type": TextField(top=5, min_users=1)})
     assert texts(shop, [shop.event("a", 38.5), shop.event("a", 30)], config) == {"a": "after 8 days. first."}
 
 
 @pytest.mark.parametrize("style", ["words", "sentences"])
 @pytest.mark.parametrize("header", [[], ["gap_mean"]])
-@pytest.mark.parametrize("fields", [{}, {"category": TextField(top=1)}])
+@pytest.mark.parametrize("fields", [{}, {"category": TextField(top=1, min_users=1)}])
 def test_every_user_gets_a_tidy_text_whatever_is_left_out(shop, style, header, fields):
     rows = [shop.event("a", 1, category=None), shop.event("b", 2, category=None), shop.event("b", 2, category="")]
     found = texts(shop, rows, TextConfig(style=style, header=header, fields=fields))
@@ -92,7 +101,7 @@ def test_an_event_shows_the_gap_before_it(shop):
 
 def test_only_the_newest_events_are_kept(shop):
     rows = [shop.event("a", day, f"kind{day}") for day in range(10)]
-    config = TextConfig(header=[], fields={"event_type": TextField(top=20)}, max_events=3)
+    config = TextConfig(header=[], fields={"event_type": TextField(top=20, min_users=1)}, max_events=3)
     kept = [word for word in texts(shop, rows, config)["a"].split() if word.startswith("event_type")]
     assert kept == ["event_type=kind9", "event_type=kind8", "event_type=kind7"]
 
@@ -113,7 +122,7 @@ def test_longer_times_are_written_as_400_days(shop):
 
 def test_values_become_single_words_and_rare_ones_become_other(shop):
     values = ["Frozen Food", "FROZEN  food!", "tea", 'it\'s "quoted"', "été", "हिन्दी", "a=b [SEP]", "", " ", None, "--"]
-    written = words_of(shop, values, "category", TextField(top=50))
+    written = words_of(shop, values, "category", TextField(top=50, min_users=1))
     assert written == [
         "category=frozen_food",
         "category=frozen_food",
@@ -124,7 +133,7 @@ def test_values_become_single_words_and_rare_ones_become_other(shop):
         "category=a_b_sep",
         *[""] * 4,
     ]
-    assert words_of(shop, ["tea", "Tea", "milk"], "category", TextField(top=1)) == [
+    assert words_of(shop, ["tea", "Tea", "milk"], "category", TextField(top=1, min_users=1)) == [
         "category=other",
         "category=other",
         "category=milk",
@@ -141,29 +150,29 @@ def test_min_users_keeps_values_of_few_users_out_of_every_text(shop):
 
 def test_values_rank_by_users_and_not_by_events(shop):
     rows = [shop.event("a", 1, category="loud")] * 9 + [shop.event(user, 2, category="wide") for user in "bc"]
-    assert "loud" not in str(texts(shop, rows, only(category=TextField(top=1))))
+    assert "loud" not in str(texts(shop, rows, only(category=TextField(top=1, min_users=1))))
 
 
 def test_a_list_of_categories_is_written_value_by_value(shop):
     values = [["Frozen Food", "tea"], [], None, [None, "tea", ""], ["rare"]]
-    written = words_of(shop, values, "tags", TextField(top=2))
+    written = words_of(shop, values, "tags", TextField(top=2, min_users=1))
     assert written == ["tags=frozen_food tags=other", "", "", "tags=other", "tags=rare"]
 
 
 def test_a_value_unknown_in_training_is_other(shop):
-    config = only(category=TextField(top=9))
+    config = only(category=TextField(top=9, min_users=1))
     _, _, serializer = shop.histories([shop.event("a", 1, category="tea")], shop.day(CUTOFF), config)
     assert "category=other" in texts(shop, [shop.event("a", 1, category="new")], serializer)["a"]
 
 
 def test_an_event_type_that_every_event_has_is_left_out(shop):
-    assert texts(shop, [shop.event("a", 1)], only(event_type=TextField(top=5)))["a"] == "gap=first"
+    assert texts(shop, [shop.event("a", 1)], only(event_type=TextField(top=5, min_users=1)))["a"] == "gap=first"
 
 
 def test_a_vocabulary_of_thousands_of_values_with_quotes_is_matched_exactly(shop):
     values = [f"item'{i}" for i in range(3000)]
     rows = [shop.event("a", i / 100, category=value) for i, value in enumerate(values)]
-    found = texts(shop, rows, replace(only(category=TextField(top=5000)), max_events=2))
+    found = texts(shop, rows, replace(only(category=TextField(top=5000, min_users=1)), max_events=2))
     assert found["a"] == "gap=0 category=item_2999 gap=0 category=item_2998"
 
 
@@ -213,7 +222,7 @@ def test_many_bins_work_and_too_many_are_refused(shop):
 
 def test_free_text_gives_its_first_known_words_each_once(shop):
     notes = ["Red TEA-cup, tea!", "blue tea  pot", None, "?!", "naïve Änderung तितली 茶", "tea"]
-    assert words_of(shop, notes, "note", TextField(words=3)) == [
+    assert words_of(shop, notes, "note", TextField(words=3, min_users=1)) == [
         "red tea cup",
         "blue tea pot",
         "",
@@ -225,7 +234,7 @@ def test_free_text_gives_its_first_known_words_each_once(shop):
 
 def test_the_vocabulary_of_free_text_holds_the_words_of_most_users(shop):
     rows = [shop.event(user, 1, note=f"tea {user}{user}") for user in "abc"]
-    found = texts(shop, rows, only(note=TextField(words=5, vocabulary=2)))
+    found = texts(shop, rows, only(note=TextField(words=5, vocabulary=2, min_users=1)))
     assert found == {"a": "gap=first tea aa", "b": "gap=first tea", "c": "gap=first tea"}
     found = texts(shop, rows, only(note=TextField(words=5, min_users=2)))
     assert set(found.values()) == {"gap=first tea"}
@@ -237,7 +246,7 @@ def test_the_vocabulary_of_free_text_holds_the_words_of_most_users(shop):
 def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text('user_id,event_time,event_type,Unit price,"it\'s ""kind"""\n1,2024-01-01,a,2.5,Red Tea\n')
-    fields = {"Unit price": TextField(bins=2), 'it\'s "kind"': TextField(top=2)}
+    fields = {"Unit price": TextField(bins=2), 'it\'s "kind"': TextField(top=2, min_users=1)}
     kinds = {"Unit price": "numeric", 'it\'s "kind"': "categorical"}
     for style, expected in (
         ("words", "unit_price_sum=1 unit_price_mean=1 [SEP] gap=first unit_price=1 it_s_kind=red_tea"),
@@ -256,7 +265,7 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
 
 @pytest.mark.parametrize("name", ["gap", "GAP", "unit_price"])
 def test_a_field_whose_words_could_be_taken_for_others_is_refused(name):
-    config = only(**{"Unit price": TextField(bins=2), name: TextField(top=2)})
+    config = only(**{"Unit price": TextField(bins=2), name: TextField(top=2, min_users=1)})
     with pytest.raises(InputError, match=f"text.fields.{name}: a text already has words .* another name"):
         check_fields(config, {"Unit price": "DOUBLE", name: "VARCHAR"})
 
@@ -267,17 +276,20 @@ def test_a_field_whose_words_could_be_taken_for_others_is_refused(name):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"colour": TextField(top=5)}, "text.fields.colour: the log has no such column; it has event_type, value"),
+        (
+            {"colour": TextField(top=5, min_users=1)},
+            "text.fields.colour: the log has no such column; it has event_type, value",
+        ),
         ({"category": TextField(bins=5)}, "text.fields.category: bins needs numbers, but the column is VARCHAR; cast"),
         (
-            {"value": TextField(words=5)},
+            {"value": TextField(words=5, min_users=1)},
             "text.fields.value: words needs text, but the column is DOUBLE; use bins or top",
         ),
         ({"value": TextField()}, "text.fields.value needs exactly one of top"),
-        ({"value": TextField(top=3, bins=3)}, "text.fields.value needs exactly one of top"),
+        ({"value": TextField(top=3, bins=3, min_users=1)}, "text.fields.value needs exactly one of top"),
         ({"value": TextField(bins=0)}, "text.fields.value.bins is 0; give a number above zero"),
-        ({"category": TextField(top=-1)}, "text.fields.category.top is -1; give"),
-        ({"note": TextField(words=3, vocabulary=0)}, "text.fields.note.vocabulary is 0; give"),
+        ({"category": TextField(top=-1, min_users=1)}, "text.fields.category.top is -1; give"),
+        ({"note": TextField(words=3, vocabulary=0, min_users=1)}, "text.fields.note.vocabulary is 0; give"),
         ({"category": TextField(top=3, min_users=0)}, "text.fields.category.min_users is 0; give"),
     ],
 )
@@ -320,7 +332,7 @@ def test_header_names_are_written_once_and_groups_cover_the_numeric_fields():
 
 @pytest.mark.parametrize("style", ["words", "sentences"])
 def test_a_saved_serializer_writes_equal_texts(shop, tmp_path, style):
-    fields = {"tags": TextField(top=3), "note": TextField(words=2)}
+    fields = {"tags": TextField(top=3, min_users=1), "note": TextField(words=2, min_users=1)}
     config = shop.text(style=style, fields=shop.text().fields | fields)
     rows = [row | {"tags": ["A b", "it's"], "note": "naïve \"tea\" '茶'"} for row in shop.regulars()]
     kinds = {"value": "numeric", "items": "numeric", "category": "categorical", "tags": "categorical", "note": "text"}
@@ -426,6 +438,41 @@ def test_events_by_hand_are_refused_where_they_do_not_fit(shop, fitted):
         fitted.transform([{"user_id": "a"}], shop.day(CUTOFF))
     with pytest.raises(InputError, match=r"events: Could not convert .* give each column the type"):
         fitted.transform([shop.event("a", 1, value="dear")], shop.day(CUTOFF))
+
+
+def test_fields_that_only_some_events_by_hand_have_count_in_any_order(shop, fitted):
+    events = [shop.event("a", 1), shop.event("a", 2, " purchase ", value=3.0)]
+    found = [fitted.transform(given, shop.day(CUTOFF)).to_pylist() for given in (events, events[::-1])]
+    assert repr(found[0]) == repr(found[1])
+    assert (found[0][0]["value_sum"], found[0][0]["target"]) == (3.0, 1)
+    aware = shop.day(CUTOFF).replace(tzinfo=timezone(timedelta(hours=2)))
+    assert fitted.transform(events, aware)["cutoff"].to_pylist() == [shop.day(CUTOFF) - timedelta(hours=2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"event_time": None}, "an event has no user_id, no event_time or no event_type; leave it out"),
+        ({"user_id": " "}, "an event has no user_id"),
+        ({"Value": 3}, "the log had no column 'Value' in training; it had user_id, event_time, event_type, value"),
+    ],
+)
+def test_events_by_hand_without_a_user_a_time_or_with_another_column_are_refused(shop, fitted, change, reason):
+    with pytest.raises(InputError, match=reason):
+        fitted.transform([shop.event("a", 1) | change], shop.day(CUTOFF))
+    with pytest.raises(InputError, match=r"a list of dicts or a pyarrow\.Table, and a datetime"):
+        fitted.transform([shop.event("a", 1)], "2024-01-01")
+
+
+def test_the_columns_that_a_text_can_tell_of(shop):
+    def told(**config: object) -> list[str]:
+        return shop.histories(shop.regulars(), shop.day(CUTOFF), shop.text(**config))[2].columns()
+
+    fields = {"event_type": TextField(top=3, min_users=1)}
+    assert told(header=[], fields=fields) == ["event_time", "event_type"]
+    assert told(header=["value"], fields=fields) == ["event_time", "event_type", "value"]
+    assert told(header=["category_distinct_28d"], fields={}) == ["event_time", "category"]
+    assert told(header=["target_28d"], fields={}) == ["event_time", "event_type"]
 
 
 def test_users_by_hand_without_a_history_get_no_row(shop, fitted):

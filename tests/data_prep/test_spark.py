@@ -100,7 +100,7 @@ def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
             rows.append({"user_id": f"u{i}", "event_time": time, "event_type": kind, "value": value, "items": items})
             rows[-1] |= {"category": category, "tags": tags, "note": note}
     text = shop.text()
-    text.fields |= {"tags": TextField(top=3), "note": TextField(words=2, min_users=2)}
+    text.fields |= {"tags": TextField(top=3, min_users=1), "note": TextField(words=2, min_users=2)}
     data = shop.data(rows)
     folder = Path(data.sources[0].path).parent
     third = len(rows) // 3
@@ -119,7 +119,7 @@ def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("\n".join(["user_id,event_time,event_type", *lines]) + "\n")
     data = DataConfig([Source(path=str(path))], folder=str(tmp_path / "out"), pseudonymize="SHOP_KEY")
-    text = shop.text(header=["recency"], fields={"event_type": TextField(top=3)})
+    text = shop.text(header=["recency"], fields={"event_type": TextField(top=3, min_users=1)})
     one, other = both(shop, data, shop.task(), text)
     assert_equal(one, other)
     assert read_manifest(other)["log"]["rejected"]["a time that does not parse"] == 1

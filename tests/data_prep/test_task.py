@@ -1,3 +1,4 @@
+import math
 import re
 from collections import Counter
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from data_prep import InputError
 from data_prep.events import connect, count_on, read_events
 from data_prep.examples import Summary, fit_examples
 from data_prep.serializer import TextConfig
-from data_prep.task import CutoffRange, TaskConfig, parse_duration, question, resolve_cutoffs, show
+from data_prep.task import CutoffRange, TaskConfig, doubtful_windows, parse_duration, question, resolve_cutoffs, show
 
 FIRST = datetime(2024, 2, 1)  # the first training cutoff of shop.task()
 
@@ -197,6 +198,7 @@ def test_the_classes_come_from_the_training_windows_alone(shop):
         ),
         ({"kind": "count", "tiers": [5, 0]}, "task.label.tiers: [5, 0] are not limits in ascending order"),
         ({"kind": "count", "tiers": []}, "task.label.tiers: [] are not limits"),
+        ({"kind": "count", "tiers": [math.nan]}, "task.label.tiers: [nan] are not limits"),
         (
             {"kind": "which", "field": "category", "top": 3},
             "task.label.field: no event with event_type = 'purchase'",
@@ -205,6 +207,25 @@ def test_the_classes_come_from_the_training_windows_alone(shop):
 )
 def test_a_label_with_a_setting_too_few_or_too_many_is_refused(shop, label, reason):
     assert refusal(shop, shop.regulars(), shop.task(label=label)).startswith(reason)
+
+
+@pytest.mark.parametrize("value", [2e10, -1e300, 1e-8])
+def test_a_sum_that_could_not_be_exact_is_refused(shop, value):
+    rows = [*shop.regulars(), shop.event("buyer", 3, "purchase", value=value), shop.event("buyer", 3, value=value)]
+    text = refusal(shop, rows, shop.task(label={"kind": "sum", "field": "value"}))
+    assert text.startswith("task.label.field: 1 values of value are 10^10 or more, or less than a millionth")
+
+
+def test_a_window_in_whose_end_nothing_happens_is_doubtful(shop):
+    rows = [row for row in shop.regulars() if row["event_time"] < shop.day(64) or row["user_id"] == "looker"]
+    with shop.log(rows) as (con, log):
+        cutoffs = resolve_cutoffs(shop.task(), log)
+        assert doubtful_windows(count_on(con), shop.task(), cutoffs) == [
+            "no event with event_type = 'purchase' at the end of the label window 2024-02-29 to 2024-03-07; is the log "
+            "complete?"
+        ]
+    with shop.log(shop.regulars()) as (con, _):
+        assert doubtful_windows(count_on(con), shop.task(), cutoffs) == []
 
 
 # Cutoffs
@@ -349,7 +370,10 @@ def test_a_condition_that_nothing_satisfies_is_refused(shop, part):
         ("event_type ==== 'x'", "syntax error|does not exist"),
         ("event_type = 'x", "unterminated"),
         ("category > 5", "explicit cast"),
-        ("", "cast"),
+        ("", "syntax error"),
+        ("event_type = 'purchase') OR (1=1", "syntax error"),
+        ("random() < 0.5", "calls random, which is not the same each time"),
+        ("log.event_type = 'purchase'", "not found"),
         ("sum(value) > 1", "aggregate|not allowed|nested"),
         ("lag(value) OVER () > 1", "window"),
         ("event_type", "convert|Could not"),
