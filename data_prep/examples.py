@@ -32,6 +32,7 @@ from data_prep.task import (
 
 PART_EVENTS = 3_000_000  # a part of the log with that many events needs about 2.5 GB of memory
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
+KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
 # A number below 65,536 for each user, the same on every machine; slow enough to be worked out once a user.
 BUCKET = "CAST('0x' || left(md5(user_id), 4) AS INTEGER)"
@@ -161,7 +162,9 @@ class SplitWriter:
         if batch.split not in self._writers:
             path, schema = self.folder / f"{batch.split}.parquet", batch.table.schema
             # Texts and aggregates hardly repeat: a dictionary of them would only cost time.
-            self._writers[batch.split] = pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=["cutoff"])
+            self._writers[batch.split] = pq.ParquetWriter(
+                path, schema, compression="snappy", use_dictionary=["cutoff"], write_statistics=KEYS
+            )
         self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
 
 
