@@ -152,8 +152,11 @@ def _write(
         if on_spark:
             parts, batches = on_spark.number_of_parts, on_spark.batches(examples)
         else:
+            if sample:  # its memory is needed for the parts
+                labels = None
+                con.execute("DROP TABLE sample")
             queries = split_log(con, log, folder.parent)
-            parts, batches = len(queries), part_batches(con, examples, queries, None if sample else labels)
+            parts, batches = len(queries), part_batches(con, examples, queries, labels)
         bar.total += parts * sum(map(len, cutoffs.values())) - 1
         bar.set_postfix_str("write texts")
         summary = Summary()
