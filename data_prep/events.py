@@ -173,7 +173,7 @@ def describe_log(con: duckdb.DuckDBPyConnection, span: tuple, rejected: dict[str
     first, last, events, users = span
     if not events:
         raise InputError("data.sources gave no event with a user, a time and a type; check the paths and conditions")
-    types = {row[0]: row[1] for row in con.execute("DESCRIBE log").fetchall()}
+    types = column_types(con, "log")
     return EventLog(first, last, events, users, rejected, {k: v for k, v in types.items() if k not in REQUIRED})
 
 
@@ -308,7 +308,7 @@ def _open_source(
         else:
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
-    columns = _columns(con, view)
+    columns = column_types(con, view)
     names = {column.lower() for column in columns}
     missing = [column for column in REQUIRED if column not in names]
     if missing:
@@ -367,7 +367,7 @@ def _csv_query(con: duckdb.DuckDBPyConnection, files: list[Path], config: DataCo
         groups.setdefault((header, zoned), []).append(file)
     reads = []
     for (_, zoned), group in groups.items():
-        types = _columns(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        types = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
         if zoned:
             types = {column: re.sub("^TIMESTAMP$", "TIMESTAMPTZ", kind) for column, kind in types.items()}
         typed = ", ".join(f"{quote(column)}: {quote(kind)}" for column, kind in types.items())
@@ -539,7 +539,8 @@ def _paths(files: list[Path]) -> str:
     return text_list([str(file) for file in files])
 
 
-def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """The type of each column of a relation."""
     return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
 
 

@@ -16,7 +16,7 @@ from data_prep import InputError
 from data_prep.events import Count, EventLog, quote
 from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types
 from data_prep.history import EPOCH, combined, microseconds
-from data_prep.serializer import EventSerializer, TextConfig, check_fields, header_names
+from data_prep.serializer import EventSerializer, TextConfig, check_fields
 from data_prep.task import (
     SPLITS,
     LabelRule,
@@ -198,9 +198,9 @@ def fit_examples(
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
     features = Features(task.label.where, log.fields, kinds, frequent_types(count, before))
     aggregates = aggregate_names(features)
-    header = header_names(text.header, [key for key, kind in kinds.items() if kind == "numeric"], aggregates)
     rule = LabelRule(task, log.fields, fit_classes(count, task, log.fields, cutoffs["train"]))
     serializer = EventSerializer.fit(con, text, features, before)
+    header = serializer.header_names()
     examples = Examples(task, cutoffs, serializer, rule, aggregates)
     labels = examples.load(con)
     aggregator = Aggregator(labels.history, features)

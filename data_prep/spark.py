@@ -29,6 +29,7 @@ from data_prep.events import (
     SPAN,
     DataConfig,
     EventLog,
+    column_types,
     connect,
     describe_log,
     fill_log,
@@ -75,14 +76,14 @@ class SparkLog:
         """
         fill_log(con, self.config, read=False)
         tasks = _tasks(self.config)
-        read = partial(_read, config=self.config, tasks=tasks, types=_types(con))
+        read = partial(_read, config=self.config, tasks=tasks, types=column_types(con, "log"))
         pieces = self.spark.range(len(tasks), numPartitions=len(tasks)).mapInArrow(read, PIECES).persist()
         with _one_sentence():
             counts = {row[0]: row[1] for row in pieces.groupBy("key").sum("n").collect()}
         for row in _rows(pieces.where("key < 0")):
             _insert(con, "log", row["data"])
         rejected = move_rejected(con, self.config, sum(counts.values()), folder)
-        self.types = _types(con)
+        self.types = column_types(con, "log")
         self.number_of_parts = min(number_of_parts(sum(n for slot, n in counts.items() if slot >= 0)), SLOTS)
         part = _integer(f"key * {self.number_of_parts} div {SLOTS}")
         self.parts = pieces.where("key >= 0").repartitionById(self.number_of_parts, part).persist()
@@ -281,10 +282,6 @@ def _unpacked(data: bytes) -> pa.Table:
 def _connection(memory_limit: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory() as folder, connect(memory_limit, Path(folder)) as con:
         yield con
-
-
-def _types(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    return {row[0]: row[1] for row in con.execute("DESCRIBE log").fetchall()}
 
 
 def _create(con: duckdb.DuckDBPyConnection, table: str, types: dict[str, str]) -> None:
