@@ -30,7 +30,7 @@ from data_prep.task import (
     show,
 )
 
-PART_EVENTS = 3_000_000  # a part of the log with that many events needs about 2.5 GB of memory
+PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1 GB of memory, and stays in fast caches
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
@@ -244,12 +244,17 @@ def part_batches(
     con: duckdb.DuckDBPyConnection, examples: Examples, parts: list[str], labels: Labels | None
 ) -> Iterator[Batch]:
     """The examples of all parts in their order; `labels` are those of the only part, where it is loaded already."""
-    for part in parts:
-        if labels is None or len(parts) > 1:
-            labels = None  # frees the memory of the part before
-            con.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {part}")
-            labels = examples.load(con)
-        yield from examples.batches(labels)
+
+    def load(part: str) -> Labels:
+        con.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {part}")
+        return examples.load(con)
+
+    with ThreadPoolExecutor(1) as pool:  # a part is loaded while the examples of the one before it are made
+        loading = None if labels else pool.submit(load, parts[0])
+        for following in [*parts[1:], None]:
+            labels = loading.result() if loading else labels
+            loading = pool.submit(load, following) if following else None
+            yield from examples.batches(labels)
 
 
 def number_of_parts(events: int) -> int:

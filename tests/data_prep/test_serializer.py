@@ -12,7 +12,15 @@ from data_prep import InputError
 from data_prep.events import DataConfig, Source, connect, read_events
 from data_prep.features import Aggregator, Features, example_table
 from data_prep.history import EPOCH, microseconds
-from data_prep.serializer import DAY_OF_STEP, EventSerializer, TextConfig, TextField, check_fields, header_names
+from data_prep.serializer import (
+    DAY_STEPS,
+    STEP_OF_DAY,
+    EventSerializer,
+    TextConfig,
+    TextField,
+    check_fields,
+    header_names,
+)
 
 CUTOFF = 40  # days after shop.start
 TYPES = {"event_type": "VARCHAR", "value": "DOUBLE", "items": "BIGINT", "category": "VARCHAR", "note": "VARCHAR"}
@@ -107,9 +115,10 @@ def test_only_the_newest_events_are_kept(shop):
 
 
 def test_days_are_exact_to_14_then_rounded_down_in_steps_of_15_percent_up_to_400():
-    assert DAY_OF_STEP[:15] == list(range(15))
-    assert DAY_OF_STEP[400] == 400
-    assert all(step <= day < step * 1.16 + 1 for day, step in enumerate(DAY_OF_STEP))
+    written = [DAY_STEPS[step] for step in STEP_OF_DAY[:-1]]
+    assert written[:15] == list(range(15))
+    assert written[400] == 400
+    assert all(step <= day < step * 1.16 + 1 for day, step in enumerate(written))
 
 
 def test_longer_times_are_written_as_400_days(shop):
