@@ -32,6 +32,9 @@ MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limi
 DAY_STEPS = list(range(15))
 while DAY_STEPS[-1] < 400:
     DAY_STEPS.append(min(400, max(DAY_STEPS[-1] + 1, round(DAY_STEPS[-1] * 1.15))))
+# Where an event begins in a text of either style: no value that a text can show looks like this.
+EVENT_START = re.compile(r"(?:^|(?<= ))gap=|(?:^|(?<=\. ))(?:same day|after \d+ days?|first)(?=: |\.)")
+
 # The step of each number of days up to 400, and at the end the number behind the last step: no days at all (-1).
 STEP_OF_DAY = np.append(np.searchsorted(DAY_STEPS, np.arange(401), side="right") - 1, len(DAY_STEPS))
 
@@ -288,6 +291,11 @@ class EventSerializer:
         shown = known if words else f"replace({known}, '_', ' ')"
         values = f"list_transform({_normalized(column, fitted['list'])}, lambda v: {prefix} || {shown})"
         return f"nullif(array_to_string({values}, {quote(' ' if words else ', ')}), '')"
+
+
+def event_starts(text: str) -> list[int]:
+    """Where the events of a text begin, newest first, in characters."""
+    return [match.start() for match in EVENT_START.finditer(text)]
 
 
 def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -> list[str]:

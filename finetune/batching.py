@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from data_prep import InputError
 from data_prep.prepare import read_manifest
 from finetune.config import Experiment
-from finetune.tokenization import first_line
+from finetune.tokenization import encode, first_line
 
 
 def prepared_manifest(experiment: Experiment) -> dict:
@@ -53,17 +53,13 @@ def load_texts(folder: Path, split: str) -> Dataset:
 
 
 def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
-    """Columns input_ids, attention_mask, label and length; texts are cut at the tokenizer's model_max_length."""
+    """Columns input_ids, attention_mask, event and length in place of the text; see `encode`."""
 
-    def encode(batch: dict) -> dict:
-        encoded = tokenizer(batch["text"], truncation=True)
-        return {
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
-            "length": [len(ids) for ids in encoded["input_ids"]],
-        }
+    def tokens(batch: dict) -> dict:
+        encoded = encode(tokenizer, batch["text"])
+        return encoded | {"length": [len(ids) for ids in encoded["input_ids"]]}
 
-    return texts.map(encode, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
+    return texts.map(tokens, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
 
 
 class LengthGroupedSampler(Sampler[int]):

