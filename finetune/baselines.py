@@ -14,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 from tqdm import tqdm
 
+from finetune.batching import sampled
+
 # 12 points; the number of trees comes from the validation curve of each.
 BOOSTING_GRID = [
     {"learning_rate": rate, "max_leaf_nodes": leaves, "min_samples_leaf": smallest}
@@ -39,7 +41,9 @@ class Baselines:
     settings: dict[str, dict]
 
 
-def score_baselines(folder: Path, aggregates: list[str], seed: int = 0) -> Baselines:
+def score_baselines(
+    folder: Path, aggregates: list[str], limits: dict[str, int | None] | None = None, seed: int = 0
+) -> Baselines:
     """Fit and tune all baselines on a prepared folder and score validation and test.
 
     - recency_rule: a logistic curve over the days since the last event of the kind that the label is about, so that it
@@ -52,11 +56,13 @@ def score_baselines(folder: Path, aggregates: list[str], seed: int = 0) -> Basel
     Args:
         folder: The prepared data.
         aggregates: The columns that are inputs.
+        limits: Split -> number of rows that are drawn from it, see `sampled`; without it all.
         seed: Of the boosting and the quantile estimates.
     """
     features, labels = {}, {}
     for split in ("train", "validation", "test"):
         table = pq.read_table(Path(folder) / f"{split}.parquet", columns=[*aggregates, "label"])
+        table = table.take(sampled(len(table), (limits or {}).get(split)))
         features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in aggregates])
         labels[split] = table["label"].to_numpy()
     baselines = Baselines({"validation": {}, "test": {}}, {})

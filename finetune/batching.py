@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
@@ -30,15 +31,16 @@ def prepared_manifest(experiment: Experiment) -> dict:
     for section in ("task", "text"):
         if manifest["config"][section] != asdict(getattr(experiment, section)):
             raise InputError(f"{experiment.data_folder} was prepared with other settings of `{section}`; {again}")
-    if manifest["label_kind"] not in ("absent", "exists"):
-        raise InputError(
-            f"task.label.kind {manifest['label_kind']} can be prepared but not trained on yet; take absent or exists"
-        )
     return manifest
 
 
-def load_texts(folder: Path, split: str) -> Dataset:
+def load_texts(folder: Path, split: str, limit: int | None = None) -> Dataset:
     """The columns text and label of a prepared split, in memory.
+
+    Args:
+        folder: The prepared data.
+        split: Its name.
+        limit: The number of rows that are drawn at random, always the same ones; None for all.
 
     Raises:
         InputError: The split has not been prepared.
@@ -47,9 +49,17 @@ def load_texts(folder: Path, split: str) -> Dataset:
     if not path.is_file():
         raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
     try:
-        return Dataset(pq.read_table(path, columns=["text", "label"]))
+        table = pq.read_table(path, columns=["text", "label"])
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
+    return Dataset(table.take(sampled(len(table), limit)) if limit else table)
+
+
+def sampled(rows: int, limit: int | None) -> np.ndarray:
+    """The indices of at most `limit` rows, drawn at random but always the same, in their order."""
+    if limit is None or limit >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
 
 
 def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
@@ -60,6 +70,40 @@ def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> D
         return encoded | {"length": [len(ids) for ids in encoded["input_ids"]]}
 
     return texts.map(tokens, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
+
+
+class Collator:
+    """Pads the examples of a batch; of those with a column `event` (training) it can leave out some events.
+
+    Args:
+        tokenizer: Pads.
+        event_dropout: The share of the events that is left out at random, anew each time; the newest one stays where
+            all would go. Header words stay.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, event_dropout: float = 0.0) -> None:
+        self.tokenizer, self.event_dropout = tokenizer, event_dropout
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Rows with input_ids and label -> input_ids and attention_mask of shape (rows, tokens), and labels."""
+        kept = [self._kept(row) for row in rows]
+        batch = self.tokenizer.pad(
+            {"input_ids": kept, "attention_mask": [[1] * len(ids) for ids in kept]},
+            pad_to_multiple_of=8,
+            return_tensors="pt",
+        )
+        labels = torch.tensor(np.array([row["label"] for row in rows]))
+        whole = rows and isinstance(rows[0]["label"], int)
+        return {**batch, "labels": labels if whole else labels.to(torch.float32)}
+
+    def _kept(self, row: dict) -> list[int]:
+        if not self.event_dropout or "event" not in row:
+            return row["input_ids"]
+        event = np.array(row["event"])
+        gone = torch.rand(event.max() + 1).numpy() < self.event_dropout
+        if gone.all() and len(gone):
+            gone[0] = False
+        return np.array(row["input_ids"])[(event < 0) | ~np.append(gone, False)[event]].tolist()
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -6,7 +6,7 @@ import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
@@ -39,18 +39,27 @@ TRAINING_DEFAULTS = {
     "eval_steps": 100,
     "logging_steps": 20,
     "save_strategy": "best",  # a checkpoint only where the validation metric improves
-    "save_total_limit": 1,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "auroc",
+    "save_total_limit": 2,  # if the machine stops while the newest is written, there is one before it
+    "load_best_model_at_end": True,  # by auroc, for values by mae; see finetune.objective
+    "restore_callback_states_from_checkpoint": True,  # or a resumed run would stop early at another step
     "train_sampling_strategy": "group_by_length",  # little padding
     "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU it only warns
     "ddp_find_unused_parameters": False,  # every trained weight is used in every step
-    "report_to": "none",
+    "report_to": "tensorboard",  # files beside the run, without an account or a server
     "disable_tqdm": False,
 }
 # Fields of TrainingArguments that a run sets itself, and the token, which comes from the hub's own login: a config is
 # saved and shared.
-TRAINING_FIXED = {"output_dir", "do_train", "do_eval", "do_predict", "label_names", "length_column_name", "hub_token"}
+TRAINING_FIXED = {
+    "output_dir",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "label_names",
+    "length_column_name",
+    "hub_token",
+    "remove_unused_columns",
+}
 
 
 @dataclass
@@ -80,6 +89,26 @@ class ModelConfig:
     peft: dict[str, Any] | None = None
     """A method of the peft library and its own settings, such as {method: lora, r: 16, lora_alpha: 32}; the
     classification head is always trained. null trains all weights."""
+    freeze: Literal["embeddings", "encoder"] | NonNegativeInt | None = None
+    """What a pretrained model keeps as it is: its embeddings, the whole encoder (only the head is trained), or the
+    embeddings and that many of the first layers. null keeps nothing."""
+
+
+@dataclass
+class FinetuningConfig:
+    """What fine-tuning does beside the settings of `training`."""
+
+    class_weights: Literal["none", "auto"] | dict[str, float] = "none"
+    """What an example counts for in the loss: auto gives rare classes as much weight as frequent ones, {churn: 3} says
+    it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
+    event_dropout: ClosedUnitInterval = 0.0
+    """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
+    log_scale: bool = False
+    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
+    max_train_examples: PositiveInt | None = None
+    """Train on a random part of this size, for a quick try; null takes all."""
+    max_eval_examples: PositiveInt | None = None
+    """The same for validation and test."""
 
 
 @dataclass
@@ -116,10 +145,13 @@ class Experiment:
     text: TextConfig
     model: ModelConfig
     pretraining: PretrainingConfig
+    finetuning: FinetuningConfig
     training: dict[str, Any]  # fields of TrainingArguments
+    seeds: list[int]  # a run each; empty for one run with training.seed
     evaluation: EvaluationConfig
     spark: SparkConfig | None  # None prepares on this machine
     resolved: str  # the whole config as YAML
+    part: str = ""  # the folder of one of several seeds
 
     @property
     def data_folder(self) -> Path:
@@ -129,12 +161,32 @@ class Experiment:
     @property
     def run_folder(self) -> Path:
         """Where the run's outputs lie."""
+        return self.base_folder / self.part
+
+    @property
+    def base_folder(self) -> Path:
+        """The same for all seeds of a run."""
         return Path(self.evaluation.folder) / self.name
+
+    def runs(self) -> list["Experiment"]:
+        """The fine-tuning runs: this one, or one for each of the seeds, in folders within this one's."""
+        if not self.seeds:
+            return [self]
+        return [
+            replace(self, seeds=[], part=f"seed-{seed}", training=self.training | {"seed": seed}) for seed in self.seeds
+        ]
 
 
 # Where a help text of transformers does not hold here.
 TRAINING_HELP = {
-    "training.resume_from_checkpoint": "A checkpoint's folder to continue from, or true for the run's newest one.",
+    "training.resume_from_checkpoint": (
+        "By default a run that was stopped continues where it was; false starts anew, true insists on a checkpoint, "
+        "and a folder names one."
+    ),
+    "training.metric_for_best_model": (
+        "auroc, average_precision, log_loss or brier_score; for tiers also macro_f1, weighted_f1 and accuracy; for "
+        "values mae and rmse. Default: auroc, for values mae."
+    ),
     "training.num_train_epochs": "Passes over the training data; needs max_steps -1, as max_steps goes first.",
 }
 
@@ -164,12 +216,20 @@ def build_parser(description: str) -> ArgumentParser:
         default="duckdb",
         help="What prepares the data: this machine or Spark.",
     )
+    parser.add_argument(
+        "--seeds",
+        type=list[int],
+        nargs="*",
+        default=[],
+        help="Fine-tune once with each seed, and score by the mean of all; without it once with training.seed.",
+    )
     parser.add_class_arguments(SparkConfig, "spark")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(TaskConfig, "task")
     parser.add_class_arguments(TextConfig, "text")
     parser.add_class_arguments(ModelConfig, "model")
     parser.add_class_arguments(PretrainingConfig, "pretraining")
+    parser.add_class_arguments(FinetuningConfig, "finetuning")
     parser.add_class_arguments(TrainingArguments, "training", skip=TRAINING_FIXED, instantiate=False)
     parser.add_class_arguments(EvaluationConfig, "evaluation")
     explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
@@ -202,10 +262,12 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     sizes = made.model.from_scratch
     if sizes.hidden_size % sizes.heads:
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
-    sections = {key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "evaluation")}
+    sections = {
+        key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "finetuning", "evaluation")
+    }
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     spark = made.spark if made.engine == "spark" else None
-    return Experiment(**sections, spark=spark, training=training, resolved=resolved)
+    return Experiment(**sections, spark=spark, training=training, seeds=made.seeds, resolved=resolved)
 
 
 def _check_yaml(path: Path) -> None:

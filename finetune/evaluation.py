@@ -15,12 +15,13 @@ import torch
 from data_prep import InputError
 from data_prep.prepare import replacing
 from finetune.baselines import Baselines, score_baselines
-from finetune.batching import prepared_manifest
+from finetune.batching import prepared_manifest, sampled
 from finetune.config import Experiment
 from finetune.metrics import Bootstrap, binary_metrics, bootstrap_users, interval
 from finetune.scoring import load_classifier, score_texts
 
 MODEL = "model"
+SCORED = ("validation", "test")
 INTERVALS = ("auroc", "average_precision")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
@@ -35,24 +36,19 @@ def evaluate(experiment: Experiment) -> dict:
         InputError: The data is not prepared or the model not trained.
     """
     manifest = prepared_manifest(experiment)
-    model, tokenizer = load_classifier(experiment.run_folder / MODEL)
-    log = json.loads((experiment.run_folder / "training_log.json").read_text(encoding="utf-8"))
-    if log["content_hash"] != manifest["content_hash"]:
+    if manifest["label_kind"] not in ("absent", "exists"):
         raise InputError(
-            f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
-            f"run scripts/train.py with the same arguments first"
+            f"task.label.kind {manifest['label_kind']} can be trained on but not evaluated yet; take absent or exists"
         )
-    rows = {
-        split: pq.read_table(
-            experiment.data_folder / f"{split}.parquet", columns=["user_id", "cutoff", "text", "label"]
-        )
-        for split in ("validation", "test")
-    }
-    batch = experiment.training["per_device_eval_batch_size"]
-    scores = {
-        split: score_texts(model, tokenizer, table["text"].to_pylist(), batch, split) for split, table in rows.items()
-    }
-    baselines = score_baselines(experiment.data_folder, manifest["aggregates"])
+    finetuning, rows = experiment.finetuning, {}
+    limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
+    for split in SCORED:
+        columns = ["user_id", "cutoff", "text", "label"]
+        table = pq.read_table(experiment.data_folder / f"{split}.parquet", columns=columns)
+        rows[split] = table.take(sampled(len(table), limits[split]))
+    by_run = [_score_run(run, manifest, rows) for run in experiment.runs()]
+    scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
+    baselines = score_baselines(experiment.data_folder, manifest["aggregates"], limits)
     _write_predictions(experiment.run_folder / "predictions", rows, scores, baselines)
     metrics = {"name": experiment.name, "question": manifest["question"], "label": manifest["label"]}
     metrics["horizon"] = experiment.task.label.horizon
@@ -61,12 +57,17 @@ def evaluate(experiment: Experiment) -> dict:
         resamples = experiment.evaluation.bootstrap if split == "test" else 0
         metrics[split] = compare(table["label"].to_numpy(), everyone, table["user_id"].to_numpy(), resamples)
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
+    if experiment.seeds:  # what the mean of their scores gains
+        labels = rows["test"]["label"].to_numpy()
+        metrics["seeds"] = {
+            str(seed): binary_metrics(labels, run["test"]) for seed, run in zip(experiment.seeds, by_run, strict=True)
+        }
     metrics["verdict"] = verdict(metrics["test"])
     metrics["made"] = {
         "date": str(date.today()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "seed": experiment.training["seed"],
+        "seed": experiment.seeds or experiment.training["seed"],
         "bootstrap_resamples": experiment.evaluation.bootstrap,
         "baseline_settings": baselines.settings,
         "content_hash": manifest["content_hash"],
@@ -74,6 +75,21 @@ def evaluate(experiment: Experiment) -> dict:
     path = experiment.run_folder / "metrics.json"
     path.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics
+
+
+def _score_run(experiment: Experiment, manifest: dict, rows: dict[str, pa.Table]) -> dict[str, np.ndarray]:
+    """The scores of one run's model for each split."""
+    model, tokenizer = load_classifier(experiment.run_folder / MODEL)
+    log = json.loads((experiment.run_folder / "training_log.json").read_text(encoding="utf-8"))
+    if log["content_hash"] != manifest["content_hash"]:
+        raise InputError(
+            f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
+            f"run scripts/train.py with the same arguments first"
+        )
+    batch = experiment.training["per_device_eval_batch_size"]
+    return {
+        split: score_texts(model, tokenizer, table["text"].to_pylist(), batch, split) for split, table in rows.items()
+    }
 
 
 def compare(labels: np.ndarray, scores: dict[str, np.ndarray], users: np.ndarray, resamples: int) -> dict:

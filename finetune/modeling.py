@@ -1,59 +1,89 @@
-"""Load or build the classifier, and attach LoRA or another PEFT method."""
+"""Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
 from pathlib import Path
 
 import peft
 import torch
+from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
 
 from data_prep import InputError
-from data_prep.task import label_name
-from finetune.config import Experiment, ModelConfig
+from finetune.config import ModelConfig
+from finetune.objective import Objective
 from finetune.tokenization import first_line
+
+# What transformers calls it in one encoder or another.
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
 
 def build_classifier(
-    experiment: Experiment, start: str | Path | None, tokenizer: PreTrainedTokenizerBase
+    settings: ModelConfig,
+    objective: Objective,
+    start: str | Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: int,
 ) -> torch.nn.Module:
-    """A sequence classifier with two classes.
+    """A sequence classifier with the objective's outputs.
 
     Args:
-        experiment: Its model section, and the label's name for id2label.
+        settings: The model section.
+        objective: Gives the number of outputs and their names.
         start: Folder or hub name of the weights to start from; None builds new ones.
         tokenizer: Gives the vocabulary's size and the special tokens of a new model.
+        steps: Of the training, for the PEFT methods that plan by them.
+
+    Raises:
+        InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
     """
-    name = label_name(experiment.task.label)
-    labels = {
-        "id2label": {0: f"no_{name}", 1: name},
-        "label2id": {f"no_{name}": 0, name: 1},
-        "num_labels": 2,
-    }
     if start is None:
-        if experiment.model.peft:
+        if settings.peft or settings.freeze is not None:
+            what = "peft adapts" if settings.peft else "freeze keeps"
             raise InputError(
-                "model.peft adapts trained weights, and a model from scratch has none; set model.name_or_path or "
-                "pretraining.max_steps"
+                f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
+                f"pretraining.max_steps"
             )
-        return BertForSequenceClassification(_bert_config(experiment.model, tokenizer, **labels))
-    model, new = _load(AutoModelForSequenceClassification, start, attention_probs_dropout_prob=0.0, **labels)
-    _fit_length(model, tokenizer)
-    return _attach_peft(model, experiment.model.peft, new) if experiment.model.peft else model
+        return BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
+    config = _encoder_config(start)
+    trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    if trained_head and config.num_labels != len(objective.classes):
+        raise InputError(
+            f"model.name_or_path: '{start}' has a head for {config.num_labels} labels, and the task has "
+            f"{len(objective.classes)} ({', '.join(objective.classes[:5])}); start from a checkpoint without a head"
+        )
+    for name, value in objective.labels.items():
+        if name != "num_labels":  # which id2label gives
+            setattr(config, name, value)
+    for name in ATTENTION_DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    model, new = _load(AutoModelForSequenceClassification, start, config)
+    _fit(model, tokenizer, start)
+    if settings.freeze is not None:
+        _freeze(model, settings.freeze, new)
+    return _attach_peft(model, settings.peft, new, steps) if settings.peft else model
 
 
 def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The same encoder with a masked-language-model head."""
     if model.name_or_path is None:
         return BertForMaskedLM(_bert_config(model, tokenizer))
-    masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path)
-    _fit_length(masked_lm, tokenizer)
+    masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path, _encoder_config(model.name_or_path))
+    _fit(masked_lm, tokenizer, model.name_or_path)
     return masked_lm
 
 
@@ -73,39 +103,103 @@ def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **label
     )
 
 
-def _load(kind: type, start: str | Path, **settings: object) -> tuple[PreTrainedModel, set[str]]:
+def _encoder_config(start: str | Path) -> PreTrainedConfig:
+    """The checkpoint's config; InputError where it is no encoder like BERT."""
+    try:
+        config = AutoConfig.from_pretrained(start)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(start, error) from error
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        raise InputError(
+            f"model.name_or_path: '{start}' is a {config.model_type} model and no encoder; take one like BERT, "
+            f"RoBERTa, DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2"
+        )
+    return config
+
+
+def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
     """A model, and the names of its modules that the checkpoint lacks and that start from random weights."""
     try:
         # float32: mixed precision training keeps its master weights in it, and a checkpoint may carry another type.
-        model, info = kind.from_pretrained(start, dtype=torch.float32, output_loading_info=True, **settings)
+        model, info = kind.from_pretrained(start, config=config, dtype=torch.float32, output_loading_info=True)
         return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _not_loaded(start, error) from error
+
+
+def _not_loaded(start: str | Path, error: Exception) -> InputError:
+    return InputError(
+        f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
+        f"check the name, or the network and the hub's login"
+    )
+
+
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str | Path) -> None:
+    """Texts are cut at the model's own length where it takes fewer tokens than model.max_tokens.
+
+    Raises:
+        InputError: The tokenizer has words that the model does not know.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
         raise InputError(
-            f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
-            f"check the name, or the network and the hub's login"
-        ) from error
-
-
-def _fit_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Texts are cut at the model's own length where it takes fewer tokens than model.max_tokens."""
+            f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
+            f"take the tokenizer that the model was trained with"
+        )
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
     if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= model.config.pad_token_id + 1  # positions count from there
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
 
 
-def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str]) -> peft.PeftModel:
-    """The model with an adapter; modules with new weights (the head, often the pooler) are trained and saved with it,
-    or they would be drawn anew whenever the adapter is loaded."""
+def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
+    """Keep the embeddings, the embeddings and the first layers, or the whole encoder as they are; never new weights."""
+    encoder = getattr(model, model.base_model_prefix)
+    layers = next(
+        part
+        for part in encoder.modules()
+        if isinstance(part, torch.nn.ModuleList) and len(part) == model.config.num_hidden_layers
+    )
+    if isinstance(what, int) and what > len(layers):
+        raise InputError(f"model.freeze is {what}, and the model has {len(layers)} layers")
+    kept = [encoder] if what == "encoder" else [encoder.embeddings, *layers[: what if isinstance(what, int) else 0]]
+    for part in kept:
+        part.requires_grad_(False)
+    for name in new:
+        model.get_submodule(name).requires_grad_(True)
+
+
+def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: int) -> peft.PeftModel:
+    """The model with an adapter; the head and modules with new weights (often the pooler) are trained and saved with
+    it, or they would be drawn anew whenever the adapter is loaded."""
     settings = dict(settings)
     method = str(settings.pop("method", "")).upper()
     methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method not in methods:
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
+    head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
+    settings = {"modules_to_save": sorted({*head, *new})} | settings
+    if method == "ADALORA":
+        settings = {"total_step": steps, "tinit": steps // 5, "tfinal": steps // 2} | settings
     try:
-        config = methods[method](task_type=peft.TaskType.SEQ_CLS, **{"modules_to_save": sorted(new)} | settings)
+        config = methods[method](task_type=peft.TaskType.SEQ_CLS, **settings)
         return peft.get_peft_model(model, config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise InputError(
             f"model.peft: {first_line(error)}; see the settings of {methods[method].__name__} in peft"
         ) from error
+
+
+class BudgetCallback(TrainerCallback):
+    """Moves AdaLoRA's ranks to where they matter, after each step, which the Trainer leaves to its user."""
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: peft.PeftModel,
+        **more: object,
+    ) -> None:
+        """Before the gradients are deleted, as the method needs them."""
+        model.base_model.update_and_allocate(state.global_step + 1)

@@ -10,8 +10,9 @@ from data_prep.prepare import replacing
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
 from finetune.modeling import build_masked_lm
+from finetune.objective import mean_cross_entropy
 from finetune.tokenization import build_tokenizer
-from finetune.train import PRETRAINED, mean_cross_entropy, pretraining_origin, show_progress, training_arguments
+from finetune.train import PRETRAINED, pretraining_origin, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
@@ -43,7 +44,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     trainer = LengthGroupedTrainer(
         model=model,
         args=arguments,
-        train_dataset=tokenize(texts, tokenizer, "train"),
+        train_dataset=tokenize(texts, tokenizer, "train").remove_columns("event"),
         processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.mask, pad_to_multiple_of=8),
         compute_loss_func=mean_cross_entropy,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep import InputError
+from finetune.objective import Objective, Scale
 from finetune.tokenization import encode, first_line
 
 
@@ -39,17 +40,18 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
 def score_texts(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 256, name: str = ""
 ) -> np.ndarray:
-    """The probability of label 1 for each text, in the order given, as float64 of shape (texts,)."""
+    """What the model says of each text, in the order given: see Objective.scores; values in their own unit."""
     encoded = encode(tokenizer, texts)
     shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
-    scores = np.empty(len(texts))
+    objective = Objective.of_model(model.config)
+    logits = np.empty((len(texts), len(objective.classes)))
     with tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text") as bar:
         for start in range(0, len(texts), batch_size):
             rows = shortest_first[start : start + batch_size]
             batch = tokenizer.pad(
                 {key: [encoded[key][i] for i in rows] for key in ("input_ids", "attention_mask")}, return_tensors="pt"
             )
-            logits = model(**batch.to(model.device)).logits
-            scores[rows] = torch.softmax(logits.double(), dim=-1)[:, 1].cpu().numpy()
+            logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
             bar.update(len(rows))
-    return scores
+    scores, scale = objective.scores(logits), model.config.eventscribe["scale"]
+    return Scale(**scale).value(scores) if scale else scores

@@ -1,16 +1,18 @@
 """Fine-tuning with transformers.Trainer."""
 
 import json
+import math
+import os
+import pickle
+import re
 import shutil
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from safetensors import SafetensorError, safe_open
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     ProgressCallback,
@@ -20,92 +22,125 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.modeling_outputs import ModelOutput
-from transformers.trainer_utils import get_last_checkpoint
 
 from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.serializer import EventSerializer
-from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
+from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
-from finetune.metrics import METRICS, binary_metrics
-from finetune.modeling import build_classifier
+from finetune.modeling import BudgetCallback, build_classifier
+from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
 from finetune.tokenization import build_tokenizer, first_line
 
+ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
+RUN_FILES = re.compile(
+    r"(\..*|checkpoints|model|pretrained|predictions|tensorboard|seed-\d+|config\.yaml|metrics\.json|report\.html"
+    r"|(pre)?training_log\.json)"
+)
+# Settings that change nothing in the weights: with others a stopped run may go on.
+WITHOUT_EFFECT = {
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "project",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "logging_steps",
+    "logging_strategy",
+    "dataloader_num_workers",
+    "per_device_eval_batch_size",
+}
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 
 
-def train(experiment: Experiment) -> Path:
+def train(experiment: Experiment) -> list[Path]:
     """Fine-tune the classifier and write runs/NAME/model: weights, tokenizer and serializer.
 
-    The checkpoint with the best validation AUROC is kept. Also writes config.yaml and training_log.json.
+    The checkpoint with the best validation metric is kept. Also writes config.yaml and training_log.json. With several
+    seeds each has all of this in runs/NAME/seed-SEED. A run that was stopped continues where it was.
+
+    Returns:
+        The folder of the model, or of each seed's model.
 
     Raises:
         InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
     """
+    return [_train(run) for run in experiment.runs()]
+
+
+def _train(experiment: Experiment) -> Path:
     arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
-    resume = _checkpoint(arguments)
+    _refuse_strange_files(experiment.run_folder)
     manifest = prepared_manifest(experiment)
-    texts = {split: load_texts(experiment.data_folder, split) for split in ("train", "validation")}
+    origin = {"training": _told(experiment), "content_hash": manifest["content_hash"]}
+    resume = checkpoint_to_resume(arguments, origin)
+    objective = Objective.of(experiment.task.label, manifest["classes"])
+    limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
+    texts = {split: load_texts(experiment.data_folder, split, limit) for split, limit in limits.items()}
+    labels = {split: np.array(texts[split]["label"]) for split in texts}
+    weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
+    scale = None
+    if objective.task == "value":
+        scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
+        for split, values in labels.items():
+            texts[split] = texts[split].remove_columns("label").add_column("label", scale.learned(values))
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     tokenizer = build_tokenizer(start, texts["train"]["text"], experiment.model.max_tokens)
-    model = build_classifier(experiment, start, tokenizer)
+    steps = arguments.max_steps
+    if steps < 0:
+        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        steps = math.ceil(arguments.num_train_epochs * math.ceil(len(texts["train"]) / batch))
+    model = build_classifier(experiment.model, objective, start, tokenizer, steps)
+    # Read when the model scores; to others it is an unknown entry that they leave alone.
+    model.config.eventscribe = {"task": objective.task, "scale": asdict(scale) if scale else None}
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
-    callbacks = []
+    callbacks = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
     if experiment.evaluation.patience and arguments.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(experiment.evaluation.patience))
+
+    def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        found, scores = prediction.label_ids, objective.scores(prediction.predictions)
+        # Of several processes the last batch has some examples twice, which must be gone here.
+        assert len(found) == len(data["validation"])
+        if scale:
+            found, scores = labels["validation"], scale.value(scores)
+        return objective.metrics(found, scores)
+
     trainer = LengthGroupedTrainer(
         model=model,
         args=arguments,
         train_dataset=data["train"],
-        eval_dataset=data["validation"],
+        eval_dataset=data["validation"].remove_columns("event"),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
-        compute_loss_func=partial(mean_cross_entropy, label_smoothing=arguments.label_smoothing_factor),
-        compute_metrics=_validation_metrics,
+        data_collator=Collator(tokenizer, experiment.finetuning.event_dropout),
+        compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights),
+        compute_metrics=validation_metrics,
         callbacks=callbacks,
     )
     show_progress(trainer, "fine-tune")
     trainable, total = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
     )
+    trainer.accelerator.wait_for_everyone()
+    marker = Path(arguments.output_dir) / ORIGIN
     if trainer.is_world_process_zero():
         print(f"training {trainable:,} of {total:,} parameters on {len(data['train']):,} examples")
         if not resume:
             shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(origin | {"finished": False}), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume)
     best = Path(arguments.output_dir) / "best"
     trainer.save_model(str(best))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
-        parameters = {"trainable_parameters": trainable, "total_parameters": total}
-        _save(experiment, trainer, best, parameters | {"content_hash": manifest["content_hash"]})
+        facts = {"task": objective.task, "metric": arguments.metric_for_best_model}
+        facts |= {"trainable_parameters": trainable, "total_parameters": total, "class_weights": weights}
+        _save(experiment, trainer, best, facts | {"content_hash": manifest["content_hash"]})
+        marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return experiment.run_folder / "model"
-
-
-def mean_cross_entropy(
-    outputs: ModelOutput,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy, averaged over all labelled items of a step.
-
-    The BERT classes ignore num_items_in_batch, the number of items in all accumulated batches of all processes, and
-    would multiply loss and gradient by gradient_accumulation_steps and by the number of processes
-    (https://github.com/huggingface/transformers/issues/47688).
-
-    Args:
-        outputs: With logits of shape (..., classes).
-        labels: Class indices of shape (...); -100 is ignored.
-        num_items_in_batch: What the Trainer counted; None, in evaluation, averages over this batch.
-        label_smoothing: Share of the probability that is spread over all classes.
-    """
-    logits, labels = outputs["logits"].flatten(0, -2), labels.flatten()
-    if num_items_in_batch is None:
-        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / num_items_in_batch
 
 
 class Progress(ProgressCallback):
@@ -131,9 +166,11 @@ class Progress(ProgressCallback):
             return
         if "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.4f}")
-        if "eval_auroc" in logs:
+        if "eval_loss" in logs:
+            name = next(name for name in (args.metric_for_best_model, "auroc", "mae", "loss") if f"eval_{name}" in logs)
             self.training_bar.write(
-                f"step {state.global_step}: validation AUROC {logs['eval_auroc']:.4f}, loss {logs['eval_loss']:.4f}"
+                f"step {state.global_step}: validation {'AUROC' if name == 'auroc' else name} "
+                f"{logs[f'eval_{name}']:.4f}, loss {logs['eval_loss']:.4f}"
             )
 
     def on_prediction_step(
@@ -158,18 +195,25 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     Raises:
         InputError: A value or a combination that transformers refuses.
     """
-    try:
-        made = TrainingArguments(**(experiment.training | {"length_column_name": "length"} | overrides))
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise InputError(f"training: {first_line(error)}") from error
-    if made.load_best_model_at_end:
-        if made.eval_strategy == "no":
+    label = experiment.task.label
+    settings = experiment.training | {"length_column_name": "length", "remove_unused_columns": False} | overrides
+    task = Objective.of(label, []).task
+    if settings["load_best_model_at_end"]:
+        best = (settings["metric_for_best_model"] or VALIDATION_METRICS[task][0]).removeprefix("eval_")
+        if settings["eval_strategy"] == "no":
             raise InputError(
                 "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"
             )
-        if made.metric_for_best_model.removeprefix("eval_") not in (*METRICS, "loss"):
-            asked = made.metric_for_best_model
-            raise InputError(f"training.metric_for_best_model: '{asked}' is not one of {', '.join(METRICS)}, loss")
+        if best not in (*VALIDATION_METRICS[task], "loss"):
+            raise InputError(
+                f"training.metric_for_best_model: '{best}' is not one of {', '.join(VALIDATION_METRICS[task])}, loss"
+            )
+        settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
+    try:
+        made = TrainingArguments(**settings)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise InputError(f"training: {first_line(error)}") from error
     for name, smallest in (("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1), ("learning_rate", 0)):
         if getattr(made, name) < smallest:
             raise InputError(f"training.{name} is {getattr(made, name)}; give {smallest} or more")
@@ -186,13 +230,13 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
     """
     if not experiment.pretraining.max_steps:
         return experiment.model.name_or_path
-    folder = experiment.run_folder / PRETRAINED
+    folder = experiment.base_folder / PRETRAINED
     if not folder.is_dir():
         raise InputError(
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
             f"pretraining.max_steps to 0"
         )
-    log = json.loads((experiment.run_folder / "pretraining_log.json").read_text(encoding="utf-8"))
+    log = json.loads((experiment.base_folder / "pretraining_log.json").read_text(encoding="utf-8"))
     if log["origin"] != pretraining_origin(experiment, manifest):
         raise InputError(
             f"{folder} was made from other data or with other settings of model or pretraining; "
@@ -207,22 +251,78 @@ def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
     return {"content_hash": manifest["content_hash"], "model": model, "pretraining": asdict(experiment.pretraining)}
 
 
-def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    logits = torch.from_numpy(np.asarray(prediction.predictions, dtype=np.float32))
-    return binary_metrics(prediction.label_ids, torch.softmax(logits, dim=-1)[:, 1].numpy())
+def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | None:
+    """The checkpoint to continue from; None to start anew.
 
+    Args:
+        arguments: resume_from_checkpoint and output_dir.
+        origin: The settings and data of this run.
 
-def _checkpoint(arguments: TrainingArguments) -> str | None:
-    """The checkpoint that training.resume_from_checkpoint asks for."""
-    asked = arguments.resume_from_checkpoint
-    if not asked:
+    Raises:
+        InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
+    """
+    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
+    if asked and asked.lower() == "false":
         return None
-    found = asked
-    if asked.lower() == "true":
-        found = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-    if not found or not Path(found).is_dir():
-        raise InputError(f"training.resume_from_checkpoint: no checkpoint in {found or arguments.output_dir}")
-    return found
+    try:
+        made_by = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        made_by = {}
+    if not asked and made_by.get("finished", True):
+        return None
+    if asked and asked.lower() != "true":
+        if not _is_whole(Path(asked)):
+            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
+        return asked
+    if made_by and made_by | {"finished": 0} != origin | {"finished": 0}:
+        old, new = ({**made["training"], "data": made["content_hash"]} for made in (made_by, origin))
+        changed = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+        raise InputError(
+            f"{folder} holds a run that was stopped and had other settings ({changed}: {old.get(changed)}); give the "
+            f"same ones to continue it, --training.resume_from_checkpoint false to drop it, or another --name"
+        )
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(checkpoints):
+        if _is_whole(checkpoint):
+            print(f"continuing from {checkpoint}")
+            return str(checkpoint)
+        print(f"warning: {checkpoint} is damaged, the one before it is taken")
+    if asked:
+        raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint can be read: a kill in the middle of writing leaves a part."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, "pt"):  # the header says how long the file must be
+                pass
+        for path in checkpoint.glob("*.pt*"):
+            torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError):
+        return False
+    return any(checkpoint.glob("*.safetensors")) or any(checkpoint.glob("pytorch_model_fsdp*"))
+
+
+def _told(experiment: Experiment) -> dict:
+    """The settings that a run's weights depend on, as text by their names."""
+    told = {"processes": os.environ.get("WORLD_SIZE", "1")}
+    for section in ("task", "text", "model", "pretraining", "finetuning"):
+        told |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
+    told |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
+    return {key: str(value) for key, value in told.items()}
+
+
+def _refuse_strange_files(folder: Path) -> None:
+    """A run writes into a folder of its own."""
+    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    if strange or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
+            f"evaluation.folder"
+        )
 
 
 def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> None:
@@ -233,9 +333,10 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> 
         shutil.copytree(best, folder, dirs_exist_ok=True)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
-    (experiment.run_folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
+    for run in {experiment.run_folder, experiment.base_folder}:
+        (run / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
     shutil.rmtree(best)
-    log = facts | {"steps": trainer.state.global_step, "best_checkpoint_auroc": trainer.state.best_metric}
+    log = facts | {"steps": trainer.state.global_step, "best_metric": trainer.state.best_metric}
     log |= {
         "device": str(trainer.args.device),
         "processes": trainer.args.world_size,

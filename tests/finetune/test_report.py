@@ -105,7 +105,7 @@ def run(tmp_path: Path) -> Path:
         },
     }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40, "best_checkpoint_auroc": 0.82}
+    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40, "best_metric": 0.82}
     log |= {"device": "cpu", "processes": 1}
     log["history"] = [{"loss": 0.7, "step": 20}, {"eval_loss": 0.6, "eval_auroc": 0.81, "step": 20}]
     log["history"] += [{"loss": 0.5, "step": 40}, {"eval_loss": 0.5, "eval_auroc": 0.82, "step": 40}]

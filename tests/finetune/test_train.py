@@ -16,9 +16,10 @@ from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
 from finetune.config import parse_experiment
 from finetune.evaluation import evaluate
+from finetune.objective import mean_cross_entropy
 from finetune.pretrain import pretrain
 from finetune.scoring import load_classifier, score_texts
-from finetune.train import mean_cross_entropy, train
+from finetune.train import train
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
@@ -107,7 +108,7 @@ def test_the_best_checkpoint_is_kept(prepared, tmp_path):
     train(experiment(prepared, tmp_path, *NO_CHANCE, "--training.eval_steps", "2", "--training.learning_rate", "0.02"))
     log = json.loads((tmp_path / "tiny/training_log.json").read_text())
     best = best_evaluation(log)
-    assert log["best_checkpoint_auroc"] == best["eval_auroc"]
+    assert log["best_metric"] == best["eval_auroc"]
     assert best["step"] < log["steps"]
     assert validation_loss(experiment(prepared, tmp_path)) == pytest.approx(best["eval_log_loss"], abs=1e-5)
 
@@ -121,7 +122,7 @@ def test_training_stops_early_when_validation_no_longer_improves(prepared, tmp_p
 def test_a_stopped_run_resumes_to_the_same_weights(prepared, tmp_path):
     saving = ["--training.save_strategy", "steps", "--training.save_steps", "3", "--training.save_total_limit", "9"]
     saving += ["--training.load_best_model_at_end", "false", "--training.max_steps", "50"]  # more than one epoch
-    folder = train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *saving))
+    (folder,) = train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *saving))
     undisturbed = (folder / "model.safetensors").read_bytes()
     checkpoints = tmp_path / "tiny" / "checkpoints"
     for step in (42, 45, 48, 50):
@@ -137,7 +138,7 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
     start = tmp_path / "base" / "tiny" / "pretrained"
     lora = '{"method": "lora", "r": 4, "target_modules": ["query", "value"]}'
     arguments = ["--model.name_or_path", str(start), "--model.peft", lora, "--pretraining.max_steps", "0"]
-    folder = train(experiment(prepared, tmp_path, *arguments))
+    (folder,) = train(experiment(prepared, tmp_path, *arguments))
     log = json.loads((tmp_path / "tiny/training_log.json").read_text())
     assert 0 < log["trainable_parameters"] < log["total_parameters"] / 4
     assert (folder / "adapter_model.safetensors").stat().st_size < 20_000

@@ -1,0 +1,219 @@
+"""What is learned for each kind of label: logits, loss, scores and the metrics that choose the best checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, roc_auc_score, root_mean_squared_error
+from sklearn.metrics import log_loss as cross_entropy_of_scores
+from torch.nn import functional
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import ModelOutput
+
+from data_prep import InputError
+from data_prep.task import Label, label_name
+from finetune.metrics import METRICS, binary_metrics
+
+VALIDATION_METRICS = {
+    "binary": METRICS,
+    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss"),
+    "propensity": ("auroc", "log_loss"),
+    "value": ("mae", "rmse"),
+}
+LOWER_IS_BETTER = {"log_loss", "brier_score", "mae", "rmse", "loss"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values as the model learns them: (log(1 + value) or value, minus mean) / deviation, of the training labels."""
+
+    log: bool
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, values: np.ndarray, log: bool) -> "Scale":
+        """From the training labels, of shape (examples,).
+
+        Raises:
+            InputError: A label below zero has no place on the log scale.
+        """
+        if log and values.min() < 0:
+            raise InputError(
+                f"finetuning.log_scale needs values of zero or more, and a label is {values.min():g}; exclude refunds "
+                f"in task.label.where or leave log_scale off"
+            )
+        values = np.log1p(values) if log else values
+        return cls(log, float(values.mean()), float(values.std()) or 1.0)
+
+    def learned(self, values: np.ndarray) -> np.ndarray:
+        """What the model is trained on."""
+        return ((np.log1p(values) if self.log else values) - self.mean) / self.deviation
+
+    def value(self, learned: np.ndarray) -> np.ndarray:
+        """The value that an output stands for."""
+        values = learned * self.deviation + self.mean
+        return np.expm1(values) if self.log else values
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The classifier's outputs and how they are judged.
+
+    Attributes:
+        task: binary (absent, exists), tiers, propensity (which) or value (sum and count without tiers).
+        classes: What each logit is called, as id2label says.
+    """
+
+    task: Literal["binary", "tiers", "propensity", "value"]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, label: Label, classes: list[str] | None) -> "Objective":
+        """For a label and the classes in the manifest."""
+        name = label_name(label)
+        if label.kind in ("absent", "exists"):
+            return cls("binary", (f"no_{name}", name))
+        if label.kind == "which":
+            return cls("propensity", tuple(classes))
+        return cls("tiers", tuple(classes)) if label.tiers is not None else cls("value", (name,))
+
+    @classmethod
+    def of_model(cls, config: PreTrainedConfig) -> "Objective":
+        """Of a trained model."""
+        return cls(config.eventscribe["task"], tuple(name for _, name in sorted(config.id2label.items())))
+
+    @property
+    def labels(self) -> dict:
+        """Of the transformers config."""
+        kinds = {"propensity": "multi_label_classification", "value": "regression"}
+        return {
+            "num_labels": len(self.classes),
+            "id2label": dict(enumerate(self.classes)),
+            "label2id": {name: i for i, name in enumerate(self.classes)},
+            "problem_type": kinds.get(self.task, "single_label_classification"),
+        }
+
+    @property
+    def best(self) -> str:
+        """The metric that chooses the best checkpoint unless training.metric_for_best_model names another."""
+        return VALIDATION_METRICS[self.task][0]
+
+    def loss(self, label_smoothing: float = 0.0, weights: list[float] | None = None) -> Callable:
+        """For the Trainer's compute_loss_func.
+
+        Args:
+            label_smoothing: Share of the probability that is spread over all classes; for one of several classes only.
+            weights: Of each class, for one of several classes only.
+        """
+        if self.task == "propensity":
+            return partial(_mean_loss, functional.binary_cross_entropy_with_logits)
+        if self.task == "value":
+            return partial(_mean_loss, functional.mse_loss)
+        return partial(mean_cross_entropy, label_smoothing=label_smoothing, weights=weights)
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
+        (rows, classes), or for values the output itself, of shape (rows,)."""
+        logits = torch.from_numpy(np.asarray(logits, np.float64))
+        if self.task == "propensity":
+            return torch.sigmoid(logits).numpy()
+        if self.task == "value":
+            return logits[:, 0].numpy()
+        probabilities = torch.softmax(logits, dim=-1).numpy()
+        return probabilities[:, 1] if self.task == "binary" else probabilities
+
+    def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+        """VALIDATION_METRICS of the scores; auroc of several classes is the mean of each against the others."""
+        if self.task == "binary":
+            return binary_metrics(labels, scores)
+        if self.task == "value":
+            return {
+                "mae": float(mean_absolute_error(labels, scores)),
+                "rmse": float(root_mean_squared_error(labels, scores)),
+            }
+        if self.task == "propensity":
+            wrong = functional.binary_cross_entropy(*(torch.from_numpy(v.astype(np.float64)) for v in (scores, labels)))
+            return {"auroc": _mean_auroc(labels, scores), "log_loss": float(wrong)}
+        classes, chosen = np.arange(len(self.classes)), scores.argmax(axis=1)
+        return {
+            "auroc": _mean_auroc(labels[:, None] == classes, scores),
+            "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0)),
+            "weighted_f1": float(f1_score(labels, chosen, average="weighted", zero_division=0)),
+            "accuracy": float(accuracy_score(labels, chosen)),
+            "log_loss": float(cross_entropy_of_scores(labels, scores, labels=classes)),
+        }
+
+
+def class_weights(asked: str | dict[str, float], objective: Objective, labels: np.ndarray) -> list[float] | None:
+    """The weight of each class in the loss, on average 1 over the training examples; None where all are equal.
+
+    Args:
+        asked: finetuning.class_weights.
+        objective: Its classes.
+        labels: The class of each training example.
+
+    Raises:
+        InputError: Weights for a task without classes, or for a class that there is not.
+    """
+    if asked == "none":
+        return None
+    if objective.task not in ("binary", "tiers"):
+        raise InputError(
+            f"finetuning.class_weights: a {objective.task} label has no classes to weigh; leave it at none"
+        )
+    counts = np.bincount(labels, minlength=len(objective.classes))
+    if asked == "auto":
+        weights = 1 / np.maximum(counts, 1)
+    else:
+        unknown = set(asked) - set(objective.classes)
+        if unknown or min(asked.values()) <= 0:
+            raise InputError(
+                f"finetuning.class_weights: give each of {', '.join(objective.classes)} a number above zero, such as "
+                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or list(asked))[0]}' does not fit"
+            )
+        weights = np.array([asked.get(name, 1.0) for name in objective.classes])
+    return (weights * counts.sum() / (weights * counts).sum()).tolist()
+
+
+def mean_cross_entropy(
+    outputs: ModelOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    weights: list[float] | None = None,
+) -> torch.Tensor:
+    """Cross-entropy, averaged over all labelled items of a step.
+
+    The BERT classes ignore num_items_in_batch, the number of items in all accumulated batches of all processes, and
+    would multiply loss and gradient by gradient_accumulation_steps and by the number of processes
+    (https://github.com/huggingface/transformers/issues/47688).
+
+    Args:
+        outputs: With logits of shape (..., classes).
+        labels: Class indices of shape (...); -100 is ignored.
+        num_items_in_batch: What the Trainer counted; None, in evaluation, averages over this batch.
+        label_smoothing: Share of the probability that is spread over all classes.
+        weights: What an example of each class counts for; None counts each as 1.
+    """
+    logits, labels = outputs["logits"].flatten(0, -2), labels.flatten()
+    weight = None if weights is None else torch.tensor(weights, device=logits.device, dtype=logits.dtype)
+    total = functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
+    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
+
+
+def _mean_loss(
+    loss: Callable, outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A loss of each output, averaged over all labels of a step; logits of shape (rows, outputs)."""
+    total = loss(outputs["logits"].reshape(labels.shape), labels, reduction="sum")
+    return total / (num_items_in_batch if num_items_in_batch is not None else labels.numel())
+
+
+def _mean_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Over the classes that some rows have and others have not; labels and scores of shape (rows, classes)."""
+    told = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
+    return float(np.mean([roc_auc_score(labels[:, i], scores[:, i]) for i in told])) if told else float("nan")
