@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from finetune.batching import sampled
@@ -24,6 +25,7 @@ BOOSTING_GRID = [
     for smallest in (50, 200)
 ]
 MAX_TREES = 300
+SMALL = 5000  # rows
 TREE_STEP = 25  # the curve is read at every 25th tree
 LOGISTIC_GRID = [0.0003, 0.001, 0.01, 0.1]  # C
 
@@ -78,7 +80,10 @@ def score_baselines(
         for split, scores in baselines.scores.items():
             scores[name] = model.predict_proba(features[split])[:, 1]
 
-    with tqdm(total=1 + len(LOGISTIC_GRID) + len(BOOSTING_GRID), desc="baselines", unit="fit") as bar:
+    # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
+    threads = 1 if len(labels["train"]) < SMALL else None
+    fits = 1 + len(LOGISTIC_GRID) + len(BOOSTING_GRID)
+    with threadpool_limits(threads), tqdm(total=fits, desc="baselines", unit="fit") as bar:
         keep("recency_rule", fit(_recency_rule(aggregates.index("target_recency_days"))), {})
         bar.update()
         tried = []

@@ -10,7 +10,14 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from data_prep import InputError
 from data_prep.prepare import read_manifest
@@ -72,17 +79,27 @@ def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> D
     return texts.map(tokens, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
 
 
-class Collator:
-    """Pads the examples of a batch; of those with a column `event` (training) it can leave out some events.
+class Collator(TrainerCallback):
+    """Pads the examples of a batch; of those with the columns event and row (training) it can leave out some events.
+
+    As a callback of the Trainer it knows the epoch. What is left out depends on seed, epoch and row alone: batches are
+    fetched ahead of the steps, so that with torch's generator a resumed run would leave out other events.
 
     Args:
         tokenizer: Pads.
-        event_dropout: The share of the events that is left out at random, anew each time; the newest one stays where
-            all would go. Header words stay.
+        event_dropout: The share of the events that is left out at random, anew in each epoch; the newest one stays
+            where all would go. Header words stay.
+        seed: Of what is left out.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, event_dropout: float = 0.0) -> None:
-        self.tokenizer, self.event_dropout = tokenizer, event_dropout
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, event_dropout: float = 0.0, seed: int = 0) -> None:
+        self.tokenizer, self.event_dropout, self.seed, self.epoch = tokenizer, event_dropout, seed, 0
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """The Trainer says which epoch it is in."""
+        self.epoch = int(state.epoch or 0)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Rows with input_ids and label -> input_ids and attention_mask of shape (rows, tokens), and labels."""
@@ -100,7 +117,8 @@ class Collator:
         if not self.event_dropout or "event" not in row:
             return row["input_ids"]
         event = np.array(row["event"])
-        gone = torch.rand(event.max() + 1).numpy() < self.event_dropout
+        random = np.random.default_rng([self.seed, self.epoch, row["row"]])
+        gone = random.random(event.max() + 1) < self.event_dropout
         if gone.all() and len(gone):
             gone[0] = False
         return np.array(row["input_ids"])[(event < 0) | ~np.append(gone, False)[event]].tolist()

@@ -37,7 +37,9 @@ def pretrain(experiment: Experiment) -> Path | None:
         metric_for_best_model=None,
     )
     manifest = prepared_manifest(experiment)
-    texts = load_texts(experiment.data_folder, "train").remove_columns("label")
+    texts = load_texts(experiment.data_folder, "train", experiment.finetuning.max_train_examples).remove_columns(
+        "label"
+    )
     set_seed(arguments.seed)
     tokenizer = build_tokenizer(experiment.model.name_or_path, texts["text"], experiment.model.max_tokens)
     model = build_masked_lm(experiment.model, tokenizer)

@@ -66,7 +66,11 @@ def train(experiment: Experiment) -> list[Path]:
     Raises:
         InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
     """
-    return [_train(run) for run in experiment.runs()]
+    folders = [_train(run) for run in experiment.runs()]
+    if experiment.seeds:  # for the report, which shows the first seed's course
+        log = json.loads((folders[0].parent / "training_log.json").read_text(encoding="utf-8"))
+        _write_log(experiment.run_folder, log | {"seeds": experiment.seeds})
+    return folders
 
 
 def _train(experiment: Experiment) -> Path:
@@ -96,7 +100,10 @@ def _train(experiment: Experiment) -> Path:
     # Read when the model scores; to others it is an unknown entry that they leave alone.
     model.config.eventscribe = {"task": objective.task, "scale": asdict(scale) if scale else None}
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
-    callbacks = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
+    collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)
+    callbacks = [collator]
+    if getattr(model, "peft_type", None) == "ADALORA":
+        callbacks.append(BudgetCallback())
     if experiment.evaluation.patience and arguments.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(experiment.evaluation.patience))
 
@@ -104,17 +111,15 @@ def _train(experiment: Experiment) -> Path:
         found, scores = prediction.label_ids, objective.scores(prediction.predictions)
         # Of several processes the last batch has some examples twice, which must be gone here.
         assert len(found) == len(data["validation"])
-        if scale:
-            found, scores = labels["validation"], scale.value(scores)
-        return objective.metrics(found, scores)
+        return objective.metrics(*(scale.value(part) if scale else part for part in (found, scores)))
 
     trainer = LengthGroupedTrainer(
         model=model,
         args=arguments,
-        train_dataset=data["train"],
+        train_dataset=data["train"].add_column("row", np.arange(len(data["train"]))),
         eval_dataset=data["validation"].remove_columns("event"),
         processing_class=tokenizer,
-        data_collator=Collator(tokenizer, experiment.finetuning.event_dropout),
+        data_collator=collator,
         compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights),
         compute_metrics=validation_metrics,
         callbacks=callbacks,
@@ -198,7 +203,7 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     label = experiment.task.label
     settings = experiment.training | {"length_column_name": "length", "remove_unused_columns": False} | overrides
     task = Objective.of(label, []).task
-    if settings["load_best_model_at_end"]:
+    if settings["load_best_model_at_end"] or settings["save_strategy"] == "best":
         best = (settings["metric_for_best_model"] or VALIDATION_METRICS[task][0]).removeprefix("eval_")
         if settings["eval_strategy"] == "no":
             raise InputError(
@@ -342,4 +347,8 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> 
         "processes": trainer.args.world_size,
         "history": trainer.state.log_history,
     }
-    (experiment.run_folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    _write_log(experiment.run_folder, log)
+
+
+def _write_log(folder: Path, log: dict) -> None:
+    (folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

@@ -1,13 +1,16 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from sklearn.metrics import log_loss
 from torch.nn.functional import cross_entropy
 
@@ -16,13 +19,15 @@ from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
 from finetune.config import parse_experiment
 from finetune.evaluation import evaluate
-from finetune.objective import mean_cross_entropy
+from finetune.objective import Objective, mean_cross_entropy
 from finetune.pretrain import pretrain
+from finetune.report import write_report
 from finetune.scoring import load_classifier, score_texts
 from finetune.train import train
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
+TOLD = ("step", "loss", "grad_norm", "learning_rate", "eval_auroc", "eval_loss")  # of a log's entry, without times
 IN_ORDER = ["--training.train_sampling_strategy", "sequential", "--evaluation.patience", "0"]
 
 
@@ -132,6 +137,185 @@ def test_a_stopped_run_resumes_to_the_same_weights(prepared, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == undisturbed
 
 
+def test_a_killed_run_continues_by_itself_to_the_same_weights_and_metrics(prepared, tmp_path):
+    saving = ["--training.max_steps", "80", "--training.eval_steps", "5", "--training.save_strategy", "steps"]
+    saving += ["--training.save_steps", "5", "--finetuning.event_dropout", "0.3", "--pretraining.max_steps", "0"]
+    undisturbed = experiment(prepared, tmp_path / "undisturbed", *saving)
+    train(undisturbed)
+    again = experiment(prepared, tmp_path / "killed", *saving)
+    command = [sys.executable, TRAIN, "--config", prepared, "--evaluation.folder", tmp_path / "killed", *saving]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = again.run_folder / "checkpoints"
+    while not (checkpoints / "checkpoint-20" / "trainer_state.json").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (again.run_folder / "model").exists()
+    train(again)
+    logs = [json.loads((run.run_folder / "training_log.json").read_text()) for run in (undisturbed, again)]
+    told = [[{k: v for k, v in entry.items() if k in TOLD} for entry in log["history"]] for log in logs]
+    assert told[0] == told[1]
+    weights = [(run.run_folder / "model/model.safetensors").read_bytes() for run in (undisturbed, again)]
+    assert weights[0] == weights[1]
+
+
+def stopped(prepared: Path, runs: Path, *arguments: str) -> Path:
+    """The checkpoints of a run that was stopped after step 8; there are those of steps 4 and 8."""
+    arguments = ["--pretraining.max_steps", "0", "--training.save_strategy", "steps", *arguments]
+    run = experiment(prepared, runs, *arguments, "--training.save_steps", "4")
+    train(run)
+    checkpoints = run.run_folder / "checkpoints"
+    origin = json.loads((checkpoints / "origin.json").read_text())
+    assert origin["finished"]
+    (checkpoints / "origin.json").write_text(json.dumps(origin | {"finished": False}))
+    return checkpoints
+
+
+SAVING = ["--pretraining.max_steps", "0", "--training.save_strategy", "steps", "--training.save_steps", "4"]
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp_path, capsys, broken):
+    checkpoints = stopped(prepared, tmp_path)
+    weights = (checkpoints.parent / "model/model.safetensors").read_bytes()
+    file = checkpoints / "checkpoint-8" / broken
+    file.write_bytes(file.read_bytes()[:-20])
+    train(experiment(prepared, tmp_path, *SAVING))
+    printed = capsys.readouterr().out
+    assert f"{checkpoints / 'checkpoint-8'} is damaged" in printed
+    assert f"continuing from {checkpoints / 'checkpoint-4'}" in printed
+    assert (checkpoints.parent / "model/model.safetensors").read_bytes() == weights
+
+
+def test_a_stopped_run_is_not_continued_with_other_settings_or_data(prepared, tmp_path, capsys):
+    checkpoints = stopped(prepared, tmp_path)
+    before = sorted(checkpoints.rglob("*"))
+    with pytest.raises(InputError, match=r"training\.learning_rate: 0\.001.* or another --name"):
+        train(experiment(prepared, tmp_path, *SAVING, "--training.learning_rate", "0.01"))
+    assert sorted(checkpoints.rglob("*")) == before
+    train(experiment(prepared, tmp_path, *SAVING, "--training.logging_steps", "2"))
+    assert "continuing" in capsys.readouterr().out
+    stopped(prepared, tmp_path)
+    anew = ["--training.learning_rate", "0.01", "--training.resume_from_checkpoint", "false"]
+    train(experiment(prepared, tmp_path, *SAVING, *anew))
+    assert "continuing" not in capsys.readouterr().out
+
+
+def test_a_finished_run_is_trained_anew(prepared, tmp_path, capsys):
+    train(experiment(prepared, tmp_path, *NO_CHANCE))
+    train(experiment(prepared, tmp_path, *NO_CHANCE, "--training.learning_rate", "0.01"))
+    assert "continuing" not in capsys.readouterr().out
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(prepared, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.docx"):
+        train(experiment(prepared, tmp_path, *NO_CHANCE))
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["thesis.docx"]
+
+
+def test_each_seed_is_a_run_and_their_mean_is_evaluated(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, "--seeds", "3", "4")
+    pretrain(run)
+    folders = train(run)
+    assert folders == [tmp_path / f"tiny/seed-{seed}/model" for seed in (3, 4)]
+    metrics = evaluate(run)
+    assert set(metrics["seeds"]) == {"3", "4"}
+    test = pq.read_table(run.data_folder / "test.parquet", columns=["text"])["text"].to_pylist()
+    scores = [score_texts(*load_classifier(folder), test) for folder in folders]
+    assert not np.allclose(*scores)
+    found = pq.read_table(tmp_path / "tiny/predictions/test.parquet")["score"].to_numpy()
+    np.testing.assert_allclose(found, np.mean(scores, axis=0), atol=1e-9)
+    write_report(run.run_folder)
+
+
+FAST = ["--training.learning_rate", "0.003"]
+LABELS = {
+    "tiers": {"kind": "sum", "field": "amount", "tiers": [0, 30]},
+    "counts": {"kind": "count", "tiers": [0, 1, 3]},
+    "value": {"kind": "sum", "field": "amount"},
+    "propensity": {"kind": "which", "field": "shop", "top": 2},
+}
+
+
+def labelled(tiny: Path, name: str, *arguments: str):
+    """The tiny experiment with a label of another kind, and its data prepared."""
+    config = yaml.safe_load(tiny.read_text())
+    config["task"]["label"] = LABELS[name] | {"where": "event_type = 'purchase'", "horizon": "14 days"}
+    config["pretraining"]["max_steps"] = 0
+    tiny.write_text(yaml.safe_dump(config), encoding="utf-8")
+    run = experiment(tiny, tiny.parent / "runs", *arguments)
+    prepare(run.name, run.data, run.task, run.text)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "metric"),
+    [
+        ("tiers", ["up to 0", "above 0 to 30", "above 30"], "auroc"),
+        ("counts", ["up to 0", "above 0 to 1", "above 1 to 3", "above 3"], "auroc"),
+        ("value", ["value"], "mae"),
+        ("propensity", ["north", "south"], "auroc"),
+    ],
+)
+def test_labels_of_every_kind_are_learned_and_scored_in_their_own_unit(tiny, name, classes, metric):
+    run = labelled(tiny, name, "--training.max_steps", "120", "--training.eval_steps", "20", *FAST)
+    (folder,) = train(run)
+    log = json.loads((run.run_folder / "training_log.json").read_text())
+    assert log["metric"] == metric
+    evaluations = [entry for entry in log["history"] if f"eval_{metric}" in entry]
+    assert log["best_metric"] == (min if metric == "mae" else max)(entry[f"eval_{metric}"] for entry in evaluations)
+    model, tokenizer = load_classifier(folder)
+    assert sorted(model.config.id2label.values()) == sorted(classes)
+    rows = pq.read_table(run.data_folder / "validation.parquet", columns=["text", "label"])
+    labels = np.array(rows["label"].to_pylist())
+    scores = score_texts(model, tokenizer, rows["text"].to_pylist())
+    assert scores.shape == ((len(rows),) if name == "value" else (len(rows), len(classes)))
+    found = Objective.of_model(model.config).metrics(labels, scores)
+    assert found[metric] == pytest.approx(log["best_metric"], rel=1e-4)
+    if name == "value":
+        assert found["mae"] < np.abs(labels - labels.mean()).mean()
+    else:
+        assert found["auroc"] > 0.55
+
+
+def test_values_are_learned_on_a_log_scale_if_asked(tiny):
+    run = labelled(tiny, "value", "--finetuning.log_scale", "true", "--training.learning_rate", "0")
+    (folder,) = train(run)
+    rows = pq.read_table(run.data_folder / "train.parquet", columns=["label"])["label"].to_numpy()
+    scale = load_classifier(folder)[0].config.eventscribe["scale"]
+    assert scale["log"]
+    assert scale["mean"] == pytest.approx(np.log1p(rows).mean())
+
+
+def test_weights_of_classes_shift_the_scores_toward_the_heavier_one(prepared, tmp_path):
+    means = {}
+    test = pq.read_table(experiment(prepared, tmp_path).data_folder / "test.parquet", columns=["text"])["text"]
+    for weights in ("none", "auto", '{"churn": 20}'):
+        steps = ["--training.max_steps", "40", "--training.load_best_model_at_end", "false"]
+        run = experiment(prepared, tmp_path / weights[2:4], *NO_CHANCE, *steps, "--finetuning.class_weights", weights)
+        (folder,) = train(run)
+        means[weights] = score_texts(*load_classifier(folder), test.to_pylist()).mean()
+    assert means["none"] < means["auto"] < means['{"churn": 20}']
+
+
+def test_a_smoke_run_is_short_and_has_folders_of_its_own(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, "--smoke")
+    assert run.name == "tiny-smoke"
+    assert run.training["max_steps"] == 20
+    assert run.finetuning.max_train_examples == 1000
+
+
+def test_training_and_evaluation_take_a_part_of_the_examples_if_asked(prepared, tmp_path, capsys):
+    limits = ["--finetuning.max_train_examples", "100", "--finetuning.max_eval_examples", "60"]
+    run = experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *limits)
+    train(run)
+    assert "on 100 examples" in capsys.readouterr().out
+    metrics = evaluate(run)
+    assert metrics["test"]["rows"] == metrics["validation"]["rows"] == 60
+
+
 def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_scores(prepared, tmp_path):
     base = experiment(prepared, tmp_path / "base")
     pretrain(base)
@@ -161,6 +345,8 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
         (["--training.max_steps", "0"], "max_steps"),
         (["--training.resume_from_checkpoint", "true"], "resume_from_checkpoint"),
         (["--training.resume_from_checkpoint", "nowhere"], "nowhere"),
+        (["--finetuning.class_weights", '{"loss": 3}'], "loss"),
+        (["--model.freeze", "encoder"], "freeze"),
     ],
 )
 def test_a_setting_that_a_library_refuses_is_named(prepared, tmp_path, arguments, named):
