@@ -89,6 +89,9 @@ class ModelConfig:
     peft: dict[str, Any] | None = None
     """A method of the peft library and its own settings, such as {method: lora, r: 16, lora_alpha: 32}; the
     classification head is always trained. null trains all weights."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """What the head reads: the first token's state, or the mean over all tokens. Except for ModernBERT, which has it
+    built in, a model with mean is read rightly by EventScribe only, not by transformers alone."""
     freeze: Literal["embeddings", "encoder"] | NonNegativeInt | None = None
     """What a pretrained model keeps as it is: its embeddings, the whole encoder (only the head is trained), or the
     embeddings and that many of the first layers. null keeps nothing."""

@@ -21,6 +21,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
 from finetune.config import ModelConfig
@@ -57,7 +58,10 @@ def build_classifier(
                 f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
                 f"pretraining.max_steps"
             )
-        return BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
+        model = BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
+        if settings.pooling == "mean":
+            pool_by_mean(model)
+        return model
     config = _encoder_config(start)
     trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained_head and config.num_labels != len(objective.classes):
@@ -71,11 +75,47 @@ def build_classifier(
     for name in ATTENTION_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, 0.0)
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = settings.pooling
     model, new = _load(AutoModelForSequenceClassification, start, config)
     _fit(model, tokenizer, start)
+    if settings.pooling == "mean":
+        pool_by_mean(model)
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     return _attach_peft(model, settings.peft, new, steps) if settings.peft else model
+
+
+def pool_by_mean(model: PreTrainedModel) -> None:
+    """Let the head read the mean over all tokens, where it would read the first token; ModernBERT does it by itself.
+
+    The mean takes the first token's place before the pooler, or at the encoder's end where there is no pooler.
+    """
+    if hasattr(model.config, "classifier_pooling"):
+        return
+    encoder, mask = getattr(model, model.base_model_prefix), {}
+
+    def remember(part: torch.nn.Module, given: tuple, named: dict) -> None:
+        mask["attention"] = named.get("attention_mask", given[1] if len(given) > 1 else None)
+
+    def mean_first(states: torch.Tensor) -> torch.Tensor:
+        attention = mask["attention"]
+        if attention is None:
+            attention = torch.ones(states.shape[:2], device=states.device)
+        # Of prefix tuning the mask also covers the prefix, which has no states.
+        weights = attention[:, -states.shape[1] :, None].to(states.dtype)
+        mean = (states * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        return torch.cat([mean, states[:, 1:]], 1)
+
+    def at_the_end(part: torch.nn.Module, given: tuple, found: ModelOutput) -> ModelOutput:
+        found["last_hidden_state"] = mean_first(found["last_hidden_state"])
+        return found
+
+    encoder.register_forward_pre_hook(remember, with_kwargs=True)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler.register_forward_pre_hook(lambda part, given: (mean_first(given[0]),))
+    else:
+        encoder.register_forward_hook(at_the_end)
 
 
 def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep import InputError
+from finetune.modeling import pool_by_mean
 from finetune.objective import Objective, Scale
 from finetune.tokenization import encode, first_line
 
@@ -28,6 +29,8 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
     try:
         model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
+        if config.eventscribe["pooling"] == "mean":
+            pool_by_mean(model)
         if start is not folder:
             model = PeftModel.from_pretrained(model, str(folder))
     except (OSError, SafetensorError) as error:

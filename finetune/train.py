@@ -98,7 +98,11 @@ def _train(experiment: Experiment) -> Path:
         steps = math.ceil(arguments.num_train_epochs * math.ceil(len(texts["train"]) / batch))
     model = build_classifier(experiment.model, objective, start, tokenizer, steps)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
-    model.config.eventscribe = {"task": objective.task, "scale": asdict(scale) if scale else None}
+    model.config.eventscribe = {
+        "task": objective.task,
+        "scale": asdict(scale) if scale else None,
+        "pooling": experiment.model.pooling,
+    }
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
     collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)
     callbacks = [collator]

@@ -130,6 +130,11 @@ def trained(model: torch.nn.Module, tokenizer) -> None:
         optimizer.zero_grad()
 
 
+def told(pooling: str = "cls") -> dict:
+    """What training writes into the config for scoring."""
+    return {"task": "binary", "scale": None, "pooling": pooling}
+
+
 def read_in_a_new_process(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     arguments = [sys.executable, "-c", READ, json.dumps(TEXTS), str(folder), ",".join(UNMERGED)]
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -145,7 +150,7 @@ def test_every_encoder_is_trained_saved_and_read_with_the_same_logits(tmp_path):
         trained(model, tokenizer)
         expected[family] = logits(model.eval(), tokenizer).detach()
         assert not torch.allclose(before, expected[family])
-        model.config.eventscribe = {"task": "binary", "scale": None}
+        model.config.eventscribe = told()
         model.save_pretrained(tmp_path / "made" / family)
         tokenizer.save_pretrained(tmp_path / "made" / family)
     for family, found in read_in_a_new_process(tmp_path / "made").items():
@@ -174,6 +179,40 @@ def test_attention_has_no_dropout_and_hidden_states_keep_theirs(tmp_path, family
     assert getattr(config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", None)) == 0
 
 
+def test_the_mean_over_tokens_is_read_saved_and_loaded(tmp_path):
+    expected = {}
+    for family in FAMILIES:
+        start = checkpoint(tmp_path / "start" / family, family)
+        for peft in [None] if family != "bert" else [None, METHODS["lora"], METHODS["prefix_tuning"]]:
+            name = f"{family}-{(peft or {}).get('method')}"
+            model, tokenizer = built(start, pooling="mean", peft=peft)
+            trained(model, tokenizer)
+            expected[name] = logits(model.eval(), tokenizer).detach()
+            alone = [
+                model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits for text in TEXTS
+            ]
+            torch.testing.assert_close(
+                torch.cat(alone), expected[name], atol=1e-5, rtol=0
+            )  # padding counts for nothing
+            model.config.eventscribe = told("mean")
+            for part in (model, model.config, tokenizer):
+                part.save_pretrained(tmp_path / "made" / name)
+    for name, found in read_in_a_new_process(tmp_path / "made").items():
+        np.testing.assert_allclose(found["read"], expected[name], atol=1e-5, err_msg=name)
+
+
+def test_the_mean_takes_the_first_tokens_place(tmp_path):
+    start = checkpoint(tmp_path, "bert")
+    plain, tokenizer = built(start)
+    torch.manual_seed(0)
+    mean, _ = built(start, pooling="mean")
+    mean.load_state_dict(plain.state_dict())
+    batch = tokenizer(TEXTS[:1], return_tensors="pt", return_token_type_ids=False)
+    states = plain.eval().bert(**batch).last_hidden_state
+    pooled = torch.tanh(plain.bert.pooler.dense(states.mean(1)))
+    torch.testing.assert_close(mean.eval()(**batch).logits, plain.classifier(pooled))
+
+
 def test_every_peft_method_is_trained_saved_merged_and_read_with_the_same_logits(tmp_path):
     start, expected, untrained = checkpoint(tmp_path / "start", "bert"), {}, {}
     for name, settings in METHODS.items():
@@ -186,7 +225,7 @@ def test_every_peft_method_is_trained_saved_merged_and_read_with_the_same_logits
         encoder = [p for key, p in model.named_parameters() if key.endswith("word_embeddings.weight")]
         assert not any(p.requires_grad for p in encoder), name
         expected[name] = logits(model.eval(), tokenizer).detach()
-        model.config.eventscribe = {"task": "binary", "scale": None}
+        model.config.eventscribe = told()
         for part in (model, model.config, tokenizer):
             part.save_pretrained(tmp_path / "made" / name)
     found = read_in_a_new_process(tmp_path / "made")
