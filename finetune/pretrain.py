@@ -39,7 +39,6 @@ def pretrain(experiment: Experiment) -> Path | None:
         save_strategy="no",
         load_best_model_at_end=False,
         metric_for_best_model=None,
-        remove_unused_columns=False,  # the collator needs the events, of which the model knows nothing
     )
     manifest = prepared_manifest(experiment)
     texts = concatenate_datasets(
