@@ -179,7 +179,8 @@ class SplitWriter:
             self._writers[batch.split] = pq.ParquetWriter(
                 path, schema, compression="snappy", use_dictionary=["cutoff"], write_statistics=KEYS
             )
-        self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
+        if len(batch.table):  # datasets.load_dataset fails on a row group without rows
+            self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
 
 
 def fit_examples(

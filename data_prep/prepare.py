@@ -263,6 +263,8 @@ def _labels(counts: dict) -> str:
 def _card(name: str, task: TaskConfig, manifest: dict) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
     files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+    if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
+        files += f"\n- config_name: {UNLABELLED}\n  data_files: {UNLABELLED}.parquet"
     rows = "\n".join(
         f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
         f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"
@@ -274,8 +276,6 @@ configs:
 - config_name: default
   data_files:
 {files}
-- config_name: {UNLABELLED}
-  data_files: {UNLABELLED}.parquet
 task_categories:
 - text-classification
 tags:

@@ -76,8 +76,11 @@ def test_load_dataset_opens_the_splits(shop, tmp_path, monkeypatch):
     assert loaded["train"].column_names[:4] == ["user_id", "cutoff", "text", "label"]
     assert loaded["train"].features["label"].dtype == "int64"
     assert loaded["test"]["user_id"] == ["buyer", "looker"]
-    unlabelled = datasets.load_dataset(str(folder), "unlabelled", cache_dir=str(tmp_path))
-    assert {split: rows.column_names for split, rows in unlabelled.items()} == {"train": ["user_id", "cutoff", "text"]}
+    folder = shop.prepare([*shop.regulars(), shop.event("asked before", 5)])
+    assert set(datasets.load_dataset(str(folder), cache_dir=str(tmp_path))) == {"train", "validation", "test"}
+    unlabelled = datasets.load_dataset(str(folder), "unlabelled", cache_dir=str(tmp_path))["train"]
+    assert unlabelled.column_names == ["user_id", "cutoff", "text"]
+    assert unlabelled["user_id"] == ["asked before"]
 
 
 def test_the_users_who_are_not_asked_at_the_last_training_cutoff_are_unlabelled(shop):
@@ -105,6 +108,7 @@ def test_where_everybody_is_asked_the_unlabelled_file_has_the_same_columns_and_n
     nobody = shop.prepare(shop.regulars()) / "unlabelled.parquet"
     somebody = shop.prepare([*shop.regulars(), shop.event("asked before", 5)]) / "unlabelled.parquet"
     assert [pq.read_metadata(path).num_rows for path in (nobody, somebody)] == [0, 1]
+    assert pq.read_metadata(nobody).num_row_groups == 0
     assert pq.read_schema(nobody) == pq.read_schema(somebody)
 
 
