@@ -34,6 +34,7 @@ PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
+UNLABELLED = "unlabelled"  # the file, beside those of the splits, with histories of users who are not asked
 # A number below 65,536 for each user, the same on every machine; slow enough to be worked out once a user.
 BUCKET = "CAST('0x' || left(md5(user_id), 4) AS INTEGER)"
 
@@ -44,7 +45,7 @@ class Batch:
 
     split: str
     cutoff: datetime
-    table: pa.Table  # user_id, cutoff, text, label and the aggregates
+    table: pa.Table  # user_id, cutoff, text, label and the aggregates; of UNLABELLED the first three
     new_users: int  # that the split had at no earlier cutoff
 
 
@@ -60,6 +61,8 @@ class Summary:
         """Count a batch; of lists of labels only their sum is kept, of shape (1, classes)."""
         self.rows[batch.split, batch.cutoff] += len(batch.table)
         self.users[batch.split] += batch.new_users
+        if batch.split == UNLABELLED:
+            return
         labels = combined(batch.table["label"])
         if pa.types.is_list(labels.type):
             flat = labels.flatten().to_numpy()
@@ -87,6 +90,11 @@ class Examples:
     rule: LabelRule
     aggregates: list[str]
 
+    def moments(self) -> list[tuple[str, datetime]]:
+        """Split and cutoff of each batch; users who are not asked are taken at the last training cutoff."""
+        asked = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
+        return [*asked, (UNLABELLED, self.cutoffs["train"][-1])]
+
     def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
         """The history of the users in the relation `rows`, with their labels."""
         return self.rule.read(con, self.serializer.load(con, self.rule.columns()))
@@ -95,25 +103,31 @@ class Examples:
         """The examples of some users by split and cutoff, in the order of the users' ids."""
         history = labels.history
         aggregator = Aggregator(history, self.serializer.features)
-        moments = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
-        asked = {split: np.zeros(len(history.users), bool) for split in SPLITS}
+        moments = self.moments()
+        asked = {split: np.zeros(len(history.users), bool) for split, _ in moments}
         with ThreadPoolExecutor(2) as pool:  # numpy and pyarrow let go of Python's lock
             waiting = deque()
             for split, moment in [*moments, (None, None)]:
                 if split:
-                    waiting.append((split, moment, pool.submit(self._table, labels, aggregator, moment)))
+                    waiting.append((split, moment, pool.submit(self._table, labels, aggregator, split, moment)))
                 while waiting and (split is None or len(waiting) > 2):
                     done, cutoff, table = waiting.popleft()
                     users, table = table.result()
                     yield Batch(done, cutoff, table, int((~asked[done][users]).sum()))
                     asked[done][users] = True
 
-    def _table(self, labels: Labels, aggregator: Aggregator, moment: datetime) -> tuple[np.ndarray, pa.Table]:
-        """The users who are asked at a cutoff, and their examples."""
+    def _table(
+        self, labels: Labels, aggregator: Aggregator, split: str, moment: datetime
+    ) -> tuple[np.ndarray, pa.Table]:
+        """The users who are asked at a cutoff, and their examples; of UNLABELLED the others, and their texts."""
         history, cutoff = aggregator.history, microseconds(moment - EPOCH)
         users = labels.users(cutoff)
+        if split == UNLABELLED:
+            users = np.setdiff1d(np.flatnonzero(history.first_at(cutoff) > history.start[:-1]), users)
         aggregates = aggregator.at(cutoff, users)
         text = self.serializer.texts(history, cutoff, users, aggregates)
+        if split == UNLABELLED:
+            return users, example_table(history, cutoff, users, {}).append_column("text", text)
         values = labels.at(cutoff, users)
         label = pa.array(values) if values.ndim == 1 else _lists(values)
         table = example_table(history, cutoff, users, aggregates)
@@ -144,7 +158,7 @@ class Examples:
 
 
 class SplitWriter:
-    """Writes {train,validation,test}.parquet batch by batch."""
+    """Writes {train,validation,test,unlabelled}.parquet batch by batch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,7 +179,8 @@ class SplitWriter:
             self._writers[batch.split] = pq.ParquetWriter(
                 path, schema, compression="snappy", use_dictionary=["cutoff"], write_statistics=KEYS
             )
-        self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
+        if len(batch.table):  # datasets.load_dataset fails on a row group without rows
+            self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
 
 
 def fit_examples(

@@ -29,16 +29,28 @@ from data_prep.events import (
     refused,
     source_files,
 )
-from data_prep.examples import SplitWriter, Summary, fit_examples, part_batches, sample_condition, split_log
+from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples, part_batches, sample_condition, split_log
 from data_prep.serializer import TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
-from data_prep.task import SPLITS, TaskConfig, class_names, doubtful_windows, label_name, question, resolve_cutoffs
+from data_prep.task import (
+    SPLITS,
+    TaskConfig,
+    class_names,
+    doubtful_windows,
+    label_name,
+    question,
+    resolve_cutoffs,
+    show,
+)
 
-FORMAT = 5  # raise it when the same config and log would give other files
+FORMAT = 6  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
-    """Write FOLDER/NAME: {train,validation,test}.parquet, serializer.json, manifest.json and README.md.
+    """Write FOLDER/NAME: {train,validation,test,unlabelled}.parquet, serializer.json, manifest.json and README.md.
+
+    unlabelled.parquet has the histories at the last training cutoff of the users who are not asked there, for
+    pretraining; those of the users who are asked there stand in train.parquet.
 
     The same config and log give the same files; a second call finds them and returns at once. The files take
     their place at the end, all at once (see `replacing`).
@@ -167,7 +179,7 @@ def _write(
             if sample or len(queries) > 1:
                 labels = None
             parts, batches = len(queries), part_batches(con, examples, queries, labels)
-        bar.total += parts * sum(map(len, cutoffs.values())) - 1
+        bar.total += parts * len(examples.moments()) - 1
         bar.set_postfix_str("write texts")
         summary = Summary()
         with SplitWriter(folder) as writer:
@@ -190,6 +202,7 @@ def _write(
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log),
         "splits": examples.describe(summary),
+        UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,
         "aggregates": examples.aggregates,
         "text_columns": examples.serializer.columns(),
@@ -250,6 +263,8 @@ def _labels(counts: dict) -> str:
 def _card(name: str, task: TaskConfig, manifest: dict) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
     files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+    if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
+        files += f"\n- config_name: {UNLABELLED}\n  data_files: {UNLABELLED}.parquet"
     rows = "\n".join(
         f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
         f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"
@@ -277,6 +292,9 @@ from events strictly before the cutoff, its label from the {task.label.horizon} 
 | split | rows | users | {manifest["label"]} | cutoffs |
 |---|---|---|---|---|
 {rows}
+
+`unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
+cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it who are not asked there. It has no labels.
 
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"]} to {log["last"]} (UTC).
 Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole

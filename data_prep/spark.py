@@ -106,7 +106,7 @@ class SparkLog:
 
     def batches(self, examples: Examples) -> Iterator[Batch]:
         """The examples of all parts in their order, and in each by split and cutoff."""
-        batches = sum(map(len, examples.cutoffs.values()))
+        batches = len(examples.moments())
         made = self._map(partial(_examples, examples=examples, batches=batches))
         # A batch becomes a partition of its own, because the driver holds one partition after another.
         made = made.repartitionById(self.number_of_parts * batches, _integer("key"))

@@ -1,6 +1,6 @@
 """Prepared splits -> tokens -> batches with little padding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,13 +41,16 @@ def prepared_manifest(experiment: Experiment) -> dict:
     return manifest
 
 
-def load_texts(folder: Path, split: str, limit: int | None = None) -> Dataset:
-    """The columns text and label of a prepared split, in memory.
+def load_texts(
+    folder: Path, split: str, limit: int | None = None, columns: Sequence[str] = ("text", "label")
+) -> Dataset:
+    """These columns of a prepared split, in memory.
 
     Args:
         folder: The prepared data.
         split: Its name.
         limit: The number of rows that are drawn at random, always the same ones; None for all.
+        columns: Their names; the histories of users who are not asked (`data_prep.examples.UNLABELLED`) have no label.
 
     Raises:
         InputError: The split has not been prepared.
@@ -56,7 +59,7 @@ def load_texts(folder: Path, split: str, limit: int | None = None) -> Dataset:
     if not path.is_file():
         raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
     try:
-        table = pq.read_table(path, columns=["text", "label"])
+        table = pq.read_table(path, columns=list(columns))
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
     return Dataset(table.take(sampled(len(table), limit)) if limit else table)

@@ -116,12 +116,14 @@ class FinetuningConfig:
 
 @dataclass
 class PretrainingConfig:
-    """Masked-language-model pretraining on the training texts, before fine-tuning."""
+    """Masked-language-model pretraining on the training texts and those of users who are not asked."""
 
     max_steps: NonNegativeInt = 0
     """Number of steps; 0 leaves pretraining out. 300 suit a log of a few thousand users, 900 overfit it."""
     mask: OpenUnitInterval = 0.2
     """Share of the tokens that are masked."""
+    mask_unit: Literal["token", "event"] = "token"
+    """What is masked as a whole: single tokens, or all tokens of an event (header words singly)."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate; the other settings are those of `training`."""
 

@@ -1,14 +1,17 @@
-"""Masked-language-model pretraining on the training texts, before fine-tuning."""
+"""Masked-language-model pretraining on the histories of all users, before fine-tuning."""
 
 import json
 import shutil
 from pathlib import Path
 
-from transformers import DataCollatorForLanguageModeling, set_seed
+from datasets import concatenate_datasets
+from transformers import set_seed
 
+from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
+from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
 from finetune.tokenization import build_tokenizer
@@ -16,9 +19,10 @@ from finetune.train import PRETRAINED, pretraining_origin, show_progress, traini
 
 
 def pretrain(experiment: Experiment) -> Path | None:
-    """Train the encoder to fill masked words of the training texts, and write runs/NAME/pretrained.
+    """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
-    Only texts of training cutoffs are used, and no label. Returns None where pretraining.max_steps is 0.
+    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users whom the
+    task does not ask about. Returns None where pretraining.max_steps is 0.
 
     Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, section 3.1, Task 1.
     """
@@ -37,8 +41,9 @@ def pretrain(experiment: Experiment) -> Path | None:
         metric_for_best_model=None,
     )
     manifest = prepared_manifest(experiment)
-    texts = load_texts(experiment.data_folder, "train", experiment.finetuning.max_train_examples).remove_columns(
-        "label"
+    limit = experiment.finetuning.max_train_examples
+    texts = concatenate_datasets(
+        [load_texts(experiment.data_folder, name, limit, columns=["text"]) for name in ("train", UNLABELLED)]
     )
     set_seed(arguments.seed)
     tokenizer = build_tokenizer(experiment.model.name_or_path, texts["text"], experiment.model.max_tokens)
@@ -46,9 +51,9 @@ def pretrain(experiment: Experiment) -> Path | None:
     trainer = LengthGroupedTrainer(
         model=model,
         args=arguments,
-        train_dataset=tokenize(texts, tokenizer, "train").remove_columns("event"),
+        train_dataset=tokenize(texts, tokenizer, "train"),
         processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.mask, pad_to_multiple_of=8),
+        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit),
         compute_loss_func=mean_cross_entropy,
     )
     show_progress(trainer, "pretrain")
@@ -62,6 +67,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         shutil.rmtree(last)
         log = {
             "origin": pretraining_origin(experiment, manifest),
+            "examples": len(texts),
             "steps": trainer.state.global_step,
             "history": trainer.state.log_history,
         }

@@ -1,7 +1,10 @@
-"""Pretrain the encoder on the unlabelled training texts (masked language model) and write runs/NAME/pretrained.
+"""Pretrain the encoder on histories of all users without labels (masked language model): runs/NAME/pretrained.
+
+It starts from scratch, or continues the checkpoint that model.name_or_path names.
 
 python scripts/pretrain.py --config configs/quickstart.yaml
 accelerate launch scripts/pretrain.py --config configs/quickstart.yaml --pretraining.max_steps 600
+python scripts/pretrain.py --config configs/quickstart.yaml --pretraining.mask_unit event
 """
 
 from finetune.config import command

@@ -21,7 +21,8 @@ from data_prep.prepare import prepare, read_manifest, replacing
 from data_prep.serializer import EventSerializer, TextField
 from data_prep.task import resolve_cutoffs
 
-FILES = {"train.parquet", "validation.parquet", "test.parquet", "serializer.json", "manifest.json", "README.md"}
+FILES = {f"{split}.parquet" for split in ("train", "validation", "test", "unlabelled")}
+FILES |= {"serializer.json", "manifest.json", "README.md"}
 CONTENT = sorted(FILES - {"manifest.json"})
 
 
@@ -75,6 +76,40 @@ def test_load_dataset_opens_the_splits(shop, tmp_path, monkeypatch):
     assert loaded["train"].column_names[:4] == ["user_id", "cutoff", "text", "label"]
     assert loaded["train"].features["label"].dtype == "int64"
     assert loaded["test"]["user_id"] == ["buyer", "looker"]
+    folder = shop.prepare([*shop.regulars(), shop.event("asked before", 5)])
+    assert set(datasets.load_dataset(str(folder), cache_dir=str(tmp_path))) == {"train", "validation", "test"}
+    unlabelled = datasets.load_dataset(str(folder), "unlabelled", cache_dir=str(tmp_path))["train"]
+    assert unlabelled.column_names == ["user_id", "cutoff", "text"]
+    assert unlabelled["user_id"] == ["asked before"]
+
+
+def test_the_users_who_are_not_asked_at_the_last_training_cutoff_are_unlabelled(shop):
+    """The population: a purchase or view in the 28 days before day 38."""
+    others = [shop.event("asked", 37.9), shop.event("asked before", 9), shop.event("asked later", 5)]
+    others += [shop.event("asked later", 40), shop.event("new", 38), shop.event("only refunds", 37, "refund")]
+    rows = shop.regulars() + others
+    task = shop.task(population={"where": "event_type IN ('purchase', 'view')"})
+    folder = shop.prepare(rows, task)
+    found = shop.rows(folder, "unlabelled")
+    assert [row["user_id"] for row in found] == ["asked before", "asked later", "only refunds"]
+    transformed = EventSerializer.from_pretrained(folder).transform(rows, shop.day(38)).to_pylist()
+    texts = {row["user_id"]: row["text"] for row in transformed}
+    assert {row["user_id"] for row in shop.rows(folder, "train") if row["cutoff"] == shop.day(38)} == (
+        texts.keys() - {row["user_id"] for row in found}
+    )
+    assert [row["text"] for row in found] == [texts[row["user_id"]] for row in found]
+    assert {row["cutoff"] for row in found} == {shop.day(38)}
+    assert read_manifest(folder)["unlabelled"] == {"rows": 3, "cutoff": "2024-02-08"}
+    card = (folder / "README.md").read_text()
+    assert "has the texts of 3 more users at the last training\ncutoff, 2024-02-08" in card
+
+
+def test_where_everybody_is_asked_the_unlabelled_file_has_the_same_columns_and_no_row(shop):
+    nobody = shop.prepare(shop.regulars()) / "unlabelled.parquet"
+    somebody = shop.prepare([*shop.regulars(), shop.event("asked before", 5)]) / "unlabelled.parquet"
+    assert [pq.read_metadata(path).num_rows for path in (nobody, somebody)] == [0, 1]
+    assert pq.read_metadata(nobody).num_row_groups == 0
+    assert pq.read_schema(nobody) == pq.read_schema(somebody)
 
 
 def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop, capsys):
@@ -277,7 +312,7 @@ def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of
 
 LATER = st.lists(
     st.tuples(
-        st.sampled_from(["buyer", "a", "new"]),
+        st.sampled_from(["buyer", "a", "gone", "new"]),
         st.integers(0, 50 * 24),  # hours from the last training cutoff on
         st.sampled_from(["purchase", "view", "refund"]),
         st.none() | st.floats(-1e6, 1e6),
@@ -293,14 +328,16 @@ def test_events_after_the_last_training_cutoff_change_training_labels_at_most(sh
     last = 38  # 2024-02-08
     found = []
     for later in (one, other):
-        rows = [*shop.regulars(), shop.event("a", 20, value=1.0, category="c1")]
+        rows = [*shop.regulars(), shop.event("a", 20, value=1.0, category="c1"), shop.event("gone", 2, value=2.0)]
         rows += [
             shop.event(user, last + hours / 24, kind, value=value, category=category)
             for user, hours, kind, value, category in later
         ]
         folder = shop.prepare(rows, shop.task(train=["2024-02-08"]), shop.text(header=["recency", "value"]))
         train = [{k: v for k, v in row.items() if k != "label"} for row in shop.rows(folder, "train")]
-        found.append((train, (folder / "serializer.json").read_bytes()))
+        unlabelled = shop.rows(folder, "unlabelled")
+        assert [row["user_id"] for row in unlabelled] == ["gone"]
+        found.append((train, unlabelled, (folder / "serializer.json").read_bytes()))
     assert found[0] == found[1]
 
 

@@ -75,11 +75,11 @@ def both(shop, data: DataConfig, task, text) -> tuple[Path, Path]:
 
 def assert_equal(one: Path, other: Path) -> None:
     manifests = [read_manifest(folder) for folder in (one, other)]
-    for key in ("splits", "aggregates", "content_hash", "log", "classes"):
+    for key in ("splits", "unlabelled", "aggregates", "content_hash", "log", "classes"):
         assert manifests[0][key] == manifests[1][key] or key == "content_hash"
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "test", "unlabelled"):
         rows = [pq.read_table(folder / f"{split}.parquet").to_pylist() for folder in (one, other)]
-        assert len(rows[0]) > 0
+        assert len(rows[0]) > 0 or split == "unlabelled"
         assert repr(rows[0]) == repr(rows[1])
         assert filecmp.cmp(one / f"{split}.parquet", other / f"{split}.parquet", shallow=False)
     assert filecmp.cmp(one / "serializer.json", other / "serializer.json", shallow=False)
@@ -110,7 +110,9 @@ def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
     (folder / "log.parquet").unlink()
     data.sources = [Source(path=str(folder / "part[01].parquet")), Source(sql=f"FROM '{sources[2]}'")]
     label = {"kind": "which", "field": "tags", "top": 2, "where": "true"} if parts > 1 else {}
-    assert_equal(*both(shop, data, shop.task(label=label), text))
+    one, other = both(shop, data, shop.task(label=label), text)
+    assert_equal(one, other)
+    assert read_manifest(one)["unlabelled"]["rows"] > 0
 
 
 def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):

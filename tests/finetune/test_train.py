@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 from torch.nn.functional import cross_entropy
 
@@ -23,6 +24,7 @@ from finetune.objective import Objective, mean_cross_entropy
 from finetune.pretrain import pretrain
 from finetune.report import write_report
 from finetune.scoring import load_classifier, score_texts
+from finetune.tokenization import load_tokenizer
 from finetune.train import train
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -91,6 +93,29 @@ def test_masked_language_modelling_does_not_depend_on_accumulation_either(prepar
         runs[name] = history(tmp_path / name, "pretraining_log.json")[0]["loss"]
     # Other tokens are masked, so the losses are alike but not equal; four times as large is what a wrong scale gives.
     assert runs["accumulated"] == pytest.approx(runs["one"], rel=0.1)
+
+
+@pytest.mark.parametrize("unit", ["token", "event"])
+def test_pretraining_reads_the_histories_of_users_who_are_not_asked_too(tiny, tmp_path, unit):
+    with (tmp_path / "log.csv").open("a") as log:
+        log.writelines(f"gone{i},2023-12-30 12:00:00,closed,,\n" for i in range(20))  # 30 days before a cutoff
+    run = experiment(tiny, tmp_path / "runs", "--pretraining.mask_unit", unit)
+    folder = prepare(run.name, run.data, run.task, run.text)
+    train, others = (pq.read_table(folder / f"{name}.parquet")["text"] for name in ("train", "unlabelled"))
+    assert not any("closed" in text for text in train.to_pylist())
+    assert len(others) >= 20
+    vocabulary = load_tokenizer(pretrain(run), 64).get_vocab()
+    assert "event_type=closed" in vocabulary
+    assert json.loads((tmp_path / "runs/tiny/pretraining_log.json").read_text())["examples"] == len(train) + len(others)
+
+
+def test_pretraining_continues_a_checkpoint(prepared, tmp_path):
+    start = pretrain(experiment(prepared, tmp_path / "first"))
+    arguments = ["--model.name_or_path", str(start), "--pretraining.learning_rate", "1e-12"]
+    folder = pretrain(experiment(prepared, tmp_path / "second", *arguments))
+    one, other = (load_file(made / "model.safetensors") for made in (start, folder))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-8) for name in one)
 
 
 def test_a_run_is_repeatable_and_its_model_is_complete(prepared, tmp_path):

@@ -1,0 +1,65 @@
+"""Masked-language modelling: which tokens are hidden, and what stands in their place."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+
+@dataclass
+class MaskingCollator:
+    """Examples -> a padded batch in which some units are hidden and to be predicted.
+
+    A unit is a token, or all tokens of an event; header words are units of their own, and special tokens are never
+    hidden. What stands in the place of hidden tokens is decided for a unit as a whole: [MASK] for 80 % of the units,
+    random words for 10 %, the tokens themselves for 10 %. Chance comes from torch's global generator.
+
+    Source: Devlin et al., "BERT", 2019, section 3.1, Task 1, for the shares; Joshi et al., "SpanBERT", 2020, section
+    3.1, for deciding them span by span. Like BERT's whole-word masking, an event leaves nothing of itself from which
+    its other words could be guessed.
+
+    Attributes:
+        tokenizer: Has a mask token.
+        share: The probability that a unit is hidden.
+        unit: What is hidden as a whole.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    share: float
+    unit: Literal["token", "event"]
+
+    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Hide about `share` of the tokens of each example, and at least one unit.
+
+        Args:
+            examples: Each with input_ids, attention_mask and event: the number of each token's event, the same for
+                neighbours alone, and -1 for header words and special tokens.
+
+        Returns:
+            input_ids, attention_mask and labels of shape (examples, tokens), where tokens is a multiple of 8; a label
+            is the hidden token's id, and -100 where nothing is hidden.
+        """
+        pad = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
+        batch = pad([{name: example[name] for name in ("input_ids", "attention_mask")} for example in examples])
+        ids = batch["input_ids"]
+        event = torch.full_like(ids, -1)
+        if self.unit == "event":
+            known = pad_sequence([torch.tensor(example["event"]) for example in examples], True, padding_value=-1)
+            event[:, : known.shape[1]] = known
+        begins = (event < 0) | (event != event.roll(1, dims=1))
+        begins[:, 0] = True
+        unit = begins.cumsum(dim=1) - 1
+        draw = torch.rand(ids.shape).gather(1, unit)
+        draw[torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))] = 2  # above any share
+        # The lowest draw is hidden, too: an example without a hidden token would teach nothing.
+        hidden = (draw < self.share) | (draw == draw.amin(dim=1, keepdim=True)) & (draw < 1)
+        fate = torch.rand(ids.shape).gather(1, unit)
+        words = torch.randint(len(self.tokenizer), ids.shape)
+        shown = torch.where(fate < 0.8, self.tokenizer.mask_token_id, torch.where(fate < 0.9, words, ids))
+        return {
+            "input_ids": torch.where(hidden, shown, ids),
+            "attention_mask": batch["attention_mask"],
+            "labels": torch.where(hidden, ids, -100),
+        }
