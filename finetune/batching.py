@@ -1,5 +1,6 @@
 """Prepared splits -> tokens -> batches with little padding."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
 from data_prep import InputError
 from data_prep.prepare import read_manifest
 from finetune.config import Experiment
+from finetune.throughput import Throughput, flops_per_token
 from finetune.tokenization import encode, first_line
 
 
@@ -159,7 +161,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class LengthGroupedTrainer(Trainer):
-    """A Trainer whose group_by_length takes the batches in random order.
+    """A Trainer whose group_by_length takes the batches in random order, and that logs its speed; see `Throughput`.
 
     Raises:
         InputError: transformers refuses the arguments.
@@ -170,6 +172,27 @@ class LengthGroupedTrainer(Trainer):
             super().__init__(**settings)
         except (ImportError, RuntimeError, ValueError) as error:
             raise InputError(f"training: {first_line(error)}") from error
+        self.flops = flops_per_token(self.model)  # before it is wrapped or sharded
+        self.throughput: Throughput | None = None
+
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more: object, **named: object) -> torch.Tensor:
+        """Count the tokens of each batch."""
+        if self.throughput is None:  # the clock starts here, not while checkpoints are read
+            self.throughput = Throughput(self.flops, self.accelerator)
+        self.throughput.count(inputs["attention_mask"])
+        return super().training_step(model, inputs, *more, **named)
+
+    def log(self, logs: dict[str, float], *more: object, **named: object) -> None:
+        """Add the speed to the entries of training, which every process makes at the same step."""
+        super().log(logs | self.throughput.entries() if "loss" in logs else logs, *more, **named)
+
+    def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
+        """Stop the clock meanwhile."""
+        start = time.perf_counter()
+        metrics = super().evaluate(*arguments, **named)
+        if self.throughput:
+            self.throughput.pause(time.perf_counter() - start)
+        return metrics
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
