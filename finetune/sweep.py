@@ -73,23 +73,18 @@ def sweep(experiment: Experiment) -> Path:
             load_if_exists=True,
         )
         _refuse_other(study, origin, folder)
-    while begun := _begin(study, experiment, folder):
+    metric = arguments.metric_for_best_model
+    while begun := _begin(study, experiment, metric, folder):
         trial, held = begun
         state, value = "FAIL", None
         try:
-            state, value = _run(
-                trial, experiment, arguments.metric_for_best_model, manifest, _place(folder, trial.number)
-            )
+            state, value = _run(trial, experiment, metric, manifest, _place(folder, trial.number))
         finally:
-            with _lock(folder / ".lock"):
+            with held, _lock(folder / ".lock"):
                 study.tell(trial, value, optuna.trial.TrialState[state])
                 shutil.rmtree(_place(folder, trial.number))
-                held.close()
-                _write(study, experiment, arguments.metric_for_best_model, folder)
         said = ", ".join(f"{name} {_short(of)}" for name, of in trial.params.items())
-        print(f"trial {trial.number} {STATES[state]}: {arguments.metric_for_best_model} {_short(value)} with {said}")
-    with _lock(folder / ".lock"):
-        _write(study, experiment, arguments.metric_for_best_model, folder)
+        print(f"trial {trial.number} {STATES[state]}: {metric} {_short(value)} with {said}")
     return folder / "sweep.html"
 
 
@@ -155,6 +150,13 @@ def _check_name(name: str, settings: dict) -> None:
 
 def changed(experiment: Experiment, values: dict[str, Any]) -> Experiment:
     """The experiment with other values, by their names with dots, parsed and checked like a config file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.yaml"
+        path.write_text(_changed_yaml(experiment, values), encoding="utf-8")
+        return parse_experiment("", ["--config", str(path)])
+
+
+def _changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
     content = yaml.safe_load(experiment.resolved)
     for name, value in values.items():
         *path, last = name.split(".")
@@ -162,10 +164,7 @@ def changed(experiment: Experiment, values: dict[str, Any]) -> Experiment:
         for part in path:
             node = node[part]
         node[last] = value
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sweep.space.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        return parse_experiment("", ["--config", str(path)])
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
@@ -178,8 +177,8 @@ def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
     study.set_user_attr("origin", origin)
 
 
-def _begin(study: "Study", experiment: Experiment, folder: Path) -> tuple["Trial", IO] | None:
-    """The next trial and the lock that says that it runs; None where the study lacks none."""
+def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) -> tuple["Trial", IO] | None:
+    """The next trial and the lock that says that it runs, after the outputs of those before it; None if all are there."""
     import optuna
 
     with _lock(folder / ".lock"):
@@ -187,6 +186,7 @@ def _begin(study: "Study", experiment: Experiment, folder: Path) -> tuple["Trial
             if not _is_held(_place(folder, trial.number)):  # its process was killed
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 shutil.rmtree(_place(folder, trial.number), ignore_errors=True)
+        _write(study, experiment, metric, folder)
         if sum(trial.state.name != "FAIL" for trial in study.get_trials(deepcopy=False)) >= experiment.sweep.trials:
             return None
         trial = study.ask()
@@ -269,7 +269,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     best = study.best_trial if finished else None
     if best:
-        _replace(folder / "best.yaml", changed(experiment, best.params).resolved)
+        _replace(folder / "best.yaml", _changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
         pictures += [

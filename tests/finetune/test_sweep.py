@@ -13,7 +13,7 @@ import yaml
 from data_prep import InputError
 from finetune.config import parse_experiment
 from finetune.sweep import changed, sweep
-from finetune.train import train
+from finetune.train import told, train
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
@@ -67,7 +67,7 @@ def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(prepared, t
 
 
 def test_a_sweep_continues_with_the_missing_trials_and_then_does_nothing(prepared, tmp_path):
-    for wanted, done in ((1, 1), (3, 3), (3, 3)):
+    for wanted, done in ((1, 1), (2, 2), (2, 2)):
         sweep(experiment(prepared, tmp_path, RANGES, "--sweep.trials", str(wanted)))
         assert states(tmp_path) == ["COMPLETE"] * done
 
@@ -85,33 +85,26 @@ def test_a_killed_trial_has_failed_and_does_not_count_as_done(prepared, tmp_path
     assert states(tmp_path) == ["RUNNING"]
     assert place.exists()
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{place.parents[1] / 'study.db'}")
-    study.set_user_attr("origin", None)  # the same sweep, with few steps
-    study.set_user_attr("origin", {**_origin_of(prepared, tmp_path, given)})
+    few = told(parse_experiment("", given))  # the same sweep, with few steps
+    study.set_user_attr("origin", study.user_attrs["origin"] | few)
     sweep(parse_experiment("", given))
     assert states(tmp_path) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert not list(place.parents[1].glob("trial-*"))
 
 
-def _origin_of(prepared: Path, runs: Path, given: list[str]) -> dict:
-    """What a sweep of these arguments writes into its study."""
-    other = runs / "other"
-    sweep(parse_experiment("", [*given, "--evaluation.folder", str(other), "--sweep.trials", "1"]))
-    return optuna.load_study(
-        study_name="tiny", storage=f"sqlite:///{other / 'tiny' / 'sweep' / 'study.db'}"
-    ).user_attrs["origin"]
-
-
 def test_two_workers_share_a_study(prepared, tmp_path):
-    given = arguments(prepared, tmp_path, RANGES, "--sweep.trials", "5", "--training.max_steps", "40")
+    given = arguments(prepared, tmp_path, RANGES, "--sweep.trials", "4")
     workers = [
-        subprocess.Popen([sys.executable, str(SCRIPT), *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     said = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
-    assert states(tmp_path) == ["COMPLETE"] * 5
-    assert sum(out.count(" finished: ") for out, _ in said) == 5
-    assert len({trial.params["training.learning_rate"] for trial in trials(tmp_path)}) == 5
+    assert states(tmp_path) == ["COMPLETE"] * 4
+    assert sum(out.count(" finished: ") for out, _ in said) == 4
+    assert len({trial.params["training.learning_rate"] for trial in trials(tmp_path)}) == 4
 
 
 @pytest.mark.parametrize(("pruning", "pruned"), [("median", True), ("none", False)])
