@@ -178,7 +178,7 @@ def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
 
 
 def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) -> tuple["Trial", IO] | None:
-    """The next trial and the lock that says that it runs, after the outputs of those before it; None if all are there."""
+    """The next trial and the lock that says that it runs; None if all are there. Writes the outputs of those before."""
     import optuna
 
     with _lock(folder / ".lock"):
