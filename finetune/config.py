@@ -140,6 +140,29 @@ class EvaluationConfig:
     """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
 
 
+def _default_space() -> dict[str, dict[str, Any]]:
+    return {
+        "training.learning_rate": {"low": 1e-5, "high": 3e-3, "log": True},
+        "training.weight_decay": {"low": 0.0, "high": 0.1},
+        "training.per_device_train_batch_size": {"choices": [32, 64]},
+        "finetuning.event_dropout": {"low": 0.0, "high": 0.3},
+    }
+
+
+@dataclass
+class SweepConfig:
+    """The search of scripts/sweep.py; without effect elsewhere."""
+
+    trials: PositiveInt = 20
+    """Trials of the study in all, those that were pruned among them; a study that has fewer is continued."""
+    space: dict[str, dict[str, Any]] = field(default_factory=_default_space)
+    """Settings of training, model and finetuning, each with the range or the values that are tried:
+    {training.learning_rate: {low: 1e-5, high: 1e-3, log: true}, model.from_scratch.layers: {choices: [2, 4]}}. Whole
+    numbers as low and high give whole numbers."""
+    pruning: Literal["median", "none"] = "median"
+    """Whether a trial ends early that is worse than the median of the others at the same step; the first five never."""
+
+
 @dataclass
 class Experiment:
     """One experiment, as one YAML file."""
@@ -154,6 +177,7 @@ class Experiment:
     training: dict[str, Any]  # fields of TrainingArguments
     seeds: list[int]  # a run each; empty for one run with training.seed
     evaluation: EvaluationConfig
+    sweep: SweepConfig
     spark: SparkConfig | None  # None prepares on this machine
     resolved: str  # the whole config as YAML
     part: str = ""  # the folder of one of several seeds
@@ -242,6 +266,7 @@ def build_parser(description: str) -> ArgumentParser:
     parser.add_class_arguments(FinetuningConfig, "finetuning")
     parser.add_class_arguments(TrainingArguments, "training", skip=TRAINING_FIXED, instantiate=False)
     parser.add_class_arguments(EvaluationConfig, "evaluation")
+    parser.add_class_arguments(SweepConfig, "sweep")
     explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
     for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
         if action.dest in explained:
@@ -277,9 +302,8 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     sizes = made.model.from_scratch
     if sizes.hidden_size % sizes.heads:
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
-    sections = {
-        key: made[key] for key in ("name", "data", "task", "text", "model", "pretraining", "finetuning", "evaluation")
-    }
+    names = ("name", "data", "task", "text", "model", "pretraining", "finetuning", "evaluation", "sweep")
+    sections = {key: made[key] for key in names}
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     if made.smoke:
         training |= {"max_steps": 20, "eval_steps": 10, "logging_steps": 5}

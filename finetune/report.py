@@ -88,7 +88,7 @@ def write_report(run_folder: Path) -> Path:
         if len(np.unique(labels)) == 2:
             ranking = [_roc(scorers, labels, scores), _precision_recall(scorers, labels, scores)]
             pictures = [*ranking, _calibration(labels, scores["model"]), *pictures]
-    page = _template().render(
+    page = page_template("report.html.jinja").render(
         metrics=metrics,
         scorers=scorers,
         few_positives=FEW_POSITIVES,
@@ -118,7 +118,7 @@ def _predictions(path: Path, names: list[str]) -> tuple[np.ndarray, dict[str, np
 
 def _roc(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
     """The curve of each scorer, and how many pairs it ranks rightly, which is what AUROC means."""
-    figure = _figure()
+    figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{_named(name)} {_number(of['auroc'])}" for name, of in scorers.items()}
     for (name, label), style in zip(names.items(), cycle(LINE_STYLES), strict=False):
@@ -128,12 +128,12 @@ def _roc(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndar
     _finish(figure, axes)
     pairs = (f"{_named(name).lower()} {_percent(of['auroc'], 1)}" for name, of in scorers.items())
     reading = f"A positive row ranks above a negative one in this share of all pairs: {', '.join(pairs)}."
-    return Picture("ROC curve", reading, _svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
+    return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
 
 
 def _precision_recall(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
     """The curve of each scorer, and what a contact list of the model's top rows would hold."""
-    figure = _figure()
+    figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{_named(name)} {_number(of['average_precision'])}" for name, of in scorers.items()}
     for (name, label), style in zip(names.items(), cycle(LINE_STYLES), strict=False):
@@ -150,7 +150,7 @@ def _precision_recall(scorers: dict[str, dict], labels: np.ndarray, scores: dict
         f"positives; {_percent(top.mean())} of those rows are positive, {top.mean() / rate:.1f} times the base rate."
     )
     alt = f"Precision-recall curves. Average precision: {', '.join(names.values())}; base rate {_number(rate)}."
-    return Picture("Precision and recall", reading, _svg(figure, "precision-recall", alt))
+    return Picture("Precision and recall", reading, inline_svg(figure, "precision-recall", alt))
 
 
 def _calibration(labels: np.ndarray, scores: np.ndarray) -> Picture:
@@ -158,7 +158,7 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Picture:
     bins = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
     predicted, observed = (np.array([values[rows].mean() for rows in bins]) for values in (scores, labels))
     limit = min(1.0, 1.1 * max(predicted.max(), observed.max()))
-    figure = _figure()
+    figure = square_figure()
     axes, histogram = figure.subplots(2, height_ratios=(3, 1))
     axes.plot(predicted, observed, marker="o", label=f"Model, {len(bins)} bins of equal count", clip_on=False, **SOLID)
     axes.plot([0, limit], [0, limit], label="Perfect", **THIN)
@@ -176,7 +176,7 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Picture:
     )
     pairs = ", ".join(f"{_percent(p)} and {_percent(o)}" for p, o in zip(predicted, observed, strict=True))
     alt = f"Predicted probability and share that is positive, by bin: {pairs}. Below, a histogram of the scores."
-    return Picture("Calibration", reading, _svg(figure, "calibration", alt))
+    return Picture("Calibration", reading, inline_svg(figure, "calibration", alt))
 
 
 def _losses(training: dict, pretraining: dict) -> Picture | None:
@@ -191,7 +191,7 @@ def _losses(training: dict, pretraining: dict) -> Picture | None:
     panels = {title: lines for title, lines in panels.items() if any(steps for (steps, _), _ in lines.values())}
     if not panels:
         return None
-    figure, said = _figure(), []
+    figure, said = square_figure(), []
     for axes, (title, lines) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, ((steps, values), style) in lines.items():
             axes.plot(steps, values, label=name, **style)
@@ -211,7 +211,7 @@ def _losses(training: dict, pretraining: dict) -> Picture | None:
         axes.plot(step, value, "o", markersize=11, color="none", markeredgecolor=INK, zorder=6, clip_on=False)
         reading += f" Validation AUROC is best at step {step:,} of {training['steps']:,}: {_number(value)}."
     alt = f"Curves over the steps. {'; '.join(panels)}. {reading}"
-    return Picture("Training", reading, _svg(figure, "training", alt))
+    return Picture("Training", reading, inline_svg(figure, "training", alt))
 
 
 def _series(log: dict, key: str) -> tuple[list[int], list[float]]:
@@ -220,7 +220,8 @@ def _series(log: dict, key: str) -> tuple[list[int], list[float]]:
     return [entry["step"] for entry in entries], [float(entry[key]) for entry in entries]
 
 
-def _figure() -> Figure:
+def square_figure() -> Figure:
+    """An empty figure of the size that a page shows."""
     return Figure(figsize=(5.2, 5.2), layout="constrained")
 
 
@@ -240,7 +241,7 @@ def _finish(figure: Figure, axes: Axes, limit: float = 1.0) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, borderpad=0.4)
 
 
-def _svg(figure: Figure, name: str, alt: str) -> Markup:
+def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     """The figure as inline SVG: no metadata, ids that no other picture of the page has, and the page's colours."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -251,7 +252,8 @@ def _svg(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(f'<svg role="img" aria-label="{escape(alt)}" {view}>{drawing}')
 
 
-def _template() -> Template:
+def page_template(name: str) -> Template:
+    """One of the templates beside this module, with the filters of the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -260,7 +262,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"named": _named, "number": _number, "span": _span, "percent": _percent, "outcome": _outcome}
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _named(name: str) -> str:

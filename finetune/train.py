@@ -34,7 +34,7 @@ from finetune.tokenization import build_tokenizer, first_line
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 RUN_FILES = re.compile(
-    r"(\..*|checkpoints|model|pretrained|predictions|tensorboard|seed-\d+|config\.yaml|metrics\.json|report\.html"
+    r"(\..*|checkpoints|model|pretrained|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json|report\.html"
     r"|(pre)?training_log\.json)"
 )
 # Settings that change nothing in the weights: with others a stopped run may go on.
@@ -77,8 +77,35 @@ def _train(experiment: Experiment) -> Path:
     arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
     _refuse_strange_files(experiment.run_folder)
     manifest = prepared_manifest(experiment)
-    origin = {"training": _told(experiment), "content_hash": manifest["content_hash"]}
+    origin = {"training": told(experiment), "content_hash": manifest["content_hash"]}
     resume = checkpoint_to_resume(arguments, origin)
+    trainer, facts = build_trainer(experiment, arguments, manifest)
+    trainable, total = (
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or every) for every in (False, True)
+    )
+    trainer.accelerator.wait_for_everyone()
+    marker = Path(arguments.output_dir) / ORIGIN
+    if trainer.is_world_process_zero():
+        print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
+        if not resume:
+            shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(origin | {"finished": False}), encoding="utf-8")
+    trainer.train(resume_from_checkpoint=resume)
+    best = Path(arguments.output_dir) / "best"
+    trainer.save_model(str(best))  # on every process, as sharded weights are gathered
+    if trainer.is_world_process_zero():
+        facts |= {"trainable_parameters": trainable, "total_parameters": total}
+        _save(experiment, trainer, best, facts | {"content_hash": manifest["content_hash"]})
+        marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()
+    return experiment.run_folder / "model"
+
+
+def build_trainer(
+    experiment: Experiment, arguments: TrainingArguments, manifest: dict
+) -> tuple[LengthGroupedTrainer, dict]:
+    """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
     limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
     texts = {split: load_texts(experiment.data_folder, split, limit) for split, limit in limits.items()}
@@ -129,27 +156,11 @@ def _train(experiment: Experiment) -> Path:
         callbacks=callbacks,
     )
     show_progress(trainer, "fine-tune")
-    trainable, total = (
-        sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True)
-    )
-    trainer.accelerator.wait_for_everyone()
-    marker = Path(arguments.output_dir) / ORIGIN
-    if trainer.is_world_process_zero():
-        print(f"training {trainable:,} of {total:,} parameters on {len(data['train']):,} examples")
-        if not resume:
-            shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(origin | {"finished": False}), encoding="utf-8")
-    trainer.train(resume_from_checkpoint=resume)
-    best = Path(arguments.output_dir) / "best"
-    trainer.save_model(str(best))  # on every process, as sharded weights are gathered
-    if trainer.is_world_process_zero():
-        facts = {"task": objective.task, "metric": arguments.metric_for_best_model}
-        facts |= {"trainable_parameters": trainable, "total_parameters": total, "class_weights": weights}
-        _save(experiment, trainer, best, facts | {"content_hash": manifest["content_hash"]})
-        marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
-    trainer.accelerator.wait_for_everyone()
-    return experiment.run_folder / "model"
+    return trainer, {
+        "task": objective.task,
+        "metric": arguments.metric_for_best_model,
+        "class_weights": weights,
+    }
 
 
 class Progress(ProgressCallback):
@@ -315,13 +326,13 @@ def _is_whole(checkpoint: Path) -> bool:
     return any(checkpoint.glob("*.safetensors")) or any(checkpoint.glob("pytorch_model_fsdp*"))
 
 
-def _told(experiment: Experiment) -> dict:
+def told(experiment: Experiment) -> dict:
     """The settings that a run's weights depend on, as text by their names."""
-    told = {"processes": os.environ.get("WORLD_SIZE", "1")}
+    settings = {"processes": os.environ.get("WORLD_SIZE", "1")}
     for section in ("task", "text", "model", "pretraining", "finetuning"):
-        told |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
-    told |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
-    return {key: str(value) for key, value in told.items()}
+        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
+    settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
+    return {key: str(value) for key, value in settings.items()}
 
 
 def _refuse_strange_files(folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, t
     assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
-@pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py"])
+@pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py", "sweep.py"])
 def test_each_script_explains_itself_and_every_setting(script):
     done = run(script, "--help")
     assert done.returncode == 0
