@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from data_prep.events import connect, count_on, read_events
-from data_prep.examples import Summary, fit_examples
+from data_prep.examples import UNLABELLED, Summary, fit_examples
 from data_prep.serializer import TextConfig
 from data_prep.task import CutoffRange, TaskConfig, doubtful_windows, parse_duration, question, resolve_cutoffs, show
 
@@ -24,6 +24,8 @@ def examples(shop, rows: list[dict], task: TaskConfig) -> tuple[dict, dict]:
         made, labels = fit_examples(con, count_on(con), log, resolve_cutoffs(task, log), task, text)
         found, summary = {}, Summary()
         for batch in made.batches(labels):
+            if batch.split == UNLABELLED:
+                continue
             summary.add(batch)
             for row in batch.table.select(["user_id", "cutoff", "label"]).to_pylist():
                 key = batch.split, row["user_id"], row["cutoff"]

@@ -105,7 +105,13 @@ def run(tmp_path: Path) -> Path:
         },
     }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40, "best_metric": 0.82}
+    log = {
+        "trainable_parameters": 1234,
+        "total_parameters": 5678,
+        "steps": 40,
+        "best_metric": 0.82,
+        "class_weights": None,
+    }
     log |= {"device": "cpu", "processes": 1}
     log["history"] = [{"loss": 0.7, "step": 20}, {"eval_loss": 0.6, "eval_auroc": 0.81, "step": 20}]
     log["history"] += [{"loss": 0.5, "step": 40}, {"eval_loss": 0.5, "eval_auroc": 0.82, "step": 40}]
@@ -287,3 +293,10 @@ def test_chromium_shows_it_without_a_console_message_or_a_further_request(run: P
     assert requests == ["/report.html"]
     assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+def test_a_model_of_weighted_classes_says_that_its_scores_are_no_probabilities(run):
+    assert "class weights" not in write_report(run).read_text()
+    log = json.loads((run / "training_log.json").read_text())
+    (run / "training_log.json").write_text(json.dumps(log | {"class_weights": [0.6, 2.4]}))
+    assert "Trained with class weights (0.6, 2.4)" in write_report(run).read_text()

@@ -309,8 +309,11 @@ def test_labels_of_every_kind_are_learned_and_scored_in_their_own_unit(tiny, nam
     assert scores.shape == ((len(rows),) if name == "value" else (len(rows), len(classes)))
     found = Objective.of_model(model.config).metrics(labels, scores)
     assert found[metric] == pytest.approx(log["best_metric"], rel=1e-4)
-    losses = [entry["loss"] for entry in log["history"] if "loss" in entry]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    if name == "value":  # the loss of a batch is mostly that of one large value
+        assert np.corrcoef(scores, labels)[0, 1] > 0.1
+    else:
+        losses = [entry["loss"] for entry in log["history"] if "loss" in entry]
+        assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
 def test_values_are_learned_on_a_log_scale_if_asked(tiny):
