@@ -124,6 +124,10 @@ class Examples:
         users = labels.users(cutoff)
         if split == UNLABELLED:
             users = np.setdiff1d(np.flatnonzero(history.first_at(cutoff) > history.start[:-1]), users)
+            if not len(users):  # aggregates take their time even of nobody
+                return users, example_table(history, cutoff, users, {}).append_column(
+                    "text", pa.array([], pa.large_string())
+                )
         aggregates = aggregator.at(cutoff, users)
         text = self.serializer.texts(history, cutoff, users, aggregates)
         if split == UNLABELLED:
