@@ -30,7 +30,7 @@ from data_prep.task import (
     show,
 )
 
-PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1 GB of memory, and stays in fast caches
+PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1 GB of memory
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
@@ -123,19 +123,22 @@ class Examples:
         history, cutoff = aggregator.history, microseconds(moment - EPOCH)
         users = labels.users(cutoff)
         if split == UNLABELLED:
-            users = np.setdiff1d(np.flatnonzero(history.first_at(cutoff) > history.start[:-1]), users)
-            if not len(users):  # aggregates take their time even of nobody
-                return users, example_table(history, cutoff, users, {}).append_column(
-                    "text", pa.array([], pa.large_string())
-                )
+            return self._unlabelled(aggregator, cutoff, users)
         aggregates = aggregator.at(cutoff, users)
         text = self.serializer.texts(history, cutoff, users, aggregates)
-        if split == UNLABELLED:
-            return users, example_table(history, cutoff, users, {}).append_column("text", text)
         values = labels.at(cutoff, users)
         label = pa.array(values) if values.ndim == 1 else _lists(values)
         table = example_table(history, cutoff, users, aggregates)
         return users, table.add_column(2, "text", text).add_column(3, "label", label)
+
+    def _unlabelled(self, aggregator: Aggregator, cutoff: int, asked: np.ndarray) -> tuple[np.ndarray, pa.Table]:
+        """The users with an event before the cutoff who are not asked, and their texts."""
+        history = aggregator.history
+        users = np.setdiff1d(np.flatnonzero(history.first_at(cutoff) > history.start[:-1]), asked)
+        text = pa.array([], pa.large_string())
+        if len(users):  # aggregates take their time even of nobody
+            text = self.serializer.texts(history, cutoff, users, aggregator.at(cutoff, users))
+        return users, example_table(history, cutoff, users, {}).append_column("text", text)
 
     def describe(self, summary: Summary) -> dict[str, dict]:
         """Rows, users, labels and cutoffs of each split, for the manifest.

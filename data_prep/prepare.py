@@ -29,7 +29,16 @@ from data_prep.events import (
     refused,
     source_files,
 )
-from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples, part_batches, sample_condition, split_log
+from data_prep.examples import (
+    UNLABELLED,
+    SplitWriter,
+    Summary,
+    fit_examples,
+    number_of_parts,
+    part_batches,
+    sample_condition,
+    split_log,
+)
 from data_prep.serializer import TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
 from data_prep.task import (
@@ -175,9 +184,9 @@ def _write(
         else:
             if sample:  # its memory is needed for the parts
                 con.execute("DROP TABLE sample")
-            queries = split_log(con, log, folder.parent)
-            if sample or len(queries) > 1:
+            if sample or number_of_parts(log.events) > 1:
                 labels = None
+            queries = split_log(con, log, folder.parent)
             parts, batches = len(queries), part_batches(con, examples, queries, labels)
         bar.total += parts * len(examples.moments()) - 1
         bar.set_postfix_str("write texts")

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
@@ -15,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from finetune.batching import sampled
+from finetune.batching import read_split
 
 # 12 points; the number of trees comes from the validation curve of each.
 BOOSTING_GRID = [
@@ -58,13 +57,12 @@ def score_baselines(
     Args:
         folder: The prepared data.
         aggregates: The columns that are inputs.
-        limits: Split -> number of rows that are drawn from it, see `sampled`; without it all.
+        limits: Split -> number of rows that are drawn from it; without it all.
         seed: Of the boosting and the quantile estimates.
     """
     features, labels = {}, {}
     for split in ("train", "validation", "test"):
-        table = pq.read_table(Path(folder) / f"{split}.parquet", columns=[*aggregates, "label"])
-        table = table.take(sampled(len(table), (limits or {}).get(split)))
+        table = read_split(folder, split, (limits or {}).get(split), [*aggregates, "label"])
         features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in aggregates])
         labels[split] = table["label"].to_numpy()
     baselines = Baselines({"validation": {}, "test": {}}, {})

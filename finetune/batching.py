@@ -46,7 +46,12 @@ def prepared_manifest(experiment: Experiment) -> dict:
 def load_texts(
     folder: Path, split: str, limit: int | None = None, columns: Sequence[str] = ("text", "label")
 ) -> Dataset:
-    """These columns of a prepared split, in memory.
+    """These columns of a prepared split, in memory; see `read_split`."""
+    return Dataset(read_split(folder, split, limit, columns))
+
+
+def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:
+    """These columns of a prepared split.
 
     Args:
         folder: The prepared data.
@@ -64,7 +69,7 @@ def load_texts(
         table = pq.read_table(path, columns=list(columns))
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
-    return Dataset(table.take(sampled(len(table), limit)) if limit else table)
+    return table.take(sampled(len(table), limit)) if limit else table
 
 
 def sampled(rows: int, limit: int | None) -> np.ndarray:

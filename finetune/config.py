@@ -294,19 +294,18 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     made = parser.instantiate(parsed)
     if not made.name or set(made.name) & set("/\\ ") or made.name.startswith("."):
         parser.error(f"name '{made.name}' must be usable as a folder's name, without spaces and slashes")
+    sizes = made.model.from_scratch
+    if sizes.hidden_size % sizes.heads:
+        parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
+    training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     if made.smoke:
         made.name += "-smoke"
         made.pretraining.max_steps = min(made.pretraining.max_steps, 10)
         made.finetuning.max_train_examples = made.finetuning.max_eval_examples = 1000
         made.evaluation.bootstrap = 100
-    sizes = made.model.from_scratch
-    if sizes.hidden_size % sizes.heads:
-        parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
+        training |= {"max_steps": 20, "eval_steps": 10, "logging_steps": 5}
     names = ("name", "data", "task", "text", "model", "pretraining", "finetuning", "evaluation", "sweep")
     sections = {key: made[key] for key in names}
-    training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
-    if made.smoke:
-        training |= {"max_steps": 20, "eval_steps": 10, "logging_steps": 5}
     spark = made.spark if made.engine == "spark" else None
     return Experiment(**sections, spark=spark, training=training, seeds=made.seeds, resolved=resolved)
 

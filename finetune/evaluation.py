@@ -15,7 +15,7 @@ import torch
 from data_prep import InputError
 from data_prep.prepare import replacing
 from finetune.baselines import Baselines, score_baselines
-from finetune.batching import prepared_manifest, sampled
+from finetune.batching import prepared_manifest, read_split
 from finetune.config import Experiment
 from finetune.metrics import Bootstrap, binary_metrics, bootstrap_users, interval
 from finetune.scoring import load_classifier, score_texts
@@ -40,12 +40,9 @@ def evaluate(experiment: Experiment) -> dict:
         raise InputError(
             f"task.label.kind {manifest['label_kind']} can be trained on but not evaluated yet; take absent or exists"
         )
-    finetuning, rows = experiment.finetuning, {}
+    finetuning, columns = experiment.finetuning, ["user_id", "cutoff", "text", "label"]
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
-    for split in SCORED:
-        columns = ["user_id", "cutoff", "text", "label"]
-        table = pq.read_table(experiment.data_folder / f"{split}.parquet", columns=columns)
-        rows[split] = table.take(sampled(len(table), limits[split]))
+    rows = {split: read_split(experiment.data_folder, split, limits[split], columns) for split in SCORED}
     by_run = [_score_run(run, manifest, rows) for run in experiment.runs()]
     scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
     baselines = score_baselines(experiment.data_folder, manifest["aggregates"], limits)

@@ -224,7 +224,7 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     try:
         config = methods[method](task_type=peft.TaskType.SEQ_CLS, **settings)
         return peft.get_peft_model(model, config)
-    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except (TypeError, ValueError, AttributeError) as error:  # the last where a method looks for a decoder's layers
         raise InputError(
             f"model.peft: {first_line(error)}; see the settings of {methods[method].__name__} in peft"
         ) from error

@@ -75,16 +75,16 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, li
         ends = np.array(encoded["offset_mapping"][i])[:, 1] - 1
         event = np.searchsorted(event_starts(text), ends, side="right") - 1
         event[special] = -1
-        kept = np.arange(len(ids))
         if len(ids) > tokenizer.model_max_length:
             tail = int(np.argmin(special[::-1]))  # special tokens at the end
             room = tokenizer.model_max_length - tail
             starts = np.flatnonzero((event[1:] > event[:-1]) & (event[1:] > 0)) + 1
             fitting = starts[starts <= room]
-            kept = np.r_[: fitting[-1] if len(fitting) else room, len(ids) - tail : len(ids)]
-        found["input_ids"].append([ids[k] for k in kept])
-        found["attention_mask"].append([1] * len(kept))
-        found["event"].append(event[kept].tolist())
+            end = fitting[-1] if len(fitting) else room
+            ids, event = ids[:end] + ids[len(ids) - tail :], np.r_[event[:end], event[len(event) - tail :]]
+        found["input_ids"].append(ids)
+        found["attention_mask"].append([1] * len(ids))
+        found["event"].append(event.tolist())
     return found
 
 

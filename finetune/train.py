@@ -66,11 +66,7 @@ def train(experiment: Experiment) -> list[Path]:
     Raises:
         InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
     """
-    folders = [_train(run) for run in experiment.runs()]
-    if experiment.seeds:  # for the report, which shows the first seed's course
-        log = json.loads((folders[0].parent / "training_log.json").read_text(encoding="utf-8"))
-        _write_log(experiment.run_folder, log | {"seeds": experiment.seeds})
-    return folders
+    return [_train(run) for run in experiment.runs()]
 
 
 def _train(experiment: Experiment) -> Path:
@@ -215,19 +211,17 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     Raises:
         InputError: A value or a combination that transformers refuses.
     """
-    label = experiment.task.label
     settings = experiment.training | {"length_column_name": "length", "remove_unused_columns": False} | overrides
-    task = Objective.of(label, []).task
+    objective = Objective.of(experiment.task.label, [])
     if settings["load_best_model_at_end"] or settings["save_strategy"] == "best":
-        best = (settings["metric_for_best_model"] or VALIDATION_METRICS[task][0]).removeprefix("eval_")
+        best = (settings["metric_for_best_model"] or objective.best).removeprefix("eval_")
+        known = (*VALIDATION_METRICS[objective.task], "loss")
         if settings["eval_strategy"] == "no":
             raise InputError(
                 "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"
             )
-        if best not in (*VALIDATION_METRICS[task], "loss"):
-            raise InputError(
-                f"training.metric_for_best_model: '{best}' is not one of {', '.join(VALIDATION_METRICS[task])}, loss"
-            )
+        if best not in known:
+            raise InputError(f"training.metric_for_best_model: '{best}' is not one of {', '.join(known)}")
         settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
     try:
@@ -353,8 +347,6 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> 
         shutil.copytree(best, folder, dirs_exist_ok=True)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
-    for run in {experiment.run_folder, experiment.base_folder}:
-        (run / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
     shutil.rmtree(best)
     log = facts | {"steps": trainer.state.global_step, "best_metric": trainer.state.best_metric}
     log |= {
@@ -362,8 +354,6 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> 
         "processes": trainer.args.world_size,
         "history": trainer.state.log_history,
     }
-    _write_log(experiment.run_folder, log)
-
-
-def _write_log(folder: Path, log: dict) -> None:
-    (folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    for folder in {experiment.run_folder, experiment.base_folder}:  # the report of several seeds shows the last one
+        (folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
+        (folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
