@@ -134,7 +134,9 @@ class Examples:
     def _unlabelled(self, aggregator: Aggregator, cutoff: int, asked: np.ndarray) -> tuple[np.ndarray, pa.Table]:
         """The users with an event before the cutoff who are not asked, and their texts."""
         history = aggregator.history
-        users = np.setdiff1d(np.flatnonzero(history.first_at(cutoff) > history.start[:-1]), asked)
+        others = history.first_at(cutoff) > history.start[:-1]
+        others[asked] = False
+        users = np.flatnonzero(others)
         text = pa.array([], pa.large_string())
         if len(users):  # aggregates take their time even of nobody
             text = self.serializer.texts(history, cutoff, users, aggregator.at(cutoff, users))

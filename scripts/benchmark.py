@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # a library is imported where it is measured, so that no proc
 START, DAYS = datetime(2024, 1, 1), 180
 HORIZON = timedelta(7)
 MAX_EVENTS = 100
+EVENTSCRIBE = ("data_prep.prepare", "pandas")  # which pyarrow imports at its first array, where it is installed
 WINDOWS = (7, 14, 28, 56, 84)  # days
 PRICE_EDGES = (8.0, 10.9, 13.5, 16.3, 19.5, 23.2, 27.8, 34.3, 46.0)  # about the deciles of a simulated log
 QUANTITY_EDGES = (2, 3, 4)
@@ -79,14 +80,14 @@ def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> Non
     _print_row(*["---"] * 6)
     by_hand = f"hand-written DuckDB x {count}"
     jobs = {
-        "EventScribe": ("data_prep.prepare", eventscribe),
-        by_hand: ("duckdb", hand_written),
-        "pandas": ("pandas", with_pandas),
-        "pandas, texts by a loop": ("pandas", with_pandas_and_a_loop),
+        "EventScribe": (EVENTSCRIBE, eventscribe),
+        by_hand: (("duckdb",), hand_written),
+        "pandas": (("pandas",), with_pandas),
+        "pandas, texts by a loop": (("pandas",), with_pandas_and_a_loop),
     }
     seconds = {}
-    for name, (module, job) in jobs.items():
-        run = measure(module, job, log, outputs / "output", cutoffs)
+    for name, (modules, job) in jobs.items():
+        run = measure(modules, job, log, outputs / "output", cutoffs)
         _print_row(name, *_seconds(run), events / run.seconds, run.mebibytes, run.examples)
         seconds[name] = run.seconds
     print()
@@ -105,7 +106,7 @@ def _sizes(sizes: list[int], cutoffs: Cutoffs, memory_limit: str, logs: Path, ou
     for events in sizes:
         users = events // 100
         log = simulated(logs, events, users)
-        run = measure("data_prep.prepare", eventscribe, log, outputs / "output", cutoffs, memory_limit)
+        run = measure(EVENTSCRIBE, eventscribe, log, outputs / "output", cutoffs, memory_limit)
         _print_row(events, users, run.examples, *_seconds(run), events / run.seconds, run.mebibytes)
 
 
@@ -129,12 +130,12 @@ def simulated(folder: Path, events: int, users: int) -> Path:
     return made / "events.parquet"
 
 
-def measure(module: str, job: Callable[..., int], log: Path, output: Path, *arguments: object) -> Measured:
+def measure(modules: tuple[str, ...], job: Callable[..., int], log: Path, output: Path, *arguments: object) -> Measured:
     """Run a job that writes `output`, in a fresh process that measures itself; the output is deleted."""
     os.sync()  # what the job before has written is not written at this one's cost
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(sender, module, job, log, output, *arguments), daemon=True)
+    process = context.Process(target=_measured, args=(sender, modules, job, log, output, *arguments), daemon=True)
     process.start()
     sender.close()
     try:
@@ -150,10 +151,11 @@ def measure(module: str, job: Callable[..., int], log: Path, output: Path, *argu
         shutil.rmtree(output, ignore_errors=True)
 
 
-def _measured(sender: Connection, module: str, job: Callable[..., int], *arguments: object) -> None:
+def _measured(sender: Connection, modules: tuple[str, ...], job: Callable[..., int], *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too, and its parent ends it
     os.environ["TQDM_DISABLE"] = "1"
-    import_module(module)
+    for name in modules:
+        import_module(name)
     began, cpu_began = time.perf_counter(), time.process_time()
     with redirect_stdout(None):
         examples = job(*arguments)
