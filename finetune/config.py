@@ -15,7 +15,14 @@ from typing import Any, Literal, NoReturn
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -129,6 +136,16 @@ class PretrainingConfig:
 
 
 @dataclass
+class Costs:
+    """What a contact costs and what it brings, in one currency; for expected profit."""
+
+    contact: NonNegativeFloat = 1.0
+    """The cost of contacting one user."""
+    kept_customer: PositiveFloat = 25.0
+    """What is gained on average by contacting a user whose label is 1."""
+
+
+@dataclass
 class EvaluationConfig:
     """What the test metrics are compared with, and how sure they are."""
 
@@ -138,6 +155,23 @@ class EvaluationConfig:
     """Resamples of the users behind each 95 % interval."""
     patience: NonNegativeInt = 3
     """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
+    calibration: Literal["none", "temperature", "isotonic"] = "none"
+    """How scores become the probabilities that validation saw: temperature divides the logits by one number, isotonic
+    (absent and exists only) follows any rising curve. It is fitted on validation and used whenever the model scores."""
+    threshold: Literal["f1", "budget", "money"] = "f1"
+    """What chooses the score above which a user counts as positive, on validation and for absent and exists only: the
+    best F1, the top share `budget`, or the highest expected profit by `costs`."""
+    budget: OpenUnitInterval = 0.1
+    """The share of the users who can be contacted, for threshold: budget."""
+    costs: Costs | None = None
+    """What a contact costs and brings, such as {contact: 1, kept_customer: 25}; draws the expected profit."""
+    slices: dict[str, str] = field(default_factory=dict)
+    """Groups of users that are compared with each other: name -> SQL over the aggregates of an example and over the
+    newest values of the log's fields, such as {country: country, tenure: "tenure_days < 90"}."""
+    min_slice: PositiveInt = 100
+    """Rows below which a group is not measured by itself."""
+    stack: bool = False
+    """Also fit boosting on the aggregates and the model's score, which shows what each adds to the other."""
 
 
 def _default_space() -> dict[str, dict[str, Any]]:
@@ -297,6 +331,8 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     sizes = made.model.from_scratch
     if sizes.hidden_size % sizes.heads:
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
+    if made.evaluation.threshold == "money" and made.evaluation.costs is None:
+        parser.error("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     if made.smoke:
         made.name += "-smoke"

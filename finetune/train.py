@@ -26,6 +26,7 @@ from transformers import (
 from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.serializer import EventSerializer
+from data_prep.task import SPLITS
 from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
 from finetune.modeling import BudgetCallback, build_classifier
@@ -51,6 +52,8 @@ WITHOUT_EFFECT = {
     "dataloader_num_workers",
     "per_device_eval_batch_size",
 }
+TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
+TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 
 
@@ -92,7 +95,7 @@ def _train(experiment: Experiment) -> Path:
     trainer.save_model(str(best))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
         facts |= {"trainable_parameters": trainable, "total_parameters": total}
-        _save(experiment, trainer, best, facts | {"content_hash": manifest["content_hash"]})
+        _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
         marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     return experiment.run_folder / "model"
@@ -339,7 +342,7 @@ def _refuse_strange_files(folder: Path) -> None:
         )
 
 
-def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> None:
+def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, facts: dict) -> None:
     """Put the model in its place, with the log; a report must not show the pretraining of an earlier run."""
     if not experiment.pretraining.max_steps:
         (experiment.run_folder / "pretraining_log.json").unlink(missing_ok=True)
@@ -347,6 +350,9 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, facts: dict) -> 
         shutil.copytree(best, folder, dirs_exist_ok=True)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
+        task = {key: manifest[key] for key in TASK_FACTS} | {"task": asdict(experiment.task)}
+        task["splits"] = {split: manifest["splits"][split] for split in SPLITS}
+        (folder / TASK).write_text(json.dumps(task, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(best)
     log = facts | {"steps": trainer.state.global_step, "best_metric": trainer.state.best_metric}
     log |= {

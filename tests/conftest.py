@@ -106,3 +106,16 @@ def prepared(tmp_path_factory) -> Path:
     experiment = parse_experiment("", ["--config", str(path)])
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, tmp_path_factory):
+    """The experiment of a tiny model that was trained on `prepared`; its run folder is shared, so only read it."""
+    from finetune.config import parse_experiment
+    from finetune.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["--config", str(prepared), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0"]
+    experiment = parse_experiment("", arguments)
+    train(experiment)
+    return experiment
