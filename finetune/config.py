@@ -1,5 +1,6 @@
 """Every setting of an experiment, with its help text, and the command line that all scripts share."""
 
+import argparse
 import os
 import re
 import signal
@@ -377,14 +378,30 @@ def _refuse(message: object) -> NoReturn:
     sys.exit(2)
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The command line of a script that takes a trained model instead of an experiment; an error is one sentence."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2."""
+        _refuse(f"{message}; see --help")
+
+
 def command(description: str, step: Callable[[Experiment], object]) -> None:
-    """Run one step as a command: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
+    """Run one step of an experiment as a command; see `guarded`."""
+    guarded(lambda: step(parse_experiment(description)))
+
+
+def guarded(step: Callable[[], object]) -> None:
+    """Run a command's work: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        step(parse_experiment(description))
+        step()
     except InputError as error:
         _refuse(error)
     except OSError as error:

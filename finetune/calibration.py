@@ -1,0 +1,125 @@
+"""Scores -> calibrated probabilities, and the score above which a user counts as positive; both fitted on validation."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import log_loss, precision_recall_curve
+
+from data_prep import InputError
+
+FILE = "calibration.json"
+SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What happens to a model's scores before anybody sees them.
+
+    Attributes:
+        method: temperature divides log-odds or log-probabilities by one number (Guo et al., "On Calibration of Modern
+            Neural Networks", 2017, section 4.2); isotonic is a rising step curve through the validation rows (Zadrozny
+            and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", 2002).
+        temperature: Above 1 draws probabilities towards the middle.
+        x: Scores at the knots of the isotonic curve, ascending.
+        y: The probabilities there.
+        threshold: A calibrated score from which on a row counts as positive; None where nothing was chosen.
+        threshold_by: What chose it.
+    """
+
+    method: Literal["none", "temperature", "isotonic"] = "none"
+    temperature: float | None = None
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    threshold: float | None = None
+    threshold_by: Literal["f1", "budget", "money"] | None = None
+
+    @classmethod
+    def fit(cls, method: str, task: str, labels: np.ndarray, scores: np.ndarray) -> "Calibration":
+        """From the validation rows.
+
+        Args:
+            method: evaluation.calibration.
+            task: See `finetune.objective.Objective`.
+            labels: Of shape (rows,), or (rows, classes) for propensity.
+            scores: Of shape (rows,), or (rows, classes) for tiers and propensity.
+
+        Raises:
+            InputError: A method that the task has no use for.
+        """
+        if method == "none":
+            return cls()
+        if task == "value" or (method == "isotonic" and task != "binary"):
+            fits = {"value": "none"}.get(task, "none or temperature")
+            raise InputError(f"evaluation.calibration {method} does not fit a {task} label; write {fits}")
+        if method == "isotonic":
+            curve = IsotonicRegression(y_min=SMALLEST, y_max=1 - SMALLEST, out_of_bounds="clip").fit(scores, labels)
+            return cls("isotonic", x=tuple(curve.X_thresholds_.tolist()), y=tuple(curve.y_thresholds_.tolist()))
+
+        def loss(log_temperature: float) -> float:
+            calibrated = cls("temperature", float(np.exp(log_temperature))).apply(scores, task)
+            if task == "tiers":
+                return log_loss(labels, calibrated, labels=np.arange(scores.shape[1]))
+            return log_loss(labels.ravel(), calibrated.ravel(), labels=[0, 1])
+
+        found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+        return cls("temperature", float(np.exp(found.x)))
+
+    def apply(self, scores: np.ndarray, task: str) -> np.ndarray:
+        """Calibrated scores of the same shape; of tiers each row still adds up to 1."""
+        if self.method == "none":
+            return scores
+        if self.method == "isotonic":
+            return np.interp(scores, self.x, self.y)
+        if task == "tiers":
+            return softmax(log_softmax(np.log(np.maximum(scores, SMALLEST)), axis=1) / self.temperature, axis=1)
+        return expit(logit(np.clip(scores, SMALLEST, 1 - SMALLEST)) / self.temperature)
+
+    def save(self, folder: Path) -> None:
+        """Write calibration.json beside the model."""
+        (Path(folder) / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Calibration":
+        """Of a model's folder; one that changes nothing where there is no file."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return cls()
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged; run scripts/evaluate.py again") from error
+
+
+def choose_threshold(
+    by: str, labels: np.ndarray, scores: np.ndarray, budget: float, contact: float = 0.0, kept: float = 0.0
+) -> float:
+    """The score from which on a validation row counts as positive.
+
+    Args:
+        by: f1: the highest F1. budget: the highest-scored share `budget` of the rows. money: the highest profit, where
+            each row above costs `contact` and each positive one among them brings `kept`.
+        labels: 0 or 1, of shape (rows,).
+        scores: Calibrated, of shape (rows,).
+        budget: A share of the rows.
+        contact: Cost of a contact.
+        kept: What a contacted positive brings.
+    """
+    if by == "budget":
+        return float(np.quantile(scores, 1 - budget, method="higher"))
+    if by == "money":
+        order = np.argsort(-scores, kind="stable")
+        profit = np.cumsum(kept * labels[order] - contact)
+        ends = np.append(np.diff(scores[order]) != 0, True)  # rows of equal scores are contacted together
+        best = int(np.argmax(np.where(ends, profit, -np.inf)))
+        # Where no contact pays, nobody counts as positive.
+        return float(scores[order[best]]) if profit[best] > 0 else float(np.nextafter(scores.max(), np.inf))
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(total)), where=total > 0)[:-1]
+    return float(thresholds[int(np.argmax(f1))])
