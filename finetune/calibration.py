@@ -1,4 +1,4 @@
-"""Scores -> calibrated probabilities, and the score above which a user counts as positive; both fitted on validation."""
+"""Scores -> calibrated probabilities, and the score from which a user counts as positive; fitted on validation."""
 
 import json
 from dataclasses import asdict, dataclass
