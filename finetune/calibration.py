@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.sparse import coo_array
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, precision_recall_curve
@@ -14,6 +15,7 @@ from sklearn.metrics import log_loss, precision_recall_curve
 from data_prep import InputError
 
 FILE = "calibration.json"
+STEPS = 100  # shares of the rows at which profit is given
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
 
 
@@ -123,3 +125,56 @@ def choose_threshold(
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(total)), where=total > 0)[:-1]
     return float(thresholds[int(np.argmax(f1))])
+
+
+def profit_curve(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    users: np.ndarray,
+    contact: float,
+    kept_customer: float,
+    resamples: int,
+    seed: int = 0,
+) -> dict:
+    """The expected profit of contacting the rows with the highest scores, for each share of the rows.
+
+    Each contacted row costs `contact`; each positive one among them brings `kept_customer` on average. Intervals
+    resample whole users, with the rows of each step of a hundredth kept together.
+
+    Args:
+        labels: 0 or 1, of shape (rows,).
+        scores: Of shape (rows,).
+        users: Whose example each row is.
+        contact: Cost of a contact.
+        kept_customer: What a contacted positive brings.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        contact, kept_customer, shares, profits, interval_low and interval_high of shape (shares,), and the best share
+        with its profit.
+    """
+    steps = min(STEPS, len(labels))
+    order = np.argsort(-scores, kind="stable")
+    step = np.empty(len(labels), np.int64)
+    step[order] = np.arange(len(labels)) * steps // len(labels)
+    _, user = np.unique(users, return_inverse=True)
+    # What a user's rows of each step earn: with it, a resample is one product.
+    earned = coo_array((kept_customer * labels - contact, (user, step)), shape=(user.max() + 1, steps)).tocsr()
+    generator, drawn = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])
+        drawn.append(np.cumsum(times @ earned))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps), np.nan)
+    profits, shares = np.cumsum(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
+    best = int(np.argmax(profits))
+    return {
+        "contact": contact,
+        "kept_customer": kept_customer,
+        "shares": [0.0, *shares.tolist()],
+        "profits": [0.0, *profits.tolist()],
+        "interval_low": [0.0, *low.tolist()],
+        "interval_high": [0.0, *high.tolist()],
+        "best_share": float(shares[best]) if profits[best] > 0 else 0.0,
+        "best_profit": float(max(profits[best], 0.0)),
+    }
