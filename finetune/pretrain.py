@@ -57,7 +57,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         compute_loss_func=mean_cross_entropy,
     )
     show_progress(trainer, "pretrain")
-    trainer.train()
+    seconds = trainer.train().metrics["train_runtime"]
     folder = experiment.run_folder / PRETRAINED
     last = Path(arguments.output_dir) / "last"
     trainer.save_model(str(last))  # on every process, as sharded weights are gathered
@@ -69,6 +69,7 @@ def pretrain(experiment: Experiment) -> Path | None:
             "origin": pretraining_origin(experiment, manifest),
             "examples": len(texts),
             "steps": trainer.state.global_step,
+            "seconds": round(seconds, 1),
             "history": trainer.state.log_history,
         }
         (experiment.run_folder / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

@@ -90,11 +90,11 @@ def _train(experiment: Experiment) -> Path:
             shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(json.dumps(origin | {"finished": False}), encoding="utf-8")
-    trainer.train(resume_from_checkpoint=resume)
+    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
     best = Path(arguments.output_dir) / "best"
     trainer.save_model(str(best))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
-        facts |= {"trainable_parameters": trainable, "total_parameters": total}
+        facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
         _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
         marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()

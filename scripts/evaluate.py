@@ -1,6 +1,10 @@
 """Score validation and test with the trained model and the baselines: runs/NAME/metrics.json, predictions, report.html.
 
 python scripts/evaluate.py --config configs/quickstart.yaml
+python scripts/evaluate.py --config configs/quickstart.yaml --evaluation.costs '{contact: 1, kept_customer: 25}'
+accelerate launch scripts/evaluate.py --config configs/churn_bert_base_lora.yaml
+
+Several processes share the scoring, and give the same figures as one.
 """
 
 from finetune.config import Experiment, command
@@ -11,8 +15,9 @@ from finetune.report import write_report
 def main(experiment: Experiment) -> None:
     """Evaluate, write the report and print the table."""
     metrics = evaluate(experiment)
-    report = write_report(experiment.run_folder)
-    print(f"\n{table(metrics)}\nreport: {report}")
+    if metrics:  # the first process
+        report = write_report(experiment.run_folder)
+        print(f"\n{table(metrics)}\nreport: {report}")
 
 
 if __name__ == "__main__":
