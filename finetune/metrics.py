@@ -1,41 +1,379 @@
-"""Classification metrics: an evaluate.Metric over scikit-learn, and intervals by bootstrap over users."""
+"""The measures of each kind of label: scikit-learn's where it has them, as a function and as an evaluate.Metric."""
 
 from dataclasses import dataclass
 
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
-from tqdm import trange
+from scipy.stats import spearmanr
+from sklearn.metrics import (
+    accuracy_score,
+    auc,
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    ndcg_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    roc_curve,
+    root_mean_squared_error,
+)
 
-METRICS = ("auroc", "average_precision", "log_loss", "brier_score")
+from data_prep import InputError
+
+SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
+TOP = 10  # classes that are recommended
+CALIBRATION_BINS = 15
+METRICS = {
+    "binary": (
+        *("auroc", "average_precision", "log_loss", "brier_score", "expected_calibration_error", "ks", "gini"),
+        *(f"{name}_at_{share}" for name in ("lift", "recall") for share in SHARES),
+    ),
+    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss", "ordinal_error"),
+    "value": ("mae", "rmse", "nmae", "spearman", "value_gini"),
+    "propensity": (
+        *("auroc", "micro_auroc", "average_precision", "micro_average_precision"),
+        *(f"{name}_at_{TOP}" for name in ("precision", "recall", "ndcg", "coverage")),
+        *("log_loss", "novelty", "diversity", "synerise_score"),
+    ),
+}
+MAIN = {"binary": "auroc", "tiers": "auroc", "propensity": "auroc", "value": "mae"}
+LOWER_IS_BETTER = {
+    *("log_loss", "brier_score", "expected_calibration_error", "ordinal_error"),
+    *("mae", "rmse", "nmae"),
+}
 
 
-class BinaryMetrics(evaluate.Metric):
-    """AUROC, average precision, log loss and Brier score of the probability of label 1."""
+def measure(
+    task: str,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    deviation: float | None = None,
+    popularity: np.ndarray | None = None,
+) -> dict[str, float]:
+    """The METRICS of a task.
+
+    What cannot be told is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
+    novelty without what they are relative to. Rows with equal scores are taken in any order: what depends on which of
+    them come first, such as lift, is its expected value over these orders.
+
+    Args:
+        task: binary, tiers, propensity or value.
+        labels: 0 or 1 of shape (rows,), class indices of shape (rows,), 0 or 1 of shape (rows, classes), or values of
+            shape (rows,).
+        scores: Probabilities of shape (rows,) for binary, (rows, classes) for tiers and propensity; values of shape
+            (rows,).
+        deviation: Standard deviation of the training labels, for nmae.
+        popularity: Of shape (classes,): how many training examples have each class, for novelty.
+
+    Returns:
+        Metric -> figure. Propensity with fewer than ten classes says precision_at_4 where four are all there are.
+
+    Raises:
+        InputError: Scores that are NaN, infinite, or no probabilities; labels that do not fit the task.
+    """
+    labels, scores = checked(task, labels, scores)
+    if not len(labels):
+        return dict.fromkeys(metric_names(task, scores), float("nan"))
+    if task == "value":
+        return _value(labels, scores, deviation)
+    if task == "propensity":
+        return _propensity(labels, scores, popularity)
+    return {"binary": _binary, "tiers": _tiers}[task](labels, scores)
+
+
+def metric_names(task: str, scores: np.ndarray, names: dict[str, tuple[str, ...]] = METRICS) -> tuple[str, ...]:
+    """The METRICS (or others) of a task, `_at_10` under the number of classes where there are fewer."""
+    if task != "propensity" or scores.shape[1] >= TOP:
+        return names[task]
+    return tuple(name.replace(f"_at_{TOP}", f"_at_{scores.shape[1]}") for name in names[task])
+
+
+def checked(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "score") -> tuple[np.ndarray, np.ndarray]:
+    """Labels as integers (values as float64) and scores as float64, of the shapes that the task has.
+
+    Raises:
+        InputError: As measure says; `name` is the column that the sentence names.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    rows = f"of {len(scores):,} rows"
+    if labels.shape != (scores.shape[:1] if task == "tiers" else scores.shape):
+        raise InputError(f"{name}: scores of shape {scores.shape} do not fit {task} labels of shape {labels.shape}")
+    if strange := _strange(~np.isfinite(scores)):
+        raise InputError(f"{name}: {strange:,} {rows} are NaN or infinite; score them again or leave the rows out")
+    if task == "value":
+        if strange := _strange(~np.isfinite(labels)):
+            raise InputError(f"label: {strange:,} {rows} are NaN or infinite; leave the rows out")
+        return labels.astype(np.float64), scores
+    if strange := _strange((scores < 0) | (scores > 1)):
+        raise InputError(
+            f"{name}: {strange:,} {rows} are outside 0 to 1, such as {scores[(scores < 0) | (scores > 1)][0]:g}; "
+            f"a {task} label needs probabilities"
+        )
+    if task == "tiers" and (strange := int((np.abs(scores.sum(axis=1) - 1) > 1e-3).sum())):
+        raise InputError(f"{name}: {strange:,} {rows} have probabilities that do not sum to 1; give one for each tier")
+    classes = scores.shape[1] if task == "tiers" else 2
+    if strange := _strange(~np.isin(labels, np.arange(classes))):
+        raise InputError(f"label: {strange:,} {rows} are none of 0 to {classes - 1}, as {task} labels are")
+    return labels.astype(np.int64), scores
+
+
+def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict:
+    """Precision, recall, f1 and accuracy of contacting every row whose score reaches the threshold, and the confusion
+    matrix [[tn, fp], [fn, tp]]; nan where there is nobody to divide by."""
+    labels, scores = checked("binary", labels, scores)
+    chosen = (scores >= threshold).astype(np.int64)
+    confusion = confusion_matrix(labels, chosen, labels=[0, 1]).tolist() if len(labels) else [[0, 0], [0, 0]]
+    if not len(labels):
+        return dict.fromkeys(("precision", "recall", "f1", "accuracy"), float("nan")) | {"confusion": confusion}
+    found = precision_recall_fscore_support(labels, chosen, average="binary", zero_division=np.nan)[:3]
+    figures = dict(zip(("precision", "recall", "f1"), map(float, found), strict=True))
+    return figures | {"accuracy": float(accuracy_score(labels, chosen)), "confusion": confusion}
+
+
+def deciles(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
+    """Ten parts of the rows (as many as there are rows, if fewer), highest predicted value first.
+
+    Returns:
+        For each part rows, and the mean predicted and real value; rows that tie across a border count for both sides
+        with their expected value.
+    """
+    labels, scores = checked("value", labels, scores)
+    borders = np.unique(np.round(np.linspace(0, len(labels), 11)))
+    rows = np.diff(borders)
+    predicted, real = (
+        np.diff(np.interp(borders, *_running_total(values, scores))) / rows for values in (scores, labels)
+    )
+    return [
+        {"rows": int(count), "predicted": float(p), "real": float(r)}
+        for count, p, r in zip(rows, predicted, real, strict=True)
+    ]
+
+
+def tier_confusion(labels: np.ndarray, scores: np.ndarray) -> list[list[int]]:
+    """Rows of each true tier (outer list) whose likeliest tier is each (inner list); of equals, the lowest."""
+    labels, scores = checked("tiers", labels, scores)
+    classes = range(scores.shape[1])
+    if not len(labels):
+        return [[0 for _ in classes] for _ in classes]
+    return confusion_matrix(labels, scores.argmax(axis=1), labels=classes).tolist()
+
+
+def recommended(scores: np.ndarray) -> np.ndarray:
+    """The probability that each class is in a row's top k, where equal scores are ordered by chance.
+
+    Args:
+        scores: Of shape (rows, classes).
+
+    Returns:
+        Of the same shape; each row sums to k, ten or the number of classes if fewer.
+    """
+    k = min(TOP, scores.shape[1])
+    last = np.partition(scores, -k, axis=1)[:, -k][:, None]
+    above, tied = scores > last, scores == last
+    return above + tied * ((k - above.sum(axis=1)) / tied.sum(axis=1))[:, None]
+
+
+def row_diversity(scores: np.ndarray) -> np.ndarray:
+    """Diversity of each row, as the RecSys Challenge 2025 defines it: the entropy of a row's scores, scaled to sum 1,
+    over that of a uniform row (https://github.com/Synerise/recsys2025, training_pipeline/metrics.py).
+
+    Args:
+        scores: Of shape (rows, classes).
+    """
+    total, classes = scores.sum(axis=1, keepdims=True), scores.shape[1]
+    if classes == 1:
+        return np.full(len(scores), np.nan)
+    shares = np.divide(scores, total, out=np.full(scores.shape, 1 / classes), where=total > 0)
+    return -(shares * np.log2(shares + 1e-9)).sum(axis=1) / np.log2(classes)
+
+
+def row_popularity(scores: np.ndarray, popularity: np.ndarray | None) -> np.ndarray:
+    """How popular what is recommended to each row is: the top k classes' popularity, each times its score, over the
+    popularity of the k most popular classes (RecSys Challenge 2025, as row_diversity). Its mean gives novelty.
+
+    Args:
+        scores: Of shape (rows, classes).
+        popularity: Of shape (classes,); nan where there is none.
+    """
+    if popularity is None or not np.sum(popularity):
+        return np.full(len(scores), np.nan)
+    most = np.sort(popularity)[-min(TOP, len(popularity)) :].sum()
+    return (recommended(scores) * scores) @ (np.asarray(popularity) / most)
+
+
+def novelty(popularity: np.ndarray | float) -> np.ndarray | float:
+    """Of the mean of row_popularity; the challenge takes the hundredth power because shares are near 1."""
+    return (1 - popularity) ** 100
+
+
+def _strange(which: np.ndarray) -> int:
+    """In how many rows something is."""
+    return int(which.reshape(len(which), -1).any(axis=1).sum()) if which.size else 0
+
+
+def _binary(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    figures = dict.fromkeys(METRICS["binary"], float("nan"))
+    figures["log_loss"] = float(log_loss(labels, scores, labels=[0, 1]))
+    figures["brier_score"] = float(brier_score_loss(labels, scores, pos_label=1))
+    figures["expected_calibration_error"] = _calibration_error(labels, scores)
+    positives, rows = int(labels.sum()), len(labels)
+    if not 0 < positives < rows:
+        return figures
+    figures["auroc"] = float(roc_auc_score(labels, scores))
+    figures["average_precision"] = float(average_precision_score(labels, scores))
+    figures["gini"] = 2 * figures["auroc"] - 1
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    figures["ks"] = float(np.max(true - false))
+    contacted = (positives * true + (rows - positives) * false) / rows
+    for share in SHARES:  # a straight line between two scores is what any order of the rows between them gives
+        figures[f"recall_at_{share}"] = float(np.interp(share / 100, contacted, true))
+        figures[f"lift_at_{share}"] = figures[f"recall_at_{share}"] / (share / 100)
+    return figures
+
+
+def _calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Expected calibration error (Naeini, Cooper, Hauskrecht: Obtaining well calibrated probabilities using Bayesian
+    binning, AAAI 2015): the mean over the rows of |positive rate - mean score| of their bin. Fifteen bins of equally
+    many rows (equal scores always share one), because bins of equal width leave nearly all rows of a rare label in one
+    (Nguyen, O'Connor: Posterior calibration and exploratory analysis for natural language processing models, 2015)."""
+    borders = np.quantile(scores, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS)
+    gaps = np.bincount(np.searchsorted(borders, scores), labels - scores)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _tiers(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    classes, chosen = np.arange(scores.shape[1]), scores.argmax(axis=1)
+    return {
+        "auroc": _over_classes(roc_auc_score, labels[:, None] == classes, scores),
+        "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0)),
+        "weighted_f1": float(f1_score(labels, chosen, average="weighted", zero_division=0)),
+        "accuracy": float(accuracy_score(labels, chosen)),
+        "log_loss": float(log_loss(labels, scores / scores.sum(axis=1, keepdims=True), labels=classes)),
+        "ordinal_error": float(mean_absolute_error(labels, chosen)),
+    }
+
+
+def _over_classes(metric: object, labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean over the classes that some rows have and others have not; labels and scores of shape (rows, classes)."""
+    told = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
+    return float(np.mean([metric(labels[:, i], scores[:, i]) for i in told])) if told else float("nan")
+
+
+def _value(labels: np.ndarray, scores: np.ndarray, deviation: float | None) -> dict[str, float]:
+    error = float(mean_absolute_error(labels, scores))
+    differ = np.ptp(labels) > 0
+    figures = {
+        "mae": error,
+        "rmse": float(root_mean_squared_error(labels, scores)),
+        "nmae": error / deviation if deviation else float("nan"),
+        "spearman": float("nan"),
+        "value_gini": float("nan"),
+    }
+    if differ:  # one prediction for all ranks nobody above another, so 0
+        figures["spearman"] = float(spearmanr(labels, scores).statistic) if np.ptp(scores) > 0 else 0.0
+    if differ and labels.sum() > 0:
+        figures["value_gini"] = _value_gini(labels, scores) / _value_gini(labels, labels)
+    return figures
+
+
+def _value_gini(labels: np.ndarray, ranking: np.ndarray) -> float:
+    """Twice the area between the share of the value that the best-ranked rows hold and the diagonal."""
+    rows, values = _running_total(labels, ranking)
+    return 2 * float(auc(rows / rows[-1], values / values[-1])) - 1
+
+
+def _running_total(values: np.ndarray, ranking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many rows, and the sum of their values, after each distinct score, highest first and starting at 0."""
+    _, group, rows = np.unique(-ranking, return_inverse=True, return_counts=True)
+    sums = np.bincount(group, values, minlength=len(rows))
+    return np.r_[0, np.cumsum(rows)], np.r_[0.0, np.cumsum(sums)]
+
+
+def _propensity(labels: np.ndarray, scores: np.ndarray, popularity: np.ndarray | None) -> dict[str, float]:
+    k = min(TOP, scores.shape[1])
+    chosen = recommended(scores)
+    hits, has = (chosen * labels).sum(axis=1), labels.sum(axis=1)
+    flat = labels.ravel(), scores.ravel()
+    some = has > 0
+    figures = {
+        "auroc": _over_classes(roc_auc_score, labels, scores),
+        "micro_auroc": _over_classes(roc_auc_score, *(part[:, None] for part in flat)),
+        "average_precision": _over_classes(average_precision_score, labels, scores),
+        "micro_average_precision": _over_classes(average_precision_score, *(part[:, None] for part in flat)),
+        f"precision_at_{k}": float(hits.mean() / k),
+        f"recall_at_{k}": float((hits[some] / has[some]).mean()) if some.any() else float("nan"),
+        f"ndcg_at_{k}": _ndcg(labels[some], scores[some], k) if some.any() else float("nan"),
+        f"coverage_at_{k}": float(np.mean(1 - np.prod(1 - chosen, axis=0))),
+        "log_loss": float(log_loss(*flat, labels=[0, 1])),
+        "novelty": float(novelty(row_popularity(scores, popularity).mean())),
+        "diversity": float(row_diversity(scores).mean()),
+    }
+    figures["synerise_score"] = 0.8 * figures["auroc"] + 0.1 * figures["novelty"] + 0.1 * figures["diversity"]
+    return figures
+
+
+def _ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """scikit-learn's, which averages over ties row by row and is slow at it: only the rows with ties go that way."""
+    if scores.shape[1] == 1:
+        return 1.0
+    tied = (np.diff(np.sort(scores, axis=1), axis=1) == 0).any(axis=1)
+    parts = [(part, ties) for part, ties in ((tied, True), (~tied, False)) if part.any()]
+    found = [ndcg_score(labels[part], scores[part], k=k, ignore_ties=not ties) * part.sum() for part, ties in parts]
+    return float(sum(found) / len(labels))
+
+
+class _Metrics(evaluate.Metric):
+    """measure() behind evaluate's interface, which hands everything over as Python lists (2 s for a million rows)."""
+
+    task: str
 
     def _info(self) -> evaluate.MetricInfo:
+        label, score = datasets.Value("float64" if self.task == "value" else "int64"), datasets.Value("float64")
         return evaluate.MetricInfo(
-            description="Metrics of a binary classifier's scores.",
+            description=f"{', '.join(METRICS[self.task])} of a {self.task} label; see finetune.metrics.measure.",
             citation="",
-            inputs_description="references: 0 or 1; prediction_scores: the probability of label 1.",
+            inputs_description="references: labels; prediction_scores: scores; as finetune.metrics.measure takes them.",
             features=datasets.Features(
-                {"references": datasets.Value("int64"), "prediction_scores": datasets.Value("float64")}
+                {
+                    "references": datasets.Sequence(label) if self.task == "propensity" else label,
+                    "prediction_scores": datasets.Sequence(score) if self.task in ("tiers", "propensity") else score,
+                }
             ),
         )
 
-    def _compute(self, references: list[int], prediction_scores: list[float]) -> dict[str, float]:
-        return {
-            "auroc": float(roc_auc_score(references, prediction_scores)),
-            "average_precision": float(average_precision_score(references, prediction_scores)),
-            "log_loss": float(log_loss(references, prediction_scores, labels=[0, 1])),
-            "brier_score": float(brier_score_loss(references, prediction_scores)),
-        }
+    def _compute(self, references: list, prediction_scores: list, **more: object) -> dict[str, float]:
+        return measure(self.task, np.array(references), np.array(prediction_scores), **more)
 
 
-def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """The metrics of one set of scores; nothing is written to a cache."""
-    return BinaryMetrics(keep_in_memory=True).compute(references=labels, prediction_scores=scores)
+class BinaryMetrics(_Metrics):
+    """Of the probability of label 1."""
+
+    task = "binary"
+
+
+class TiersMetrics(_Metrics):
+    """Of the probability of each tier."""
+
+    task = "tiers"
+
+
+class ValueMetrics(_Metrics):
+    """Of a predicted value."""
+
+    task = "value"
+
+
+class PropensityMetrics(_Metrics):
+    """Of the probability of each of several labels."""
+
+    task = "propensity"
+
+
+# Until finetune/evaluation.py takes measure() and finetune.bootstrap.
 
 
 @dataclass
@@ -46,54 +384,24 @@ class Bootstrap:
     average_precision: dict[str, np.ndarray]
 
 
+def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Some of measure()."""
+    figures = measure("binary", labels, scores)
+    return {name: figures[name] for name in ("auroc", "average_precision", "log_loss", "brier_score")}
+
+
 def bootstrap_users(
     labels: np.ndarray, scores: dict[str, np.ndarray], users: np.ndarray, resamples: int, seed: int = 0
 ) -> Bootstrap:
-    """Resample whole users with replacement, as the examples of one user belong together.
+    """Some of finetune.bootstrap.bootstrap()."""
+    from finetune.bootstrap import bootstrap
 
-    All scorers see the same resamples, so that their differences are paired. Resampling is a weight for each row (how
-    often its user was drawn), and one sorted pass over the weights gives both metrics; resamples with one class only
-    count as NaN.
-    """
-    _, user_index = np.unique(users, return_inverse=True)
-    sorted_scores = {name: _Sorted(labels, values) for name, values in scores.items()}
-    auroc = {name: np.full(resamples, np.nan) for name in scores}
-    precision = {name: np.full(resamples, np.nan) for name in scores}
-    generator = np.random.default_rng(seed)
-    drawn = user_index.max() + 1
-    for i in trange(resamples, desc="bootstrap", unit="resample", leave=False):
-        weights = np.bincount(generator.integers(0, drawn, drawn), minlength=drawn)[user_index]
-        for name, ranked in sorted_scores.items():
-            auroc[name][i], precision[name][i] = ranked.weighted_metrics(weights)
-    return Bootstrap(auroc, precision)
+    drawn = bootstrap("binary", labels, scores, users, resamples, seed)
+    return Bootstrap(*({name: of[metric] for name, of in drawn.items()} for metric in ("auroc", "average_precision")))
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """The 95 % percentile interval of bootstrap values, [nan, nan] where there is none."""
-    kept = values[~np.isnan(values)]
-    return [float(q) for q in np.quantile(kept, [0.025, 0.975])] if len(kept) else [float("nan")] * 2
+    """finetune.bootstrap.interval()."""
+    from finetune.bootstrap import interval
 
-
-class _Sorted:
-    """Rows sorted by falling score, with the starts of ties, to weigh them again and again."""
-
-    def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        self.starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-        self.positive = labels[self.order].astype(np.float64)
-
-    def weighted_metrics(self, weights: np.ndarray) -> tuple[float, float]:
-        """AUROC and average precision, as scikit-learn's with sample_weight."""
-        ranked = weights[self.order].astype(np.float64)
-        positives = np.add.reduceat(ranked * self.positive, self.starts)
-        both = np.add.reduceat(ranked, self.starts)
-        above, seen = np.cumsum(positives), np.cumsum(both)
-        total, negatives = above[-1], seen[-1] - above[-1]
-        if not total or not negatives:
-            return float("nan"), float("nan")
-        # A negative is ranked below all positives above it and half of those it ties with.
-        auroc = np.sum((both - positives) * (above - positives / 2)) / (total * negatives)
-        shown = seen > 0
-        precision = np.sum(positives[shown] / total * (above[shown] / seen[shown]))
-        return float(auroc), float(precision)
+    return interval(values)

@@ -7,23 +7,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, roc_auc_score, root_mean_squared_error
-from sklearn.metrics import log_loss as cross_entropy_of_scores
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
 from data_prep.task import Label, label_name
-from finetune.metrics import METRICS, binary_metrics
+from finetune import metrics
 
+# Those of METRICS that are logged at each evaluation and may choose the best checkpoint.
 VALIDATION_METRICS = {
-    "binary": METRICS,
-    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss"),
-    "propensity": ("auroc", "log_loss"),
-    "value": ("mae", "rmse"),
+    "binary": ("auroc", "average_precision", "log_loss", "brier_score"),
+    "tiers": metrics.METRICS["tiers"],
+    "propensity": ("auroc", "micro_auroc", "average_precision", "log_loss"),
+    "value": ("mae", "rmse", "spearman", "value_gini"),
 }
-LOWER_IS_BETTER = {"log_loss", "brier_score", "mae", "rmse", "loss"}
+LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Objective:
     @property
     def best(self) -> str:
         """The metric that chooses the best checkpoint unless training.metric_for_best_model names another."""
-        return VALIDATION_METRICS[self.task][0]
+        return metrics.MAIN[self.task]
 
     def loss(self, label_smoothing: float = 0.0, weights: list[float] | None = None) -> Callable:
         """For the Trainer's compute_loss_func.
@@ -127,25 +126,13 @@ class Objective:
         return probabilities[:, 1] if self.task == "binary" else probabilities
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-        """VALIDATION_METRICS of the scores; auroc of several classes is the mean of each against the others."""
-        if self.task == "binary":
-            return binary_metrics(labels, scores)
-        if self.task == "value":
-            return {
-                "mae": float(mean_absolute_error(labels, scores)),
-                "rmse": float(root_mean_squared_error(labels, scores)),
-            }
-        if self.task == "propensity":
-            wrong = functional.binary_cross_entropy(*(torch.from_numpy(v.astype(np.float64)) for v in (scores, labels)))
-            return {"auroc": _mean_auroc(labels, scores), "log_loss": float(wrong)}
-        classes, chosen = np.arange(len(self.classes)), scores.argmax(axis=1)
-        return {
-            "auroc": _mean_auroc(labels[:, None] == classes, scores),
-            "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0)),
-            "weighted_f1": float(f1_score(labels, chosen, average="weighted", zero_division=0)),
-            "accuracy": float(accuracy_score(labels, chosen)),
-            "log_loss": float(cross_entropy_of_scores(labels, scores, labels=classes)),
-        }
+        """VALIDATION_METRICS of the scores, as finetune.metrics.measure defines them.
+
+        Raises:
+            InputError: The model's scores are NaN, as after a learning rate that is too high.
+        """
+        figures = metrics.measure(self.task, labels, scores)
+        return {name: figures[name] for name in VALIDATION_METRICS[self.task]}
 
 
 def class_weights(asked: str | dict[str, float], objective: Objective, labels: np.ndarray) -> list[float] | None:
@@ -211,9 +198,3 @@ def _mean_loss(
     """A loss of each output, averaged over all labels of a step; logits of shape (rows, outputs)."""
     total = loss(outputs["logits"].reshape(labels.shape), labels, reduction="sum")
     return total / (num_items_in_batch if num_items_in_batch is not None else labels.numel())
-
-
-def _mean_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Over the classes that some rows have and others have not; labels and scores of shape (rows, classes)."""
-    told = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
-    return float(np.mean([roc_auc_score(labels[:, i], scores[:, i]) for i in told])) if told else float("nan")

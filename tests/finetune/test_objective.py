@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from data_prep import InputError
 from data_prep.task import Label
+from finetune.metrics import MAIN, METRICS
 from finetune.objective import VALIDATION_METRICS, Objective, Scale, class_weights
 
 RANDOM = np.random.default_rng(0)
@@ -100,9 +101,27 @@ def test_metrics_are_scikit_learns():
     found = PROPENSITY.metrics(several, scores[:, :2])
     assert found["auroc"] == pytest.approx(roc_auc_score(several, scores[:, :2]))
     assert found["log_loss"] == pytest.approx(np.mean([log_loss(several[:, i], scores[:, i]) for i in (0, 1)]))
-    assert VALUE.metrics(np.array([1.0, 2.0]), np.array([1.0, 5.0])) == pytest.approx({"mae": 1.5, "rmse": 4.5**0.5})
-    for objective, values in ((TIERS, (labels, scores)), (PROPENSITY, (several, scores[:, :2]))):
-        assert set(objective.metrics(*values)) == set(VALIDATION_METRICS[objective.task])
+    values = np.array([1.0, 2.0]), np.array([1.0, 5.0])
+    assert VALUE.metrics(*values) == pytest.approx({"mae": 1.5, "rmse": 4.5**0.5, "spearman": 1, "value_gini": 1})
+
+
+def test_each_task_is_validated_by_some_of_its_metrics():
+    probabilities = RANDOM.dirichlet(np.ones(3), 50)
+    for objective, labels, scores in (
+        (BINARY, RANDOM.integers(0, 2, 50), probabilities[:, 0]),
+        (TIERS, RANDOM.integers(0, 3, 50), probabilities),
+        (PROPENSITY, RANDOM.integers(0, 2, (50, 2)), probabilities[:, :2]),
+        (VALUE, RANDOM.random(50), RANDOM.random(50)),
+    ):
+        names = VALIDATION_METRICS[objective.task]
+        assert tuple(objective.metrics(labels, scores)) == names
+        assert set(names) <= set(METRICS[objective.task])
+        assert objective.best == MAIN[objective.task]
+
+
+def test_a_model_that_came_apart_is_told_in_a_sentence():
+    with pytest.raises(InputError, match="2 of 3 rows are NaN"):
+        BINARY.metrics(np.array([0, 1, 1]), np.array([0.5, np.nan, np.nan]))
 
 
 def test_a_class_that_no_row_has_is_left_out_of_the_mean_auroc():
