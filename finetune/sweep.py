@@ -25,7 +25,8 @@ from transformers.trainer_utils import SaveStrategy
 from data_prep import InputError
 from finetune.batching import prepared_manifest
 from finetune.config import Experiment, parse_experiment
-from finetune.report import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, page_template, square_figure
+from finetune.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
+from finetune.report import page_template
 from finetune.train import build_trainer, starting_point, told, training_arguments
 
 if TYPE_CHECKING:

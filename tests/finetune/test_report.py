@@ -4,9 +4,10 @@ import json
 import re
 import shutil
 import subprocess
-from functools import partial
+from functools import cache, partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 
@@ -17,10 +18,39 @@ import pytest
 
 from data_prep import InputError
 from finetune.report import write_report
+from finetune.wording import digits, number
 
 CHROMIUM = Path("/usr/bin/chromium")
-BASELINES = ("recency_rule", "logistic_regression", "gradient_boosting")
+BASELINES = ("recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority")
+CLASSES = {
+    "binary": ["no churn", "churn"],
+    "tiers": ["up to 0", "above 0 to 50", "above 50 to 200", "above 200"],
+    "value": None,
+    "propensity": [f"category {i}" for i in range(20)],
+}
+AT = ("expected_calibration_error", "ks", "gini") + tuple(
+    f"{name}_at_{top}" for name in ("lift", "recall") for top in (1, 5, 10, 20)
+)
+MEASURES = {
+    "binary": (
+        "auroc",
+        "average_precision",
+        "log_loss",
+        "brier_score",
+        "expected_calibration_error",
+        "ks",
+        "gini",
+        *AT,
+    ),
+    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss", "ordinal_error"),
+    "value": ("mae", "rmse", "nmae", "spearman", "value_gini"),
+    "propensity": (
+        *("auroc", "micro_auroc", "average_precision", "precision_at_10", "recall_at_10"),
+        *("ndcg_at_10", "coverage_at_10", "log_loss", "novelty", "diversity", "synerise_score"),
+    ),
+}
 NAN = float("nan")
+ROWS = 600
 
 
 class Page(HTMLParser):
@@ -48,78 +78,183 @@ class Page(HTMLParser):
             self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
 
 
-def _metrics(auroc: float, precision: float) -> dict:
+def _labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    names = ("score", *BASELINES)
+    if task == "binary":
+        labels = (random.random(ROWS) < 0.3).astype(int)
+        return labels, {name: 1 / (1 + np.exp(1 - labels - random.normal(size=ROWS))) for name in names}
+    if task == "value":
+        labels = np.round(np.maximum(random.normal(20, 60, ROWS), 0), 2)
+        return labels, {name: labels * 0.5 + random.gamma(2, 10, ROWS) for name in names}
+    if task == "tiers":
+        labels = random.integers(0, 4, ROWS)
+        logits = {name: 2 * np.eye(4)[labels] + random.normal(size=(ROWS, 4)) for name in names}
+        return labels, {name: np.exp(of) / np.exp(of).sum(axis=1, keepdims=True) for name, of in logits.items()}
+    labels = (random.random((ROWS, 20)) < np.linspace(0.3, 0.01, 20)).astype(np.int8)
+    return labels, {name: 1 / (1 + np.exp(2 - labels - random.normal(size=labels.shape))) for name in names}
+
+
+def _metrics(task: str, quality: float, intervals: bool = True) -> dict:
+    """Made-up figures, all keys of the task."""
+    made = {}
+    for at, key in enumerate(MEASURES[task]):
+        scale = {"mae": 30, "rmse": 50}.get(key, 4 if key.startswith("lift") else 1)
+        made[key] = scale * quality * (0.95**at)
+        if intervals:
+            made[f"{key}_interval"] = [made[key] - 0.02 * scale, made[key] + 0.02 * scale]
+    return made
+
+
+def _differences(task: str, model: dict, baseline: dict) -> dict:
     return {
-        "auroc": auroc,
-        "auroc_interval": [auroc - 0.02, auroc + 0.02],
-        "average_precision": precision,
-        "average_precision_interval": [precision - 0.04, precision + 0.04],
-        "log_loss": auroc / 2,
-        "brier_score": precision / 4,
+        key: value
+        for name in MEASURES[task]
+        for key, value in {
+            f"{name}_difference": model[name] - baseline[name],
+            f"{name}_difference_interval": [model[name] - baseline[name] - 0.01, model[name] - baseline[name] + 0.01],
+        }.items()
     }
 
 
-def _difference(auroc: list[float], precision: list[float]) -> dict:
-    """Difference and both ends of its interval, for each metric."""
-    return {
-        "auroc_difference": auroc[0],
-        "auroc_difference_interval": auroc[1:],
-        "average_precision_difference": precision[0],
-        "average_precision_difference_interval": precision[1:],
-    }
+OPTIONAL = ("slices", "seeds", "by_cutoff", "drift", "lengths", "profit", "calibration")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of 600 rows, with all files that a report is made of."""
-    generator = np.random.default_rng(0)
-    labels = (generator.random(600) < 0.3).astype(int)
-    scores = {name: 1 / (1 + np.exp(1 - labels - generator.normal(size=600))) for name in ("score", *BASELINES)}
-    (tmp_path / "predictions").mkdir()
-    pq.write_table(
-        pa.table({"user_id": np.arange(600) // 2, "cutoff": ["2017-09-25"] * 600, "label": labels} | scores),
-        tmp_path / "predictions" / "test.parquet",
-    )
-    baselines = {
-        "recency_rule": _metrics(0.7, 0.4) | _difference([0.1011, 0.0512, 0.1513], [0.1, 0.05, 0.15]),
-        "logistic_regression": _metrics(0.79, 0.48) | _difference([0.0111, -0.0042, 0.0213], [0.02, -0.01, 0.03]),
-        "gradient_boosting": _metrics(0.81, 0.52) | _difference([-0.0111, -0.0242, -0.0013], [-0.02, -0.03, -0.01]),
+def make_run(folder: Path, task: str, bare: bool = False) -> Path:
+    """What training and evaluating leave, as the report reads it: with everything that is optional, or without."""
+    labels, scores = _labels_and_scores(task)
+    (folder / "predictions").mkdir(parents=True)
+    columns = {"user_id": np.arange(ROWS) // 2, "cutoff": ["2017-09-25"] * ROWS}
+    columns |= {
+        name: values if values.ndim == 1 else list(values) for name, values in ({"label": labels} | scores).items()
     }
-    sizes = {"rows": 1600, "users": 300, "positives": int(labels.sum()), "cutoffs": ["2017-09-25", "2017-10-09"]}
+    pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
+    model = _metrics(task, 0.8)
+    baselines = {name: _metrics(task, 0.7 + 0.03 * at) for at, name in enumerate(BASELINES)}
+    baselines = {name: of | _differences(task, model, of) for name, of in baselines.items()}
+    sizes = {"rows": 1600, "users": 300, "positives": int((labels > 0).sum()), "cutoffs": ["2017-09-25", "2017-10-09"]}
+    test = sizes | model | {"baselines": baselines}
+    part = {"rows": 100, "users": 80, "positives": 60} | _metrics(task, 0.75)
+    if task == "binary":
+        test |= {
+            "precision": 0.643,
+            "recall": 0.6,
+            "f1": 0.621,
+            "accuracy": 0.863,
+            "confusion": [[1200, 100], [120, 180]],
+        }
+        part |= {"selected_rate": 0.2, "true_positive_rate": 0.61, "calibration_gap": -0.013}
+    if task == "tiers":
+        test["confusion"] = [[90, 10, 0, 0], [20, 70, 10, 0], [0, 30, 1060, 10], [0, 0, 5, 295]]
+    if task == "value":
+        test["deciles"] = [{"rows": 160, "predicted": 200 - 20 * i, "real": 210 - 22 * i} for i in range(10)]
+    lower, few = _metrics(task, 0.8, False), part | {"value": "FR", "positives": 12}
+    gaps = {"equal_opportunity": 0.04, "demographic_parity": 0.05, "calibration": 0.02}
+    gaps |= {f"{key}_interval": [0.01, 0.07] for key in tuple(gaps)}
     metrics = {
         "name": "test run",
+        "task": task,
         "question": "Which users will have no event in the 14 days after the cutoff?",
         "label": "churn",
         "horizon": "14 days",
-        "validation": _metrics(0.82, 0.51) | {"baselines": {name: _metrics(0.8, 0.5) for name in BASELINES}},
-        "test": _metrics(0.802, 0.503) | sizes | {"baselines": baselines},
+        "classes": CLASSES[task],
+        "main": MEASURES[task][0],
+        "lower_is_better": task == "value",
+        "validation": sizes | _metrics(task, 0.82, False) | {"baselines": dict.fromkeys(BASELINES, lower)},
+        "test": test,
         "verdict": "Gradient boosting is ahead.",
+        "calibration": {
+            "method": "temperature",
+            "temperature": 1.25,
+            "threshold": 0.35 if task == "binary" else None,
+            "threshold_by": "f1" if task == "binary" else None,
+            "before": _metrics(task, 0.81, False),
+        },
+        "profit": None,
+        "by_cutoff": [part | {"cutoff": f"2017-{month}-01"} for month in ("09", "10", "11")],
+        "slices": {
+            "country": {
+                "groups": [*(part | {"value": value} for value in ("NL", "DE <b>", "$x", "_other")), few],
+                "too_small": [{"value": "LU", "rows": 3}],
+                "gaps": gaps if task == "binary" else {},
+            }
+        },
+        "drift": [{"input": "recency_days", "psi": 0.3}, {"input": "events_7d", "psi": 0.12}, {"input": "a", "psi": 0}],
+        "lengths": {
+            "train": {"edges": [0, 8, 16, 24, 32], "counts": [10, 40, 30, 20]},
+            "test": {"edges": [0, 8, 16, 24, 32], "counts": [5, 10, 30, 5]},
+        },
+        "seeds": {"0": _metrics(task, 0.79, False), "1": _metrics(task, 0.78, False)},
         "made": {
             "date": "2025-11-22",
             "seconds": {"train": 83.7},
             "device": "cpu",
+            "processes": 1,
             "versions": {"torch": "2.9.1"},
-            "seed": 42,
+            "seed": [0, 1],
+            "bootstrap_resamples": 1000,
             "baseline_settings": {"recency_rule": {}, "logistic_regression": {"C": 0.001}},
             "content_hash": "9f2c1a77",
+            "log": {"first": "2017-01-01", "last": "2017-12-31", "events": 98765, "users": 321}
+            | {"rejected": {"no user": 7, "no type": 0}},
+            "splits": {"train": 5000, "validation": 800, "test": 1600},
         },
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    log = {
-        "trainable_parameters": 1234,
-        "total_parameters": 5678,
-        "steps": 40,
-        "best_metric": 0.82,
-        "class_weights": None,
-    }
-    log |= {"device": "cpu", "processes": 1}
-    log["history"] = [{"loss": 0.7, "step": 20}, {"eval_loss": 0.6, "eval_auroc": 0.81, "step": 20}]
-    log["history"] += [{"loss": 0.5, "step": 40}, {"eval_loss": 0.5, "eval_auroc": 0.82, "step": 40}]
-    (tmp_path / "training_log.json").write_text(json.dumps(log))
-    pretraining = {"steps": 20, "history": [{"loss": 5.0, "step": 10}, {"loss": 4.0, "step": 20}]}
-    (tmp_path / "pretraining_log.json").write_text(json.dumps(pretraining))
-    (tmp_path / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
-    return tmp_path
+    }  # fmt: skip
+    if task == "binary":
+        shares = np.linspace(0, 1, 101)
+        profits = 4000 * np.sqrt(shares) - 3000 * shares
+        metrics["profit"] = {
+            "contact": 1,
+            "kept_customer": 25,
+            "shares": shares.tolist(),
+            "profits": profits.tolist(),
+            "interval_low": (profits * 0.9).tolist(),
+            "interval_high": (profits * 1.1).tolist(),
+            "best_share": 0.44,
+            "best_profit": float(profits.max()),
+        }
+    main = metrics["main"]
+    if bare:
+        metrics = {key: of for key, of in metrics.items() if key not in OPTIONAL}
+        metrics["made"] = {key: of for key, of in metrics["made"].items() if key not in ("log", "splits", "seconds")}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40, "best_metric": 0.82}
+    log |= {"class_weights": None, "device": "cpu", "processes": 1}
+    log["history"] = [
+        {"loss": 0.7, "padding_fraction": 0.05, "step": 20},
+        {"eval_loss": 0.6, f"eval_{main}": 0.81, "step": 20},
+        {"loss": 0.5, "padding_fraction": 0.03, "step": 40},
+        {"eval_loss": 0.5, f"eval_{main}": 0.82, "step": 40},
+    ]
+    (folder / "training_log.json").write_text(json.dumps(log | {"history": []} if bare else log))
+    if not bare:
+        pretraining = {"steps": 20, "history": [{"loss": 5.0, "step": 10}, {"loss": 4.0, "step": 20}]}
+        (folder / "pretraining_log.json").write_text(json.dumps(pretraining))
+    (folder / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A function that gives the folder of a run of a task, with every part of the page and its report; only read it."""
+
+    @cache
+    def written(task: str) -> Path:
+        folder = make_run(tmp_path_factory.mktemp("full") / task, task)
+        write_report(folder)
+        return folder
+
+    return written
+
+
+@pytest.fixture
+def bare(tmp_path: Path):
+    """A function that makes a run of a task with nothing that is optional."""
+    return lambda task: make_run(tmp_path / task, task, bare=True)
+
+
+def _page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 def _edit(run: Path, change: dict, section: str | None = None) -> None:
@@ -132,17 +267,22 @@ def _edit(run: Path, change: dict, section: str | None = None) -> None:
 def _replace_column(run: Path, name: str, values: np.ndarray) -> None:
     path = run / "predictions" / "test.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values)), path)
+    column = pa.array(values if values.ndim == 1 else list(values))
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
 
 
 def _read(run: Path) -> str:
     return write_report(run).read_text(encoding="utf-8")
 
 
-def test_the_page_refers_to_nothing_outside_itself(run: Path):
-    text = _read(run)
+def _titles(text: str) -> list[str]:
+    return re.findall(r"<h3>(.*?)</h3>", text)
+
+
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_the_page_refers_to_nothing_outside_itself(full, task: str):
+    text = _page(full(task))
     assert not re.search(r"https?:|//\w+\.\w+", text)
-    assert re.findall(r"url\(([^)]*)\)", text)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "@import" not in text
     assert "default-src 'none'" in text
@@ -152,52 +292,92 @@ def test_the_page_refers_to_nothing_outside_itself(run: Path):
     assert all(target.startswith(("#", "data:")) for target in targets)
 
 
-def test_every_picture_says_in_words_what_it_shows(run: Path):
-    text = _read(run)
+RANKING = {
+    "binary": ["ROC curve", "Precision and recall", "Cumulative gain", "Lift"],
+    "tiers": ["Confusion matrix", "ROC curve of each tier"],
+    "value": ["Predicted and real", "Value captured"],
+    "propensity": ["AUROC of the largest classes", "Precision and recall at k"],
+}
+BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
+REST = ["By cutoff", "By country", "Drift of the inputs", "Texts", "Training"]
+
+
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full, task: str):
+    text = _page(full(task))
+    titles = RANKING[task] + BELIEF.get(task, ["Calibration"]) + REST
+    assert _titles(text) == titles
     pictures = [attrs for tag, attrs in Page(text).elements if tag in ("img", "svg")]
-    assert len(pictures) == 4
+    assert len(pictures) == len(titles)
     assert all(len(attrs.get("alt") or attrs["aria-label"]) > 40 for attrs in pictures)
-    assert "Model 0.802, Recency rule 0.700" in pictures[0]["aria-label"]
-    assert len(re.findall(r"<figcaption>[^<]{40,}</figcaption>", text)) == 4
+    assert len(re.findall(r"<figcaption>[^<]{40,}</figcaption>", text)) == len(titles)
 
 
-def test_ids_are_unique_and_references_point_to_them(run: Path):
-    text = _read(run)
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_ids_are_unique_and_references_point_to_them_and_no_heading_level_is_left_out(full, task: str):
+    text = _page(full(task))
     ids = [attrs["id"] for _, attrs in Page(text).elements if "id" in attrs]
     assert len(set(ids)) == len(ids)
-    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)
+    targets = re.findall(r'(?:url\(|href=")#([^)"]+)|aria-labelledby="([^"]+)"', text)
+    assert {one or other for one, other in targets} <= set(ids)
+    levels = [int(tag[1]) for tag, _ in Page(text).elements if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_the_table_shows_the_figures_of_metrics_json(run: Path):
+def test_the_table_shows_the_figures_of_metrics_json(bare):
+    run = bare("binary")
+    metrics = json.loads((run / "metrics.json").read_text())
+    ahead = {"auroc_difference": 0.1011, "auroc_difference_interval": [0.0512, 0.1513]}
+    metrics["test"]["baselines"]["recency_rule"] |= ahead
+    metrics["test"]["baselines"]["rfm"] |= {"auroc_difference": -0.0111, "auroc_difference_interval": [-0.0242, 0.0013]}
+    nothing = {"auroc": None, "auroc_interval": [None, None], "average_precision_interval": None}
+    metrics["test"]["baselines"]["majority"] |= nothing
+    (run / "metrics.json").write_text(json.dumps(metrics))
     rows = {row[0]: row[1:] for row in Page(_read(run)).rows}
-    assert rows["Model"] == ["0.802 0.782 to 0.822", "", "0.503 0.463 to 0.543", "", "0.401", "0.126"]
-    assert rows["Recency rule"] == [
-        "0.700 0.680 to 0.720",
-        "+0.1011 +0.0512 to +0.1513 model ahead",
-        "0.400 0.360 to 0.440",
-        "+0.1000 +0.0500 to +0.1500 model ahead",
-        "0.350",
-        "0.100",
-    ]
-    assert rows["Logistic regression"][1] == "+0.0111 −0.0042 to +0.0213 includes zero"  # noqa: RUF001
-    assert rows["Gradient boosting"][1] == "−0.0111 −0.0242 to −0.0013 baseline ahead"  # noqa: RUF001
+    assert rows["Model"] == ["0.800 0.780 to 0.820", "", "0.760 0.740 to 0.780", "", "2.017", "0.722"]
+    assert rows["Recency rule"][:2] == ["0.700 0.680 to 0.720", "+0.1011 +0.0512 to +0.1513 model ahead"]
+    assert rows["RFM"][1] == "−0.0111 −0.0242 to +0.0013 includes zero"  # noqa: RUF001
+    assert rows["Majority"][0] == "– –"  # noqa: RUF001
+    assert rows["Majority"][2] == "0.779"
 
 
-def test_rows_users_positives_and_parameters_are_stated(run: Path):
-    text = _read(run)
-    positives = json.loads((run / "metrics.json").read_text())["test"]["positives"]
+def test_a_lower_error_is_the_better_one(full):
+    rows = {row[0]: row[1:] for row in Page(_page(full("value"))).rows}  # the model's is the second highest
+    assert rows["Recency rule"][1].endswith("baseline ahead")
+    assert rows["Majority"][1].endswith("model ahead")
+
+
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_every_measure_of_metrics_json_stands_on_the_page_with_its_value(full, task: str):
+    test = json.loads((full(task) / "metrics.json").read_text())["test"]
+    text = _page(full(task))
+    assert [key for key in MEASURES[task] if number(test[key], digits(key)) not in text] == []
+
+
+def test_rows_users_positives_and_how_it_was_made_are_stated(full):
+    text = _page(full("binary"))
+    positives = json.loads((full("binary") / "metrics.json").read_text())["test"]["positives"]
     for figure in ("1,600", "300", str(positives)):
         assert f"<dd>{figure}</dd>" in text
     assert "1,234 trained of 5,678" in text
+    assert "98,765 events of 321 users" in text
+    assert "7 rows left out with no user" in text
+    assert "train 84 s" in text
+    assert "1,000 bootstrap resamples" in text
+    assert "masked words" in text
 
 
-def test_a_missing_value_is_a_dash(run: Path):
-    _edit(run, {"auroc_interval": [NAN, NAN], "average_precision_interval": None, "log_loss": NAN}, "test")
-    rows = {row[0]: row[1:] for row in Page(_read(run)).rows}
-    assert rows["Model"] == ["0.802 –", "", "0.503 –", "", "–", "0.126"]  # noqa: RUF001
+def test_who_is_contacted_is_said_in_words(full):
+    text = " ".join(_page(full("binary")).split())
+    assert "Of 280 contacted, 180 have churn; of 1,320 not contacted, 120 have it too." in text
+    assert "from a score of 0.350 on, chosen on validation by the best F1" in text
+    assert "Precision 64.3 % of the contacted, recall 60.0 % of all with churn, F1 0.621" in text
 
 
-def test_text_of_users_is_escaped(run: Path):
+def test_text_of_users_is_escaped(bare):
+    run = bare("value")
     _edit(run, {"name": "<script>alert(1)</script>", "question": 'a < b & "c"', "verdict": "<b>", "label": "$x$<i>"})
     (run / "config.yaml").write_text("name: </pre><script>alert(1)</script>\n")
     text = _read(run)
@@ -208,57 +388,96 @@ def test_text_of_users_is_escaped(run: Path):
     assert "<i>" not in text
 
 
-def test_a_run_without_pretraining_has_a_report(run: Path):
-    assert "masked words" in _read(run)
-    (run / "pretraining_log.json").unlink()
-    assert "masked words" not in _read(run)
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_what_a_run_does_not_have_is_left_out(bare, task: str):
+    text = _read(bare(task))
+    belief = [title for title in BELIEF.get(task, ["Calibration"]) if title != "Profit"]
+    assert _titles(text) == RANKING[task] + belief
+    for absent in ("masked words", "<dt>Time</dt>", "Single seeds", "Inputs and training", "Contacted"):
+        assert absent not in text or (task, absent) == ("binary", "Contacted")
 
 
-def test_times_and_resamples_are_shown_where_they_are_known(run: Path):
+def test_groups_that_cannot_be_measured_are_told_of(bare, full):
+    gaps = {"equal_opportunity": None, "demographic_parity": 0.05, "demographic_parity_interval": [None, None]}
+    slices = {"country": {"groups": [], "too_small": [{"value": "LU", "rows": 3}], "gaps": {}}}
+    groups = json.loads((full("value") / "metrics.json").read_text())["slices"]["country"]["groups"]
+    unknown = groups[0] | {"value": "BE", "mae": None, "mae_interval": [None, None]}
+    slices["shop"] = {"groups": [*groups, unknown], "gaps": gaps}
+    run = bare("value")
+    _edit(run, {"slices": slices})
+    text = " ".join(_read(run).split())
+    assert _titles(text)[-1] == "By shop"
+    assert "Too few rows to measure: LU (3)." in text
+    assert "share selected (demographic parity) 0.050, 95&nbsp;% interval –." in text  # noqa: RUF001
+    assert "true positive rate (equal opportunity)" not in text
+    assert '12 <span class="small">too few to tell</span>' in text
+    assert "BE: – (–), 60 positives" in text  # noqa: RUF001
+
+
+def test_equal_inputs_give_equal_bytes(full, tmp_path: Path):
+    again = shutil.copytree(full("binary"), tmp_path / "again")
+    assert write_report(again).read_bytes() == (full("binary") / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize("task", list(MEASURES))
+def test_labels_of_one_class_have_a_report(bare, task: str):
+    run = bare(task)
+    labels = np.stack(pq.read_table(run / "predictions" / "test.parquet")["label"].to_numpy())
+    _replace_column(run, "label", np.zeros_like(labels))
+    metrics = json.loads((run / "metrics.json").read_text())
+    nothing = {key: None for key in metrics["test"] if key in MEASURES[task]}
+    for scorer in (metrics["test"], *metrics["test"]["baselines"].values()):
+        scorer |= nothing | {f"{key}_interval": [None, None] for key in nothing}
+    metrics["test"]["positives"] = 0
+    (run / "metrics.json").write_text(json.dumps(metrics))
     text = _read(run)
-    assert "train 84 s" in text
-    assert "bootstrap resamples" not in text
-    made = json.loads((run / "metrics.json").read_text())["made"]
-    del made["seconds"]
-    _edit(run, {"made": made | {"bootstrap_resamples": 1000}})
-    text = _read(run)
-    assert "<dt>Time</dt>" not in text
-    assert "1,000 bootstrap resamples" in text
-
-
-def test_equal_inputs_give_equal_bytes(run: Path):
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
-
-
-def test_pictures_that_need_both_classes_are_left_out_where_there_is_one(run: Path):
-    _replace_column(run, "label", np.zeros(600, dtype=int))
-    _edit(run, {"auroc": NAN, "average_precision": NAN, "positives": 0}, "test")
-    text = _read(run)
-    assert text.count("<figure>") == 1
-    assert "need rows of both classes" in text
     assert "Only 0 positives" in text
+    assert "Calibration</h3>" not in text
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
-def test_rows_without_a_score_are_left_out_of_the_pictures_and_counted(run: Path):
-    _replace_column(run, "score", np.r_[[NAN] * 7, np.linspace(0, 1, 593)])
+@pytest.mark.parametrize("task", ["tiers", "value"])
+def test_rows_without_a_score_are_left_out_of_the_pictures_and_counted(bare, task: str):
+    run = bare(task)
+    scores = np.stack(pq.read_table(run / "predictions" / "test.parquet")["score"].to_numpy()).copy()
+    scores[:7] = NAN
+    _replace_column(run, "score", scores)
     text = _read(run)
-    assert text.count("<figure>") == 4
+    assert set(RANKING[task]) <= set(_titles(text))
     assert "7 rows that a scorer gave no score" in text
+    _replace_column(run, "score", np.full_like(scores, NAN))
+    assert f"{ROWS} rows that a scorer gave no score" in _read(run)
 
 
-def test_constant_scores_and_an_empty_training_log_have_a_report(run: Path):
-    _replace_column(run, "score", np.full(600, 0.0))
-    (run / "pretraining_log.json").unlink()
-    log = json.loads((run / "training_log.json").read_text())
-    (run / "training_log.json").write_text(json.dumps(log | {"history": []}))
-    assert _read(run).count("<figure>") == 3
+@pytest.mark.parametrize(("task", "score"), [("binary", 7.0), ("tiers", 0.0), ("propensity", -3.0), ("value", 0.0)])
+def test_equal_scores_of_all_rows_have_a_report(bare, task: str, score: float):
+    run = bare(task)
+    scores = np.stack(pq.read_table(run / "predictions" / "test.parquet")["score"].to_numpy())
+    _replace_column(run, "score", np.full_like(scores, score))
+    assert set(RANKING[task]) <= set(_titles(_read(run)))
 
 
-def test_a_missing_file_is_named_with_the_remedy(run: Path):
+def test_a_missing_file_or_column_is_named_with_the_remedy(bare):
+    run = bare("binary")
+    _edit(run, {"baselines": {"stack": {}}}, "test")
+    with pytest.raises(InputError, match=r"test\.parquet has no column stack.*run scripts/evaluate\.py again"):
+        write_report(run)
     (run / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json is missing; run scripts/train\.py"):
         write_report(run)
+
+
+def test_few_positives_and_class_weights_are_warned_of(bare, full):
+    assert 'class="warning"' not in _page(full("value"))
+    run = bare("value")
+    _edit(run, {"positives": 49}, "validation")
+    log = json.loads((run / "training_log.json").read_text())
+    (run / "training_log.json").write_text(json.dumps(log | {"class_weights": [0.6, 2.4]}))
+    text = _read(run)
+    assert "Only 49 positives in validation" in text
+    assert "Trained with class weights (0.6, 2.4)" in text
+    _edit(run, {"positives": 48}, "test")
+    assert "Only 48 positives:" in _read(run)
 
 
 class _Recorder(SimpleHTTPRequestHandler):
@@ -274,29 +493,27 @@ class _Recorder(SimpleHTTPRequestHandler):
         """Nothing on the screen."""
 
 
-def test_chromium_shows_it_without_a_console_message_or_a_further_request(run: Path, tmp_path: Path):
+def test_chromium_shows_it_without_a_console_message_or_a_further_request(full, tmp_path: Path):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
-    write_report(run)
+    for task in MEASURES:
+        shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
+    frames = "".join(f'<iframe src="{task}.html" width="390" height="900"></iframe>' for task in MEASURES)
+    (tmp_path / "all.html").write_text(f'<!doctype html><link rel="icon" href="data:,"><title>all</title>{frames}')
     requests = []
-    handler = partial(_Recorder, directory=str(run), requests=requests)
+    handler = partial(_Recorder, directory=str(tmp_path), requests=requests)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         # The page's content security policy has Chromium write to the console what it refuses to ask for.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
-        command.append(f"http://127.0.0.1:{server.server_port}/report.html")
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        for page, told in (("binary", "<figcaption>"), ("all", "<iframe")):
+            address = f"http://127.0.0.1:{server.server_port}/{page}.html"
+            shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
+            assert told in shown.stdout
+            assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
         server.shutdown()
-    assert shown.stdout.count("<figcaption>") == 4
-    assert requests == ["/report.html"]
-    assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
+    assert requests[:2] == ["/binary.html", "/all.html"]
+    assert sorted(requests[2:]) == [f"/{task}.html" for task in sorted(MEASURES)]
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
-
-
-def test_a_model_of_weighted_classes_says_that_its_scores_are_no_probabilities(run):
-    assert "class weights" not in write_report(run).read_text()
-    log = json.loads((run / "training_log.json").read_text())
-    (run / "training_log.json").write_text(json.dumps(log | {"class_weights": [0.6, 2.4]}))
-    assert "Trained with class weights (0.6, 2.4)" in write_report(run).read_text()

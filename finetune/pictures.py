@@ -1,0 +1,142 @@
+"""Drawings of a page: inline SVG that light, dark, paper and readers who see no colours can read."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from finetune.wording import missing
+
+POINTS = 800  # of a curve; nobody sees more
+
+# Pictures are drawn in these colours and shown in the page's own, which differ in light and dark. The palette is Okabe
+# & Ito, "Color Universal Design", 2008; and each line has a dash pattern and a marker of its own.
+INK, MUTED, GRID, FILL = "#111111", "#666666", "#dddddd", "#99bbdd"
+BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
+PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--line)", FILL: "var(--fill)"}
+PAGE_COLOURS |= {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREEN: "var(--green)", PURPLE: "var(--purple)"}
+PAGE_COLOURS |= {SKY: "var(--sky)", AMBER: "var(--amber)"}
+SOLID = {"color": BLUE, "linestyle": "-", "linewidth": 2.5}
+DOTTED = {"color": PURPLE, "linestyle": (0, (1, 1.4)), "linewidth": 2.0}
+DASH_DOT = {"color": GREEN, "linestyle": (0, (6, 2, 1, 2)), "linewidth": 1.7}
+DASHED = {"color": ORANGE, "linestyle": (0, (5, 2)), "linewidth": 1.7}
+LONG_DASHED = {"color": AMBER, "linestyle": (0, (10, 3)), "linewidth": 1.7}
+DASH_DOT_DOT = {"color": SKY, "linestyle": (0, (6, 2, 1, 2, 1, 2)), "linewidth": 1.7}
+LINE_STYLES = (SOLID, DOTTED, DASH_DOT, DASHED, LONG_DASHED, DASH_DOT_DOT)  # the model's first
+MARKERS = ("o", "s", "^", "D", "v", "P")
+THIN = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.0}
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}\u00a0%")
+PICTURE_STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "eventscribe",
+    "text.parse_math": False,  # a group may be called "$"
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.handlelength": 2.6,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED),
+}
+
+
+@dataclass
+class Picture:
+    """A picture and what it says."""
+
+    title: str
+    reading: str
+    svg: Markup
+
+
+def square_figure() -> Figure:
+    """An empty figure of the size that a page shows."""
+    return Figure(figsize=(5.2, 5.2), layout="constrained")
+
+
+def flat_figure(rows: int) -> Figure:
+    """An empty figure as wide, for a list of `rows` entries below each other."""
+    return Figure(figsize=(5.2, 1.4 + 0.3 * max(rows, 2)), layout="constrained")
+
+
+def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
+    """The figure as inline SVG: no metadata, ids that no other picture of the page has, and the page's colours."""
+    file = io.StringIO()
+    with warnings.catch_warnings():  # the page's font may have the letters that matplotlib's lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    view, drawing = re.search(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>(.*)', file.getvalue(), re.DOTALL).groups()
+    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
+    for drawn, shown in PAGE_COLOURS.items():
+        drawing = drawing.replace(drawn, shown)
+    return Markup(f'<svg role="img" aria-label="{escape(alt)}" {view}>{drawing}')
+
+
+def styles(names: Iterable[str]) -> dict[str, dict]:
+    """Colour, dash pattern and marker of each scorer, the same in every picture of a page."""
+    return {
+        name: style | {"marker": marker, "markevery": 0.1, "markersize": 5}
+        for name, style, marker in zip(names, cycle(LINE_STYLES), cycle(MARKERS), strict=False)
+    }
+
+
+def plot(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object) -> None:
+    """A curve whose x only rises or only falls, thinned evenly by point and by x."""
+    by_x = np.searchsorted(abs(x - x[0]), np.linspace(0, abs(x[-1] - x[0]), POINTS))
+    kept = np.union1d(np.linspace(0, len(x) - 1, POINTS).astype(int), by_x)
+    axes.plot(x[kept], y[kept], **style)
+
+
+def finish(figure: Figure, axes: Axes, limit: float = 1.0, low: float = 0.0) -> None:
+    """Both axes from `low` to `limit` in per cent, and the legend below."""
+    axes.set(xlim=(low, limit), ylim=(low, limit))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(PERCENT)
+    legend(figure, axes)
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Below the picture, where it hides no line."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, borderpad=0.4)
+
+
+def dots(
+    axes: Axes, values: list[float | None], spans: list[list[float] | None], sure: list[bool], upright: bool = False
+) -> None:
+    """A dot with its interval for each entry, below each other or, upright, side by side.
+
+    Args:
+        axes: Where to.
+        values: One an entry; a missing one leaves its place empty.
+        spans: The interval of each, where it has one.
+        sure: A hollow dot stands where an entry has too few positives.
+        upright: Entries go from left to right.
+    """
+    for at, (value, span, enough) in enumerate(zip(values, spans, sure, strict=True)):
+        if missing(value):
+            continue
+        if span is not None and not any(map(missing, span)):
+            (axes.vlines if upright else axes.hlines)(at, *span, color=BLUE, linewidth=2)
+        place = (at, value) if upright else (value, at)
+        inside = BLUE if enough else "none"
+        axes.plot(*place, "o", markersize=8, markeredgewidth=1.8, color=inside, markeredgecolor=BLUE)
+    if upright:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    else:
+        axes.set_ylim(len(values) - 0.5, -0.5)  # the first on top
