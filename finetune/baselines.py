@@ -1,32 +1,42 @@
 """What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.base import ClassifierMixin
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, QuantileTransformer
+import pyarrow as pa
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from data_prep import InputError
+from data_prep.history import combined
+from data_prep.task import SPLITS, Label
 from finetune.batching import read_split
+from finetune.estimators import (
+    BOOSTING_GRID,
+    LOGISTIC_GRID,
+    MAX_TREES,
+    RIDGE_GRID,
+    VALUE_BOOSTING_GRID,
+    Fitted,
+    boosting,
+    constant,
+    curve,
+    linear,
+    normal,
+    quality,
+)
+from finetune.objective import Objective
 
-# 12 points; the number of trees comes from the validation curve of each.
-BOOSTING_GRID = [
-    {"learning_rate": rate, "max_leaf_nodes": leaves, "min_samples_leaf": smallest}
-    for rate in (0.04, 0.08)
-    for leaves in (5, 10, 20)
-    for smallest in (50, 200)
-]
-MAX_TREES = 300
 SMALL = 5000  # rows
-TREE_STEP = 25  # the curve is read at every 25th tree
-LOGISTIC_GRID = [0.0003, 0.001, 0.01, 0.1]  # C
+TUNED_CLASSES = 3  # of propensity, the most frequent ones
+FOLDS = 5  # of the stack
+NEVER = 10_000.0  # days since an event that there never was
+RFM = re.compile(r"target_recency_days|target(_\d+d)?|.+_sum(_\d+d)?")
 
 
 @dataclass
@@ -34,7 +44,8 @@ class Baselines:
     """Scores of each baseline.
 
     Attributes:
-        scores: Split -> baseline -> probability of label 1 for each row, in the split's order.
+        scores: Split -> baseline -> scores as `Objective.scores` has them (binary and value of shape (rows,), tiers and
+            propensity of shape (rows, classes)), in the split's order; split is validation or test.
         settings: Baseline -> the settings that validation chose.
     """
 
@@ -43,87 +54,213 @@ class Baselines:
 
 
 def score_baselines(
-    folder: Path, aggregates: list[str], limits: dict[str, int | None] | None = None, seed: int = 0
+    folder: Path,
+    manifest: dict,
+    limits: dict[str, int | None] | None = None,
+    seed: int = 0,
+    model_scores: dict[str, np.ndarray] | None = None,
 ) -> Baselines:
-    """Fit and tune all baselines on a prepared folder and score validation and test.
+    """Fit all baselines on the training rows, tune them on validation, and score validation and test.
 
-    - recency_rule: a logistic curve over the days since the last event of the kind that the label is about, so that it
-      ranks by recency alone.
-    - logistic_regression: all aggregates, quantile-transformed to normal, missing values at the median and flagged; C
-      by validation AUROC.
-    - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12-point grid and number of trees by
-      validation AUROC.
+    The settings are those with the best validation AUROC (mean over the classes), for values the best MAE. Scores of
+    values stay within the range of the training labels.
+
+    - majority: the same for everyone: the share of each class; for values mean or median.
+    - recency_rule: a logistic curve over the logarithm of the days since the last event of the kind that the label is
+      about; for values a line, to the value or its logarithm.
+    - rfm: logistic regression on recency, frequency and monetary value: those days, the counts of such events, and the
+      sums of the numeric fields, quantile-transformed to normal, missing values at the median and flagged. For values
+      ridge regression of the value or its logarithm.
+    - logistic_regression, for values linear_regression: the same on all aggregates.
+    - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
+      trees.
+    - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
+      that what was learned on the training rows is not lost.
+
+    Propensity has a model a class: the settings are tuned on the three most frequent classes and serve all, and a model
+    sees at most 10,000 rows of each label, drawn at random and weighted to stand for all, so that 100 classes take
+    minutes.
 
     Args:
         folder: The prepared data.
-        aggregates: The columns that are inputs.
+        manifest: Its manifest.
         limits: Split -> number of rows that are drawn from it; without it all.
-        seed: Of the boosting and the quantile estimates.
+        seed: Of everything that is drawn.
+        model_scores: validation and test -> the model's scores of these rows; None leaves the stack out.
+
+    Raises:
+        InputError: A stack of propensity, or data that is not prepared.
     """
-    features, labels = {}, {}
-    for split in ("train", "validation", "test"):
-        table = read_split(folder, split, (limits or {}).get(split), [*aggregates, "label"])
-        features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in aggregates])
-        labels[split] = table["label"].to_numpy()
+    objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
+    if model_scores and objective.task == "propensity":
+        raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
+    names = manifest["aggregates"]
+    tables = {}
+    for split in SPLITS:
+        columns = ["user_id", *names] + ["label"] * (split != "test")
+        tables[split] = read_split(folder, split, (limits or {}).get(split), columns)
+    features = _filled({split: _matrix(table, names) for split, table in tables.items()})
+    labels = {split: _labels(tables[split]) for split in ("train", "validation")}
     baselines = Baselines({"validation": {}, "test": {}}, {})
-
-    def fit(model: ClassifierMixin) -> ClassifierMixin:
-        return model.fit(features["train"], labels["train"])
-
-    def auroc(model: ClassifierMixin) -> float:
-        return roc_auc_score(labels["validation"], model.predict_proba(features["validation"])[:, 1])
-
-    def keep(name: str, model: ClassifierMixin, settings: dict) -> None:
-        baselines.settings[name] = settings
-        for split, scores in baselines.scores.items():
-            scores[name] = model.predict_proba(features[split])[:, 1]
-
+    tunings = _tunings(objective, names, features, seed)
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
     threads = 1 if len(labels["train"]) < SMALL else None
-    fits = 1 + len(LOGISTIC_GRID) + len(BOOSTING_GRID)
-    with threadpool_limits(threads), tqdm(total=fits, desc="baselines", unit="fit") as bar:
-        keep("recency_rule", fit(_recency_rule(aggregates.index("target_recency_days"))), {})
-        bar.update()
-        tried = []
-        for strength in LOGISTIC_GRID:
-            tried.append((fit(_logistic_regression(strength, len(labels["train"]), seed)), {"C": strength}))
-            bar.update()
-        keep("logistic_regression", *max(tried, key=lambda pair: auroc(pair[0])))
-        tried = []
-        for point in BOOSTING_GRID:
-            trees = _best_trees(point, features, labels, seed)
-            tried.append((*trees, point))
-            bar.update()
-        _, trees, point = max(tried, key=lambda entry: entry[0])
-        model = HistGradientBoostingClassifier(**point, max_iter=trees, early_stopping=False, random_state=seed)
-        keep("gradient_boosting", fit(model), point | {"max_iter": trees})
+    total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
+    with threadpool_limits(threads), tqdm(total=total, desc="baselines", unit="fit") as bar:
+        for tuning in tunings:
+            fitted, settings = tuning.run(objective, labels, seed, bar)
+            baselines.settings[tuning.name] = settings
+            for split, scores in baselines.scores.items():
+                scores[tuning.name] = fitted.scores(tuning.inputs[split])
+        if model_scores:
+            known = {
+                split: np.column_stack([features[split], scores["gradient_boosting"]])
+                for split, scores in baselines.scores.items()
+            }
+            users = tables["validation"]["user_id"].to_numpy()
+            stack, settings = fit_stack(objective, known, model_scores, labels["validation"], users, seed, bar)
+            baselines.settings["stack"] = settings
+            for split, scores in baselines.scores.items():
+                scores["stack"] = stack[split]
     return baselines
 
 
-def _recency_rule(column: int) -> ClassifierMixin:
-    """A user who never had such an event counts as longest ago."""
-    select = FunctionTransformer(lambda rows: np.log1p(np.nan_to_num(rows[:, [column]], nan=10_000.0)))
-    return make_pipeline(select, LogisticRegression(C=1e6))
+def fit_stack(
+    objective: Objective,
+    features: dict[str, np.ndarray],
+    model_scores: dict[str, np.ndarray],
+    labels: np.ndarray,
+    users: np.ndarray,
+    seed: int = 0,
+    bar: tqdm | None = None,
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Boosting on the aggregates and the model's score: what each adds to the other.
+
+    The model has learned the training labels by heart to some degree, so that its training scores promise too much:
+    the stack is fitted on the VALIDATION rows alone. Cross-validation over users chooses its settings, and gives its
+    scores of validation: each row is scored by a stack that has not seen its user. As the same scores chose the
+    settings (6 points, each with a number of trees), they are slightly too good; those of test are not.
+
+    Args:
+        objective: The task; not propensity.
+        features: validation and test -> of shape (rows, columns).
+        model_scores: validation and test -> the model's scores.
+        labels: Of the validation rows.
+        users: Whose example each validation row is.
+        seed: Of the folds and the boosting.
+        bar: Counts the fits.
+
+    Returns:
+        validation and test -> scores, and the settings.
+
+    Raises:
+        InputError: Validation has a single user.
+    """
+    if len(np.unique(users)) < 2:
+        raise InputError("evaluation.stack needs two users or more in validation; leave it out or take more examples")
+    inputs = {split: np.column_stack([rows, model_scores[split]]) for split, rows in features.items()}
+    rows = inputs["validation"]
+    folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
+    folds = list(folds.split(rows, groups=users))
+    best, validation, settings = -np.inf, None, None
+    for point in _stack_grid(objective):
+        stages: dict[int, np.ndarray] = {}
+        for seen, unseen in folds:
+            model = boosting(objective, point | {"max_iter": MAX_TREES}, seed)
+            fitted = Fitted(objective, model, rows[seen], labels[seen], seed, bar)
+            for trees, scores in curve(fitted, rows[unseen]):
+                stages.setdefault(trees, np.empty((len(rows), *scores.shape[1:])))[unseen] = scores
+        for trees, scores in stages.items():
+            found = quality(objective.task, labels, scores)
+            if validation is None or found > best:
+                best, validation, settings = found, scores, point | {"max_iter": trees}
+    fitted = Fitted(objective, boosting(objective, settings, seed), rows, labels, seed, bar)
+    return {"validation": validation, "test": fitted.scores(inputs["test"])}, settings
 
 
-def _logistic_regression(strength: float, rows: int, seed: int) -> ClassifierMixin:
-    return make_pipeline(
-        SimpleImputer(strategy="median", add_indicator=True),
-        QuantileTransformer(
-            n_quantiles=min(1000, rows), output_distribution="normal", subsample=20_000, random_state=seed
-        ),
-        LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100),
-    )
+@dataclass
+class _Tuning:
+    """A baseline before it is fitted.
+
+    Attributes:
+        grid: The settings that are tried.
+        make: Settings -> estimator.
+        inputs: Split -> matrix of shape (rows, columns).
+        grows: Whether the number of trees is read from the validation curve.
+    """
+
+    name: str
+    grid: list[dict]
+    make: Callable[[dict], BaseEstimator]
+    inputs: dict[str, np.ndarray]
+    grows: bool = False
+
+    def fits(self, objective: Objective) -> int:
+        """How many estimators `run` fits."""
+        classes = len(objective.classes) if objective.task == "propensity" else 1
+        return classes + len(self.grid) * min(classes, TUNED_CLASSES) * (len(self.grid) > 1)
+
+    def run(self, objective: Objective, labels: dict[str, np.ndarray], seed: int, bar: tqdm) -> tuple[Fitted, dict]:
+        """The best on validation, fitted on train, and its settings."""
+        train, validation = labels["train"], labels["validation"]
+        if objective.task == "propensity":
+            frequent = np.sort(np.argsort(-train.sum(axis=0), kind="stable")[:TUNED_CLASSES])
+            train, validation = train[:, frequent], validation[:, frequent]
+        tried = []
+        for point in self.grid if len(self.grid) > 1 else []:
+            settings = point | {"max_iter": MAX_TREES} if self.grows else point
+            fitted = Fitted(objective, self.make(settings), self.inputs["train"], train, seed, bar)
+            rows = self.inputs["validation"]
+            if self.grows:
+                staged = {trees: quality(objective.task, validation, scores) for trees, scores in curve(fitted, rows)}
+                tried += [(found, point | {"max_iter": trees}) for trees, found in staged.items()]
+            else:
+                tried.append((quality(objective.task, validation, fitted.scores(rows)), point))
+        settings = max(tried, key=lambda entry: entry[0])[1] if tried else self.grid[0]
+        return Fitted(objective, self.make(settings), self.inputs["train"], labels["train"], seed, bar), settings
 
 
-def _best_trees(point: dict, features: dict, labels: dict, seed: int) -> tuple[float, int]:
-    """The best validation AUROC over the number of trees, and that number."""
-    model = HistGradientBoostingClassifier(**point, max_iter=MAX_TREES, early_stopping=False, random_state=seed)
-    model.fit(features["train"], labels["train"])
-    curve = {
-        trees: roc_auc_score(labels["validation"], scores[:, 1])
-        for trees, scores in enumerate(model.staged_predict_proba(features["validation"]), start=1)
-        if trees % TREE_STEP == 0
+def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndarray], seed: int) -> list[_Tuning]:
+    value = objective.task == "value"
+    recency = {
+        split: np.log1p(np.nan_to_num(rows[:, [names.index("target_recency_days")]], nan=NEVER))
+        for split, rows in features.items()
     }
-    trees = max(curve, key=curve.get)
-    return curve[trees], trees
+    rfm = [i for i, name in enumerate(names) if RFM.fullmatch(name)]
+    rfm = normal({split: rows[:, rfm] for split, rows in features.items()}, seed)
+    curves = [{"alpha": 1, "log_scale": log} for log in (False, True)] if value else [{"C": 100}]
+    grid, points = (RIDGE_GRID, VALUE_BOOSTING_GRID) if value else (LOGISTIC_GRID, BOOSTING_GRID)
+    return [
+        _Tuning("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
+        _Tuning("recency_rule", curves, linear, recency),
+        _Tuning("rfm", grid, linear, rfm),
+        _Tuning("linear_regression" if value else "logistic_regression", grid, linear, normal(features, seed)),
+        _Tuning("gradient_boosting", points, lambda point: boosting(objective, point, seed), features, grows=True),
+    ]
+
+
+def _stack_grid(objective: Objective) -> list[dict]:
+    """Half of boosting's: each point is fitted once a fold."""
+    grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
+    return [point for point in grid if point["min_samples_leaf"] == 50]
+
+
+def _stack_fits(objective: Objective) -> int:
+    return 1 + FOLDS * len(_stack_grid(objective))
+
+
+def _matrix(table: pa.Table, names: list[str]) -> np.ndarray:
+    """Columns as numbers of shape (rows, columns), NaN where there is none."""
+    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+
+
+def _filled(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Zeros for a column of which no training row has a value: nothing can be learned from it."""
+    empty = np.isnan(features["train"]).all(axis=0)
+    return {split: np.where(empty, 0.0, rows) for split, rows in features.items()}
+
+
+def _labels(table: pa.Table) -> np.ndarray:
+    """Of shape (rows,), for propensity (rows, classes)."""
+    labels = combined(table["label"])
+    return labels.flatten().to_numpy().reshape(len(labels), -1) if pa.types.is_list(labels.type) else labels.to_numpy()

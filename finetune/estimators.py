@@ -1,0 +1,179 @@
+"""scikit-learn's estimators, fitted to any of the four tasks, with scores as the model has them."""
+
+from collections.abc import Iterator
+from itertools import islice, repeat
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import mean_absolute_error, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import QuantileTransformer
+from tqdm import tqdm
+
+from finetune.objective import Objective
+
+# 12 points; the number of trees comes from the validation curve of each.
+BOOSTING_GRID = [
+    {"learning_rate": rate, "max_leaf_nodes": leaves, "min_samples_leaf": smallest}
+    for rate in (0.04, 0.08)
+    for leaves in (5, 10, 20)
+    for smallest in (50, 200)
+]
+VALUE_BOOSTING_GRID = [  # the curve stands in for the rate; MAE asks for the median, whose loss is absolute_error
+    {"loss": loss, "learning_rate": 0.08, "max_leaf_nodes": leaves, "min_samples_leaf": smallest}
+    for loss in ("squared_error", "absolute_error")
+    for leaves in (5, 10, 20)
+    for smallest in (50, 200)
+]
+LOGISTIC_GRID = [{"C": strength} for strength in (0.0003, 0.001, 0.01, 0.1)]
+RIDGE_GRID = [{"alpha": strength, "log_scale": log} for log in (False, True) for strength in (1, 100, 10_000)]
+MAX_TREES = 300
+TREE_STEP = 25  # the curve is read at every 25th tree
+MAX_ROWS = 10_000  # of each label, for one class of propensity
+
+
+class Fitted:
+    """An estimator after its fit; for propensity one for each class.
+
+    Where the rows have a single class there is nothing to fit, and everyone is given it.
+
+    Args:
+        objective: The task.
+        estimator: Not fitted yet; it is copied.
+        rows: Inputs of shape (rows, columns).
+        labels: Of shape (rows,), for propensity (rows, classes): some or all of the task's classes.
+        seed: Of the rows that are drawn for propensity.
+        bar: Counts the fits.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        estimator: BaseEstimator,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        bar: tqdm | None = None,
+    ) -> None:
+        self.objective, self.estimators = objective, []
+        self.range = (labels.min(), labels.max())
+        several = objective.task == "propensity"
+        for column in labels.T if several else [labels]:
+            alone = objective.task != "value" and (column == column[0]).all()
+            made = DummyClassifier() if alone else clone(estimator)
+            if several and not alone:
+                drawn, weights = balanced(column, MAX_ROWS, seed)
+                self.estimators.append(made.fit(rows[drawn], column[drawn], sample_weight=weights))
+            else:
+                self.estimators.append(made.fit(rows, column))
+            if bar is not None:
+                bar.update()
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """As `Objective.scores` has them; values no further than the labels that were fitted to."""
+        method = "predict" if self.objective.task == "value" else "predict_proba"
+        return self._shaped([getattr(estimator, method)(rows) for estimator in self.estimators])
+
+    def staged(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The scores of boosting after each tree."""
+        method = "staged_predict" if self.objective.task == "value" else "staged_predict_proba"
+        stages = [
+            repeat(estimator.predict_proba(rows))
+            if isinstance(estimator, DummyClassifier)
+            else getattr(estimator, method)(rows)
+            for estimator in self.estimators
+        ]
+        yield from map(self._shaped, zip(*stages, strict=False))
+
+    def _shaped(self, found: list[np.ndarray] | tuple[np.ndarray, ...]) -> np.ndarray:
+        """From what each estimator says."""
+        if self.objective.task == "value":
+            return np.clip(found[0], *self.range)
+        classes = len(self.objective.classes) if self.objective.task == "tiers" else 2
+        every = []
+        for estimator, probabilities in zip(self.estimators, found, strict=True):
+            every.append(np.zeros((len(probabilities), classes)))
+            every[-1][:, estimator.classes_] = probabilities  # a class that no row had stays at zero
+        if self.objective.task == "propensity":
+            return np.column_stack([probabilities[:, 1] for probabilities in every])
+        return every[0] if self.objective.task == "tiers" else every[0][:, 1]
+
+
+def quality(task: str, labels: np.ndarray, scores: np.ndarray) -> float:
+    """What settings are chosen by, higher is better: AUROC, the mean over the classes that some rows have and others
+    have not; for values minus the MAE. -inf where AUROC is not defined."""
+    if task == "value":
+        return -float(mean_absolute_error(labels, scores))
+    if task == "tiers":
+        labels = labels[:, None] == np.arange(scores.shape[1])
+    pairs = zip(labels.reshape(len(labels), -1).T, scores.reshape(len(scores), -1).T, strict=True)
+    told = [roc_auc_score(of, by) for of, by in pairs if 0 < of.sum() < len(of)]
+    return float(np.mean(told)) if told else -np.inf
+
+
+def balanced(labels: np.ndarray, limit: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of at most `limit` rows of each label, drawn at random, and the number of rows that each stands for.
+
+    (He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, section 6.3, on negative
+    downsampling; the weights take the place of its re-calibration.)
+    """
+    generator, drawn, weights = np.random.default_rng(seed), [], []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        kept = generator.choice(rows, limit, replace=False) if len(rows) > limit else rows
+        drawn.append(kept)
+        weights.append(np.full(len(kept), len(rows) / len(kept)))
+    order = np.argsort(np.concatenate(drawn))
+    return np.concatenate(drawn)[order], np.concatenate(weights)[order]
+
+
+def constant(settings: dict) -> BaseEstimator:
+    """The same for all rows: the shares of the classes, or for values what the setting `constant` names."""
+    return DummyRegressor(strategy=settings["constant"]) if settings else DummyClassifier(strategy="prior")
+
+
+def linear(settings: dict) -> BaseEstimator:
+    """Logistic regression where the settings have a C, else ridge regression of the value or its logarithm."""
+    if "C" in settings:
+        return LogisticRegression(C=settings["C"], solver="newton-cholesky", max_iter=100)
+    ridge = Ridge(alpha=settings["alpha"])
+    if not settings["log_scale"]:
+        return ridge
+    return TransformedTargetRegressor(ridge, func=_signed_log, inverse_func=_signed_exp, check_inverse=False)
+
+
+def _signed_log(values: np.ndarray) -> np.ndarray:
+    """log(1 + value), mirrored for what is below zero (refunds)."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def _signed_exp(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.expm1(np.abs(values))
+
+
+def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
+    """scikit-learn's histogram boosting, which takes missing values as they are."""
+    made = HistGradientBoostingRegressor if objective.task == "value" else HistGradientBoostingClassifier
+    return made(**settings, early_stopping=False, random_state=seed)
+
+
+def curve(fitted: Fitted, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The number of trees and the scores of that many, at every 25th tree."""
+    yield from islice(enumerate(fitted.staged(rows), start=1), TREE_STEP - 1, MAX_TREES, TREE_STEP)
+
+
+def normal(features: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Missing values at the median and flagged, all quantile-transformed to normal as the training rows say."""
+    rows = len(features["train"])
+    steps = make_pipeline(
+        SimpleImputer(strategy="median", add_indicator=True),
+        QuantileTransformer(
+            n_quantiles=min(1000, rows), output_distribution="normal", subsample=20_000, random_state=seed
+        ),
+    ).fit(features["train"])
+    return {split: steps.transform(rows) for split, rows in features.items()}
