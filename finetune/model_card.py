@@ -19,7 +19,7 @@ from data_prep.serializer import EventSerializer
 from finetune.calibration import Calibration
 from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
-from finetune.wording import FEW_POSITIVES, digits, measure, number, percent, span
+from finetune.wording import FEW_POSITIVES, digits, measure, number, span
 
 FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default
 EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
@@ -41,14 +41,13 @@ TRAINING = (
     "learning_rate",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
-    "max_steps",
-    "num_train_epochs",
     "weight_decay",
     "warmup_steps",
     "lr_scheduler_type",
     "label_smoothing_factor",
     "bf16",
     "fp16",
+    "seed",
 )
 
 
@@ -113,18 +112,19 @@ def model_card(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": _cell, "number": number, "percent": percent}
+    environment.filters |= {"cell": _cell, "condition": _condition, "number": number}
     return environment.get_template("model_card.md.jinja").render(
         metadata=data.to_yaml(),
         task=task,
         kind=kind,
         classes=list(Objective.of_model(config).classes),
         label_sql=LABEL_SQL[task["label_kind"]].format(
-            window=f"{window}\n  AND ({label['where']}\n)", field=label["field"]
+            window=f"{window}\n  AND ({_condition(label['where'])})", field=label["field"]
         ),
         metrics=metrics,
         seed=seed,
         results=_table(metrics, seed, kind),
+        main=measure(metrics["main"], kind)[0],
         slices=_slices(metrics),
         few=metrics["test"]["positives"] < FEW_POSITIVES,
         calibration=calibration,
@@ -171,8 +171,9 @@ def read_metrics(folder: Path) -> dict:
     if seed_of(folder) is not None and seed_of(folder) not in metrics.get("seeds", {}):
         raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
     for groups in metrics.get("slices", {}).values():
-        groups["groups"] = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
-        groups["too_small"] = len(groups["too_small"])
+        many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
+        groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)
+        groups["groups"] = many
     return metrics
 
 
@@ -325,7 +326,12 @@ def _settings(settings: dict, log: dict, metrics: dict) -> dict[str, object]:
     }
     flow = {name: value for name, value in made.items() if isinstance(value, dict)}
     made |= {name: yaml.safe_dump(value, default_flow_style=True, width=1000).strip() for name, value in flow.items()}
-    return {name: value for name, value in made.items() if value is not None}
+    return {name: value for name, value in made.items() if value}  # without what is off
+
+
+def _condition(where: str) -> str:
+    """A condition of the config within brackets, which a comment at its end must not take away."""
+    return f"{where}\n" if "--" in where else where
 
 
 def _cell(value: object) -> str:

@@ -32,6 +32,8 @@ MARKS = {"model": "task.json", "dataset": "manifest.json"}  # only EventScribe's
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
 HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
 
+# What libraries write into a config of where they loaded it from.
+PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 PSEUDONYMS = """
 User ids are pseudonyms: HMAC-SHA-256 of the log's own under a key that is not published. This copy of `manifest.json`
 has the config of task and text, and not where the log lies.
@@ -65,7 +67,7 @@ def publish(
     Raises:
         InputError: Something is missing, must not be published, or the hub refuses.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -115,16 +117,18 @@ def stage_model(
     calibration = Calibration.load(folder)
     staged.mkdir(parents=True)
     if isinstance(model, PeftModel) and merge:
+        if model.active_peft_config.is_prompt_learning:
+            raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged; drop --merge")
         model = model.merge_and_unload()
     if isinstance(model, PeftModel):
-        base = model.peft_config["default"].base_model_name_or_path
+        base = model.active_peft_config.base_model_name_or_path
         if hub_name(base) is None:
             raise InputError(f"{folder} is an adapter of a model on this machine, {base}; add --merge")
         for name in ADAPTER:
             shutil.copyfile(folder / name, staged / name)
         model.config.save_pretrained(staged)
     else:
-        if calibration.method == "temperature" and _divide_logits(model, calibration.temperature):
+        if calibration.method == "temperature" and divide_logits(model, calibration.temperature):
             calibration = replace(calibration, temperature=1.0)
         model.save_pretrained(staged)
     tokenizer.save_pretrained(staged)
@@ -137,10 +141,21 @@ def stage_model(
     _write_json(staged / "metrics.json", metrics)
     for path in staged.glob("*config.json"):
         content = read_json(path)
-        _write_json(path, {key: value for key, value in content.items() if not key.endswith("name_or_path")})
+        _write_json(path, {key: value for key, value in content.items() if key not in PATHS})
     card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
     (staged / "README.md").write_text(card, encoding="utf-8")
     return staged
+
+
+def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
+    """Divide weight and bias of the last linear layer, where its outputs are the logits; says whether it did."""
+    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
+    if head.out_features != model.config.num_labels:
+        return False
+    with torch.no_grad():
+        for weights in head.parameters():
+            weights /= temperature
+    return True
 
 
 def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
@@ -164,17 +179,6 @@ def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
             f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published; "
             f"lower task.label.top, prepare and train again"
         )
-
-
-def _divide_logits(model: torch.nn.Module, temperature: float) -> bool:
-    """Divide weight and bias of the last linear layer, where its outputs are the logits; says whether it did."""
-    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
-    if head.out_features != model.config.num_labels:
-        return False
-    with torch.no_grad():
-        for weights in head.parameters():
-            weights /= temperature
-    return True
 
 
 def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | None = None) -> Path:
