@@ -1,0 +1,95 @@
+"""Have the inputs moved between training and test? Population stability index of each input."""
+
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.history import combined
+from data_prep.serializer import event_starts
+from finetune.batching import sampled
+
+SAMPLE = 50_000  # rows of either split; more would move the index by less than .001
+BINS = 10  # quantiles of the training rows
+VALUES = 20  # of a field, the most frequent in training; the rest counts as one
+WORD = re.compile(r"(\w+)=(\S+)")
+
+
+def drift(train: pa.Table, test: pa.Table, aggregates: list[str]) -> list[dict]:
+    """How far each input of the test rows has moved from the training rows.
+
+    The population stability index is the sum over bins of (q - p) ln(q / p), p and q being the shares of training and
+    test rows (Siddiqi: Credit Risk Scorecards, 2006, chapter 9; the symmetric Kullback-Leibler divergence). By his rule
+    of thumb below .1 nothing has moved, above .25 much has. Numbers are binned by the deciles of the training rows,
+    missing ones have a bin of their own, and every bin counts half a row more than it has, so that none is empty.
+    Without any move its mean is about (bins - 1) (1 / training rows + 1 / test rows) (Yurdakul: Statistical Properties
+    of Population Stability Index, 2018): below some hundred rows it says little.
+
+    Args:
+        train: Columns text and the aggregates; of more than 50,000 rows the same random ones are taken.
+        test: The same of the test rows.
+        aggregates: The columns that are compared; besides them the number of events in a text (text_events) and, in
+            the style `words`, each `name=value` of the newest event (newest_NAME).
+
+    Returns:
+        input and psi of each, the largest first; NaN at the end, where a split has no rows.
+    """
+    tables = [table.take(sampled(len(table), SAMPLE)) for table in (train, test)]
+    found = {}
+    for name in aggregates:
+        values = [combined(t[name]).to_numpy(zero_copy_only=False).astype(np.float64) for t in tables]
+        found[name] = _stability(*_binned(*values))
+    read = [_read(combined(table["text"]).to_pylist()) for table in tables]
+    found["text_events"] = _stability(*_binned(*(lengths for lengths, _ in read)))
+    for name in dict.fromkeys([*read[0][1], *read[1][1]]):
+        counts = [fields.get(name, Counter({None: len(lengths)})) for lengths, fields in read]
+        found[f"newest_{name}"] = _stability(*_matched(*counts))
+    order = sorted(found, key=lambda name: (np.isnan(found[name]), -np.nan_to_num(found[name]), name))
+    return [{"input": name, "psi": found[name]} for name in order]
+
+
+def _stability(train: np.ndarray, test: np.ndarray) -> float:
+    """The index of two counts of shape (bins,)."""
+    if not train.sum() or not test.sum():
+        return float("nan")
+    there = train + test > 0
+    p, q = ((counts[there] + 0.5) / (counts.sum() + 0.5 * there.sum()) for counts in (train, test))
+    return float(np.sum((q - p) * np.log(q / p)))
+
+
+def _binned(train: np.ndarray, test: np.ndarray) -> list[np.ndarray]:
+    """Rows by decile of the training rows, the missing ones at the end."""
+    known = train[~np.isnan(train)]
+    edges = np.quantile(known, np.arange(1, BINS) / BINS, method="lower") if len(known) else np.zeros(0)
+    # A value of more than a tenth of the rows ends its bin, or all that lies above a frequent 0 would be one with it.
+    edges = np.unique([*edges, *np.nextafter(edges[1:][edges[1:] == edges[:-1]], np.inf)])
+    found = []
+    for values in (train, test):
+        bins = np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right"))
+        found.append(np.bincount(bins, minlength=len(edges) + 2))
+    return found
+
+
+def _read(texts: list[str]) -> tuple[np.ndarray, dict[str, Counter]]:
+    """The number of events of each text; and of the newest events field -> value -> how often it is written, with the
+    texts that do not write the field under None."""
+    lengths, fields, having = np.zeros(len(texts)), defaultdict(Counter), Counter()
+    for i, text in enumerate(texts):
+        starts = [*event_starts(text), len(text)]
+        lengths[i] = len(starts) - 1
+        if not text.startswith("gap=", starts[0]):  # the style sentences
+            continue
+        pairs = WORD.findall(text, starts[0], starts[1])
+        having.update({name for name, _ in pairs})
+        for name, value in pairs:
+            fields[name][value] += 1
+    for name, values in fields.items():
+        values[None] = len(texts) - having[name]
+    return lengths, fields
+
+
+def _matched(train: Counter, test: Counter) -> list[np.ndarray]:
+    """Counts of the same values: the most frequent ones of training, and of all others together."""
+    kept = [value for value, _ in train.most_common(VALUES)]
+    return [np.array([*(of[value] for value in kept), of.total() - sum(of[v] for v in kept)]) for of in (train, test)]
