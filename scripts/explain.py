@@ -1,0 +1,49 @@
+"""Why a user has a score, or with --sample what drives the label: a page, and the same as JSON beside it.
+
+python scripts/explain.py --model runs/NAME/model --events 'logs/*.parquet' --cutoff 2024-03-01 --user 1347
+python scripts/explain.py --model runs/NAME/model --config my.yaml --cutoff 2024-03-01 --sample 500
+
+Needs captum: pip install 'eventscribe[explain]'. A user's page shows a history: it is as private as the log.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from finetune.config import CommandParser, guarded, parse_experiment
+from finetune.explain import explain_sample, explain_user, write_page
+from finetune.scoring import EventClassifier
+
+
+def run(given: Namespace) -> None:
+    """The page, and where it lies."""
+    events = given.events or parse_experiment("", ["--config", given.config]).data
+    classifier = EventClassifier.from_pretrained(given.model)
+    asked = (classifier, events, given.cutoff)
+    how = {"output": given.label_class, "steps": given.steps}
+    if given.user is not None:
+        explanation = explain_user(*asked, given.user, **how)
+    else:
+        explanation = explain_sample(*asked, given.sample, population=given.population, **how)
+    print(f"explanation: {write_page(explanation, given.output)}")
+
+
+if __name__ == "__main__":
+    parser = CommandParser(__doc__)
+    parser.add_argument("--model", required=True, help="runs/NAME/model, or a repository of the hub.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--events", help="The log: a path or glob of CSV, Parquet or JSON lines.")
+    source.add_argument("--config", help="Or an experiment's YAML, whose data.sources are read.")
+    parser.add_argument("--cutoff", required=True, help="The moment of prediction, such as 2024-03-01, in UTC.")
+    about = parser.add_mutually_exclusive_group(required=True)
+    about.add_argument("--user", help="The id of the user whose score is explained.")
+    about.add_argument("--sample", type=int, help="Or what drives the label, from this many users drawn at random.")
+    parser.add_argument("--population", action="store_true", help="Draw them from those the task asks about.")
+    parser.add_argument("--class", dest="label_class", help="The class to explain; default: label 1 or the likeliest.")
+    parser.add_argument("--steps", type=int, default=32, help="Steps of the integration; more lower its error.")
+    parser.add_argument("--output", type=Path, default=Path("explanation.html"), help="The page; beside it NAME.json.")
+    arguments = parser.parse_args()
+    if arguments.steps < 1 or (arguments.sample is not None and arguments.sample < 1):
+        parser.error("--steps and --sample are numbers above zero")
+    if arguments.output.suffix != ".html":
+        parser.error(f"--output {arguments.output} is to be a page; end it with .html")
+    guarded(lambda: run(arguments))
