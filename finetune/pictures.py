@@ -65,12 +65,12 @@ class Picture:
 
 def square_figure() -> Figure:
     """An empty figure of the size that a page shows."""
-    return Figure(figsize=(5.2, 5.2), layout="constrained")
+    return Figure(figsize=(4.8, 4.8), layout="constrained")
 
 
 def flat_figure(rows: int) -> Figure:
     """An empty figure as wide, for a list of `rows` entries below each other."""
-    return Figure(figsize=(5.2, 1.4 + 0.3 * max(rows, 2)), layout="constrained")
+    return Figure(figsize=(4.8, 1.4 + 0.3 * max(rows, 2)), layout="constrained")
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> Markup:

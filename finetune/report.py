@@ -54,10 +54,12 @@ def write_report(run_folder: Path) -> Path:
     pretraining_log.json.
 
     Raises:
-        InputError: One of the files is missing, or metrics and predictions are not of the same run.
+        InputError: One of the files is missing or old, or metrics and predictions are not of the same run.
     """
     folder = Path(run_folder)
     metrics = OPTIONAL | json.loads(_existing(folder / "metrics.json").read_bytes())
+    if "task" not in metrics:
+        raise InputError(f"{folder / 'metrics.json'} is of an older version; run scripts/evaluate.py again")
     training = json.loads(_existing(folder / "training_log.json").read_bytes())
     pretraining = {"steps": 0, "history": []}
     if (folder / "pretraining_log.json").is_file():
@@ -71,9 +73,9 @@ def write_report(run_folder: Path) -> Path:
             "How far its scores can be believed": probability_pictures(metrics, labels, scores[MODEL]),
             "What it would earn": profit_pictures(metrics),
             SLICED: cutoff_pictures(metrics) + slice_pictures(metrics),
-            "Inputs and training": drift_pictures(metrics)
-            + text_pictures(metrics, training)
-            + loss_pictures(metrics, training, pretraining),
+            "Inputs and training": text_pictures(metrics, training)
+            + loss_pictures(metrics, training, pretraining)
+            + drift_pictures(metrics),
         }
     keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
     keys = [key for key in keys if key not in COUNTS and not key.endswith("_interval")]

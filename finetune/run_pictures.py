@@ -43,7 +43,7 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter("{x:,.6g}")
     legend(figure, axes)
-    costs = f"at {number(profit['contact'], None)} a contact and {number(profit['kept_customer'], None)} a positive"
+    costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
     reading = (
         f"These test rows would have earned most, {number(profit['best_profit'], None)}, by contacting the top "
         f"{percent(profit['best_share'], 1)}, {costs}; contacting all would have earned "
@@ -88,6 +88,7 @@ def slice_pictures(metrics: dict) -> list[Picture]:
 def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
     main = metrics["main"]
     title = measure(main, metrics["task"])[0]
+    known = len(groups)
     groups = sorted(groups, key=lambda of: -of["rows"])[:GROUPS]
     figure = flat_figure(len(groups) + 2)
     axes = figure.subplots()
@@ -108,6 +109,8 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
             f"{title} runs from {number(worst[main], digits(main))} ({worst['value']}) to "
             f"{number(best[main], digits(main))} ({best['value']}), {_apart(worst, best, main)}. Rows in brackets."
         )
+    if known > GROUPS:
+        reading += f" The {GROUPS} largest of {known} groups are drawn."
     said = "; ".join(_told(str(of["value"]), of, main) for of in groups)
     alt = f"{title} with intervals by {name}. {said}."
     return Picture(f"By {name}", reading, inline_svg(figure, f"slice-{at}", alt))

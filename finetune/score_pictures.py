@@ -122,7 +122,7 @@ def _gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.nda
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
-        plot(axes, *_captured(labels, scores[name]), label=named(name), **style | {"marker": ""})
+        plot(axes, *captured(labels, scores[name]), label=named(name), **style | {"marker": ""})
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
     recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in TOPS]
     for top, recall in zip(TOPS, recalls, strict=True):
@@ -165,7 +165,7 @@ def _lift(scorers: dict[str, dict]) -> Picture:
     return Picture("Lift", reading, inline_svg(figure, "lift", alt))
 
 
-def _captured(worth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def captured(worth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares of the rows, highest scores first, and of all worth among them; rows of equal scores come together."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -319,8 +319,8 @@ def _value_gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, 
     names = {name: f"{named(name)} {number(of.get('value_gini'))}" for name, of in scorers.items()}
     if labels.sum() > 0:
         for name, style in styles(scorers).items():
-            plot(axes, *_captured(labels, scores[name]), label=names[name], **style)
-        plot(axes, *_captured(labels, labels), label="Perfect 1.000", **DOTTED | {"color": INK, "linewidth": 1.2})
+            plot(axes, *captured(labels, scores[name]), label=names[name], **style)
+        plot(axes, *captured(labels, labels), label="Perfect 1.000", **DOTTED | {"color": INK, "linewidth": 1.2})
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.0)}", **THIN)
     axes.set(xlabel="Share of the rows, highest predictions first", ylabel="Share of all value among them")
     finish(figure, axes)

@@ -24,7 +24,10 @@ MEASURES = {  # name, and what it says
     "accuracy": ("Accuracy", "share of the rows that are told rightly"),
     "macro_f1": ("Macro F1", "mean F1 of the tiers, each counting the same"),
     "weighted_f1": ("Weighted F1", "mean F1 of the tiers, each counting by its rows"),
-    "ordinal_error": ("Tiers off", "mean distance of the predicted tier from the true one; lower is better"),
+    "ordinal_error": (
+        "Ordinal error",
+        "mean distance, in tiers, of the predicted tier from the true one; lower is better",
+    ),
     "mae": ("MAE", "mean absolute error, in the label's unit; lower is better"),
     "rmse": ("RMSE", "root of the mean squared error, in the label's unit; lower is better"),
     "nmae": ("NMAE", "MAE over the standard deviation of the training labels; lower is better"),
@@ -86,11 +89,11 @@ def missing(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int | None = 3, sign: str = "") -> str:
-    """With a real minus sign; an en dash where there is no value; without `digits` as many as the size asks for."""
+    """With a real minus sign; an en dash where there is no value; without `digits` four that tell something."""
     if missing(value):
         return "\u2013"
     if digits is None:
-        digits = 0 if value == round(value) else max(0, min(3, 3 - math.floor(math.log10(abs(value)))))
+        digits = max(0, min(3, 3 - math.floor(math.log10(abs(value))))) if value else 0
     return f"{value:{sign},.{digits}f}".replace("-", "\u2212")
 
 

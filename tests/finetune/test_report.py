@@ -28,24 +28,14 @@ CLASSES = {
     "value": None,
     "propensity": [f"category {i}" for i in range(20)],
 }
-AT = ("expected_calibration_error", "ks", "gini") + tuple(
-    f"{name}_at_{top}" for name in ("lift", "recall") for top in (1, 5, 10, 20)
-)
+AT_TOPS = [f"{name}_at_{top}" for name in ("lift", "recall") for top in (1, 5, 10, 20)]
+PROBABILITY = ("log_loss", "brier_score", "expected_calibration_error")
 MEASURES = {
-    "binary": (
-        "auroc",
-        "average_precision",
-        "log_loss",
-        "brier_score",
-        "expected_calibration_error",
-        "ks",
-        "gini",
-        *AT,
-    ),
+    "binary": ("auroc", "average_precision", *PROBABILITY, "ks", "gini", *AT_TOPS),
     "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss", "ordinal_error"),
     "value": ("mae", "rmse", "nmae", "spearman", "value_gini"),
     "propensity": (
-        *("auroc", "micro_auroc", "average_precision", "precision_at_10", "recall_at_10"),
+        *("auroc", "micro_auroc", "average_precision", "micro_average_precision", "precision_at_10", "recall_at_10"),
         *("ndcg_at_10", "coverage_at_10", "log_loss", "novelty", "diversity", "synerise_score"),
     ),
 }
@@ -299,7 +289,7 @@ RANKING = {
     "propensity": ["AUROC of the largest classes", "Precision and recall at k"],
 }
 BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
-REST = ["By cutoff", "By country", "Drift of the inputs", "Texts", "Training"]
+REST = ["By cutoff", "By country", "Texts", "Training", "Drift of the inputs"]
 
 
 @pytest.mark.parametrize("task", list(MEASURES))
@@ -461,6 +451,9 @@ def test_a_missing_file_or_column_is_named_with_the_remedy(bare):
     run = bare("binary")
     _edit(run, {"baselines": {"stack": {}}}, "test")
     with pytest.raises(InputError, match=r"test\.parquet has no column stack.*run scripts/evaluate\.py again"):
+        write_report(run)
+    (run / "metrics.json").write_text('{"name": "of an older version"}')
+    with pytest.raises(InputError, match=r"metrics\.json is of an older version; run scripts/evaluate\.py again"):
         write_report(run)
     (run / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics\.json is missing; run scripts/train\.py"):
