@@ -486,13 +486,16 @@ class _Recorder(SimpleHTTPRequestHandler):
         """Nothing on the screen."""
 
 
-def test_chromium_shows_it_without_a_console_message_or_a_further_request(full, tmp_path: Path):
+def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, tmp_path: Path):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
     for task in MEASURES:
         shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
-    frames = "".join(f'<iframe src="{task}.html" width="390" height="900"></iframe>' for task in MEASURES)
-    (tmp_path / "all.html").write_text(f'<!doctype html><link rel="icon" href="data:,"><title>all</title>{frames}')
+    frames = "".join(f'<iframe src="{task}.html" style="width: 390px; border: 0"></iframe>' for task in MEASURES)
+    width = "frame.contentDocument.documentElement.scrollWidth"
+    script = f"document.title = [...document.querySelectorAll('iframe')].map(frame => {width})"
+    frames += f"<script>onload = () => {{ {script} }}</script>"
+    (tmp_path / "all.html").write_text(f'<!doctype html><link rel="icon" href="data:,"><title>-</title>{frames}')
     requests = []
     handler = partial(_Recorder, directory=str(tmp_path), requests=requests)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -501,7 +504,8 @@ def test_chromium_shows_it_without_a_console_message_or_a_further_request(full, 
         # The page's content security policy has Chromium write to the console what it refuses to ask for.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
-        for page, told in (("binary", "<figcaption>"), ("all", "<iframe")):
+        command.append("--hide-scrollbars")
+        for page, told in (("binary", "<figcaption>"), ("all", "<title>390,390,390,390</title>")):
             address = f"http://127.0.0.1:{server.server_port}/{page}.html"
             shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
             assert told in shown.stdout
