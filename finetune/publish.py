@@ -31,7 +31,6 @@ OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.mo
 MARKS = {"model": "task.json", "dataset": "manifest.json"}  # only EventScribe's repositories have it
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
 HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
-
 # What libraries write into a config of where they loaded it from.
 PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 PSEUDONYMS = """

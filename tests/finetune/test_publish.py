@@ -217,7 +217,7 @@ def test_a_second_publication_updates_in_one_commit_and_leaves_no_file_of_the_fi
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("request_", ["POST /api/repos/create", "POST .*/preupload/", "POST .*/commit/"])
+@pytest.mark.parametrize("request_", ["POST /api/repos/create", "POST .*/commit/"])
 def test_a_refusal_is_one_sentence_and_leaves_no_half_made_repository(hub, runs, monkeypatch, capsys, end, request_):
     hub.fail(request_, ENDS[end])
     monkeypatch.setattr("signal.signal", lambda *handler: None)  # which `guarded` would set for all tests
@@ -282,6 +282,10 @@ def test_a_dry_run_lists_the_files_and_shows_the_card_without_a_request_or_a_tok
     assert 'pipeline("text-classification", model="me/model"' in shown
     with pytest.raises(InputError, match="hf auth login"):
         publish(runs["full"], "me/model")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        publish(runs["full"], "me/model")
     assert not hub.requests
 
 
@@ -312,10 +316,19 @@ def test_the_card_is_valid_and_says_what_the_model_predicts_and_how_well(hub, ru
         publish(runs["full"], "me/model", licence="My Own")
 
 
-def test_after_evaluation_the_card_lies_in_the_models_folder(runs, tmp_path):
+def test_after_evaluation_the_card_lies_beside_the_weights_and_says_what_only_eventscribe_reads(runs, tmp_path):
     shutil.copytree(runs["full"].parent, tmp_path / "run")
-    assert write_model_card(tmp_path / "run") == [tmp_path / "run" / "model" / "README.md"]
-    assert "**Plain transformers gives uncalibrated scores**" in (tmp_path / "run/model/README.md").read_text()
+    model = tmp_path / "run" / "model"
+    card = model / "README.md"
+    assert write_model_card(tmp_path / "run") == [card]
+    assert "scores**: the temperature calibration in `calibration.json` is" in card.read_text()
+    Calibration("isotonic", x=(0.0, 1.0), y=(0.1, 0.9)).save(model)
+    write_model_card(tmp_path / "run")
+    assert "scores**: the isotonic calibration in `calibration.json` is" in card.read_text()
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"pooling": "cls"', '"pooling": "mean"'))
+    write_model_card(tmp_path / "run")
+    assert "**Only EventScribe reads this model rightly**" in card.read_text()
 
 
 def test_the_card_of_one_of_several_seeds_has_its_own_figures(runs, tmp_path):
