@@ -47,7 +47,6 @@ TRAINING = (
     "label_smoothing_factor",
     "bf16",
     "fp16",
-    "seed",
 )
 
 
@@ -129,7 +128,7 @@ def model_card(
         few=metrics["test"]["positives"] < FEW_POSITIVES,
         calibration=calibration,
         error=own.get("expected_calibration_error"),
-        before=((metrics.get("calibration") or {}).get("before") or {}).get("expected_calibration_error"),
+        before=None if seed else ((metrics.get("calibration") or {}).get("before") or {}).get("expected_calibration_error"),
         # ModernBERT has it built in.
         pooled=config.eventscribe["pooling"] == "mean" and not hasattr(config, "classifier_pooling"),
         scale=config.eventscribe["scale"],
@@ -137,7 +136,7 @@ def model_card(
         source=source,
         base=base,
         adapter=_adapted(model),
-        settings=_settings(settings, read_json(folder.parent / "training_log.json"), metrics),
+        settings=_settings(settings, seed, read_json(folder.parent / "training_log.json"), metrics),
         weighted=settings["finetuning"]["class_weights"] != "none",
     )
 
@@ -303,7 +302,7 @@ def _slices(metrics: dict) -> dict[str, dict]:
     }
 
 
-def _settings(settings: dict, log: dict, metrics: dict) -> dict[str, object]:
+def _settings(settings: dict, seed: str | None, log: dict, metrics: dict) -> dict[str, object]:
     """How the model was made, by name; nothing of where on its maker's machine."""
     model, pretraining, training = (settings[section] for section in ("model", "pretraining", "training"))
     base = model.get("name_or_path")
@@ -318,6 +317,7 @@ def _settings(settings: dict, log: dict, metrics: dict) -> dict[str, object]:
     }
     made |= {name: training.get(name) for name in TRAINING} | settings["finetuning"]
     made |= {
+        "seed": str(training["seed"]) if seed is None else seed,
         "steps taken": log["steps"],
         "trained parameters": f"{log['trainable_parameters']:,} of {log['total_parameters']:,}",
         "processes": f"{log['processes']} ({log['device']})",

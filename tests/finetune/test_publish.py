@@ -341,6 +341,7 @@ def test_the_card_of_one_of_several_seeds_has_its_own_figures(runs, tmp_path):
     read = ModelCard(path.read_text())
     assert [result.metric_value for result in read.data.eval_results] == [0.654, 0.6]
     assert "| **this model**, seed 7 | 0.654 | 0.600 |" in read.text
+    assert "| seed | 7 |" in read.text
 
 
 def test_what_tells_of_single_users_or_cannot_be_loaded_elsewhere_is_refused(runs, tmp_path):
