@@ -95,6 +95,7 @@ def model_card(
     kind, config = model.config.eventscribe["task"], model.config
     seed, label, base = seed_of(folder), task["task"]["label"], hub_name(settings["model"].get("name_or_path"))
     own = metrics["test"] if seed is None else metrics["seeds"][seed]
+    before = (metrics.get("calibration") or {}).get("before") or {}
     examples = example_texts(EventSerializer.from_pretrained(folder), task["splits"]["test"]["cutoffs"][0])
     window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{label['horizon']}'"
     data = ModelCardData(
@@ -128,7 +129,7 @@ def model_card(
         few=metrics["test"]["positives"] < FEW_POSITIVES,
         calibration=calibration,
         error=own.get("expected_calibration_error"),
-        before=None if seed else ((metrics.get("calibration") or {}).get("before") or {}).get("expected_calibration_error"),
+        before=None if seed else before.get("expected_calibration_error"),  # measured on the mean of the seeds
         # ModernBERT has it built in.
         pooled=config.eventscribe["pooling"] == "mean" and not hasattr(config, "classifier_pooling"),
         scale=config.eventscribe["scale"],
