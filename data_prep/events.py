@@ -113,22 +113,40 @@ def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -
     return con
 
 
-def read_events(con: duckdb.DuckDBPyConnection, config: DataConfig, folder: Path | None = None) -> EventLog:
+def read_events(
+    con: duckdb.DuckDBPyConnection,
+    config: DataConfig,
+    folder: Path | None = None,
+    types: dict[str, str] | None = None,
+) -> EventLog:
     """Make the table `log` from all sources.
 
     Columns: user_id VARCHAR (a keyed hash with data.pseudonymize), event_time TIMESTAMP (UTC), event_type VARCHAR and
     the fields. Rows that cannot be used go to FOLDER/rejected.parquet with the reason.
 
+    Args:
+        con: Where the table is made.
+        config: The sources.
+        folder: For rejected.parquet; None leaves it out.
+        types: Field -> DuckDB type that it had in an earlier log. CSV says no types, and what DuckDB finds in one file
+            it may not find in the next: the codes 007 and A7 are text, 007 alone is the number 7.
+
     Raises:
         InputError: A missing file or column, a wrong type, too many rows that cannot be used, or no usable event.
     """
-    fill_log(con, config)
+    fill_log(con, config, types=types)
     rows = con.execute("SELECT count(*) FROM log").fetchall()[0][0]
     rejected = move_rejected(con, config, rows, folder)
     return describe_log(con, con.execute(SPAN).fetchall()[0], rejected)
 
 
-def fill_log(con: duckdb.DuckDBPyConnection, config: DataConfig, only: int | None = None, read: bool = True) -> None:
+def fill_log(
+    con: duckdb.DuckDBPyConnection,
+    config: DataConfig,
+    only: int | None = None,
+    read: bool = True,
+    types: dict[str, str] | None = None,
+) -> None:
     """Make the table `log` with all rows, those that cannot be used with the reason in rejected_because.
 
     Args:
@@ -136,6 +154,7 @@ def fill_log(con: duckdb.DuckDBPyConnection, config: DataConfig, only: int | Non
         config: The sources.
         only: The index of the source that is read; None for all.
         read: False leaves the table empty.
+        types: See `read_events`.
     """
     if not config.sources:
         raise InputError("data.sources is empty; give at least one source with `sql` or `path`")
@@ -147,7 +166,7 @@ def fill_log(con: duckdb.DuckDBPyConnection, config: DataConfig, only: int | Non
             if only not in (None, i):
                 continue
             name, table = f"data.sources[{i}]", f"source_{i}"
-            columns = _open_source(con, source, config, name, table, databases)
+            columns = _open_source(con, source, config, name, table, databases, types or {})
             for column, kind in columns.items():
                 if column.lower() in REQUIRED or kind == '"NULL"':  # the type of a column that holds nothing
                     continue
@@ -291,7 +310,13 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
 
 
 def _open_source(
-    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, view: str, databases: ExitStack
+    con: duckdb.DuckDBPyConnection,
+    source: Source,
+    config: DataConfig,
+    name: str,
+    view: str,
+    databases: ExitStack,
+    types: dict[str, str],
 ) -> dict[str, str]:
     """Make a view of one source; returns the type of each of its columns."""
     if (source.sql is None) == (source.path is None):
@@ -302,7 +327,7 @@ def _open_source(
         raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
     with _refused_source(source, config, name):
         if source.path is not None:
-            query = _path_query(con, source, config, f"{name}.path")
+            query = _path_query(con, source, config, f"{name}.path", types)
         elif source.database is not None:
             query = _database_query(con, source, config, name, view, databases)
         else:
@@ -329,7 +354,9 @@ def _refused_source(source: Source, config: DataConfig, name: str) -> refused:
     return refused(name, f"check {'`columns` and ' if source.columns else ''}the file {path}")
 
 
-def _path_query(con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, setting: str) -> str:
+def _path_query(
+    con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, setting: str, types: dict[str, str]
+) -> str:
     path = expand(source.path, config, setting)
     files = _glob(path)
     if not files:
@@ -341,7 +368,9 @@ def _path_query(con: duckdb.DuckDBPyConnection, source: Source, config: DataConf
     if suffix not in READERS:
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
     if READERS[suffix] == "read_csv":
-        read = _csv_query(con, files, config, setting)
+        named = source.columns or {name: name for name in types}
+        wanted = {column.strip('"').lower(): types[name] for name, column in named.items() if name in types}
+        read = _csv_query(con, files, config, setting, wanted)
     else:
         read = f"{READERS[suffix]}({_paths(files)}, union_by_name = true)"
     if not source.columns:
@@ -353,11 +382,13 @@ def _path_query(con: duckdb.DuckDBPyConnection, source: Source, config: DataConf
     return f"SELECT {outer} FROM (SELECT {inner} FROM {read})"
 
 
-def _csv_query(con: duckdb.DuckDBPyConnection, files: list[Path], config: DataConfig, setting: str) -> str:
+def _csv_query(
+    con: duckdb.DuckDBPyConnection, files: list[Path], config: DataConfig, setting: str, wanted: dict[str, str]
+) -> str:
     """SQL of all rows; lines that do not fit are skipped and kept in the table `reject_errors`.
 
     DuckDB keeps them only without union_by_name, so that files of one header are read together, in types found in the
-    beginning of each of them.
+    beginning of each of them; in the type that is `wanted` of a column, where that is of another family.
     """
     groups: dict[tuple[bytes, bool], list[Path]] = {}
     for file in files:
@@ -368,6 +399,9 @@ def _csv_query(con: duckdb.DuckDBPyConnection, files: list[Path], config: DataCo
     reads = []
     for (_, zoned), group in groups.items():
         types = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        for column, kind in types.items():
+            if _family(kind) != _family(wanted.get(column.lower(), kind)):
+                types[column] = wanted[column.lower()]
         if zoned:
             types = {column: re.sub("^TIMESTAMP$", "TIMESTAMPTZ", kind) for column, kind in types.items()}
         typed = ", ".join(f"{quote(column)}: {quote(kind)}" for column, kind in types.items())

@@ -253,15 +253,41 @@ def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> li
     parts = number_of_parts(log.events)
     if parts == 1:
         return ["SELECT * FROM log"]
+    write_parts(con, "SELECT * FROM log", parts, folder / "log")
+    con.execute("DROP TABLE log")
+    return [read_part(folder / "log", part) for part in range(parts)]
+
+
+def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder: Path) -> dict[int, int]:
+    """Write events into files by a hash of the user.
+
+    Args:
+        con: Where the SELECT runs.
+        events: A SELECT of events with user_id.
+        parts: Their number, up to 65,536.
+        folder: A new one, for `read_part`.
+
+    Returns:
+        The number of users in each part that has any.
+    """
+    con.execute(
+        f"""CREATE TEMP TABLE places AS SELECT user_id, {BUCKET} * {parts} // 65536 AS part
+            FROM (SELECT DISTINCT user_id FROM ({events}))"""
+    )
     con.execute("SET preserve_insertion_order = false")
     con.execute(
-        f"""COPY (SELECT * FROM log JOIN (SELECT user_id, {BUCKET} * {parts} // 65536 AS part
-                                          FROM (SELECT DISTINCT user_id FROM log)) USING (user_id))
-            TO {quote(str(folder / "log"))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4)"""
+        f"""COPY (SELECT * FROM ({events}) JOIN places USING (user_id))
+            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4)"""
     )
-    con.execute("SET preserve_insertion_order = true; DROP TABLE log")
-    files = [quote(str(folder / "log" / f"part={part}" / "*")) for part in range(parts)]
-    return [f"SELECT * FROM read_parquet({file}, hive_partitioning = false)" for file in files]
+    con.execute("SET preserve_insertion_order = true")
+    users = dict(con.execute("SELECT part, count(*) FROM places GROUP BY part ORDER BY part").fetchall())
+    con.execute("DROP TABLE places")
+    return users
+
+
+def read_part(folder: Path, part: int) -> str:
+    """A SELECT of the events of a part that `write_parts` wrote."""
+    return f"SELECT * FROM read_parquet({quote(str(folder / f'part={part}' / '*'))}, hive_partitioning = false)"
 
 
 def part_batches(

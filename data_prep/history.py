@@ -65,6 +65,11 @@ class History:
             self._first[moment] = self.start[:-1] + np.diff(running(self.time < moment)[self.start])
         return self._first[moment]
 
+    def having(self, counted: np.ndarray, since: int, until: int) -> np.ndarray:
+        """Indices of the users with a marked event in [since, until), given the `running` sums of the marks."""
+        low, high = self.first_at(since), self.first_at(until)
+        return np.flatnonzero(counted[high] > counted[low])
+
     def texts(self, low: np.ndarray, high: np.ndarray) -> pa.Array:
         """The entries of each range of events [low, high), newest first, without a copy; low < high."""
         offsets = np.frombuffer(self.entries.buffers()[1], np.int64)[self.entries.offset :]

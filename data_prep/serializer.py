@@ -8,6 +8,7 @@ The style `sentences` writes the same fields in natural language, with the bins'
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
@@ -20,9 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import InputError
-from data_prep.events import NUMERIC, REQUIRED, connect, identifier, quote, refused, text_list, timestamp, word
+from data_prep.events import (
+    NUMERIC,
+    REQUIRED,
+    condition,
+    connect,
+    identifier,
+    quote,
+    refused,
+    text_list,
+    timestamp,
+    word,
+)
 from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
-from data_prep.history import EPOCH, History, combined, load_history, microseconds
+from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
+from data_prep.task import Population, parse_duration
 
 VERSION = 2
 HEADER_BINS = 16
@@ -219,16 +232,15 @@ class EventSerializer:
             raise InputError("transform takes a list of dicts or a pyarrow.Table, and a datetime as the cutoff")
         if cutoff.tzinfo is not None:
             cutoff = cutoff.astimezone(UTC).replace(tzinfo=None)
-        types = {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR", **self.features.types}
+        types = self.types
         missing = [name for name in REQUIRED if name not in events.column_names]
         unknown = [name for name in events.column_names if name not in types]
         if missing:
             raise InputError(f"the events have no column {' and no column '.join(missing)}; name it so")
         if unknown:
             raise InputError(f"the log had no column '{unknown[0]}' in training; it had {', '.join(types)}")
-        given = {name: identifier(name) if name in events.column_names else "NULL" for name in types}
-        given |= {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
-        casts = ", ".join(f"CAST({sql} AS {types[name]}) AS {identifier(name)}" for name, sql in given.items())
+        trimmed = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
+        casts = self.casts(events.column_names, trimmed)
         with connect() as con:
             con.register("given", events)
             with refused("events", "give each column the type that it had in training"):
@@ -236,12 +248,48 @@ class EventSerializer:
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
                 raise InputError("an event has no user_id, no event_time or no event_type; leave it out")
+            return self.examples(con, cutoff)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Column of an event -> DuckDB type."""
+        return {"user_id": "VARCHAR", "event_time": "TIMESTAMP", "event_type": "VARCHAR", **self.features.types}
+
+    def casts(self, columns: Iterable[str], sql: dict[str, str] | None = None) -> str:
+        """A SELECT list of the columns of the training log in their types, from a table that has `columns`.
+
+        A column that the table lacks is NULL in every row. Names are compared without case, as DuckDB does.
+
+        Args:
+            columns: What the table has.
+            sql: Column -> what it is, where that is not the column of the same name.
+        """
+        has = {name.lower() for name in columns}
+        given = {name: identifier(name) if name.lower() in has else "NULL" for name in self.types} | (sql or {})
+        return ", ".join(f"CAST({given[name]} AS {kind}) AS {identifier(name)}" for name, kind in self.types.items())
+
+    def examples(
+        self, con: duckdb.DuckDBPyConnection, cutoff: datetime, population: Population | None = None
+    ) -> pa.Table:
+        """user_id, cutoff, text and the aggregates of the users in the relation `rows`, in the order of their ids.
+
+        Args:
+            con: Its `rows` has whole users, and the columns of `types`.
+            cutoff: In UTC, without a zone; events from it on count for nothing.
+            population: Who is written; by default every user with an event before the cutoff.
+        """
+        at = microseconds(cutoff - EPOCH)
+        if population is None:
             history = self.load(con, {})
-            at = microseconds(cutoff - EPOCH)
             users = np.flatnonzero(history.first_at(at) > history.start[:-1])
-            aggregates = Aggregator(history, self.features).at(at, users)
-            table = example_table(history, at, users, aggregates)
-            return table.add_column(2, "text", self.texts(history, at, users, aggregates).cast(pa.string()))
+        else:
+            history = self.load(con, {"member": condition(population.where)})
+            member = running(history.columns["member"].to_numpy())
+            within = microseconds(parse_duration(population.within, "task.population.within"))
+            users = history.having(member, at - within, at)
+        aggregates = Aggregator(history, self.features).at(at, users)
+        table = example_table(history, at, users, aggregates)
+        return table.add_column(2, "text", self.texts(history, at, users, aggregates).cast(pa.string()))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write serializer.json into the folder."""

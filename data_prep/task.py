@@ -308,8 +308,7 @@ class Labels:
 
     def users(self, cutoff: int) -> np.ndarray:
         """Indices of the users with a matching event in [cutoff - within, cutoff); times in microseconds."""
-        low, high = self.history.first_at(cutoff - self.rule.within), self.history.first_at(cutoff)
-        return np.flatnonzero(self.member[high] > self.member[low])
+        return self.history.having(self.member, cutoff - self.rule.within, cutoff)
 
     def at(self, cutoff: int, users: np.ndarray) -> np.ndarray:
         """The labels of some users, from events in [cutoff, cutoff + horizon) alone.

@@ -1,60 +1,281 @@
-"""A trained classifier -> scores."""
+"""EventClassifier: a trained classifier and all that scoring raw events needs, from a folder or from the hub."""
 
+import json
+import tempfile
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from accelerate import Accelerator
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep import InputError
+from data_prep.events import DataConfig, connect
+from data_prep.serializer import EventSerializer, event_starts
+from data_prep.serving import as_sources, parse_cutoff, past_texts, read_past
+from data_prep.task import Population
+from finetune.calibration import Calibration
 from finetune.modeling import pool_by_mean
 from finetune.objective import Objective, Scale
 from finetune.tokenization import encode, first_line
+
+TASK = "task.json"
+
+
+class EventClassifier:
+    """A trained model that scores raw events as it scored the examples of its training.
+
+    Attributes:
+        model: A sequence classifier of transformers or peft, on the GPU where there is one.
+        tokenizer: Cuts at model_max_length.
+        serializer: Bins and vocabularies of the training history.
+        calibration: What evaluation fitted on validation; one that changes nothing where there is none.
+        objective: Kind of label, and the name of each class in the order of the scores.
+        task: The content of task.json: what is predicted, for whom, and the windows of time of the training.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        serializer: EventSerializer,
+        calibration: Calibration,
+        task: dict,
+    ) -> None:
+        self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
+        self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None
+    ) -> "EventClassifier":
+        """Read a folder that finetune.train wrote, or fetch a repository of the hub.
+
+        Raises:
+            InputError: There is no such folder or repository, a file is missing, or it cannot be read.
+        """
+        folder = model_folder(name_or_path, token, revision)
+        model, tokenizer = load_classifier(folder)
+        path = folder / TASK
+        try:
+            task = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            state = "damaged" if path.is_file() else "missing"
+            raise InputError(f"{path} is {state}; run scripts/train.py again, which writes it") from error
+        return cls(model, tokenizer, EventSerializer.from_pretrained(folder), Calibration.load(folder), task)
+
+    def predict(
+        self,
+        events: Any,
+        cutoff: datetime | date | str,
+        text: bool = False,
+        batch_size: int = 256,
+        population: bool = False,
+    ) -> pa.Table:
+        """Score every user who has an event before the cutoff.
+
+        Values that training never saw become `other`, a column that the events lack is missing in every event, columns
+        that the training log did not have are ignored, and rows without user, time or type are left out; each is said
+        in a line. More than 5 % of such rows are refused.
+
+        Args:
+            events: Columns user_id, event_time, event_type and the fields of the training log: a DuckDB relation, an
+                Arrow table, a pandas frame, a list of dicts, a path or glob of CSV, Parquet or JSON lines, or a
+                DataConfig with sources as in training. Times without a zone are in UTC; of a user, all events.
+            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
+            text: Also give the text that the model read: its oldest events that do not fit are gone.
+            batch_size: Texts at a time.
+            population: Keep only the users whom the task asks about (task["task"]["population"]).
+
+        Returns:
+            A row a user, in the order of the ids: user_id, cutoff, label (but for values), score and, if asked, text;
+            see `answers`. The score is calibrated.
+
+        Raises:
+            InputError: A missing column, a value that does not fit, or no event before the cutoff.
+        """
+        moment = parse_cutoff(cutoff)
+        asked = Population(**self.task["task"]["population"]) if population else None
+        limit = events.memory_limit if isinstance(events, DataConfig) else None
+        with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
+            log = read_past(con, as_sources(con, events), self.serializer, moment)
+            for note in log.notes():
+                print(note)
+            parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
+            with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
+                found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
+        return found.sort_by("user_id")
+
+    def answers(self, texts: pa.Table, text: bool, batch_size: int, bar: tqdm | None = None) -> pa.Table:
+        """Scores and labels in place of texts.
+
+        For yes-or-no labels `score` is the probability, and `label` is the class's name: the positive one from
+        calibration.threshold on, or above one half where none was chosen. For tiers `score` lists the probability of
+        each class and `label` is the most probable. For propensity `score` lists the probability of each value and
+        `label` the values above one half, the most probable first. For values `score` is the value, without a label.
+        The order of the classes stands in the metadata of the table, as JSON under `classes`.
+
+        Args:
+            texts: user_id, cutoff and text.
+            text: Keep the text, without what the model did not read of it.
+            batch_size: Texts at a time.
+            bar: Counts texts.
+        """
+        written = texts["text"].to_pylist()
+        scores = self.score(written, batch_size, bar=bar)
+        labels = self._labels(scores)
+        table = texts.select(["user_id", "cutoff"])
+        if labels is not None:
+            table = table.append_column("label", labels)
+        kind = pa.float64() if scores.ndim == 1 else pa.list_(pa.float64())
+        table = table.append_column("score", pa.array(scores if scores.ndim == 1 else list(scores), kind))
+        if text:
+            table = table.append_column("text", pa.array(self.texts_read(written), pa.string()))
+        return table.replace_schema_metadata({"classes": json.dumps(self.objective.classes)})
+
+    def score(
+        self, texts: list[str], batch_size: int = 256, accelerator: Accelerator | None = None, bar: tqdm | None = None
+    ) -> np.ndarray:
+        """Calibrated scores: see `score_texts`."""
+        scores = score_texts(self.model, self.tokenizer, texts, batch_size, accelerator=accelerator, bar=bar)
+        return self.calibration.apply(scores, self.objective.task)
+
+    def texts_read(self, texts: list[str]) -> list[str]:
+        """The texts without the events that do not fit into model_max_length: their tokens are those of the scores."""
+        most, found = self.tokenizer.model_max_length, []
+        encoded = encode(self.tokenizer, texts)
+        for text, ids, event in zip(texts, encoded["input_ids"], encoded["event"], strict=True):
+            starts, kept = event_starts(text), max(event) + 1
+            if kept < len(starts):
+                text = text[: starts[kept]].rstrip()
+            if kept < 2 and len(ids) >= most:  # the newest event alone may be too long, and is cut within it
+                cut = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
+                text = text[: max(end for _, end in cut["offset_mapping"])]
+            found.append(text)
+        return found
+
+    def _labels(self, scores: np.ndarray) -> pa.Array | None:
+        task, names = self.objective.task, pa.array(self.objective.classes)
+        if task == "value":
+            return None
+        if task == "propensity":
+            order = np.argsort(-scores, axis=1, kind="stable")
+            likely = [row[own[row] > 0.5] for row, own in zip(order, scores, strict=True)]
+            return pa.array([[self.objective.classes[i] for i in row] for row in likely], pa.list_(pa.string()))
+        if task == "tiers":
+            return names.take(pa.array(scores.argmax(axis=1)))
+        threshold = self.calibration.threshold
+        positive = scores > 0.5 if threshold is None else scores >= threshold
+        return names.take(pa.array(positive.astype(np.int64)))
+
+
+def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
+    """A folder as it is, or what the hub has under that name, fetched into its cache.
+
+    Raises:
+        InputError: Neither is there, or the hub refuses.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=["*.onnx*"]))
+    except HFValidationError:
+        raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub cannot be reached for it; check the path or the network"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)}); check the name, or log "
+            f"in with `hf auth login` if it is private"
+        ) from error
 
 
 def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
     """The classifier and tokenizer that finetune.train wrote, on the GPU where there is one.
 
     Raises:
-        InputError: There is no trained model in the folder.
+        InputError: There is no trained model in the folder, or an adapter's base cannot be loaded.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+    config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
+    if not hasattr(config, "eventscribe"):
+        raise InputError(f"{folder} holds a model that EventScribe did not train; run scripts/train.py first")
     start = folder
     if (folder / "adapter_config.json").is_file():
         start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
     try:
         model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
         if config.eventscribe["pooling"] == "mean":
             pool_by_mean(model)
         if start is not folder:
             model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
+        if start is not folder and not (Path(start) / "config.json").is_file():
+            raise InputError(
+                f"{folder} is an adapter of '{start}', which cannot be loaded ({first_line(error)}); put the base "
+                f"there, or publish the model merged"
+            ) from error
         raise InputError(f"{folder}: the weights cannot be read ({first_line(error)}); train again") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: its tokenizer.json cannot be read; run scripts/train.py again") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
 @torch.inference_mode()
 def score_texts(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = 256, name: str = ""
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    batch_size: int = 256,
+    name: str = "",
+    accelerator: Accelerator | None = None,
+    bar: tqdm | None = None,
 ) -> np.ndarray:
-    """What the model says of each text, in the order given: see Objective.scores; values in their own unit."""
+    """What the model says of each text, in the order given: see Objective.scores; values in their own unit.
+
+    Args:
+        model: A classifier.
+        tokenizer: Its tokenizer.
+        texts: By the serializer.
+        batch_size: Texts of a batch.
+        name: For the bar.
+        accelerator: Of several processes with the same texts: they share the batches, which are the same ones whatever
+            the number of processes, and each gets all scores.
+        bar: Counts texts; by default a bar of its own.
+    """
     encoded = encode(tokenizer, texts)
     shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
+    batches = [shortest_first[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = Objective.of_model(model.config)
-    logits = np.empty((len(texts), len(objective.classes)))
-    with tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text") as bar:
-        for start in range(0, len(texts), batch_size):
-            rows = shortest_first[start : start + batch_size]
+    logits = np.zeros((len(texts), len(objective.classes)))
+    counted = bar
+    if bar is None:
+        counted = tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text", disable=own > 0)
+    for i, rows in enumerate(batches):
+        if i % all_processes == own:
             batch = tokenizer.pad(
-                {key: [encoded[key][i] for i in rows] for key in ("input_ids", "attention_mask")}, return_tensors="pt"
+                {key: [encoded[key][row] for row in rows] for key in ("input_ids", "attention_mask")},
+                return_tensors="pt",
             )
             logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
-            bar.update(len(rows))
+        counted.update(len(rows))
+    if bar is None:
+        counted.close()
+    if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
+        logits = accelerator.reduce(torch.from_numpy(logits).to(accelerator.device)).cpu().numpy()
     scores, scale = objective.scores(logits), model.config.eventscribe["scale"]
     return Scale(**scale).value(scores) if scale else scores

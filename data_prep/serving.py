@@ -1,0 +1,163 @@
+"""A log whose users are to be scored: read, cast and written as text by the SQL that prepared the training data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from data_prep import InputError
+from data_prep.events import DataConfig, Source, column_types, read_events, refused, timestamp
+from data_prep.examples import number_of_parts, read_part, write_parts
+from data_prep.serializer import EventSerializer
+from data_prep.task import Population, show
+
+GIVEN = "given_events"  # what a caller has in memory, as a relation
+PART_USERS = 20_000  # a part has about that many, so that aggregates and texts stay small
+
+
+@dataclass
+class ServedLog:
+    """What `read_past` found, beside the relation `past` that it made."""
+
+    events: int  # before the cutoff
+    users: int  # with an event before the cutoff
+    without_history: int  # users whose events all lie at the cutoff or after it
+    rejected: dict[str, int]
+    missing: list[str]  # columns that a text can tell of, and that the log lacks
+    ignored: list[str]  # columns that the training log did not have
+
+    def notes(self) -> list[str]:
+        """What a user should know of it, in sentences."""
+        said = [f"left out {rows:,} row{'s' * (rows > 1)} with {why}" for why, rows in self.rejected.items() if rows]
+        if self.without_history:
+            said.append(f"{self.without_history:,} users have no event before the cutoff and get no score")
+        if self.missing:
+            said.append(f"warning: no column {', '.join(self.missing)}: taken as missing in every event")
+        if self.ignored:
+            said.append(f"columns that the model does not know are ignored: {', '.join(self.ignored)}")
+        return said
+
+
+def as_sources(con: duckdb.DuckDBPyConnection, events: Any) -> DataConfig:
+    """The events of a caller as sources that `con` can read.
+
+    Args:
+        con: Where those in memory become a relation.
+        events: A DataConfig; a path or glob; a DuckDB relation; an Arrow table or reader; a pandas frame; or dicts.
+
+    Raises:
+        InputError: Nothing of the kind, or values of one column that do not fit each other.
+    """
+    if isinstance(events, DataConfig):
+        return events
+    if isinstance(events, str | Path):
+        return DataConfig([Source(path=str(events))])
+    try:
+        if isinstance(events, duckdb.DuckDBPyRelation):
+            events = events.to_arrow_reader()  # a relation belongs to its own connection
+        elif isinstance(events, list):
+            names = list(dict.fromkeys(name for event in events for name in event))
+            events = pa.table({name: pa.array([event.get(name) for event in events]) for name in names})
+        elif hasattr(events, "iloc"):
+            events = pa.Table.from_pandas(events, preserve_index=False)
+    except (pa.ArrowException, TypeError, AttributeError) as error:
+        raise InputError(f"events: {str(error).splitlines()[0]}; give each column values of one type") from error
+    if not isinstance(events, pa.Table | pa.RecordBatchReader):
+        raise InputError(
+            f"events: {type(events).__name__} cannot be read; give a path, a DuckDB relation, an Arrow table, a pandas "
+            f"frame, a list of dicts or a DataConfig"
+        )
+    con.register(GIVEN, events)
+    return DataConfig([Source(sql=f"SELECT * FROM {GIVEN}")])
+
+
+def read_past(
+    con: duckdb.DuckDBPyConnection, config: DataConfig, serializer: EventSerializer, cutoff: datetime
+) -> ServedLog:
+    """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
+
+    Raises:
+        InputError: See `read_events`; or there is no event before the cutoff.
+    """
+    log = read_events(con, config, types=serializer.features.types)
+    columns = column_types(con, "log")
+    con.execute(
+        f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}"
+    )
+    (events, users), *_ = con.execute("SELECT count(*), count(DISTINCT user_id) FROM past").fetchall()
+    if not events:
+        raise InputError(
+            f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}; give a later "
+            f"cutoff"
+        )
+    has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
+    missing = [name for name in serializer.columns() if name.lower() not in has]
+    ignored = [name for name in columns if name.lower() not in known]
+    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored)
+
+
+def write_past(con: duckdb.DuckDBPyConnection, log: ServedLog, folder: Path, part_users: int) -> dict[int, int]:
+    """Write `past` into the new folder in parts of about so many users, and drop `log`; see `write_parts`."""
+    needed = max(log.users / part_users, number_of_parts(log.events), 1)
+    parts = min(1 << (int(-(-needed // 1)) - 1).bit_length(), 65_536)
+    with refused("events", "give each column the type that it had in training"):
+        users = write_parts(con, "SELECT * FROM past", parts, folder)
+    con.execute("DROP VIEW past; DROP TABLE log")
+    return users
+
+
+def part_texts(
+    con: duckdb.DuckDBPyConnection,
+    serializer: EventSerializer,
+    folder: Path,
+    part: int,
+    cutoff: datetime,
+    population: Population | None,
+) -> pa.Table:
+    """user_id, cutoff and text of the users of a part that `write_past` wrote, in the order of their ids."""
+    # Cast again: Parquet has no type for some, such as HUGEINT.
+    con.execute(
+        f"CREATE OR REPLACE TEMP VIEW rows AS SELECT {serializer.casts(serializer.types)} FROM "
+        f"({read_part(folder, part)})"
+    )
+    return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
+
+
+def past_texts(
+    con: duckdb.DuckDBPyConnection,
+    log: ServedLog,
+    serializer: EventSerializer,
+    folder: Path,
+    cutoff: datetime,
+    population: Population | None,
+) -> Iterator[pa.Table]:
+    """user_id, cutoff and text of the users in `past`, part by part through the folder where they are many."""
+    if log.users <= 2 * PART_USERS and number_of_parts(log.events) == 1:
+        con.execute("CREATE TEMP VIEW rows AS FROM past")
+        with refused("events", "give each column the type that it had in training"):
+            yield serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
+        return
+    for part in write_past(con, log, folder / "log", PART_USERS):
+        yield part_texts(con, serializer, folder / "log", part, cutoff, population)
+
+
+def parse_cutoff(cutoff: datetime | date | str) -> datetime:
+    """A moment in UTC, without a zone; InputError where the text is none."""
+    if isinstance(cutoff, str):
+        try:
+            cutoff = datetime.fromisoformat(cutoff)
+        except ValueError:
+            raise InputError(f"cutoff: '{cutoff}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
+    if not isinstance(cutoff, datetime):
+        if not isinstance(cutoff, date):
+            raise InputError(f"cutoff: {cutoff!r} is not a date; give a datetime, a date or text such as 2024-01-31")
+        cutoff = datetime(cutoff.year, cutoff.month, cutoff.day)
+    if cutoff.tzinfo is not None:
+        cutoff = cutoff.astimezone(UTC).replace(tzinfo=None)
+    if not 1900 <= cutoff.year < 2200:
+        raise InputError(f"cutoff: {show(cutoff)} is not between 1900 and 2199; correct the year")
+    return cutoff
