@@ -19,7 +19,6 @@ from finetune.batching import read_split
 from finetune.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
-    MAX_TREES,
     RIDGE_GRID,
     VALUE_BOOSTING_GRID,
     Fitted,
@@ -99,7 +98,7 @@ def score_baselines(
     for split in SPLITS:
         columns = ["user_id", *names] + ["label"] * (split != "test")
         tables[split] = read_split(folder, split, (limits or {}).get(split), columns)
-    features = _filled({split: _matrix(table, names) for split, table in tables.items()})
+    features = {split: _matrix(table, names) for split, table in tables.items()}
     labels = {split: _labels(tables[split]) for split in ("train", "validation")}
     baselines = Baselines({"validation": {}, "test": {}}, {})
     tunings = _tunings(objective, names, features, seed)
@@ -166,8 +165,7 @@ def fit_stack(
     for point in _stack_grid(objective):
         stages: dict[int, np.ndarray] = {}
         for seen, unseen in folds:
-            model = boosting(objective, point | {"max_iter": MAX_TREES}, seed)
-            fitted = Fitted(objective, model, rows[seen], labels[seen], seed, bar)
+            fitted = Fitted(objective, boosting(objective, point, seed), rows[seen], labels[seen], seed, bar)
             for trees, scores in curve(fitted, rows[unseen]):
                 stages.setdefault(trees, np.empty((len(rows), *scores.shape[1:])))[unseen] = scores
         for trees, scores in stages.items():
@@ -208,8 +206,7 @@ class _Tuning:
             train, validation = train[:, frequent], validation[:, frequent]
         tried = []
         for point in self.grid if len(self.grid) > 1 else []:
-            settings = point | {"max_iter": MAX_TREES} if self.grows else point
-            fitted = Fitted(objective, self.make(settings), self.inputs["train"], train, seed, bar)
+            fitted = Fitted(objective, self.make(point), self.inputs["train"], train, seed, bar)
             rows = self.inputs["validation"]
             if self.grows:
                 staged = {trees: quality(objective.task, validation, scores) for trees, scores in curve(fitted, rows)}
@@ -252,12 +249,6 @@ def _stack_fits(objective: Objective) -> int:
 def _matrix(table: pa.Table, names: list[str]) -> np.ndarray:
     """Columns as numbers of shape (rows, columns), NaN where there is none."""
     return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
-
-
-def _filled(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Zeros for a column of which no training row has a value: nothing can be learned from it."""
-    empty = np.isnan(features["train"]).all(axis=0)
-    return {split: np.where(empty, 0.0, rows) for split, rows in features.items()}
 
 
 def _labels(table: pa.Table) -> np.ndarray:

@@ -60,35 +60,41 @@ class Fitted:
         seed: int,
         bar: tqdm | None = None,
     ) -> None:
-        self.objective, self.estimators = objective, []
+        self.objective, self.estimators, self.empty = objective, [], []
         self.range = (labels.min(), labels.max())
         several = objective.task == "propensity"
         for column in labels.T if several else [labels]:
             alone = objective.task != "value" and (column == column[0]).all()
-            made = DummyClassifier() if alone else clone(estimator)
-            if several and not alone:
+            drawn, weighted = slice(None), {}
+            if several:
                 drawn, weights = balanced(column, MAX_ROWS, seed)
-                self.estimators.append(made.fit(rows[drawn], column[drawn], sample_weight=weights))
-            else:
-                self.estimators.append(made.fit(rows, column))
+                weighted = {"sample_weight": weights}
+            fitted_to = rows[drawn]
+            self.empty.append(np.isnan(fitted_to).all(axis=0))
+            made = DummyClassifier() if alone else clone(estimator)
+            self.estimators.append(made.fit(_filled(fitted_to, self.empty[-1]), column[drawn], **weighted))
             if bar is not None:
                 bar.update()
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """As `Objective.scores` has them; values no further than the labels that were fitted to."""
         method = "predict" if self.objective.task == "value" else "predict_proba"
-        return self._shaped([getattr(estimator, method)(rows) for estimator in self.estimators])
+        return self._shaped([getattr(model, method)(filled) for model, filled in self._inputs(rows)])
 
     def staged(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The scores of boosting after each tree."""
         method = "staged_predict" if self.objective.task == "value" else "staged_predict_proba"
         stages = [
-            repeat(estimator.predict_proba(rows))
-            if isinstance(estimator, DummyClassifier)
-            else getattr(estimator, method)(rows)
-            for estimator in self.estimators
+            repeat(model.predict_proba(filled))
+            if isinstance(model, DummyClassifier)
+            else getattr(model, method)(filled)
+            for model, filled in self._inputs(rows)
         ]
         yield from map(self._shaped, zip(*stages, strict=False))
+
+    def _inputs(self, rows: np.ndarray) -> Iterator[tuple[BaseEstimator, np.ndarray]]:
+        for estimator, empty in zip(self.estimators, self.empty, strict=True):
+            yield estimator, _filled(rows, empty)
 
     def _shaped(self, found: list[np.ndarray] | tuple[np.ndarray, ...]) -> np.ndarray:
         """From what each estimator says."""
@@ -159,7 +165,7 @@ def _signed_exp(values: np.ndarray) -> np.ndarray:
 def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
     """scikit-learn's histogram boosting, which takes missing values as they are."""
     made = HistGradientBoostingRegressor if objective.task == "value" else HistGradientBoostingClassifier
-    return made(**settings, early_stopping=False, random_state=seed)
+    return made(**{"max_iter": MAX_TREES} | settings, early_stopping=False, random_state=seed)
 
 
 def curve(fitted: Fitted, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -171,9 +177,14 @@ def normal(features: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Missing values at the median and flagged, all quantile-transformed to normal as the training rows say."""
     rows = len(features["train"])
     steps = make_pipeline(
-        SimpleImputer(strategy="median", add_indicator=True),
+        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
         QuantileTransformer(
             n_quantiles=min(1000, rows), output_distribution="normal", subsample=20_000, random_state=seed
         ),
     ).fit(features["train"])
     return {split: steps.transform(rows) for split, rows in features.items()}
+
+
+def _filled(rows: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    """Zeros for columns that had no value in any row of the fit, on which boosting would fail."""
+    return np.where(empty, 0.0, rows) if empty.any() else rows
