@@ -56,9 +56,7 @@ class Calibration:
         """
         if method == "none":
             return cls()
-        if task == "value" or (method == "isotonic" and task != "binary"):
-            fits = {"value": "none"}.get(task, "none or temperature")
-            raise InputError(f"evaluation.calibration {method} does not fit a {task} label; write {fits}")
+        check_method(method, task)
         if method == "isotonic":
             curve = IsotonicRegression(y_min=SMALLEST, y_max=1 - SMALLEST, out_of_bounds="clip").fit(scores, labels)
             return cls("isotonic", x=tuple(curve.X_thresholds_.tolist()), y=tuple(curve.y_thresholds_.tolist()))
@@ -96,6 +94,13 @@ class Calibration:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged; run scripts/evaluate.py again") from error
+
+
+def check_method(method: str, task: str) -> None:
+    """Refuse a method that the task has no use for."""
+    if method != "none" and (task == "value" or (method == "isotonic" and task != "binary")):
+        fits = "none" if task == "value" else "none or temperature"
+        raise InputError(f"evaluation.calibration {method} does not fit a {task} label; write {fits}")
 
 
 def choose_threshold(

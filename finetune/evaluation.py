@@ -1,8 +1,11 @@
-"""Predictions -> metrics with intervals, against the baselines on the same rows."""
+"""Predictions -> metrics with intervals, against the baselines on the same rows: runs/NAME/metrics.json."""
 
 import importlib.metadata
 import json
+import math
 import platform
+import time
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from textwrap import wrap
@@ -11,71 +14,277 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import Accelerator
 
 from data_prep import InputError
+from data_prep.history import combined
 from data_prep.prepare import replacing
+from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines
-from finetune.batching import prepared_manifest, read_split
-from finetune.config import Experiment
-from finetune.metrics import Bootstrap, binary_metrics, bootstrap_users, interval
+from finetune.batching import prepared_manifest, read_split, sampled
+from finetune.bootstrap import INTERVALS, bootstrap, interval
+from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
+from finetune.config import EvaluationConfig, Experiment
+from finetune.drift import drift
+from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
+from finetune.model_card import write_model_card
+from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
+from finetune.slices import by_cutoff, slice_metrics, slice_values
+from finetune.tokenization import encode
 
-MODEL = "model"
+MODEL, STACK = "model", "stack"
 SCORED = ("validation", "test")
-INTERVALS = ("auroc", "average_precision")
+FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
+LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
+SHOWN = {  # metrics of the table on the screen, the main one first
+    "binary": ("auroc", "average_precision"),
+    "tiers": ("auroc", "macro_f1"),
+    "propensity": ("auroc", "average_precision"),
+    "value": ("mae", "spearman"),
+}
+TITLES = {"auroc": "AUROC", "mae": "MAE", "macro_f1": "macro F1", "spearman": "Spearman"}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
 
-def evaluate(experiment: Experiment) -> dict:
+def evaluate(experiment: Experiment) -> dict | None:
     """Score validation and test, fit the baselines, and write predictions/ and metrics.json into the run's folder.
 
+    Calibration and threshold are fitted on validation and saved with the model, which uses them whenever it scores.
+    Launched in several processes, they share the scoring, and the first does the rest. README.md, section "What you
+    get", explains the keys of metrics.json; a figure that cannot be computed is null there.
+
     Returns:
-        The content of metrics.json.
+        The content of metrics.json; None on the other processes.
 
     Raises:
-        InputError: The data is not prepared or the model not trained.
+        InputError: The data is not prepared or the model not trained, or a setting does not fit the label.
     """
+    started = time.perf_counter()
+    accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")))
     manifest = prepared_manifest(experiment)
-    if manifest["label_kind"] not in ("absent", "exists"):
-        raise InputError(
-            f"task.label.kind {manifest['label_kind']} can be trained on but not evaluated yet; take absent or exists"
-        )
+    objective = Objective.of(experiment.task.label, manifest["classes"])
+    task, settings = objective.task, experiment.evaluation
+    check_evaluation(experiment)
     finetuning, columns = experiment.finetuning, ["user_id", "cutoff", "text", "label"]
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
     rows = {split: read_split(experiment.data_folder, split, limits[split], columns) for split in SCORED}
-    by_run = [_score_run(run, manifest, rows) for run in experiment.runs()]
+    labels = {split: label_array(table) for split, table in rows.items()}
+    users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
+    raw = [_score_run(run, manifest, rows, accelerator) for run in experiment.runs()]
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        return None
+    fitted = [Calibration.fit(settings.calibration, task, labels["validation"], run["validation"]) for run in raw]
+    by_run = [{split: how.apply(run[split], task) for split in SCORED} for how, run in zip(fitted, raw, strict=True)]
     scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
-    baselines = score_baselines(experiment.data_folder, manifest["aggregates"], limits)
+    _save_calibration(experiment, task, fitted, by_run, labels["validation"])
+    threshold = _threshold(settings, task, labels["validation"], scores["validation"])
+
+    baselines = score_baselines(
+        experiment.data_folder, manifest, limits, model_scores=scores if settings.stack else None
+    )
     _write_predictions(experiment.run_folder / "predictions", rows, scores, baselines)
-    metrics = {"name": experiment.name, "question": manifest["question"], "label": manifest["label"]}
-    metrics["horizon"] = experiment.task.label.horizon
-    for split, table in rows.items():
+    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
+    seen = label_array(train)
+    deviation = float(seen.std()) if task == "value" else None
+    known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
+    metrics = {
+        "name": experiment.name,
+        "task": task,
+        "question": manifest["question"],
+        "label": manifest["label"],
+        "horizon": experiment.task.label.horizon,
+        "classes": manifest["classes"],
+        "main": MAIN[task],
+        "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
+    }
+    for split in SCORED:
         everyone = {MODEL: scores[split], **baselines.scores[split]}
-        resamples = experiment.evaluation.bootstrap if split == "test" else 0
-        metrics[split] = compare(table["label"].to_numpy(), everyone, table["user_id"].to_numpy(), resamples)
+        resamples = settings.bootstrap if split == "test" else 0
+        metrics[split] = compare(task, labels[split], everyone, users[split], resamples, threshold, **known)
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
+    metrics["verdict"] = verdict(metrics)
+    before = measure(task, labels["test"], np.mean([run["test"] for run in raw], axis=0), **known)
+    metrics["calibration"] = {
+        "method": settings.calibration,
+        "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
+        "threshold": threshold,
+        "threshold_by": settings.threshold if threshold is not None else None,
+        "before": before,
+    }
+    test = (labels["test"], scores["test"], users["test"])
+    metrics["profit"] = None
+    if settings.costs and task == "binary":
+        metrics["profit"] = profit_curve(*test, **asdict(settings.costs), resamples=settings.bootstrap)
+    cutoffs = rows["test"]["cutoff"].to_numpy()
+    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, deviation=deviation)
+    groups = slice_values(experiment, rows["test"]) if settings.slices else {}
+    metrics["slices"] = {
+        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, deviation=deviation)
+        for name, values in groups.items()
+    }
+    aggregates = manifest["aggregates"]
+    later = read_split(experiment.data_folder, "test", limits["test"], ["text", *aggregates])
+    metrics["drift"] = drift(train, later, aggregates)
+    metrics["lengths"] = _lengths(experiment, {"train": train["text"], "test": rows["test"]["text"]})
     if experiment.seeds:  # what the mean of their scores gains
-        labels = rows["test"]["label"].to_numpy()
         metrics["seeds"] = {
-            str(seed): binary_metrics(labels, run["test"]) for seed, run in zip(experiment.seeds, by_run, strict=True)
+            str(seed): measure(task, labels["test"], run["test"], **known)
+            for seed, run in zip(experiment.seeds, by_run, strict=True)
         }
-    metrics["verdict"] = verdict(metrics["test"])
     metrics["made"] = {
         "date": str(date.today()),
+        "seconds": _seconds(experiment) | {"evaluate": round(time.perf_counter() - started, 1)},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
+        "processes": accelerator.num_processes,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "seed": experiment.seeds or experiment.training["seed"],
-        "bootstrap_resamples": experiment.evaluation.bootstrap,
+        "bootstrap_resamples": settings.bootstrap,
         "baseline_settings": baselines.settings,
         "content_hash": manifest["content_hash"],
+        "log": manifest["log"],
+        "splits": {split: manifest["splits"][split]["rows"] for split in SPLITS},
     }
+    metrics = without_nan(metrics)
     path = experiment.run_folder / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_model_card(experiment.run_folder)
+    accelerator.wait_for_everyone()
     return metrics
 
 
-def _score_run(experiment: Experiment, manifest: dict, rows: dict[str, pa.Table]) -> dict[str, np.ndarray]:
-    """The scores of one run's model for each split."""
+def compare(
+    task: str,
+    labels: np.ndarray,
+    scores: dict[str, np.ndarray],
+    users: np.ndarray,
+    resamples: int,
+    threshold: float | None = None,
+    **known: object,
+) -> dict:
+    """Metrics of the model and of each baseline on the same rows.
+
+    Args:
+        task: See `finetune.objective.Objective`.
+        labels: Of shape (rows,), for propensity (rows, classes).
+        scores: Name -> scores of shape (rows,) or (rows, classes); "model" and the baselines.
+        users: Whose example each row is; intervals resample whole users.
+        resamples: Of the bootstrap; 0 leaves the intervals out.
+        threshold: From which on a row counts as positive; of the model alone.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
+
+    Returns:
+        rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
+        with the difference model minus baseline and its paired interval.
+    """
+    intervals = metric_names(task, scores[MODEL], INTERVALS)
+    drawn = bootstrap(task, labels, scores, users, resamples, **known) if resamples else None
+    figures = {}
+    for name, values in scores.items():
+        figures[name] = dict(measure(task, labels, values, **known))
+        if drawn:
+            figures[name] |= {f"{metric}_interval": interval(drawn[name][metric]) for metric in intervals}
+    result = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
+    result |= figures.pop(MODEL)
+    if task == "tiers":
+        result["confusion"] = tier_confusion(labels, scores[MODEL])
+    if task == "value":
+        result["deciles"] = deciles(labels, scores[MODEL])
+    if threshold is not None:
+        result |= at_threshold(labels, scores[MODEL], threshold)
+    result["baselines"] = figures
+    for name, baseline in figures.items():
+        for metric in intervals:
+            baseline[f"{metric}_difference"] = result[metric] - baseline[metric]
+            if drawn:
+                paired = drawn[MODEL][metric] - drawn[name][metric]
+                baseline[f"{metric}_difference_interval"] = interval(paired)
+    return result
+
+
+def verdict(metrics: dict) -> str:
+    """One sentence: is the model ahead of the best baseline, and how sure is that?"""
+    test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
+    rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
+    if math.isnan(test[main]) or not rivals:
+        return f"The test rows cannot tell how good the model is: {title(main)} is not defined on them."
+    name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
+    difference, (low, high) = best[f"{main}_difference"], best[f"{main}_difference_interval"]
+    ahead, behind = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
+    standing = "ahead of" if ahead else "behind" if behind else "level with"
+    few = ""
+    if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
+        few = f"Only {test['positives']} positives, too few to tell: "
+    said = (
+        f"{few}On the test cutoffs the model is {standing} the best baseline, {name.replace('_', ' ')}: {title(main)} "
+        f"{test[main]:.4f} against {best[main]:.4f}, a difference of {difference:+.4f} "
+        f"(95 % interval {low:+.4f} to {high:+.4f})"
+    )
+    return said + ("; lower is better." if sign < 0 else ".")
+
+
+def table(metrics: dict) -> str:
+    """The test results as a table for the screen."""
+    test, shown = metrics["test"], SHOWN[metrics["task"]]
+    main = shown[0]
+    columns = [f"{title(metric):<30}" for metric in shown]
+    lines = [f"{'test':<22}{''.join(columns)}model minus this ({title(main)})"]
+    for name, figures in {MODEL: test, **test["baselines"]}.items():
+        cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
+        apart = ""
+        if name != MODEL:
+            apart = f"{_show(figures[f'{main}_difference'], '+.4f')} "
+            apart += _span(figures[f"{main}_difference_interval"], "+.4f")
+        lines.append(f"{name.replace('_', ' '):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
+    counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
+        metrics["task"], metrics["label"]
+    )
+    lines.append(
+        f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {counted}; "
+        f"95 % intervals by bootstrap over users"
+    )
+    return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
+
+
+def title(metric: str) -> str:
+    """What a metric is called."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def label_array(table: pa.Table) -> np.ndarray:
+    """The labels of a split, of shape (rows,), for propensity (rows, classes)."""
+    labels = combined(table["label"])
+    if pa.types.is_list(labels.type):
+        return labels.flatten().to_numpy().reshape(len(labels), -1)
+    return labels.to_numpy()
+
+
+def without_nan(value: object) -> object:
+    """The same for JSON: plain numbers, and None in the place of what is not a number."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(of) for key, of in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [without_nan(of) for of in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_evaluation(experiment: Experiment) -> None:
+    """Refuse settings that the label has no use for, before any work."""
+    settings, task = experiment.evaluation, Objective.of(experiment.task.label, []).task
+    if task != "binary" and settings.costs:
+        raise InputError(f"evaluation.costs are for labels of yes or no (absent, exists), not {task}; leave them out")
+    if task == "propensity" and settings.stack:
+        raise InputError("evaluation.stack is for single labels, not for propensity; leave it out")
+    check_method(settings.calibration, task)
+
+
+def _score_run(
+    experiment: Experiment, manifest: dict, rows: dict[str, pa.Table], accelerator: Accelerator
+) -> dict[str, np.ndarray]:
+    """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.run_folder / MODEL)
     log = json.loads((experiment.run_folder / "training_log.json").read_text(encoding="utf-8"))
     if log["content_hash"] != manifest["content_hash"]:
@@ -83,83 +292,65 @@ def _score_run(experiment: Experiment, manifest: dict, rows: dict[str, pa.Table]
             f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"
         )
-    batch = experiment.training["per_device_eval_batch_size"]
+    batch, model = experiment.training["per_device_eval_batch_size"], model.to(accelerator.device)
     return {
-        split: score_texts(model, tokenizer, table["text"].to_pylist(), batch, split) for split, table in rows.items()
+        split: score_texts(model, tokenizer, table["text"].to_pylist(), batch, split, accelerator=accelerator)
+        for split, table in rows.items()
     }
 
 
-def compare(labels: np.ndarray, scores: dict[str, np.ndarray], users: np.ndarray, resamples: int) -> dict:
-    """Metrics of the model and of each baseline on the same rows.
-
-    Args:
-        labels: 0 or 1, of shape (rows,).
-        scores: Name -> probabilities of shape (rows,); "model" and the baselines.
-        users: Whose example each row is; intervals resample whole users.
-        resamples: Of the bootstrap; 0 leaves the intervals out.
-
-    Returns:
-        rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
-        with the difference model minus baseline and its paired interval.
-    """
-    result: dict = {"rows": len(labels), "users": len(np.unique(users)), "positives": int(labels.sum())}
-    bootstrap = bootstrap_users(labels, scores, users, resamples) if resamples else None
-    figures = {name: _figures(labels, values, name, bootstrap) for name, values in scores.items()}
-    result |= figures.pop(MODEL)
-    result["baselines"] = figures
-    for name, baseline in figures.items():
-        for metric in INTERVALS:
-            baseline[f"{metric}_difference"] = result[metric] - baseline[metric]
-            if bootstrap:
-                values = getattr(bootstrap, metric)
-                baseline[f"{metric}_difference_interval"] = interval(values[MODEL] - values[name])
-    return result
+def _save_calibration(
+    experiment: Experiment, task: str, fitted: list[Calibration], by_run: list[dict], labels: np.ndarray
+) -> None:
+    """Beside each model its own calibration and threshold, as each of them scores by itself too."""
+    settings = experiment.evaluation
+    for run, how, scores in zip(experiment.runs(), fitted, by_run, strict=True):
+        threshold = _threshold(settings, task, labels, scores["validation"])
+        by = settings.threshold if threshold is not None else None
+        Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by}).save(run.run_folder / MODEL)
 
 
-def verdict(test: dict) -> str:
-    """One sentence: is the model ahead of the best baseline, and how sure is that?"""
-    name, best = max(test["baselines"].items(), key=lambda item: item[1]["auroc"])
-    difference, (low, high) = best["auroc_difference"], best["auroc_difference_interval"]
-    standing = "ahead of" if low > 0 else "behind" if high < 0 else "level with"
-    return (
-        f"On the test cutoffs the model is {standing} the best baseline, {name.replace('_', ' ')}: AUROC "
-        f"{test['auroc']:.4f} against {best['auroc']:.4f}, a difference of {difference:+.4f} "
-        f"(95 % interval {low:+.4f} to {high:+.4f})."
-    )
+def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores: np.ndarray) -> float | None:
+    if task != "binary" or len(np.unique(labels)) < 2:
+        return None
+    costs = (settings.costs.contact, settings.costs.kept_customer) if settings.costs else ()
+    return choose_threshold(settings.threshold, labels, scores, settings.budget, *costs)
 
 
-def table(metrics: dict) -> str:
-    """The test results as a table for the screen."""
-    test = metrics["test"]
-    lines = [f"{'test':<22}{'AUROC':<30}{'average precision':<30}model minus this (AUROC)"]
-    for name, figures in {MODEL: test, **test["baselines"]}.items():
-        cells = [f"{figures[metric]:.4f} {_show(figures[f'{metric}_interval'])}" for metric in INTERVALS]
-        ahead = ""
-        if name != MODEL:
-            ahead = f"{figures['auroc_difference']:+.4f} {_show(figures['auroc_difference_interval'], '+.4f')}"
-        lines.append(f"{name.replace('_', ' '):<22}{cells[0]:<30}{cells[1]:<30}{ahead}".rstrip())
-    lines.append(
-        f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {metrics['label']}; "
-        f"95 % intervals by bootstrap over users"
-    )
-    return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
+def _lengths(experiment: Experiment, texts: dict[str, pa.ChunkedArray]) -> dict[str, dict]:
+    """How many tokens a text has, in bins of eight."""
+    _, tokenizer = load_classifier(experiment.runs()[0].run_folder / MODEL)
+    found = {}
+    for split, column in texts.items():
+        chosen = column.take(sampled(len(column), LENGTH_SAMPLE)).to_pylist()
+        found[split] = np.array([len(ids) for ids in encode(tokenizer, chosen)["input_ids"]])
+    edges = np.arange(0, max(lengths.max() for lengths in found.values()) + 9, 8)
+    return {split: {"edges": edges, "counts": np.histogram(lengths, edges)[0]} for split, lengths in found.items()}
 
 
-def _figures(labels: np.ndarray, scores: np.ndarray, name: str, bootstrap: Bootstrap | None) -> dict:
-    figures: dict = dict(binary_metrics(labels, scores))
-    if bootstrap:
-        for metric in INTERVALS:
-            figures[f"{metric}_interval"] = interval(getattr(bootstrap, metric)[name])
-    return figures
+def _seconds(experiment: Experiment) -> dict[str, float]:
+    """What the steps before took, where their logs say it."""
+    logs = {"pretrain": experiment.base_folder / "pretraining_log.json"}
+    logs["train"] = experiment.base_folder / "training_log.json"
+    found = {}
+    for step, path in logs.items():
+        if path.is_file() and "seconds" in (log := json.loads(path.read_text(encoding="utf-8"))):
+            found[step] = log["seconds"]
+    return found
 
 
-def _show(bounds: list[float], form: str = ".4f") -> str:
-    return f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
+def _show(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _span(bounds: list[float | None], form: str = ".4f") -> str:
+    return f"[{_show(bounds[0], form)}, {_show(bounds[1], form)}]"
 
 
 def _write_predictions(folder: Path, rows: dict, scores: dict, baselines: Baselines) -> None:
     with replacing(folder) as made:
         for split, table in rows.items():
             columns = {key: table[key] for key in ("user_id", "cutoff", "label")}
-            columns |= {"score": scores[split], **baselines.scores[split]}
+            for name, values in {"score": scores[split], **baselines.scores[split]}.items():
+                columns[name] = pa.array(values if values.ndim == 1 else list(values))
             pq.write_table(pa.table(columns), made / f"{split}.parquet")

@@ -1,13 +1,21 @@
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+import yaml
+from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
 from data_prep import InputError
+from data_prep.prepare import prepare
+from finetune.calibration import Calibration
 from finetune.config import parse_experiment
-from finetune.evaluation import compare, evaluate, table, verdict
+from finetune.evaluation import compare, evaluate, table, verdict, without_nan
+from finetune.report import write_report
 from finetune.train import train
 
 
@@ -19,10 +27,14 @@ def scores(quality: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nd
     return labels, 1 / (1 + np.exp(-(quality * (2 * labels - 1) + noise))), np.repeat(np.arange(200), 3)
 
 
+def told(test: dict, task: str = "binary", main: str = "auroc", lower: bool = False) -> str:
+    return verdict({"task": task, "main": main, "lower_is_better": lower, "test": test})
+
+
 def test_every_figure_is_of_the_rows_it_is_said_of():
     labels, good, users = scores(1.0)
     bad = scores(0.2)[1]
-    result = compare(labels, {"model": good, "rule": bad}, users, 100)
+    result = compare("binary", labels, {"model": good, "rule": bad}, users, 100)
     assert (result["rows"], result["users"], result["positives"]) == (600, 200, labels.sum())
     assert result["auroc"] == pytest.approx(roc_auc_score(labels, good))
     rule = result["baselines"]["rule"]
@@ -34,19 +46,61 @@ def test_every_figure_is_of_the_rows_it_is_said_of():
     assert 0 < low < rule["auroc_difference"] < high
 
 
+def test_a_model_does_not_differ_from_itself():
+    labels, good, users = scores(1.0)
+    rule = compare("binary", labels, {"model": good, "rule": good}, users, 100)["baselines"]["rule"]
+    for name, value in rule.items():
+        if "_difference" in name:
+            assert value in (0, [0, 0])
+
+
 @pytest.mark.parametrize(
     ("model", "baseline", "standing"), [(1.0, 0.2, "ahead of"), (0.2, 1.0, "behind"), (0.6, 0.6, "level with")]
 )
 def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it(model, baseline, standing):
     labels, ours, users = scores(model)
     theirs = scores(baseline)[1]
-    result = compare(labels, {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs}, users, 100)
-    assert f"is {standing} the best baseline, strong rule" in verdict(result)
+    everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
+    result = compare("binary", labels, everyone, users, 100)
+    assert f"is {standing} the best baseline, strong rule" in told(result)
+
+
+def test_of_values_the_lower_error_is_ahead():
+    random = np.random.default_rng(0)
+    values = random.gamma(2, 10, 600)
+    near, far = values + random.normal(size=600), values + 9 * random.normal(size=600)
+    users = np.arange(600)
+    ahead = compare("value", values, {"model": near, "ridge": far}, users, 100, deviation=values.std())
+    assert ahead["nmae"] == pytest.approx(mean_absolute_error(values, near) / values.std())
+    assert "is ahead of the best baseline, ridge: MAE" in told(ahead, "value", "mae", True)
+    behind = compare("value", values, {"model": far, "ridge": near}, users, 100, deviation=values.std())
+    assert "is behind the best baseline" in told(behind, "value", "mae", True)
+
+
+def test_few_positives_and_a_single_class_are_said():
+    labels, ours, users = scores(1.0)
+    few = np.where(np.cumsum(labels) > 20, 0, labels)
+    result = compare("binary", few, {"model": ours, "rule": 1 - ours}, users, 50)
+    assert told(result).startswith("Only 20 positives, too few to tell: ")
+    result = compare("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users, 50)
+    assert "AUROC is not defined" in told(result)
+
+
+def test_what_is_no_number_is_null_in_json():
+    found = without_nan({"a": float("nan"), "b": [np.float64(1.5), np.inf], "c": np.array([1, 2]), 3: "x"})
+    assert found == {"a": None, "b": [1.5, None], "c": [1, 2], "3": "x"}
+
+
+def experiment_of(config, folder, *arguments):
+    given = ["--config", str(config), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0", *arguments]
+    return parse_experiment("", given)
 
 
 def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path):
-    arguments = ["--config", str(prepared), "--evaluation.folder", str(tmp_path), "--pretraining.max_steps", "0"]
-    experiment = parse_experiment("", arguments)
+    more = ["--evaluation.stack", "true", "--evaluation.costs", "{contact: 1, kept_customer: 5}"]
+    more += ["--evaluation.slices", "{old: 'tenure_days > 60', shop: shop}", "--evaluation.min_slice", "20"]
+    more += ["--evaluation.calibration", "temperature", "--evaluation.threshold", "money"]
+    experiment = experiment_of(prepared, tmp_path, *more)
     with pytest.raises(InputError, match=r"train\.py"):
         evaluate(experiment)
     train(experiment)
@@ -62,7 +116,99 @@ def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path
         assert metrics[split]["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions["score"]))
         for name, figures in metrics[split]["baselines"].items():
             assert figures["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions[name]))
+    assert {"recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority", "stack"} == set(
+        metrics["test"]["baselines"]
+    )
     shown = table(metrics)
     for name, figures in {"model": metrics["test"], **metrics["test"]["baselines"]}.items():
         line = next(line for line in shown.splitlines() if line.startswith(name.replace("_", " ")))
         assert f"{figures['auroc']:.4f} [" in line
+    # At the threshold that validation chose, as it is saved with the model.
+    saved = Calibration.load(run / "model")
+    assert (saved.method, saved.threshold) == ("temperature", metrics["calibration"]["threshold"])
+    contacted = predictions["score"].to_numpy() >= saved.threshold
+    assert np.array(metrics["test"]["confusion"])[:, 1].sum() == contacted.sum()
+    assert metrics["profit"]["profits"][-1] == 5 * metrics["test"]["positives"] - metrics["test"]["rows"]
+    assert sum(cutoff["rows"] for cutoff in metrics["by_cutoff"]) == metrics["test"]["rows"]
+    for parts in metrics["slices"].values():
+        assert sum(group["rows"] for group in parts["groups"] + parts["too_small"]) == metrics["test"]["rows"]
+    assert sum(metrics["lengths"]["test"]["counts"]) == metrics["test"]["rows"]
+    assert (run / "model" / "README.md").is_file()
+
+
+LABELS = {
+    "tiers": {"kind": "count", "tiers": [0, 2]},
+    "value": {"kind": "sum", "field": "amount"},
+    "propensity": {"kind": "which", "field": "shop", "top": 2},
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_every_kind_of_label_is_evaluated_and_reported(tiny, tmp_path, task):
+    config = yaml.safe_load(tiny.read_text())
+    config["task"]["label"] = LABELS[task] | {"where": "event_type = 'purchase'", "horizon": "14 days"}
+    tiny.write_text(yaml.safe_dump(config))
+    experiment = experiment_of(tiny, tmp_path / "runs", "--evaluation.slices", "{old: tenure_days > 60}")
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    train(experiment)
+    metrics = evaluate(experiment)
+    assert metrics["task"] == task
+    predictions = pq.read_table(experiment.run_folder / "predictions" / "test.parquet")
+    labels, found = (np.array(predictions[name].to_pylist()) for name in ("label", "score"))
+    if task == "value":
+        assert metrics["test"]["mae"] == pytest.approx(mean_absolute_error(labels, found))
+    elif task == "tiers":
+        assert metrics["test"]["accuracy"] == pytest.approx((labels == found.argmax(axis=1)).mean())
+        assert np.sum(metrics["test"]["confusion"]) == len(labels)
+    else:
+        assert metrics["test"]["auroc"] == pytest.approx(roc_auc_score(labels, found, average="macro"))
+    name = metrics["main"]
+    for figures in metrics["test"]["baselines"].values():
+        assert figures[f"{name}_difference"] == pytest.approx(metrics["test"][name] - figures[name])
+    assert table(metrics)
+    assert metrics["verdict"] in write_report(experiment.run_folder).read_text()
+
+
+def test_several_seeds_score_by_their_mean(prepared, tmp_path):
+    experiment = experiment_of(prepared, tmp_path, "--seeds", "0", "1", "--training.max_steps", "2")
+    train(experiment)
+    metrics = evaluate(replace(experiment))
+    assert set(metrics["seeds"]) == {"0", "1"}
+    assert all((tmp_path / "tiny" / f"seed-{seed}" / "model" / "calibration.json").is_file() for seed in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("label", "arguments", "named"),
+    [
+        ("value", ["--evaluation.calibration", "temperature"], "evaluation.calibration"),
+        ("tiers", ["--evaluation.calibration", "isotonic"], "evaluation.calibration"),
+        ("tiers", ["--evaluation.costs", "{contact: 1, kept_customer: 5}"], "evaluation.costs"),
+        ("propensity", ["--evaluation.stack", "true"], "evaluation.stack"),
+    ],
+)
+def test_a_setting_that_the_label_has_no_use_for_is_refused_before_any_work(tiny, tmp_path, label, arguments, named):
+    from finetune.evaluation import check_evaluation
+
+    config = yaml.safe_load(tiny.read_text())
+    config["task"]["label"] = LABELS[label] | {"where": "event_type = 'purchase'", "horizon": "14 days"}
+    tiny.write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=named):
+        check_evaluation(experiment_of(tiny, tmp_path, *arguments))
+
+
+def test_two_processes_give_the_metrics_of_one(trained, tmp_path):
+    """Everything but the number of processes, the seconds and the date."""
+    found = {}
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--multi_gpu", "--main_process_port", "0"] if processes == 2 else []
+        command += ["--num_processes", str(processes), "scripts/evaluate.py", "--config"]
+        command += [str(trained.run_folder / "config.yaml"), "--evaluation.stack", "false"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics = json.loads((trained.run_folder / "metrics.json").read_text())
+        assert metrics["made"].pop("processes") == processes
+        del metrics["made"]["seconds"], metrics["made"]["date"]
+        found[processes] = metrics
+    assert found[1] == found[2]
