@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from finetune.wording import missing
 
+MODEL = "model"  # the scorer beside the baselines
 POINTS = 800  # of a curve; nobody sees more
 
 # Pictures are drawn in these colours and shown in the page's own, which differ in light and dark. The palette is Okabe
@@ -33,7 +34,7 @@ DASH_DOT_DOT = {"color": SKY, "linestyle": (0, (6, 2, 1, 2, 1, 2)), "linewidth":
 LINE_STYLES = (SOLID, DOTTED, DASH_DOT, DASHED, LONG_DASHED, DASH_DOT_DOT)  # the model's first
 MARKERS = ("o", "s", "^", "D", "v", "P")
 THIN = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.0}
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}\u00a0%")
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}\u00a0%")
 PICTURE_STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "eventscribe",
@@ -100,6 +101,14 @@ def plot(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object) -> None:
     by_x = np.searchsorted(abs(x - x[0]), np.linspace(0, abs(x[-1] - x[0]), POINTS))
     kept = np.union1d(np.linspace(0, len(x) - 1, POINTS).astype(int), by_x)
     axes.plot(x[kept], y[kept], **style)
+
+
+def captured(worth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the rows, highest scores first, and of all worth among them; rows of equal scores come together."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    shares, gained = (ends + 1) / len(scores), np.cumsum(worth[order])[ends] / worth.sum()
+    return np.append(0.0, shares), np.append(0.0, gained)
 
 
 def finish(figure: Figure, axes: Axes, limit: float = 1.0, low: float = 0.0) -> None:

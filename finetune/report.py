@@ -1,6 +1,7 @@
 """One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.style
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
-from finetune.pictures import PICTURE_STYLE
+from finetune.pictures import MODEL, PICTURE_STYLE
 from finetune.pictures import inline_svg as inline_svg  # pages of other modules take all from here
 from finetune.pictures import square_figure as square_figure
 from finetune.run_pictures import (
@@ -21,7 +22,7 @@ from finetune.run_pictures import (
     slice_pictures,
     text_pictures,
 )
-from finetune.score_pictures import MODEL, probability_pictures, ranking_pictures
+from finetune.score_pictures import probability_pictures, ranking_pictures
 from finetune.wording import (
     FEW_POSITIVES,
     LOWER_IS_BETTER,
@@ -144,7 +145,7 @@ def page_template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"named": named, "number": number, "span": span, "percent": percent, "outcome": _outcome}
-    environment.filters |= {"measure": measure, "digits": digits, "listed": listed}
+    environment.filters |= {"measure": measure, "digits": digits, "listed": listed, "minus": _minus}
     return environment.get_template(name)
 
 
@@ -154,3 +155,8 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
         return ""
     low, high = (-end for end in reversed(interval)) if key in LOWER_IS_BETTER else interval
     return "model ahead" if low > 0 else "baseline ahead" if high < 0 else "includes zero"
+
+
+def _minus(sentence: str) -> str:
+    """With real minus signs before its numbers."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", sentence)

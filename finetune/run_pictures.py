@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 from finetune.pictures import (
     BLUE,
     DASHED,
+    DOTTED,
     FILL,
     INK,
     MUTED,
@@ -44,8 +45,10 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     axes.yaxis.set_major_formatter("{x:,.6g}")
     legend(figure, axes)
     costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
+    at = profit["shares"].index(profit["best_share"]) if profit["best_share"] in profit["shares"] else None
+    bounds = "" if at is None else f" (95\u00a0% interval {span([low[at], high[at]], None)})"
     reading = (
-        f"These test rows would have earned most, {number(profit['best_profit'], None)}, by contacting the top "
+        f"These test rows would have earned most, {number(profit['best_profit'], None)}{bounds}, by contacting the top "
         f"{percent(profit['best_share'], 1)}, {costs}; contacting all would have earned "
         f"{number(profit['profits'][-1], None)}."
     )
@@ -59,7 +62,7 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
     if len(points) < 2:
         return []
     name = measure(main, metrics["task"])[0]
-    figure = square_figure()
+    figure = flat_figure(6)
     axes = figure.subplots()
     _draw(axes, points, main, upright=True)
     _draw_whole(axes.axhline, axes.axhspan, metrics)
@@ -152,17 +155,21 @@ def drift_pictures(metrics: dict) -> list[Picture]:
     if not moved:
         return []
     shown = moved[:BARS]
-    figure = flat_figure(len(shown))
+    limit = min(1.0, max(0.3, 1.2 * shown[0]["psi"]))  # beyond it, a bar's figure says how far
+    figure = flat_figure(len(shown) + 2)
     axes = figure.subplots()
     axes.barh(range(len(shown)), [of["psi"] for of in shown], color=FILL, edgecolor=BLUE, height=0.7)
-    for mark, word in zip(MARKS, ("some", "much"), strict=True):
-        axes.axvline(mark, color=INK, linewidth=1.1, linestyle=THIN["linestyle"])
-        axes.annotate(
-            f"{word} {mark:g}", (mark, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points"
-        )
+    for at, of in enumerate(shown):
+        inside = of["psi"] > 0.85 * limit
+        place = (min(of["psi"], limit), at)
+        side = {"ha": "right", "xytext": (-4, 0)} if inside else {"ha": "left", "xytext": (4, 0)}
+        axes.annotate(number(of["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
+    for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
+        axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2})
     axes.set_yticks(range(len(shown)), [short(of["input"]) for of in shown])
-    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel="Population stability index, training against test")
-    axes.set_xlim(0, max(0.3, 1.05 * shown[0]["psi"]))
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, limit), xlabel="Population stability index")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    legend(figure, axes)
     above = [sum(of["psi"] > mark for of in moved) for mark in MARKS]
     reading = (
         f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from finetune.pictures import PICTURE_STYLE, POINTS, dots, flat_figure, inline_svg, plot, square_figure
+from finetune.pictures import PICTURE_STYLE, POINTS, captured, dots, flat_figure, inline_svg, plot, square_figure
 from finetune.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
-from finetune.score_pictures import captured, ranking_pictures
+from finetune.score_pictures import ranking_pictures
 from finetune.wording import digits, listed, measure, named, number, percent, span
 
 

@@ -361,9 +361,9 @@ def test_rows_users_positives_and_how_it_was_made_are_stated(full):
 
 def test_who_is_contacted_is_said_in_words(full):
     text = " ".join(_page(full("binary")).split())
-    assert "Of 280 contacted, 180 have churn; of 1,320 not contacted, 120 have it too." in text
+    assert "Of 280 contacted, 180 turn out as churn; of 1,320 not contacted, 120 do too." in text
     assert "from a score of 0.350 on, chosen on validation by the best F1" in text
-    assert "Precision 64.3 % of the contacted, recall 60.0 % of all with churn, F1 0.621" in text
+    assert "Precision 64.3 % of the contacted, recall 60.0 % of all churn, F1 0.621" in text
 
 
 def test_text_of_users_is_escaped(bare):
