@@ -204,6 +204,14 @@ def expanded(config: DataConfig) -> list[str]:
     ]
 
 
+def file_columns(con: duckdb.DuckDBPyConnection, path: str) -> list[str]:
+    """The columns of the files that a path or glob names."""
+    config = DataConfig([Source(path=path)])
+    with _refused_source(config.sources[0], config, "data.sources[0]"):
+        query = _path_query(con, config.sources[0], config, "data.sources[0].path", {})
+        return list(column_types(con, f"({query})"))
+
+
 def source_paths(config: DataConfig, i: int) -> list[Path]:
     """The files of a source with a path, in order."""
     return sorted(_glob(expand(config.sources[i].path, config, f"data.sources[{i}].path")))

@@ -1,6 +1,8 @@
 """A log whose users are to be scored: read, cast and written as text by the SQL that prepared the training data."""
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,7 +12,17 @@ import duckdb
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, column_types, read_events, refused, timestamp
+from data_prep.events import (
+    RESERVED,
+    DataConfig,
+    Source,
+    column_types,
+    file_columns,
+    identifier,
+    read_events,
+    refused,
+    timestamp,
+)
 from data_prep.examples import number_of_parts, read_part, write_parts
 from data_prep.serializer import EventSerializer
 from data_prep.task import Population, show
@@ -43,7 +55,7 @@ class ServedLog:
 
 
 def as_sources(con: duckdb.DuckDBPyConnection, events: Any) -> DataConfig:
-    """The events of a caller as sources that `con` can read.
+    """The events of a caller as sources that `con` can read, without columns of names that EventScribe uses itself.
 
     Args:
         con: Where those in memory become a relation.
@@ -55,7 +67,7 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any) -> DataConfig:
     if isinstance(events, DataConfig):
         return events
     if isinstance(events, str | Path):
-        return DataConfig([Source(path=str(events))])
+        return DataConfig([file_source(con, str(events), {})])
     try:
         if isinstance(events, duckdb.DuckDBPyRelation):
             events = events.to_arrow_reader()  # a relation belongs to its own connection
@@ -72,18 +84,42 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any) -> DataConfig:
             f"frame, a list of dicts or a DataConfig"
         )
     con.register(GIVEN, events)
-    return DataConfig([Source(sql=f"SELECT * FROM {GIVEN}")])
+    names = ", ".join(identifier(name) for name in events.schema.names if name.lower() not in RESERVED)
+    return DataConfig([Source(sql=f"SELECT {names or '*'} FROM {GIVEN}")])
+
+
+def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: str | None) -> Source:
+    """A source whose columns are called as in the files, but for some.
+
+    Args:
+        con: Looks into the files.
+        path: A file or a glob.
+        columns: Name -> DuckDB expression over the files' columns.
+        more: Of the Source.
+    """
+    used = {name.lower() for name in (*columns, *columns.values(), *RESERVED)}
+    with _called("events"):
+        own = {name: identifier(name) for name in file_columns(con, path) if name.lower() not in used}
+    return Source(path=path, columns=columns | own, **more)
 
 
 def read_past(
-    con: duckdb.DuckDBPyConnection, config: DataConfig, serializer: EventSerializer, cutoff: datetime
+    con: duckdb.DuckDBPyConnection, events: Any, serializer: EventSerializer, cutoff: datetime, called: str = "events"
 ) -> ServedLog:
     """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
 
+    Args:
+        con: Where they are made.
+        events: See `as_sources`.
+        serializer: Knows the columns of training.
+        cutoff: In UTC, without a zone.
+        called: What the events are called in messages; "data.sources[0]" for those of a config.
+
     Raises:
-        InputError: See `read_events`; or there is no event before the cutoff.
+        InputError: See `as_sources` and `read_events`; or there is no event before the cutoff.
     """
-    log = read_events(con, config, types=serializer.features.types)
+    with _called(called):
+        log = read_events(con, as_sources(con, events), types=serializer.features.types)
     columns = column_types(con, "log")
     con.execute(
         f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}"
@@ -161,3 +197,14 @@ def parse_cutoff(cutoff: datetime | date | str) -> datetime:
     if not 1900 <= cutoff.year < 2200:
         raise InputError(f"cutoff: {show(cutoff)} is not between 1900 and 2199; correct the year")
     return cutoff
+
+
+@contextmanager
+def _called(name: str) -> Iterator[None]:
+    """Messages about the only source say this name."""
+    try:
+        yield
+    except InputError as error:
+        if name.startswith("data."):
+            raise
+        raise InputError(re.sub(r"data\.sources(\[0\])?(\.(path|sql))?", name, str(error))) from error

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from data_prep import InputError
 from data_prep.events import DataConfig, connect
 from data_prep.serializer import EventSerializer, event_starts
-from data_prep.serving import as_sources, parse_cutoff, past_texts, read_past
+from data_prep.serving import parse_cutoff, past_texts, read_past
 from data_prep.task import Population
 from finetune.calibration import Calibration
 from finetune.modeling import pool_by_mean
@@ -106,7 +106,8 @@ class EventClassifier:
         asked = Population(**self.task["task"]["population"]) if population else None
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
-            log = read_past(con, as_sources(con, events), self.serializer, moment)
+            called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
+            log = read_past(con, events, self.serializer, moment, called)
             for note in log.notes():
                 print(note)
             parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
