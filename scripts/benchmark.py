@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py prepare
 python scripts/benchmark.py prepare --table 1_000_000,10_000_000,100_000_000 --memory-limit 3GB
+python scripts/benchmark.py evaluate
 
 Each job runs in a process of its own, one after the other. Seconds run from the first byte read to the last one
 written, without the start of Python and its imports; peak MiB is the resident memory of the whole process; events/s are
@@ -65,6 +66,28 @@ def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, fold
             _comparison(events, spread(cutoffs), folder or Path(temporary), Path(temporary))
 
 
+def evaluate(rows: int, scorers: int, resamples: int) -> None:
+    """Print how long metrics, intervals and paired differences of simulated predictions take."""
+    print(f"{rows:,} predictions, {scorers} scorers, {resamples:,} resamples, {_machine()}\n")
+    _print_row("evaluate", "seconds", "CPU seconds", "peak MiB")
+    _print_row(*["---"] * 4)
+    run = measure(("finetune.evaluation",), compare_predictions, rows, scorers, resamples)
+    _print_row("metrics and intervals", *_seconds(run), run.mebibytes)
+
+
+def compare_predictions(rows: int, scorers: int, resamples: int) -> int:
+    """The model and others on the same rows, four of each user, as finetune.evaluation compares them."""
+    import numpy as np
+
+    from finetune.evaluation import MODEL, compare
+
+    random = np.random.default_rng(0)
+    labels = (random.random(rows) < 0.2).astype(np.int64)
+    names = [MODEL, *(f"scorer_{i}" for i in range(1, scorers))]
+    scores = {name: 1 / (1 + np.exp(1.5 - labels - random.normal(size=rows))) for name in names}
+    return compare("binary", labels, scores, np.arange(rows) // 4, resamples)["rows"]
+
+
 def spread(cutoffs: int) -> Cutoffs:
     """Weekly cutoffs until the log's last label window: the last is the test, the one before it the validation."""
     moments = [START + timedelta(DAYS) - i * HORIZON for i in range(cutoffs, 0, -1)]
@@ -87,7 +110,7 @@ def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> Non
     }
     seconds = {}
     for name, (modules, job) in jobs.items():
-        run = measure(modules, job, log, outputs / "output", cutoffs)
+        run = measure(modules, job, log, outputs / "output", cutoffs, output=outputs / "output")
         _print_row(name, *_seconds(run), events / run.seconds, run.mebibytes, run.examples)
         seconds[name] = run.seconds
     print()
@@ -106,7 +129,8 @@ def _sizes(sizes: list[int], cutoffs: Cutoffs, memory_limit: str, logs: Path, ou
     for events in sizes:
         users = events // 100
         log = simulated(logs, events, users)
-        run = measure(EVENTSCRIBE, eventscribe, log, outputs / "output", cutoffs, memory_limit)
+        output = outputs / "output"
+        run = measure(EVENTSCRIBE, eventscribe, log, output, cutoffs, memory_limit, output=output)
         _print_row(events, users, run.examples, *_seconds(run), events / run.seconds, run.mebibytes)
 
 
@@ -130,12 +154,14 @@ def simulated(folder: Path, events: int, users: int) -> Path:
     return made / "events.parquet"
 
 
-def measure(modules: tuple[str, ...], job: Callable[..., int], log: Path, output: Path, *arguments: object) -> Measured:
-    """Run a job that writes `output`, in a fresh process that measures itself; the output is deleted."""
+def measure(
+    modules: tuple[str, ...], job: Callable[..., int], *arguments: object, output: Path | None = None
+) -> Measured:
+    """Run a job in a fresh process that measures itself; what it writes into `output` is deleted."""
     os.sync()  # what the job before has written is not written at this one's cost
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(sender, modules, job, log, output, *arguments), daemon=True)
+    process = context.Process(target=_measured, args=(sender, modules, job, *arguments), daemon=True)
     process.start()
     sender.close()
     try:
@@ -148,7 +174,8 @@ def measure(modules: tuple[str, ...], job: Callable[..., int], log: Path, output
     finally:
         process.terminate()  # after Ctrl-C
         process.join()
-        shutil.rmtree(output, ignore_errors=True)
+        if output:
+            shutil.rmtree(output, ignore_errors=True)
 
 
 def _measured(sender: Connection, modules: tuple[str, ...], job: Callable[..., int], *arguments: object) -> None:
@@ -437,7 +464,8 @@ def _memory(text: str) -> str:
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    step = parser.add_subparsers(dest="step", required=True, parser_class=_Parser).add_parser(
+    steps = parser.add_subparsers(dest="step", required=True, parser_class=_Parser)
+    step = steps.add_parser(
         "prepare",
         help="The log to labelled texts.",
         description="EventScribe beside a hand-written query for DuckDB, run once a cutoff, and beside pandas.",
@@ -452,10 +480,14 @@ def main() -> None:
     )
     step.add_argument("--memory-limit", type=_memory, default="3GB", help="data.memory_limit for --table.")
     step.add_argument("--folder", type=Path, help="Keeps the logs there for the next time; outputs are always deleted.")
+    step = steps.add_parser("evaluate", help="Predictions to metrics with intervals.", description=evaluate.__doc__)
+    step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
+    step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
+    step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
     given = vars(parser.parse_args())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        {"prepare": prepare}[given.pop("step")](**given)
+        {"prepare": prepare, "evaluate": evaluate}[given.pop("step")](**given)
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is deleted, but for the logs in --folder", file=sys.stderr)
         sys.exit(130)

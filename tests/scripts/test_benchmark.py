@@ -135,3 +135,10 @@ def test_the_texts_of_pandas_have_the_same_events_after_a_header(benchmark, log,
 def test_a_wrong_argument_ends_with_one_sentence_and_code_2(arguments, sentence):
     done = run("prepare", *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
+
+
+def test_evaluate_says_what_metrics_and_intervals_take():
+    done = run("evaluate", "--rows", "20_000", "--scorers", "2", "--resamples", "20")
+    assert done.returncode == 0, done.stderr
+    assert "20,000 predictions, 2 scorers, 20 resamples" in done.stdout
+    assert re.search(r"\| metrics and intervals \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
