@@ -23,6 +23,8 @@ from finetune.reading import Word, words_of
 from finetune.tokenization import encode
 
 TOKENS_AT_A_TIME = 1 << 14  # in one pass forward and back
+FIRST_STEPS = 32
+TOLERANCE = 0.01  # of all absolute pushes; a larger error asks for more steps
 ROWS_AT_A_TIME = 32  # texts of similar lengths, each once a step
 
 
@@ -36,6 +38,7 @@ class Attribution:
         score: The output: see `attribute`.
         base: The output for the text with every word hidden.
         output: The index of the class.
+        steps: Of the integration.
         unread: The number of events, the oldest ones, that the model did not read because the text was too long.
     """
 
@@ -44,12 +47,18 @@ class Attribution:
     score: float
     base: float
     output: int
+    steps: int
     unread: int
 
     @property
     def error(self) -> float:
         """How far the pushes are from adding up to score - base: what is left of the integral's approximation."""
         return float(self.pushes.sum() - (self.score - self.base))
+
+    @property
+    def converged(self) -> bool:
+        """Whether the error is small beside the pushes."""
+        return abs(self.error) <= TOLERANCE * np.abs(self.pushes).sum()
 
     @property
     def events(self) -> np.ndarray:
@@ -64,7 +73,7 @@ def attribute(
     serializer: EventSerializer,
     texts: list[str],
     output: int | None = None,
-    steps: int = 32,
+    steps: int = 512,
     bar: bool = True,
 ) -> list[Attribution]:
     """What each word of each text pushes.
@@ -79,7 +88,9 @@ def attribute(
         serializer: That wrote the texts.
         texts: The same may come several times.
         output: The index of the class.
-        steps: Points of the Gauss-Legendre rule along the path.
+        steps: The most points of the Gauss-Legendre rule along the path: it is begun with 32, and texts whose error is
+            above 1 % of all absolute pushes are done again with twice as many. The sharper a model turns from one
+            answer to the other, the more it takes.
         bar: Show progress.
 
     Raises:
@@ -99,39 +110,47 @@ def attribute(
     kept = torch.tensor([token for token in special if token is not None])
     method = LayerIntegratedGradients(partial(explained, model), model.get_input_embeddings())
     found: list[Attribution] = [None] * len(texts)
-    with tqdm(total=len(texts), desc="explain", unit="text", disable=not bar) as progress:
-        for rows in _batches(ids):
-            text, mask = _padded(tokenizer, [ids[i] for i in rows])
-            base = torch.where(torch.isin(text, kept), text, hidden)
-            given = [part.to(model.device) for part in (text, base, mask, torch.from_numpy(outputs[rows]))]
-            text, base, *more = given
-            of_tokens = method.attribute(
-                text,
-                base,
-                additional_forward_args=tuple(more),
-                n_steps=steps,
-                internal_batch_size=max(len(rows), TOKENS_AT_A_TIME // text.shape[1]),
-            )
-            of_tokens = of_tokens.sum(-1).double().cpu().numpy()
-            with torch.no_grad():
-                scores, bases = (explained(model, part, *more).double().tolist() for part in (text, base))
-            for place, i in enumerate(rows):
-                words = words_of(texts[i], serializer)
-                # By its end, as some tokens begin with the space before them. Special tokens push nothing.
-                ends = np.array(offsets[i])[: len(ids[i]), 1] - 1
-                word = np.searchsorted([word.start for word in words], ends, side="right") - 1
-                pushes = np.bincount(np.maximum(word, 0), of_tokens[place, : len(ids[i])], minlength=len(words))
-                oldest = max(encoded["event"][i])
-                read = [word.event <= oldest for word in words]
-                found[i] = Attribution(
-                    [word for word in words if word.event <= oldest],
-                    pushes[read],
-                    scores[place],
-                    bases[place],
-                    int(outputs[i]),
-                    words[-1].event - oldest,
+    waiting, points = np.arange(len(texts)), min(FIRST_STEPS, steps)
+    while len(waiting):
+        with tqdm(total=len(waiting), desc=f"explain in {points} steps", unit="text", disable=not bar) as progress:
+            for batch in _batches([ids[i] for i in waiting]):
+                rows = waiting[batch]
+                text, mask = _padded(tokenizer, [ids[i] for i in rows])
+                base = torch.where(torch.isin(text, kept), text, hidden)
+                given = [part.to(model.device) for part in (text, base, mask, torch.from_numpy(outputs[rows]))]
+                text, base, *more = given
+                of_tokens = method.attribute(
+                    text,
+                    base,
+                    additional_forward_args=tuple(more),
+                    n_steps=points,
+                    internal_batch_size=max(len(rows), TOKENS_AT_A_TIME // text.shape[1]),
                 )
-            progress.update(len(rows))
+                of_tokens = of_tokens.sum(-1).double().cpu().numpy()
+                with torch.no_grad():
+                    scores, bases = (explained(model, part, *more).double().tolist() for part in (text, base))
+                for place, i in enumerate(rows):
+                    words = words_of(texts[i], serializer)
+                    # By its end, as some tokens begin with the space before them. Special tokens push nothing.
+                    ends = np.array(offsets[i])[: len(ids[i]), 1] - 1
+                    word = np.searchsorted([word.start for word in words], ends, side="right") - 1
+                    pushes = np.bincount(np.maximum(word, 0), of_tokens[place, : len(ids[i])], minlength=len(words))
+                    oldest = max(encoded["event"][i])
+                    read = [word.event <= oldest for word in words]
+                    found[i] = Attribution(
+                        [word for word in words if word.event <= oldest],
+                        pushes[read],
+                        scores[place],
+                        bases[place],
+                        int(outputs[i]),
+                        points,
+                        words[-1].event - oldest,
+                    )
+                progress.update(len(rows))
+        waiting = np.array([i for i in waiting if not found[i].converged], int)
+        if points >= steps:
+            break
+        points = min(2 * points, steps)
     return found
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, condition, connect, quote, timestamp
-from data_prep.serving import as_sources, parse_cutoff, read_past
+from data_prep.serving import parse_cutoff, read_past
 from data_prep.task import parse_duration, show
 from finetune.attribution import Attribution, attribute, deletion_test
 from finetune.bootstrap import interval, user_weights
@@ -23,7 +23,6 @@ from finetune.scoring import EventClassifier
 
 RESAMPLES = 1000
 SEED = 0  # of the sample
-CONVERGED = 0.05  # a larger error, as a share of all pushes, asks for more steps
 SHOWN = 15  # words of a list on the page; the JSON has all
 FEWEST = 10  # users behind a word that a page shows
 
@@ -34,7 +33,7 @@ def explain_user(
     cutoff: datetime | date | str,
     user: str,
     output: str | None = None,
-    steps: int = 32,
+    steps: int = 512,
 ) -> dict:
     """What each event and each header field pushed a user's score.
 
@@ -44,7 +43,7 @@ def explain_user(
         cutoff: The moment of prediction, in UTC where it carries no zone.
         user: The id; with data.pseudonymize its keyed hash.
         output: The name of the class that is explained; see `attribute` for what None means.
-        steps: Of the integration.
+        steps: The most steps of the integration.
 
     Returns:
         What the page shows, ready for JSON: the facts (see `_facts`); user_id, cutoff, score (calibrated; null for a
@@ -78,14 +77,14 @@ def explain_user(
         time = times[number].isoformat(sep=" ", timespec="seconds")
         written.append({"time": time, "days_before": days, "push": float(push), "words": words})
     in_header = np.array([word.event < 0 for word in attribution.words], bool)
-    return _facts(classifier, attribution.output, steps) | {
+    return _facts(classifier, attribution.output, [attribution]) | {
         "user_id": user,
         "cutoff": show(moment),
         "score": _score(classifier, text, attribution.output),
         "output": attribution.score,
         "base": attribution.base,
         "error": attribution.error,
-        "converged": _converged([attribution]),
+        "not_converged": int(not attribution.converged),
         "header_push": float(attribution.pushes[in_header].sum()),
         "events_push": float(attribution.pushes[~in_header].sum()),
         "header_share": _share(np.abs(attribution.pushes), in_header),
@@ -102,7 +101,7 @@ def explain_sample(
     cutoff: datetime | date | str,
     sample: int,
     output: str | None = None,
-    steps: int = 32,
+    steps: int = 512,
     population: bool = False,
 ) -> dict:
     """What drives the label among users who are drawn at random, always the same ones.
@@ -113,7 +112,7 @@ def explain_sample(
         cutoff: The moment of prediction, in UTC where it carries no zone.
         sample: The number of users; all, where there are fewer.
         output: The name of the class; needed for tiers and propensity, where each user's likeliest would be mixed.
-        steps: Of the integration.
+        steps: The most steps of the integration.
         population: Draw only from the users whom the task asks about.
 
     Returns:
@@ -152,7 +151,7 @@ def explain_sample(
     )
     resampled = weights.T @ absolute
     errors = np.abs([a.error for a in attributions])
-    return _facts(classifier, attributions[0].output, steps) | {
+    return _facts(classifier, attributions[0].output, attributions) | {
         "cutoff": show(parse_cutoff(cutoff)),
         "users": len(texts),
         "users_with_history": log.users,
@@ -161,7 +160,7 @@ def explain_sample(
         "base": float(np.mean([a.base for a in attributions])),
         "error": float(errors.mean()),
         "largest_error": float(errors.max()),
-        "converged": _converged(attributions),
+        "not_converged": sum(not a.converged for a in attributions),
         "header_share": _share(absolute.sum(axis=0), np.array([True, False])),
         "header_share_interval": interval(resampled[:, 0] / resampled.sum(axis=1)),
         "fields": list(fields.values()),
@@ -197,7 +196,7 @@ def _texts(
     moment = parse_cutoff(cutoff)
     limit = events.memory_limit if isinstance(events, DataConfig) else None
     with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder)) as con:
-        log = read_past(con, as_sources(con, events), classifier.serializer, moment)
+        log = read_past(con, events, classifier.serializer, moment)
         for note in log.notes():
             print(note)
         if users is None:
@@ -231,7 +230,7 @@ def _class(classifier: EventClassifier, name: str | None) -> int | None:
     return None if name is None else classes.index(name)
 
 
-def _facts(classifier: EventClassifier, output: int, steps: int) -> dict:
+def _facts(classifier: EventClassifier, output: int, attributions: list[Attribution]) -> dict:
     """What both pages tell of the model and of the method."""
     objective, tokenizer = classifier.objective, classifier.tokenizer
     return {
@@ -246,7 +245,7 @@ def _facts(classifier: EventClassifier, output: int, steps: int) -> dict:
         "style": classifier.serializer.config.style,
         "method": "integrated gradients over the word embeddings",
         "baseline": tokenizer.pad_token if tokenizer.mask_token is None else tokenizer.mask_token,
-        "steps": steps,
+        "steps": max(a.steps for a in attributions),
         "captum": version("captum"),
     }
 
@@ -257,12 +256,6 @@ def _score(classifier: EventClassifier, text: str, output: int) -> float | None:
     if classifier.objective.task == "binary":
         return float(score) if output == 1 else None
     return float(score if classifier.objective.task == "value" else score[output])
-
-
-def _converged(attributions: list[Attribution]) -> bool:
-    """Whether the errors are small beside the pushes."""
-    pushes = sum(np.abs(a.pushes).sum() for a in attributions)
-    return bool(sum(abs(a.error) for a in attributions) <= CONVERGED * pushes)
 
 
 def _share(pushes: np.ndarray, among: np.ndarray) -> float:

@@ -9,15 +9,15 @@ Needs captum: pip install 'eventscribe[explain]'. A user's page shows a history:
 from argparse import Namespace
 from pathlib import Path
 
-from finetune.config import CommandParser, guarded, parse_experiment
+from finetune.config import CommandParser, guarded
 from finetune.explain import explain_sample, explain_user, write_page
+from finetune.given_log import add_log_arguments, given_log
 from finetune.scoring import EventClassifier
 
 
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
-    events = given.events or parse_experiment("", ["--config", given.config]).data
-    classifier = EventClassifier.from_pretrained(given.model)
+    events, classifier = given_log(given), EventClassifier.from_pretrained(given.model)
     asked = (classifier, events, given.cutoff)
     how = {"output": given.label_class, "steps": given.steps}
     if given.user is not None:
@@ -30,20 +30,22 @@ def run(given: Namespace) -> None:
 if __name__ == "__main__":
     parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="runs/NAME/model, or a repository of the hub.")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--events", help="The log: a path or glob of CSV, Parquet or JSON lines.")
-    source.add_argument("--config", help="Or an experiment's YAML, whose data.sources are read.")
+    add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction, such as 2024-03-01, in UTC.")
     about = parser.add_mutually_exclusive_group(required=True)
-    about.add_argument("--user", help="The id of the user whose score is explained.")
+    about.add_argument("--user", help="The user whose score is explained; with data.pseudonymize, the hash.")
     about.add_argument("--sample", type=int, help="Or what drives the label, from this many users drawn at random.")
     parser.add_argument("--population", action="store_true", help="Draw them from those the task asks about.")
     parser.add_argument("--class", dest="label_class", help="The class to explain; default: label 1 or the likeliest.")
-    parser.add_argument("--steps", type=int, default=32, help="Steps of the integration; more lower its error.")
+    parser.add_argument(
+        "--steps", type=int, default=512, help="The most steps of the integration, which begins with 32."
+    )
     parser.add_argument("--output", type=Path, default=Path("explanation.html"), help="The page; beside it NAME.json.")
     arguments = parser.parse_args()
     if arguments.steps < 1 or (arguments.sample is not None and arguments.sample < 1):
         parser.error("--steps and --sample are numbers above zero")
+    if arguments.population and arguments.sample is None:
+        parser.error("--population belongs to --sample")
     if arguments.output.suffix != ".html":
         parser.error(f"--output {arguments.output} is to be a page; end it with .html")
     guarded(lambda: run(arguments))

@@ -12,12 +12,9 @@ Everyone with an event before the cutoff is scored. The same command after a sto
 import argparse
 from pathlib import Path
 
-import yaml
-
-from data_prep import InputError
-from data_prep.events import MICROSECONDS, DataConfig, connect
-from data_prep.serving import PART_USERS, file_source
-from finetune.config import CommandParser, guarded, parse_experiment
+from data_prep.serving import PART_USERS
+from finetune.config import CommandParser, guarded
+from finetune.given_log import add_log_arguments, given_log
 from finetune.prediction import MEMORY, predict_log
 
 
@@ -25,15 +22,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
-    events = parser.add_mutually_exclusive_group(required=True)
-    events.add_argument("--events", help="CSV (also .gz), Parquet or JSON lines: a file or a glob in quotes.")
-    events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are scored.")
+    add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction in UTC; later events do not count.")
     parser.add_argument("--output", required=True, type=Path, help="The Parquet file that is written.")
-    parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
-    parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
-    parser.add_argument("--timezone", default="UTC", help="Of times that carry none, as in training; default UTC.")
-    parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
     parser.add_argument("--memory-limit", help=f"DuckDB's, such as 4GB; it spills to disk beyond it. Default {MEMORY}.")
     parser.add_argument("--text", action="store_true", help="Also write the text that the model read.")
     parser.add_argument("--population", action="store_true", help="Score only the users whom the task asks about.")
@@ -42,35 +33,9 @@ def arguments() -> argparse.Namespace:
         "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
     )
     given = parser.parse_args()
-    if given.config and (given.columns or given.time_unit):
-        parser.error("--columns and --time-unit belong to --events; with --config the YAML says it")
     if min(given.batch_size, given.part_users) < 1:
         parser.error("--batch-size and --part-users must be 1 or more")
     return given
-
-
-def log(given: argparse.Namespace) -> DataConfig:
-    """The events that the command line names."""
-    if given.config:
-        data = parse_experiment(__doc__, ["--config", given.config]).data
-        data.memory_limit = given.memory_limit or data.memory_limit
-        return data
-    columns = _columns(given.columns)
-    with connect() as con:
-        source = file_source(con, given.events, columns, time_unit=given.time_unit)
-    return DataConfig(
-        [source], timezone=given.timezone, max_rejected=given.max_rejected, memory_limit=given.memory_limit
-    )
-
-
-def _columns(text: str | None) -> dict[str, str]:
-    try:
-        columns = yaml.safe_load(text or "{}")
-    except yaml.YAMLError:
-        columns = None
-    if not isinstance(columns, dict) or not all(isinstance(part, str) for pair in columns.items() for part in pair):
-        raise InputError(f"--columns: {text} is no mapping; write '{{user_id: visitorid, event_time: ts}}'")
-    return columns
 
 
 def main() -> None:
@@ -79,7 +44,7 @@ def main() -> None:
     called = "data.sources[0]" if given.config else "--events"
     predict_log(
         given.model,
-        log(given),
+        given_log(given, given.memory_limit),
         given.cutoff,
         given.output,
         text=given.text,

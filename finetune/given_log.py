@@ -1,0 +1,53 @@
+"""The events that a command is given beside a trained model: --events with what the files need said, or --config."""
+
+from argparse import Namespace
+
+import yaml
+
+from data_prep import InputError
+from data_prep.events import MICROSECONDS, DataConfig, connect
+from data_prep.serving import file_source
+from finetune.config import CommandParser, parse_experiment
+
+
+def add_log_arguments(parser: CommandParser) -> None:
+    """The arguments that `given_log` reads."""
+    events = parser.add_mutually_exclusive_group(required=True)
+    events.add_argument("--events", help="CSV (also .gz), Parquet or JSON lines: a file or a glob in quotes.")
+    events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are read.")
+    parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
+    parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
+    parser.add_argument("--timezone", default="UTC", help="Of times that carry none, as in training; default UTC.")
+    parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
+
+
+def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
+    """The events that the command line names.
+
+    Args:
+        given: With the arguments of `add_log_arguments`.
+        memory_limit: DuckDB's, instead of the YAML's.
+
+    Raises:
+        InputError: Arguments that do not go together or cannot be read.
+    """
+    if given.config:
+        if given.columns or given.time_unit:
+            raise InputError("--columns and --time-unit belong to --events; with --config the YAML says it")
+        data = parse_experiment("", ["--config", given.config]).data
+        data.memory_limit = memory_limit or data.memory_limit
+        return data
+    columns = _columns(given.columns)
+    with connect() as con:
+        source = file_source(con, given.events, columns, time_unit=given.time_unit)
+    return DataConfig([source], timezone=given.timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    try:
+        columns = yaml.safe_load(text or "{}")
+    except yaml.YAMLError:
+        columns = None
+    if not isinstance(columns, dict) or not all(isinstance(part, str) for pair in columns.items() for part in pair):
+        raise InputError(f"--columns: {text} is no mapping; write '{{user_id: visitorid, event_time: ts}}'")
+    return columns
