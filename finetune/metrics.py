@@ -240,7 +240,8 @@ def _calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
     binning, AAAI 2015): the mean over the rows of |positive rate - mean score| of their bin. Fifteen bins of equally
     many rows (equal scores always share one), because bins of equal width leave nearly all rows of a rare label in one
     (Nguyen, O'Connor: Posterior calibration and exploratory analysis for natural language processing models, 2015)."""
-    borders = np.quantile(scores, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS)
+    last = -(-np.arange(1, CALIBRATION_BINS) * len(scores) // CALIBRATION_BINS) - 1  # row of a bin, lowest score first
+    borders = np.sort(scores)[last]
     gaps = np.bincount(np.searchsorted(borders, scores), labels - scores)
     return float(np.abs(gaps).sum() / len(labels))
 
