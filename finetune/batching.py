@@ -24,7 +24,7 @@ from data_prep import InputError
 from data_prep.prepare import read_manifest
 from finetune.config import Experiment
 from finetune.throughput import Throughput, flops_per_token
-from finetune.tokenization import encode, first_line
+from finetune.tokenization import encode, first_line, padded
 
 
 def prepared_manifest(experiment: Experiment) -> dict:
@@ -114,11 +114,7 @@ class Collator(TrainerCallback):
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Rows with input_ids and label -> input_ids and attention_mask of shape (rows, tokens), and labels."""
         kept = [self._kept(row) for row in rows]
-        batch = self.tokenizer.pad(
-            {"input_ids": kept, "attention_mask": [[1] * len(ids) for ids in kept]},
-            pad_to_multiple_of=8,
-            return_tensors="pt",
-        )
+        batch = padded(self.tokenizer, kept)
         labels = torch.tensor(np.array([row["label"] for row in rows]))
         whole = rows and isinstance(rows[0]["label"], int)
         return {**batch, "labels": labels if whole else labels.to(torch.float32)}

@@ -5,7 +5,9 @@ from typing import Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+
+from finetune.tokenization import padded
 
 
 @dataclass
@@ -34,15 +36,14 @@ class MaskingCollator:
         """Hide about `share` of the tokens of each example, and at least one unit.
 
         Args:
-            examples: Each with input_ids, attention_mask and event: the number of each token's event, the same for
+            examples: Each with input_ids and event: the number of each token's event, the same for
                 neighbours alone, and -1 for header words and special tokens.
 
         Returns:
-            input_ids, attention_mask and labels of shape (examples, tokens), where tokens is a multiple of 8; a label
-            is the hidden token's id, and -100 where nothing is hidden.
+            input_ids, attention_mask and labels of shape (examples, tokens), padded as by `padded`; a label is the
+            hidden token's id, and -100 where nothing is hidden.
         """
-        pad = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
-        batch = pad([{name: example[name] for name in ("input_ids", "attention_mask")} for example in examples])
+        batch = padded(self.tokenizer, [example["input_ids"] for example in examples])
         ids = batch["input_ids"]
         event = torch.full_like(ids, -1)
         if self.unit == "event":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
 from data_prep.serializer import event_starts
@@ -86,6 +86,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, li
         found["attention_mask"].append([1] * len(ids))
         found["event"].append(event.tolist())
     return found
+
+
+def padded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> BatchEncoding:
+    """Tensors input_ids and attention_mask of shape (texts, tokens) of texts by `encode`.
+
+    The number of tokens is a multiple of 8, which GPUs are fastest at, or model_max_length where that comes first: a
+    model may have no positions beyond it.
+    """
+    longest = max(map(len, ids))
+    return tokenizer.pad(
+        {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]},
+        padding="max_length",
+        max_length=min(-(-longest // 8) * 8, tokenizer.model_max_length),
+        return_tensors="pt",
+    )
 
 
 def first_line(error: Exception) -> str:

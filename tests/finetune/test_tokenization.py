@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.serializer import event_starts
-from finetune.tokenization import encode, load_tokenizer, train_tokenizer
+from finetune.tokenization import encode, load_tokenizer, padded, train_tokenizer
 
 TEXTS = [
     "recency=1 [SEP] d=3 type=basket value=7",
@@ -105,3 +105,11 @@ def test_a_long_text_loses_its_oldest_events_as_a_whole(style, pretrained):
 def test_a_name_without_a_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="no-such-folder"):
         load_tokenizer(tmp_path / "no-such-folder", 32)
+
+
+def test_texts_are_padded_to_a_multiple_of_8_and_no_further_than_the_model_reads():
+    tokenizer = train_tokenizer(["a b"], 13)
+    for longest, width in ((3, 8), (8, 8), (9, 13), (13, 13)):
+        batch = padded(tokenizer, [[5] * longest, [6]])
+        assert batch["input_ids"].shape == (2, width)
+        assert batch["attention_mask"].sum(dim=1).tolist() == [longest, 1]

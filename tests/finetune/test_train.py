@@ -128,6 +128,13 @@ def test_pretraining_continues_a_checkpoint(prepared, tmp_path):
     assert all(torch.allclose(one[name], other[name], atol=1e-8) for name in one)
 
 
+def test_a_length_that_is_no_multiple_of_8_is_pretrained_and_trained(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, "--model.max_tokens", "13")
+    pretrain(run)
+    (folder,) = train(run)
+    assert load_classifier(folder)[0].config.max_position_embeddings == 13
+
+
 def test_a_run_is_repeatable_and_its_model_is_complete(prepared, tmp_path):
     for runs in (tmp_path / "a", tmp_path / "b"):
         pretrain(experiment(prepared, runs))
