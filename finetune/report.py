@@ -1,7 +1,6 @@
 """One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
 
 import json
-import re
 from pathlib import Path
 
 import matplotlib.style
@@ -12,8 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
 from finetune.pictures import MODEL, PICTURE_STYLE
-from finetune.pictures import inline_svg as inline_svg  # pages of other modules take all from here
-from finetune.pictures import square_figure as square_figure
 from finetune.run_pictures import (
     cutoff_pictures,
     drift_pictures,
@@ -145,7 +142,7 @@ def page_template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"named": named, "number": number, "span": span, "percent": percent, "outcome": _outcome}
-    environment.filters |= {"measure": measure, "digits": digits, "listed": listed, "minus": _minus}
+    environment.filters |= {"measure": measure, "digits": digits, "listed": listed}
     return environment.get_template(name)
 
 
@@ -155,8 +152,3 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
         return ""
     low, high = (-end for end in reversed(interval)) if key in LOWER_IS_BETTER else interval
     return "model ahead" if low > 0 else "baseline ahead" if high < 0 else "includes zero"
-
-
-def _minus(sentence: str) -> str:
-    """With real minus signs before its numbers."""
-    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", sentence)
