@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
+from finetune.metrics import LOWER_IS_BETTER
 from finetune.pictures import MODEL, PICTURE_STYLE
 from finetune.run_pictures import (
     cutoff_pictures,
@@ -22,7 +23,6 @@ from finetune.run_pictures import (
 from finetune.score_pictures import probability_pictures, ranking_pictures
 from finetune.wording import (
     FEW_POSITIVES,
-    LOWER_IS_BETTER,
     digits,
     listed,
     measure,

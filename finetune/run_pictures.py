@@ -103,7 +103,10 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
     legend(figure, axes)
     measured = [of for of in groups if not missing(of.get(main))]
     reading = f"{title} can be told for none of the groups."
-    if measured:
+    if len(measured) == 1:
+        only = measured[0]
+        reading = f"{title} is {number(only[main], digits(main))} in the only group measured, {only['value']}."
+    if len(measured) > 1:
         worst, best = (
             choose(measured, key=lambda of: of[main])
             for choose in ((max, min) if metrics["lower_is_better"] else (min, max))

@@ -5,6 +5,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from finetune.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
+from finetune.metrics import SHARES
 from finetune.pictures import (
     BLUE,
     DASHED,
@@ -26,7 +27,6 @@ from finetune.pictures import (
 from finetune.wording import listed, missing, named, number, percent, span, worded
 
 BINS = 10  # of the calibration curve, with equal counts
-TOPS = (1, 5, 10, 20)  # per cent of the rows, as in the keys of metrics.json
 MAJORITY = "majority"
 
 
@@ -119,14 +119,14 @@ def _gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.nda
     for name, style in styles(scorers).items():
         plot(axes, *captured(labels, scores[name]), label=named(name), **style | {"marker": ""})
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
-    recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in TOPS]
-    for top, recall in zip(TOPS, recalls, strict=True):
+    recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in SHARES]
+    for top, recall in zip(SHARES, recalls, strict=True):
         if not missing(recall):
             axes.plot(top / 100, recall, "o", color=INK, markersize=6, zorder=6)
     axes.set(xlabel="Share of the rows contacted, highest scores first", ylabel="Share of all positives among them")
     finish(figure, axes)
     reading = (
-        f"The model's top {listed([str(top) for top in TOPS])}\u00a0% of the rows (dots) hold "
+        f"The model's top {listed([str(top) for top in SHARES])}\u00a0% of the rows (dots) hold "
         f"{listed([percent(recall) for recall in recalls])} of all positives."
     )
     alt = f"Curves of cumulative gain of {', '.join(named(name) for name in scorers)}. {reading}"
@@ -137,14 +137,14 @@ def _lift(scorers: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
-        lifts = [scorers[name].get(f"lift_at_{top}") for top in TOPS]
+        lifts = [scorers[name].get(f"lift_at_{top}") for top in SHARES]
         lifts = [float("nan") if missing(lift) else lift for lift in lifts]
-        axes.plot(range(len(TOPS)), lifts, label=named(name), **style | {"markevery": 1, "markersize": 6})
+        axes.plot(range(len(SHARES)), lifts, label=named(name), **style | {"markevery": 1, "markersize": 6})
         if bounds := scorers[name].get("lift_at_10_interval") if name == MODEL else None:
-            axes.vlines(TOPS.index(10), *[np.nan if missing(end) else end for end in bounds], color=BLUE, linewidth=2)
+            axes.vlines(SHARES.index(10), *[np.nan if missing(end) else end for end in bounds], color=BLUE, linewidth=2)
     axes.axhline(1, label="Chance", **THIN)
-    axes.set_xticks(range(len(TOPS)), [f"top {top}\u00a0%" for top in TOPS])
-    axes.set(xlim=(-0.3, len(TOPS) - 0.7), ylabel="Positives, times the base rate", xlabel="Rows contacted")
+    axes.set_xticks(range(len(SHARES)), [f"top {top}\u00a0%" for top in SHARES])
+    axes.set(xlim=(-0.3, len(SHARES) - 0.7), ylabel="Positives, times the base rate", xlabel="Rows contacted")
     axes.set_ylim(0, None)
     legend(figure, axes)
     test = scorers[MODEL]
@@ -153,10 +153,10 @@ def _lift(scorers: dict[str, dict]) -> Picture:
         f"all rows (95\u00a0% interval {span(test.get('lift_at_10_interval'), 1)}, the bar)."
     )
     said = "; ".join(
-        f"{named(name)} {', '.join(number(of.get(f'lift_at_{top}'), 1) for top in TOPS)}"
+        f"{named(name)} {', '.join(number(of.get(f'lift_at_{top}'), 1) for top in SHARES)}"
         for name, of in scorers.items()
     )
-    alt = f"Lift at the top {listed([str(top) for top in TOPS])} per cent. {said}."
+    alt = f"Lift at the top {listed([str(top) for top in SHARES])} per cent. {said}."
     return Picture("Lift", reading, inline_svg(figure, "lift", alt))
 
 

@@ -4,7 +4,6 @@ import math
 import re
 
 FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
-LOWER_IS_BETTER = {"log_loss", "brier_score", "expected_calibration_error", "ordinal_error", "mae", "rmse", "nmae"}
 MEASURES = {  # name, and what it says
     "auroc": ("AUROC", "how often a positive row ranks above a negative one; chance is 0.5"),
     "micro_auroc": ("AUROC over all pairs", "the same over all pairs of row and class together"),

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
+from finetune.metrics import METRICS
 from finetune.pictures import PICTURE_STYLE, POINTS, captured, dots, flat_figure, inline_svg, plot, square_figure
 from finetune.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
 from finetune.score_pictures import ranking_pictures
@@ -87,6 +88,8 @@ def test_groups_are_told_by_name_with_the_best_and_the_worst():
     assert "$a$ (100)" in picture.svg
     (picture,) = slice_pictures(metrics | {"lower_is_better": True})
     assert picture.reading.startswith("AUROC runs from 0.900 ($a$) to 0.600 (DE)")
+    metrics["slices"]["country"]["groups"] = groups[:1]
+    assert slice_pictures(metrics)[0].reading == "AUROC is 0.750 in the only group measured, NL."
     metrics["slices"]["country"]["groups"] = [_part(None, value="NL")]
     assert slice_pictures(metrics)[0].reading == "AUROC can be told for none of the groups."
 
@@ -162,6 +165,11 @@ def test_numbers_are_written_as_people_write_them():
     assert span([0.1, None]) == span(None) == number(float("nan")) == "\u2013"
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert (named("rfm"), named("gradient_boosting")) == ("RFM", "Gradient boosting")
+
+
+@pytest.mark.parametrize(("task", "key"), [(task, key) for task, keys in METRICS.items() for key in keys])
+def test_every_metric_is_explained(task, key):
+    assert all(measure(key, task))
 
 
 def test_a_measure_has_the_name_that_its_task_gives_it():

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
+from finetune.metrics import METRICS
 from finetune.report import write_report
 from finetune.wording import digits, number
 
@@ -27,17 +28,6 @@ CLASSES = {
     "tiers": ["up to 0", "above 0 to 50", "above 50 to 200", "above 200"],
     "value": None,
     "propensity": [f"category {i}" for i in range(20)],
-}
-AT_TOPS = [f"{name}_at_{top}" for name in ("lift", "recall") for top in (1, 5, 10, 20)]
-PROBABILITY = ("log_loss", "brier_score", "expected_calibration_error")
-MEASURES = {
-    "binary": ("auroc", "average_precision", *PROBABILITY, "ks", "gini", *AT_TOPS),
-    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss", "ordinal_error"),
-    "value": ("mae", "rmse", "nmae", "spearman", "value_gini"),
-    "propensity": (
-        *("auroc", "micro_auroc", "average_precision", "micro_average_precision", "precision_at_10", "recall_at_10"),
-        *("ndcg_at_10", "coverage_at_10", "log_loss", "novelty", "diversity", "synerise_score"),
-    ),
 }
 NAN = float("nan")
 ROWS = 600
@@ -88,7 +78,7 @@ def _labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def _metrics(task: str, quality: float, intervals: bool = True) -> dict:
     """Made-up figures, all keys of the task."""
     made = {}
-    for at, key in enumerate(MEASURES[task]):
+    for at, key in enumerate(METRICS[task]):
         scale = {"mae": 30, "rmse": 50}.get(key, 4 if key.startswith("lift") else 1)
         made[key] = scale * quality * (0.95**at)
         if intervals:
@@ -99,7 +89,7 @@ def _metrics(task: str, quality: float, intervals: bool = True) -> dict:
 def _differences(task: str, model: dict, baseline: dict) -> dict:
     return {
         key: value
-        for name in MEASURES[task]
+        for name in METRICS[task]
         for key, value in {
             f"{name}_difference": model[name] - baseline[name],
             f"{name}_difference_interval": [model[name] - baseline[name] - 0.01, model[name] - baseline[name] + 0.01],
@@ -148,7 +138,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
         "label": "churn",
         "horizon": "14 days",
         "classes": CLASSES[task],
-        "main": MEASURES[task][0],
+        "main": METRICS[task][0],
         "lower_is_better": task == "value",
         "validation": sizes | _metrics(task, 0.82, False) | {"baselines": dict.fromkeys(BASELINES, lower)},
         "test": test,
@@ -269,7 +259,7 @@ def _titles(text: str) -> list[str]:
     return re.findall(r"<h3>(.*?)</h3>", text)
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_the_page_refers_to_nothing_outside_itself(full, task: str):
     text = _page(full(task))
     assert not re.search(r"https?:|//\w+\.\w+", text)
@@ -292,7 +282,7 @@ BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
 REST = ["By cutoff", "By country", "Texts", "Training", "Drift of the inputs"]
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full, task: str):
     text = _page(full(task))
     titles = RANKING[task] + BELIEF.get(task, ["Calibration"]) + REST
@@ -303,7 +293,7 @@ def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full
     assert len(re.findall(r"<figcaption>[^<]{40,}</figcaption>", text)) == len(titles)
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_ids_are_unique_and_references_point_to_them_and_no_heading_level_is_left_out(full, task: str):
     text = _page(full(task))
     ids = [attrs["id"] for _, attrs in Page(text).elements if "id" in attrs]
@@ -339,11 +329,11 @@ def test_a_lower_error_is_the_better_one(full):
     assert rows["Majority"][1].endswith("model ahead")
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_every_measure_of_metrics_json_stands_on_the_page_with_its_value(full, task: str):
     test = json.loads((full(task) / "metrics.json").read_text())["test"]
     text = _page(full(task))
-    assert [key for key in MEASURES[task] if number(test[key], digits(key)) not in text] == []
+    assert [key for key in METRICS[task] if number(test[key], digits(key)) not in text] == []
 
 
 def test_rows_users_positives_and_how_it_was_made_are_stated(full):
@@ -378,7 +368,7 @@ def test_text_of_users_is_escaped(bare):
     assert "<i>" not in text
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_what_a_run_does_not_have_is_left_out(bare, task: str):
     text = _read(bare(task))
     belief = [title for title in BELIEF.get(task, ["Calibration"]) if title != "Profit"]
@@ -409,13 +399,13 @@ def test_equal_inputs_give_equal_bytes(full, tmp_path: Path):
     assert write_report(again).read_bytes() == (full("binary") / "report.html").read_bytes()
 
 
-@pytest.mark.parametrize("task", list(MEASURES))
+@pytest.mark.parametrize("task", list(METRICS))
 def test_labels_of_one_class_have_a_report(bare, task: str):
     run = bare(task)
     labels = np.stack(pq.read_table(run / "predictions" / "test.parquet")["label"].to_numpy())
     _replace_column(run, "label", np.zeros_like(labels))
     metrics = json.loads((run / "metrics.json").read_text())
-    nothing = {key: None for key in metrics["test"] if key in MEASURES[task]}
+    nothing = {key: None for key in metrics["test"] if key in METRICS[task]}
     for scorer in (metrics["test"], *metrics["test"]["baselines"].values()):
         scorer |= nothing | {f"{key}_interval": [None, None] for key in nothing}
     metrics["test"]["positives"] = 0
@@ -489,9 +479,9 @@ class _Recorder(SimpleHTTPRequestHandler):
 def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, tmp_path: Path):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
-    for task in MEASURES:
+    for task in METRICS:
         shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
-    frames = "".join(f'<iframe src="{task}.html" style="width: 390px; border: 0"></iframe>' for task in MEASURES)
+    frames = "".join(f'<iframe src="{task}.html" style="width: 390px; border: 0"></iframe>' for task in METRICS)
     width = "frame.contentDocument.documentElement.scrollWidth"
     script = f"document.title = [...document.querySelectorAll('iframe')].map(frame => {width})"
     frames += f"<script>onload = () => {{ {script} }}</script>"
@@ -512,5 +502,5 @@ def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further
             assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
         server.shutdown()
     assert requests[:2] == ["/binary.html", "/all.html"]
-    assert sorted(requests[2:]) == [f"/{task}.html" for task in sorted(MEASURES)]
+    assert sorted(requests[2:]) == [f"/{task}.html" for task in sorted(METRICS)]
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)
