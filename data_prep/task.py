@@ -175,21 +175,9 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
     if label.top is not None and label.top < 1:
         raise InputError(f"task.label.top is {label.top}; give a number above zero")
-    volatile = {row[0] for row in con.execute(VOLATILE).fetchall()}
     for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
         remedy = "write a condition over the columns of one event"
-        parsed = json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE {where}\n"]).fetchall()[0][0])
-        if parsed["error"]:  # alone it must stand, too, lest its parentheses reach into our SQL
-            raise InputError(f"{setting}: {where}: {parsed['error_message'].splitlines()[0]}; {remedy}")
-        text = json.dumps(parsed)
-        if '"class": "SUBQUERY"' in text:
-            raise InputError(
-                f"{setting}: {where} contains a SELECT, which could look at later events; compute what it needs as a "
-                f"column in data.sources"
-            )
-        called = volatile & set(re.findall(r'"function_name": "([^"]+)"', text))
-        if called:
-            raise InputError(f"{setting}: {where} calls {called.pop()}, which is not the same each time; {remedy}")
+        parse_expression(con, setting, where, remedy)
         with refused(setting, remedy):
             found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
@@ -203,6 +191,28 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
                 f"task.label.field: {found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
                 f"could not be added up exactly; scale them in the source, for example {label.field} / 1000"
             )
+
+
+def parse_expression(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) -> dict:
+    """An SQL expression of the config as DuckDB parses it, in a SELECT behind WHERE.
+
+    Raises:
+        InputError: It does not parse, contains a SELECT, or calls a function that is not the same each time.
+    """
+    parsed = json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE {sql}\n"]).fetchall()[0][0])
+    if parsed["error"]:  # alone it must stand, too, lest its parentheses reach into our SQL
+        raise InputError(f"{setting}: {sql}: {parsed['error_message'].splitlines()[0]}; {remedy}")
+    text = json.dumps(parsed)
+    if '"class": "SUBQUERY"' in text:
+        raise InputError(
+            f"{setting}: {sql} contains a SELECT, which could look at later events; compute what it needs as a column "
+            f"in data.sources"
+        )
+    volatile = {row[0] for row in con.execute(VOLATILE).fetchall()}
+    called = volatile & set(re.findall(r'"function_name": "([^"]+)"', text))
+    if called:
+        raise InputError(f"{setting}: {sql} calls {called.pop()}, which is not the same each time; {remedy}")
+    return parsed
 
 
 def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]]) -> list[str]:

@@ -20,7 +20,7 @@ from data_prep import InputError
 from data_prep.events import connect, identifier, read_events, refused
 from data_prep.history import combined
 from data_prep.prepare import read_manifest
-from data_prep.task import VOLATILE, show
+from data_prep.task import parse_expression, show
 from finetune.batching import read_split
 from finetune.bootstrap import bootstrap, interval, user_weights
 from finetune.config import Experiment
@@ -100,16 +100,7 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
     Raises:
         InputError: It is no expression over the columns of one example.
     """
-    parsed = json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE {sql}\n"]).fetchall()[0][0])
-    if parsed["error"]:  # alone it must stand, too, lest its parentheses reach into our SQL
-        raise InputError(f"{setting}: {sql}: {parsed['error_message'].splitlines()[0]}; {remedy}")
-    text = json.dumps(parsed)
-    if '"class": "SUBQUERY"' in text:
-        raise InputError(f"{setting}: {sql} contains a SELECT, and a group is told by one example's columns; {remedy}")
-    volatile = {row[0] for row in con.execute(VOLATILE).fetchall()}
-    called = volatile & set(re.findall(r'"function_name": "([^"]+)"', text))
-    if called:
-        raise InputError(f"{setting}: {sql} calls {called.pop()}, which is not the same each time; {remedy}")
+    parsed = parse_expression(con, setting, sql, remedy)
     with refused(f"{setting}: {sql}", remedy):
         described = con.execute(f"DESCRIBE SELECT ({sql}\n) AS v FROM empty").fetchall()
         rows = con.execute(f"SELECT ({sql}\n) AS v FROM empty").fetchall()
@@ -117,7 +108,7 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
         what = "gives several columns" if len(described) != 1 else "adds up over several examples"
         raise InputError(f"{setting}: {sql} {what}, and a group is one value of one example; {remedy}")
     names: list[str] = []
-    json.loads(text, object_hook=lambda node: names.extend(node.get("column_names", [])))
+    json.loads(json.dumps(parsed), object_hook=lambda node: names.extend(node.get("column_names", [])))
     return described[0][1], {name.lower() for name in names}
 
 
