@@ -217,8 +217,15 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method not in methods:
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
+    if settings.get("inference_mode"):
+        raise InputError("model.peft.inference_mode would train nothing; leave it out")
+    asked = settings.get("modules_to_save") or []
+    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
+        raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")
     head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
-    settings = {"modules_to_save": sorted({*head, *new})} | settings
+    # Not what is within a module that is asked for: peft would wrap it twice.
+    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in asked)}
+    settings["modules_to_save"] = sorted({*asked, *needed})
     if method == "ADALORA":
         settings = {"total_step": steps, "tinit": steps // 5, "tfinal": steps // 2} | settings
     try:

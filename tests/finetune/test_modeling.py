@@ -236,6 +236,22 @@ def test_every_peft_method_is_trained_saved_merged_and_read_with_the_same_logits
             np.testing.assert_allclose(found[name]["merged"], expected[name], atol=1e-5, err_msg=name)
 
 
+def test_modules_that_are_asked_for_are_saved_beside_head_and_new_weights(tmp_path):
+    start = checkpoint(tmp_path / "start", "bert")
+    for i, asked in enumerate((["LayerNorm"], ["pooler"])):
+        model, tokenizer = built(start, peft=METHODS["lora"] | {"modules_to_save": asked})
+        trained(model, tokenizer)
+        free = {name for name, value in model.named_parameters() if value.requires_grad and "lora" not in name}
+        for part in ("pooler", "classifier", *asked):
+            assert any(part in name for name in free), part
+        expected = logits(model.eval(), tokenizer).detach()
+        model.config.eventscribe = told()
+        for part in (model, model.config, tokenizer):
+            part.save_pretrained(tmp_path / str(i) / "made")
+        found = read_in_a_new_process(tmp_path / str(i))["made"]
+        np.testing.assert_allclose(found["read"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("freeze", ["embeddings", 1, "encoder"])
 def test_what_is_frozen_stays_as_it_is_and_the_rest_is_trained(tmp_path, family, freeze):
@@ -296,6 +312,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(tmp_path):
         ({"peft": {"method": "magic"}}, "magic"),
         ({"peft": {"method": "lora", "rank": 4}}, "rank"),
         ({"peft": {"method": "lora", "target_modules": ["nowhere"]}}, "No modules were targeted"),
+        ({"peft": {"method": "lora", "inference_mode": True}}, "inference_mode"),
+        ({"peft": {"method": "lora", "modules_to_save": "pooler"}}, "modules_to_save"),
         ({"freeze": 3}, "the model has 2 layers"),
     ],
 )
