@@ -226,6 +226,8 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         if best not in known:
             raise InputError(f"training.metric_for_best_model: '{best}' is not one of {', '.join(known)}")
         settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
+        settings["use_cpu"] = True  # or each process would train a model of its own
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
     try:
         made = TrainingArguments(**settings)

@@ -80,6 +80,8 @@ def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_p
     accumulated = ["--training.gradient_accumulation_steps", "4", size, "4"]
     train(experiment(prepared, tmp_path / "accumulated", *fixed, *accumulated))
     arguments = ["--config", prepared, "--evaluation.folder", tmp_path / "two", *fixed, size, "8"]
+    if not torch.cuda.is_available():  # found out by itself
+        arguments += ["--training.use_cpu", "false"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", TRAIN]
     done = subprocess.run([*map(str, [*launch, *arguments])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
