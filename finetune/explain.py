@@ -174,7 +174,7 @@ def write_page(explanation: dict, path: Path) -> Path:
     path = Path(path)
     kept = [word for word in explanation.get("words", []) if word["users"] >= FEWEST]
     lists = {
-        part: sorted([w for w in kept if w["part"] == part], key=lambda w: -abs(w["push"]))[:SHOWN]
+        part: sorted([w for w in kept if w["part"] == part], key=lambda w: -abs(w["push"]) * w["users"])[:SHOWN]
         for part in ("event", "header")
     }
     page = page_template("explain.html.jinja").render(explanation, x=explanation, lists=lists, fewest=FEWEST)

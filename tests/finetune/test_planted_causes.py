@@ -14,7 +14,7 @@ from finetune.config import parse_experiment
 from finetune.scoring import EventClassifier
 from finetune.train import train
 
-START, WEEKS, USERS = datetime(2024, 1, 1), 10, 400
+START, WEEKS, USERS = datetime(2024, 1, 1), 10, 300
 TEST = START + timedelta(weeks=9)
 
 
@@ -52,8 +52,8 @@ def planted(tmp_path_factory):
         "text": {"header": ["recency", "counts"], "fields": {"event_type": {"top": 10}}, "max_events": 14},
         "model": {"from_scratch": {"hidden_size": 32, "layers": 1, "heads": 2}, "max_tokens": 64},
         "training": {
-            "max_steps": 150,
-            "eval_steps": 75,
+            "max_steps": 200,
+            "eval_steps": 100,
             "learning_rate": 3e-3,
             "label_smoothing_factor": 0.1,  # or the log-odds end in a cliff, which takes many steps
             "per_device_train_batch_size": 64,
@@ -85,3 +85,7 @@ def test_the_planted_cause_ranks_first_among_events_and_header_fields(planted):
         first.append(top < 7 and kinds[top] == "x" and attribution.events[top] > max(header))
     assert len(first) > 100
     assert np.mean(first) >= 0.95
+    assert np.mean([attribution.converged for attribution in found]) >= 0.95
+    deletion = deletion_test(classifier.model, classifier.tokenizer, caused, found)
+    assert deletion["difference_interval"][0] > 0
+    assert deletion["top_is_larger"] > 0.95
