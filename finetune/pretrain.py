@@ -15,7 +15,7 @@ from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
 from finetune.tokenization import build_tokenizer
-from finetune.train import PRETRAINED, pretraining_origin, show_progress, training_arguments
+from finetune.train import PRETRAINED, pretraining_origin, refuse_strange_files, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
@@ -40,6 +40,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         load_best_model_at_end=False,
         metric_for_best_model=None,
     )
+    refuse_strange_files(experiment.run_folder)
     manifest = prepared_manifest(experiment)
     limit = experiment.finetuning.max_train_examples
     texts = concatenate_datasets(

@@ -74,7 +74,7 @@ def train(experiment: Experiment) -> list[Path]:
 
 def _train(experiment: Experiment) -> Path:
     arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
-    _refuse_strange_files(experiment.run_folder)
+    refuse_strange_files(experiment.run_folder)
     manifest = prepared_manifest(experiment)
     origin = {"training": told(experiment), "content_hash": manifest["content_hash"]}
     resume = checkpoint_to_resume(arguments, origin)
@@ -266,7 +266,7 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
 
 def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
     """What pretrained weights depend on."""
-    model = {key: value for key, value in asdict(experiment.model).items() if key != "peft"}
+    model = {key: value for key, value in asdict(experiment.model).items() if key not in ("peft", "freeze", "pooling")}
     return {"content_hash": manifest["content_hash"], "model": model, "pretraining": asdict(experiment.pretraining)}
 
 
@@ -334,9 +334,18 @@ def told(experiment: Experiment) -> dict:
     return {key: str(value) for key, value in settings.items()}
 
 
-def _refuse_strange_files(folder: Path) -> None:
-    """A run writes into a folder of its own."""
+def refuse_strange_files(folder: Path) -> None:
+    """A run writes into a folder of its own.
+
+    Raises:
+        InputError: The folder holds other things than a run's, among them models and checkpoints of other programs.
+    """
     strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    # What pretraining leaves there when it is killed is called last.
+    for name, mark, left in (("model", "serializer.json", set()), ("checkpoints", ORIGIN, {"last"})):
+        part = folder / name
+        if part.is_dir() and not (part / mark).is_file():
+            strange += [f"{name}/{path.name}" for path in sorted(part.iterdir()) if path.name not in left][:1]
     if strange or (folder.exists() and not folder.is_dir()):
         raise InputError(
             f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
@@ -348,6 +357,10 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
     """Put the model in its place, with the log; a report must not show the pretraining of an earlier run."""
     if not experiment.pretraining.max_steps:
         (experiment.run_folder / "pretraining_log.json").unlink(missing_ok=True)
+    for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
+        shutil.rmtree(folder / "predictions", ignore_errors=True)
+        for name in ("metrics.json", "report.html"):
+            (folder / name).unlink(missing_ok=True)
     with replacing(experiment.run_folder / "model") as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names

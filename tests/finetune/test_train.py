@@ -259,6 +259,34 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(prepared, tmp_path
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["thesis.docx"]
 
 
+@pytest.mark.parametrize("path", ["model/weights.bin", "checkpoints/checkpoint-4/model.safetensors"])
+@pytest.mark.parametrize("step", [train, pretrain])
+def test_a_model_and_checkpoints_of_another_program_are_refused_and_left_alone(prepared, tmp_path, path, step):
+    strange = tmp_path / "tiny" / path
+    strange.parent.mkdir(parents=True)
+    strange.write_text("years of work")
+    with pytest.raises(InputError, match=path.split("/")[0]):
+        step(experiment(prepared, tmp_path))
+    assert strange.read_text() == "years of work"
+
+
+def test_figures_of_a_model_that_is_replaced_are_gone(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, *NO_CHANCE)
+    train(run)
+    evaluate(run)
+    write_report(run.run_folder)
+    train(run)
+    left = {path.name for path in run.run_folder.iterdir()}
+    assert left >= {"model", "config.yaml", "training_log.json"}
+    assert not left & {"metrics.json", "report.html", "predictions"}
+    assert not (run.run_folder / "model" / "calibration.json").exists()
+
+
+def test_one_pretraining_serves_every_pooling_and_freeze(prepared, tmp_path):
+    pretrain(experiment(prepared, tmp_path))
+    assert train(experiment(prepared, tmp_path, "--model.pooling", "mean", "--model.freeze", "embeddings"))
+
+
 def test_each_seed_is_a_run_and_their_mean_is_evaluated(prepared, tmp_path):
     run = experiment(prepared, tmp_path, "--seeds", "3", "4")
     pretrain(run)
