@@ -332,6 +332,8 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     sizes = made.model.from_scratch
     if sizes.hidden_size % sizes.heads:
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
+    if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
+        parser.error(f"seeds {made.seeds} must be different whole numbers from 0 on")
     if made.evaluation.threshold == "money" and made.evaluation.costs is None:
         parser.error("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
@@ -374,7 +376,8 @@ def _check_yaml(path: Path) -> None:
 
 
 def _refuse(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # once for all processes
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 

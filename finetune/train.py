@@ -233,9 +233,17 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         made = TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"training: {first_line(error)}") from error
-    for name, smallest in (("per_device_train_batch_size", 1), ("per_device_eval_batch_size", 1), ("learning_rate", 0)):
+    for name, smallest in (
+        ("per_device_train_batch_size", 1),
+        ("per_device_eval_batch_size", 1),
+        ("gradient_accumulation_steps", 1),
+        ("learning_rate", 0),
+        ("seed", 0),
+    ):
         if getattr(made, name) < smallest:
             raise InputError(f"training.{name} is {getattr(made, name)}; give {smallest} or more")
+    if not 0 <= made.label_smoothing_factor < 1:
+        raise InputError(f"training.label_smoothing_factor is {made.label_smoothing_factor}; give 0 to below 1")
     if made.max_steps == 0:
         raise InputError("training.max_steps is 0; give a number of steps, or -1 to train for num_train_epochs")
     return made

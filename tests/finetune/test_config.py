@@ -56,6 +56,8 @@ def test_every_config_of_the_repository_parses(config):
         (["--pretraining.mask", "1.5"], "pretraining.mask"),
         (["--name", "a/b"], "a/b"),
         (["--model.from_scratch.heads", "3"], "heads"),
+        (["--seeds", "-1"], "seeds"),
+        (["--seeds", "3", "3"], "seeds"),
     ],
 )
 def test_a_setting_out_of_place_is_refused_in_one_line_that_names_it(tiny, capsys, arguments, named):
@@ -127,6 +129,15 @@ def test_bad_input_ends_a_command_with_code_2_and_a_sentence(tiny, capsys, monke
         command("", step)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: the log is empty; give another one\n"
+
+
+def test_of_several_processes_one_says_what_is_refused(tiny, capsys, monkeypatch):
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as stopped:
+            parse(tiny, "--model.max_tokens", "0")
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.count("\n") == lines
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("Query interrupted")])  # the second by DuckDB
