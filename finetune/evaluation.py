@@ -32,10 +32,11 @@ from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokenization import encode
+from finetune.wording import FEW_POSITIVES, worded
+from finetune.wording import measure as measure_words
 
 MODEL, STACK = "model", "stack"
 SCORED = ("validation", "test")
-FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 SHOWN = {  # metrics of the table on the screen, the main one first
     "binary": ("auroc", "average_precision"),
@@ -43,7 +44,6 @@ SHOWN = {  # metrics of the table on the screen, the main one first
     "propensity": ("auroc", "average_precision"),
     "value": ("mae", "spearman"),
 }
-TITLES = {"auroc": "AUROC", "mae": "MAE", "macro_f1": "macro F1", "spearman": "Spearman"}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
 
@@ -141,6 +141,7 @@ def evaluate(experiment: Experiment) -> dict | None:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "seed": experiment.seeds or experiment.training["seed"],
         "bootstrap_resamples": settings.bootstrap,
+        "evaluation": asdict(settings),
         "baseline_settings": baselines.settings,
         "content_hash": manifest["content_hash"],
         "log": manifest["log"],
@@ -206,9 +207,10 @@ def compare(
 def verdict(metrics: dict) -> str:
     """One sentence: is the model ahead of the best baseline, and how sure is that?"""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
+    called, _ = measure_words(main, metrics["task"])
     rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
     if math.isnan(test[main]) or not rivals:
-        return f"The test rows cannot tell how good the model is: {title(main)} is not defined on them."
+        return f"The test rows cannot tell how good the model is: {called} is not defined on them."
     name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
     difference, (low, high) = best[f"{main}_difference"], best[f"{main}_difference_interval"]
     ahead, behind = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
@@ -217,7 +219,7 @@ def verdict(metrics: dict) -> str:
     if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
         few = f"Only {test['positives']} positives, too few to tell: "
     said = (
-        f"{few}On the test cutoffs the model is {standing} the best baseline, {name.replace('_', ' ')}: {title(main)} "
+        f"{few}On the test cutoffs the model is {standing} the best baseline, {worded(name)}: {called} "
         f"{test[main]:.4f} against {best[main]:.4f}, a difference of {difference:+.4f} "
         f"(95 % interval {low:+.4f} to {high:+.4f})"
     )
@@ -228,15 +230,15 @@ def table(metrics: dict) -> str:
     """The test results as a table for the screen."""
     test, shown = metrics["test"], SHOWN[metrics["task"]]
     main = shown[0]
-    columns = [f"{title(metric):<30}" for metric in shown]
-    lines = [f"{'test':<22}{''.join(columns)}model minus this ({title(main)})"]
+    columns = [f"{measure_words(metric, metrics['task'])[0]:<30}" for metric in shown]
+    lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure_words(main, metrics['task'])[0]})"]
     for name, figures in {MODEL: test, **test["baselines"]}.items():
         cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
         apart = ""
         if name != MODEL:
             apart = f"{_show(figures[f'{main}_difference'], '+.4f')} "
             apart += _span(figures[f"{main}_difference_interval"], "+.4f")
-        lines.append(f"{name.replace('_', ' '):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
+        lines.append(f"{worded(name):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
     counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
         metrics["task"], metrics["label"]
     )
@@ -245,11 +247,6 @@ def table(metrics: dict) -> str:
         f"95 % intervals by bootstrap over users"
     )
     return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
-
-
-def title(metric: str) -> str:
-    """What a metric is called."""
-    return TITLES.get(metric, metric.replace("_", " "))
 
 
 def label_array(table: pa.Table) -> np.ndarray:

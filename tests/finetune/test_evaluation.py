@@ -17,6 +17,7 @@ from finetune.config import parse_experiment
 from finetune.evaluation import compare, evaluate, table, verdict, without_nan
 from finetune.report import write_report
 from finetune.train import train
+from finetune.wording import worded
 
 
 def scores(quality: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,7 +122,7 @@ def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path
     )
     shown = table(metrics)
     for name, figures in {"model": metrics["test"], **metrics["test"]["baselines"]}.items():
-        line = next(line for line in shown.splitlines() if line.startswith(name.replace("_", " ")))
+        line = next(line for line in shown.splitlines() if line.startswith(worded(name)))
         assert f"{figures['auroc']:.4f} [" in line
     # At the threshold that validation chose, as it is saved with the model.
     saved = Calibration.load(run / "model")
