@@ -23,7 +23,7 @@ from finetune.scoring import EventClassifier
 
 RESAMPLES = 1000
 SEED = 0  # of the sample
-SHOWN = 15  # words of a list on the page; the JSON has all
+SHOWN = 8  # words on each side of a list on the page; the JSON has all
 FEWEST = 10  # users behind a word that a page shows
 
 
@@ -48,9 +48,10 @@ def explain_user(
     Returns:
         What the page shows, ready for JSON: the facts (see `_facts`); user_id, cutoff, score (calibrated; null for a
         class that is not label 1 of a yes-or-no label), output (score minus base is what the pushes add up to), base,
-        error, header_push, events_push, header_share (of all absolute pushes); `events`, the newest first, each with
-        time (UTC), days_before, push and words (field, value, reading, push); `header`, such words; older_events and
-        unread_events, the numbers of those that text.max_events and the model's length left out.
+        error, not_converged (0 or 1), header_push, events_push, header_share (of all absolute pushes); `events`, the
+        newest first, each with time (UTC), days_before, push and words (field, value, reading, push); `header`, such
+        words; older_events and unread_events, the numbers of those that text.max_events and the model's length left
+        out.
 
     Raises:
         InputError: The user has no event, or none before the cutoff; or as EventClassifier.predict.
@@ -116,8 +117,9 @@ def explain_sample(
         population: Draw only from the users whom the task asks about.
 
     Returns:
-        What the page shows, ready for JSON: the facts (see `_facts`); cutoff, users, users_with_history, output, base
-        and error (means over the users; error of absolute values) and largest_error; header_share, of all absolute
+        What the page shows, ready for JSON: the facts (see `_facts`); cutoff, users, users_with_history; output, base
+        and error (means over the users; error of absolute values), output_deviation and base_deviation (standard
+        deviations), largest_error and not_converged (users); header_share, of all absolute
         pushes; `fields` and `words`, the strongest first: part (header or event), field and reading, for words value,
         and users (who have it), times (in a text of these), push and absolute_push, each summed over a user's text and
         averaged over the users who have it; `deletion`, see `deletion_test`. Figures have 95 % intervals by bootstrap
@@ -157,7 +159,9 @@ def explain_sample(
         "users_with_history": log.users,
         "population": population,
         "output": float(np.mean([a.score for a in attributions])),
+        "output_deviation": float(np.std([a.score for a in attributions])),
         "base": float(np.mean([a.base for a in attributions])),
+        "base_deviation": float(np.std([a.base for a in attributions])),
         "error": float(errors.mean()),
         "largest_error": float(errors.max()),
         "not_converged": sum(not a.converged for a in attributions),
@@ -172,9 +176,14 @@ def explain_sample(
 def write_page(explanation: dict, path: Path) -> Path:
     """Write the page, one file that asks for nothing else, and beside it the same as JSON."""
     path = Path(path)
-    kept = [word for word in explanation.get("words", []) if word["users"] >= FEWEST]
+    words = [word for word in explanation.get("words", []) if word["users"] >= FEWEST]
+    words.sort(key=lambda word: -abs(word["push"]) * word["users"])
     lists = {
-        part: sorted([w for w in kept if w["part"] == part], key=lambda w: -abs(w["push"]) * w["users"])[:SHOWN]
+        part: [
+            word
+            for side in (1, -1)
+            for word in [word for word in words if word["part"] == part and word["push"] * side > 0][:SHOWN]
+        ]
         for part in ("event", "header")
     }
     page = page_template("explain.html.jinja").render(explanation, x=explanation, lists=lists, fewest=FEWEST)
