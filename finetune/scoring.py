@@ -15,7 +15,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedTokenizerBase,
+)
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect
@@ -258,25 +264,36 @@ def score_texts(
         bar: Counts texts; by default a bar of its own.
     """
     encoded = encode(tokenizer, texts)
-    shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
-    batches = [shortest_first[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    objective = Objective.of_model(model.config)
-    logits = np.zeros((len(texts), len(objective.classes)))
+    logits = np.zeros((len(texts), model.config.num_labels))
     counted = bar
     if bar is None:
         counted = tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text", disable=own > 0)
-    for i, rows in enumerate(batches):
+    for i, rows in enumerate(sorted_batches(encoded, batch_size)):
         if i % all_processes == own:
-            batch = tokenizer.pad(
-                {key: [encoded[key][row] for row in rows] for key in ("input_ids", "attention_mask")},
-                return_tensors="pt",
-            )
+            batch = padded(tokenizer, encoded, rows)
             logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
         counted.update(len(rows))
     if bar is None:
         counted.close()
     if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
         logits = accelerator.reduce(torch.from_numpy(logits).to(accelerator.device)).cpu().numpy()
-    scores, scale = objective.scores(logits), model.config.eventscribe["scale"]
+    return scores_of(model, logits)
+
+
+def sorted_batches(encoded: dict[str, list], size: int) -> list[np.ndarray]:
+    """The rows of each batch, the shortest texts first, so that there is little padding."""
+    shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
+    return [shortest_first[start : start + size] for start in range(0, len(shortest_first), size)]
+
+
+def padded(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list], rows: np.ndarray) -> BatchEncoding:
+    """input_ids and attention_mask of some rows as tensors."""
+    columns = {key: [encoded[key][row] for row in rows] for key in ("input_ids", "attention_mask")}
+    return tokenizer.pad(columns, return_tensors="pt")
+
+
+def scores_of(model: torch.nn.Module, logits: np.ndarray) -> np.ndarray:
+    """Logits of shape (rows, classes) as scores, see Objective.scores; values in their own unit."""
+    scores, scale = Objective.of_model(model.config).scores(logits), model.config.eventscribe["scale"]
     return Scale(**scale).value(scores) if scale else scores
