@@ -56,8 +56,8 @@ TRAINING_DEFAULTS = {
     "report_to": "tensorboard",  # files beside the run, without an account or a server
     "disable_tqdm": False,
 }
-# Fields of TrainingArguments that a run sets itself, and the token, which comes from the hub's own login: a config is
-# saved and shared.
+# Fields of TrainingArguments that a run sets itself or that would take its metrics away, and the token, which comes
+# from the hub's own login: a config is saved and shared.
 TRAINING_FIXED = {
     "output_dir",
     "do_train",
@@ -67,6 +67,8 @@ TRAINING_FIXED = {
     "length_column_name",
     "hub_token",
     "remove_unused_columns",
+    "prediction_loss_only",
+    "eval_do_concat_batches",
 }
 
 

@@ -195,11 +195,10 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
     """Keep the embeddings, the embeddings and the first layers, or the whole encoder as they are; never new weights."""
     encoder = getattr(model, model.base_model_prefix)
-    layers = next(
-        part
-        for part in encoder.modules()
-        if isinstance(part, torch.nn.ModuleList) and len(part) == model.config.num_hidden_layers
-    )
+    lists = (part for part in encoder.modules() if isinstance(part, torch.nn.ModuleList))
+    layers = next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+    if layers is None:
+        raise InputError(f"model.freeze: a {model.config.model_type} model shares its layers; leave freeze out")
     if isinstance(what, int) and what > len(layers):
         raise InputError(f"model.freeze is {what}, and the model has {len(layers)} layers")
     kept = [encoder] if what == "encoder" else [encoder.embeddings, *layers[: what if isinstance(what, int) else 0]]

@@ -139,6 +139,10 @@ def build_trainer(
 
     def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
         found, scores = prediction.label_ids, objective.scores(prediction.predictions)
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
+            )
         # Of several processes the last batch has some examples twice, which must be gone here.
         assert len(found) == len(data["validation"])
         return objective.metrics(*(scale.value(part) if scale else part for part in (found, scores)))
@@ -298,29 +302,38 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     if not asked and made_by.get("finished", True):
         return None
     if asked and asked.lower() != "true":
-        if not _is_whole(Path(asked)):
+        if not _is_whole(Path(asked), arguments.save_only_model):
             raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
         return asked
-    if made_by and made_by | {"finished": 0} != origin | {"finished": 0}:
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if checkpoints and made_by and made_by | {"finished": 0} != origin | {"finished": 0}:
         old, new = ({**made["training"], "data": made["content_hash"]} for made in (made_by, origin))
         changed = next(key for key in {**old, **new} if old.get(key) != new.get(key))
         raise InputError(
             f"{folder} holds a run that was stopped and had other settings ({changed}: {old.get(changed)}); give the "
             f"same ones to continue it, --training.resume_from_checkpoint false to drop it, or another --name"
         )
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(checkpoints):
-        if _is_whole(checkpoint):
+    while checkpoints:
+        checkpoint = checkpoints.pop()
+        if _is_whole(checkpoint, arguments.save_only_model):
             print(f"continuing from {checkpoint}")
             return str(checkpoint)
-        print(f"warning: {checkpoint} is damaged, the one before it is taken")
+        what = "the one before it is taken" if checkpoints else "and there is none before it"
+        print(f"warning: {checkpoint} is damaged, {what}")
     if asked:
         raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether every file of a checkpoint can be read: a kill in the middle of writing leaves a part."""
+def _is_whole(checkpoint: Path, only_model: bool) -> bool:
+    """Whether a checkpoint has its files, and each has its full length: a kill in the middle of writing leaves a part.
+
+    Args:
+        checkpoint: Its folder.
+        only_model: Whether it was saved without the optimizer.
+    """
+    if not only_model and not all(any(checkpoint.glob(name)) for name in ("optimizer*", "scheduler.pt", "rng_state*")):
+        return False
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         for path in checkpoint.glob("*.safetensors"):
@@ -335,7 +348,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def told(experiment: Experiment) -> dict:
     """The settings that a run's weights depend on, as text by their names."""
-    settings = {"processes": os.environ.get("WORLD_SIZE", "1")}
+    settings = {"processes": os.environ.get("WORLD_SIZE", "1"), "evaluation.patience": experiment.evaluation.patience}
     for section in ("task", "text", "model", "pretraining", "finetuning"):
         settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
     settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}

@@ -218,6 +218,21 @@ def stopped(prepared: Path, runs: Path, *arguments: str) -> Path:
 SAVING = ["--pretraining.max_steps", "0", "--training.save_strategy", "steps", "--training.save_steps", "4"]
 
 
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_lost_a_file_is_not_continued(prepared, tmp_path, capsys, lost):
+    checkpoints = stopped(prepared, tmp_path)
+    (checkpoints / "checkpoint-8" / lost).unlink()
+    (checkpoints / "checkpoint-4" / lost).unlink()
+    train(experiment(prepared, tmp_path, *SAVING))
+    assert f"{checkpoints / 'checkpoint-4'} is damaged, and there is none before it" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_blocks_no_other_settings(prepared, tmp_path):
+    with pytest.raises(InputError, match=r"learning_rate 1e\+30: the weights are no numbers"):
+        train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", "--training.learning_rate", "1e30"))
+    train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0"))
+
+
 @pytest.mark.parametrize("broken", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp_path, capsys, broken):
     checkpoints = stopped(prepared, tmp_path)
