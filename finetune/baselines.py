@@ -94,12 +94,14 @@ def score_baselines(
     if model_scores and objective.task == "propensity":
         raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
     names = manifest["aggregates"]
-    tables = {}
+    features, labels, users = {}, {}, {}
     for split in SPLITS:
-        columns = ["user_id", *names] + ["label"] * (split != "test")
-        tables[split] = read_split(folder, split, (limits or {}).get(split), columns)
-    features = {split: _matrix(table, names) for split, table in tables.items()}
-    labels = {split: _labels(tables[split]) for split in ("train", "validation")}
+        columns = [*names, "user_id", *(["label"] if split != "test" else [])]
+        table = read_split(folder, split, (limits or {}).get(split), columns)
+        features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+        if split != "test":
+            labels[split] = _labels(table)
+            users[split] = table["user_id"].to_numpy()
     baselines = Baselines({"validation": {}, "test": {}}, {})
     tunings = _tunings(objective, names, features, seed)
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
@@ -107,17 +109,19 @@ def score_baselines(
     total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
     with threadpool_limits(threads), tqdm(total=total, desc="baselines", unit="fit") as bar:
         for tuning in tunings:
-            fitted, settings = tuning.run(objective, labels, seed, bar)
+            inputs = tuning.inputs()
+            fitted, settings = tuning.run(objective, inputs, labels, seed, bar)
             baselines.settings[tuning.name] = settings
             for split, scores in baselines.scores.items():
-                scores[tuning.name] = fitted.scores(tuning.inputs[split])
+                scores[tuning.name] = fitted.scores(inputs[split])
         if model_scores:
             known = {
                 split: np.column_stack([features[split], scores["gradient_boosting"]])
                 for split, scores in baselines.scores.items()
             }
-            users = tables["validation"]["user_id"].to_numpy()
-            stack, settings = fit_stack(objective, known, model_scores, labels["validation"], users, seed, bar)
+            stack, settings = fit_stack(
+                objective, known, model_scores, labels["validation"], users["validation"], seed, bar
+            )
             baselines.settings["stack"] = settings
             for split, scores in baselines.scores.items():
                 scores["stack"] = stack[split]
@@ -183,14 +187,14 @@ class _Tuning:
     Attributes:
         grid: The settings that are tried.
         make: Settings -> estimator.
-        inputs: Split -> matrix of shape (rows, columns).
+        inputs: Makes split -> matrix of shape (rows, columns); large, so only one baseline's is kept at a time.
         grows: Whether the number of trees is read from the validation curve.
     """
 
     name: str
     grid: list[dict]
     make: Callable[[dict], BaseEstimator]
-    inputs: dict[str, np.ndarray]
+    inputs: Callable[[], dict[str, np.ndarray]]
     grows: bool = False
 
     def fits(self, objective: Objective) -> int:
@@ -198,7 +202,14 @@ class _Tuning:
         classes = len(objective.classes) if objective.task == "propensity" else 1
         return classes + len(self.grid) * min(classes, TUNED_CLASSES) * (len(self.grid) > 1)
 
-    def run(self, objective: Objective, labels: dict[str, np.ndarray], seed: int, bar: tqdm) -> tuple[Fitted, dict]:
+    def run(
+        self,
+        objective: Objective,
+        inputs: dict[str, np.ndarray],
+        labels: dict[str, np.ndarray],
+        seed: int,
+        bar: tqdm,
+    ) -> tuple[Fitted, dict]:
         """The best on validation, fitted on train, and its settings."""
         train, validation = labels["train"], labels["validation"]
         if objective.task == "propensity":
@@ -206,33 +217,41 @@ class _Tuning:
             train, validation = train[:, frequent], validation[:, frequent]
         tried = []
         for point in self.grid if len(self.grid) > 1 else []:
-            fitted = Fitted(objective, self.make(point), self.inputs["train"], train, seed, bar)
-            rows = self.inputs["validation"]
+            fitted = Fitted(objective, self.make(point), inputs["train"], train, seed, bar)
+            rows = inputs["validation"]
             if self.grows:
                 staged = {trees: quality(objective.task, validation, scores) for trees, scores in curve(fitted, rows)}
                 tried += [(found, point | {"max_iter": trees}) for trees, found in staged.items()]
             else:
                 tried.append((quality(objective.task, validation, fitted.scores(rows)), point))
         settings = max(tried, key=lambda entry: entry[0])[1] if tried else self.grid[0]
-        return Fitted(objective, self.make(settings), self.inputs["train"], labels["train"], seed, bar), settings
+        return Fitted(objective, self.make(settings), inputs["train"], labels["train"], seed, bar), settings
 
 
 def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndarray], seed: int) -> list[_Tuning]:
     value = objective.task == "value"
-    recency = {
-        split: np.log1p(np.nan_to_num(rows[:, [names.index("target_recency_days")]], nan=NEVER))
-        for split, rows in features.items()
-    }
     rfm = [i for i, name in enumerate(names) if RFM.fullmatch(name)]
-    rfm = normal({split: rows[:, rfm] for split, rows in features.items()}, seed)
     curves = [{"alpha": 1, "log_scale": log} for log in (False, True)] if value else [{"C": 100}]
     grid, points = (RIDGE_GRID, VALUE_BOOSTING_GRID) if value else (LOGISTIC_GRID, BOOSTING_GRID)
+
+    def recency() -> dict[str, np.ndarray]:
+        days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
+        return {split: np.log1p(np.nan_to_num(of, nan=NEVER)) for split, of in days.items()}
+
+    def some() -> dict[str, np.ndarray]:
+        return normal({split: rows[:, rfm] for split, rows in features.items()}, seed)
+
+    def everything() -> dict[str, np.ndarray]:
+        return normal(features, seed)
+
     return [
         _Tuning("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
         _Tuning("recency_rule", curves, linear, recency),
-        _Tuning("rfm", grid, linear, rfm),
-        _Tuning("linear_regression" if value else "logistic_regression", grid, linear, normal(features, seed)),
-        _Tuning("gradient_boosting", points, lambda point: boosting(objective, point, seed), features, grows=True),
+        _Tuning("rfm", grid, linear, some),
+        _Tuning("linear_regression" if value else "logistic_regression", grid, linear, everything),
+        _Tuning(
+            "gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features, grows=True
+        ),
     ]
 
 
@@ -244,11 +263,6 @@ def _stack_grid(objective: Objective) -> list[dict]:
 
 def _stack_fits(objective: Objective) -> int:
     return 1 + FOLDS * len(_stack_grid(objective))
-
-
-def _matrix(table: pa.Table, names: list[str]) -> np.ndarray:
-    """Columns as numbers of shape (rows, columns), NaN where there is none."""
-    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
 
 
 def _labels(table: pa.Table) -> np.ndarray:

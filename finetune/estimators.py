@@ -163,9 +163,14 @@ def _signed_exp(values: np.ndarray) -> np.ndarray:
 
 
 def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
-    """scikit-learn's histogram boosting, which takes missing values as they are."""
+    """scikit-learn's histogram boosting, which takes missing values as they are.
+
+    Without a max_iter in the settings it has as many trees in all as two classes would have, and 75 steps at least: for
+    several tiers each step is a tree a tier.
+    """
+    steps = max(2 * MAX_TREES // len(objective.classes), 3 * TREE_STEP) if objective.task == "tiers" else MAX_TREES
     made = HistGradientBoostingRegressor if objective.task == "value" else HistGradientBoostingClassifier
-    return made(**{"max_iter": MAX_TREES} | settings, early_stopping=False, random_state=seed)
+    return made(**{"max_iter": steps} | settings, early_stopping=False, random_state=seed)
 
 
 def curve(fitted: Fitted, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
