@@ -13,7 +13,10 @@ import yaml
 from transformers import pipeline
 
 from data_prep import InputError
+from data_prep.events import connect
 from data_prep.prepare import prepare
+from data_prep.serializer import EventSerializer
+from data_prep.serving import parse_cutoff, past_texts, read_past
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
 from finetune.scoring import EventClassifier, load_classifier, score_texts
@@ -66,7 +69,7 @@ def test_without_the_population_everyone_with_a_history_is_scored(trained, class
         assert row["score"] == pytest.approx(scores[row["user_id"]], abs=1e-6)
 
 
-def test_events_may_come_in_any_form_and_cutoffs_too(trained, classifier, events, tmp_path):
+def test_events_may_come_in_any_form(trained, classifier, events, tmp_path):
     pq.write_table(events.slice(0, 300), tmp_path / "log-1.parquet")
     pq.write_table(events.slice(300), tmp_path / "log-2.parquet")
     pa.csv.write_csv(events, tmp_path / "log.csv")
@@ -77,10 +80,13 @@ def test_events_may_come_in_any_form_and_cutoffs_too(trained, classifier, events
     first = classifier.predict(events, CUTOFF, text=True)
     for form in forms[1:]:
         assert classifier.predict(form, CUTOFF, text=True).equals(first), type(form)
+
+
+def test_a_cutoff_may_be_a_moment_a_day_or_text():
     zoned = datetime.fromisoformat("2024-04-01T02:00:00+02:00")
-    for cutoff in (date(2024, 4, 1), "2024-04-01", "2024-04-01 00:00", "2024-03-31T22:00-02:00", zoned):
-        assert classifier.predict(events, cutoff, text=True).equals(first)
-    assert classifier.predict(events, CUTOFF.replace(tzinfo=UTC), text=True).equals(first)
+    texts = ["2024-04-01", "2024-04-01 00:00", "2024-03-31T22:00-02:00"]
+    for cutoff in (CUTOFF, CUTOFF.replace(tzinfo=UTC), zoned, date(2024, 4, 1), *texts):
+        assert parse_cutoff(cutoff) == CUTOFF
 
 
 def test_codes_that_look_like_numbers_stay_text_as_in_training(tiny, tmp_path):
@@ -88,10 +94,13 @@ def test_codes_that_look_like_numbers_stay_text_as_in_training(tiny, tmp_path):
     log.write_text(log.read_text().replace("north", "007").replace("south", "A7"))
     run = parse_experiment("", ["--config", str(tiny), "--pretraining.max_steps", "0"])
     prepare(run.name, run.data, run.task, run.text)
-    (folder,) = train(run)
+    serializer = EventSerializer.from_pretrained(run.data_folder)
     header, *lines = log.read_text().splitlines()
     log.write_text("\n".join([header, *(line for line in lines if line.endswith("007"))]))  # no letter is left
-    texts = EventClassifier.from_pretrained(folder).predict(run.data, CUTOFF, text=True)["text"].to_pylist()
+    with connect() as con:
+        found = read_past(con, run.data, serializer, CUTOFF)
+        (table,) = past_texts(con, found, serializer, tmp_path, CUTOFF, None)
+    texts = table["text"].to_pylist()
     assert texts
     assert all("shop=007" in text and "shop=other" not in text for text in texts)
 
@@ -182,6 +191,7 @@ def test_labels_of_every_kind_are_answered_in_their_own_way(tiny, tmp_path, task
     config = yaml.safe_load(tiny.read_text())
     config["task"]["label"] = label | {"where": "event_type = 'purchase'", "horizon": "14 days"}
     config["pretraining"]["max_steps"] = 0
+    config["training"] |= {"max_steps": 2, "eval_steps": 2}
     tiny.write_text(yaml.safe_dump(config))
     run = parse_experiment("", ["--config", str(tiny)])
     prepare(run.name, run.data, run.task, run.text)
