@@ -1,5 +1,6 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
+import hashlib
 from pathlib import Path
 
 import peft
@@ -84,6 +85,16 @@ def build_classifier(
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     return _attach_peft(model, settings.peft, new, steps) if settings.peft else model
+
+
+def weights_hash(folder: str | Path) -> str | None:
+    """Of the weights in a folder, None where it is a name of the hub: an adapter fits the weights it was trained on."""
+    if not Path(folder).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def pool_by_mean(model: PreTrainedModel) -> None:

@@ -29,7 +29,7 @@ from data_prep.serializer import EventSerializer, event_starts
 from data_prep.serving import parse_cutoff, past_texts, read_past
 from data_prep.task import Population
 from finetune.calibration import Calibration
-from finetune.modeling import pool_by_mean
+from finetune.modeling import pool_by_mean, weights_hash
 from finetune.objective import Objective, Scale
 from finetune.tokenization import encode, first_line
 
@@ -221,6 +221,9 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     start = folder
     if (folder / "adapter_config.json").is_file():
         start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        base = config.eventscribe.get("base")
+        if base and weights_hash(start) not in (base, None):
+            raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
     try:
         model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
         if config.eventscribe["pooling"] == "mean":

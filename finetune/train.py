@@ -29,7 +29,7 @@ from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.config import Experiment
-from finetune.modeling import BudgetCallback, build_classifier
+from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
 from finetune.tokenization import build_tokenizer, first_line
 
@@ -128,6 +128,7 @@ def build_trainer(
         "task": objective.task,
         "scale": asdict(scale) if scale else None,
         "pooling": experiment.model.pooling,
+        "base": weights_hash(start) if experiment.model.peft else None,
     }
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
     collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)

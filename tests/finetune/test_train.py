@@ -417,6 +417,9 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
     assert load_classifier(folder)[0].config.id2label == {0: "no_churn", 1: "churn"}
     expected = best_evaluation(log)["eval_log_loss"]
     assert validation_loss(experiment(prepared, tmp_path)) == pytest.approx(expected, abs=1e-5)
+    pretrain(experiment(prepared, tmp_path / "base", "--pretraining.learning_rate", "1e-2"))
+    with pytest.raises(InputError, match="whose weights are others now"):
+        load_classifier(folder)
 
 
 @pytest.mark.parametrize(
