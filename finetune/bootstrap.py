@@ -53,10 +53,14 @@ def bootstrap(
     All scorers see the same resamples, so that their differences are paired. A resample in which a metric cannot be
     told, such as AUROC where only users of one class were drawn, has nan.
 
-    A million rows with BINS distinct scores or fewer are exact (to float32). Above that neighbouring scores count as
-    equal: 1 to 122 of a million rows, at most one in a thousand of the rows ranked above them. AUROC is then off by
-    at most 1 / 2^14 over the share of label 0, average precision and recall by at most .001, and in practice by a
-    thousandth of that; Spearman by about 1e-4.
+    Up to BINS distinct scores the figures are exact, to float32. Above that neighbouring scores count as equal: 1 to
+    122 of a million rows, at most one in a thousand of the rows ranked above them. AUROC is then off by at most
+    1 / 2^14 over the share of label 0, average precision by at most .001 (the tests see less than 1e-6 and 1e-4 on
+    200,000 rows), Spearman by about 1e-4.
+
+    Intervals are percentile intervals. They cover the truth as often as they say (93 to 97 % in the tests, of 300
+    users with three rows each) but for what hangs on a few rows: lift at 1 % of 900 rows covered it in 91 % of 1,200
+    simulations, RMSE of log-normal values in 79 to 92 %, the less the longer their tail.
 
     Args:
         task: binary, tiers, propensity or value.
@@ -192,20 +196,25 @@ def _weighted(sums: csc_array, rows: int) -> Callable:
 
 
 class _Ranking:
-    """Rows of two classes by score, highest first, under weights."""
+    """Rows of two classes by score, highest first; called with weights, their curve."""
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows, each: int = 1) -> None:
         bins = score_bins(scores)
         self.counts = rows.table(2 * bins + labels, 2 * int(bins.max(initial=0)) + 2, each=each)
 
-    def __call__(self, weights: np.ndarray) -> "_Ranking":
-        counts = self.counts(weights)
+    def __call__(self, weights: np.ndarray) -> "_Curve":
+        return _Curve(self.counts(weights))
+
+
+class _Curve:
+    """What is found, going down the scores of each resample; counts of shape (2 * bins, resamples), label 0 first."""
+
+    def __init__(self, counts: np.ndarray) -> None:
         self.negative, self.positive = counts[0::2], counts[1::2]
         self.above = np.cumsum(self.positive, axis=0, dtype=np.float64)
         self.seen = np.cumsum(self.negative + self.positive, axis=0, dtype=np.float64)
         self.positives, self.negatives = self.above[-1], self.seen[-1] - self.above[-1]
         self.both = np.where((self.positives > 0) & (self.negatives > 0), 1, np.nan)
-        return self
 
     def auroc(self) -> np.ndarray:
         # A negative is ranked below all positives above it and half of those it ties with.
@@ -229,11 +238,11 @@ class _Binary:
         self.losses = rows.means(_surprise(np.where(labels == 1, scores, 1 - scores)), (scores - labels) ** 2)
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        ranking = self.ranking(weights)
-        figures = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision()}
+        curve = self.ranking(weights)
+        figures = {"auroc": curve.auroc(), "average_precision": curve.average_precision()}
         figures["gini"] = 2 * figures["auroc"] - 1
         figures["log_loss"], figures["brier_score"] = self.losses(weights)
-        for share, recall in zip(SHARES, ranking.recall(np.array(SHARES) / 100), strict=True):
+        for share, recall in zip(SHARES, curve.recall(np.array(SHARES) / 100), strict=True):
             figures |= {f"recall_at_{share}": recall, f"lift_at_{share}": recall / (share / 100)}
         return figures
 
@@ -294,7 +303,8 @@ class _Propensity:
         self.means = rows.means(recall, row_diversity(scores), row_popularity(scores, popularity))
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        by_class = [(ranking(weights).auroc(), ranking.average_precision()) for ranking in self.rankings]
+        curves = (ranking(weights) for ranking in self.rankings)  # one at a time: they are large
+        by_class = [(curve.auroc(), curve.average_precision()) for curve in curves]
         auroc, precision = (_mean_told(part) for part in zip(*by_class, strict=True))
         recall, diversity, popularity = self.means(weights)
         return {

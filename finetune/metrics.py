@@ -1,7 +1,5 @@
 """The measures of each kind of label: scikit-learn's where it has them, as a function and as an evaluate.Metric."""
 
-from dataclasses import dataclass
-
 import datasets
 import evaluate
 import numpy as np
@@ -372,37 +370,3 @@ class PropensityMetrics(_Metrics):
     """Of the probability of each of several labels."""
 
     task = "propensity"
-
-
-# Until finetune/evaluation.py takes measure() and finetune.bootstrap.
-
-
-@dataclass
-class Bootstrap:
-    """AUROC and average precision of each scorer on each resample of the users; arrays of length `resamples`."""
-
-    auroc: dict[str, np.ndarray]
-    average_precision: dict[str, np.ndarray]
-
-
-def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Some of measure()."""
-    figures = measure("binary", labels, scores)
-    return {name: figures[name] for name in ("auroc", "average_precision", "log_loss", "brier_score")}
-
-
-def bootstrap_users(
-    labels: np.ndarray, scores: dict[str, np.ndarray], users: np.ndarray, resamples: int, seed: int = 0
-) -> Bootstrap:
-    """Some of finetune.bootstrap.bootstrap()."""
-    from finetune.bootstrap import bootstrap
-
-    drawn = bootstrap("binary", labels, scores, users, resamples, seed)
-    return Bootstrap(*({name: of[metric] for name, of in drawn.items()} for metric in ("auroc", "average_precision")))
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """finetune.bootstrap.interval()."""
-    from finetune.bootstrap import interval
-
-    return interval(values)

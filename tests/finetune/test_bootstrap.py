@@ -98,7 +98,7 @@ def test_a_scorer_compared_with_itself_differs_by_nothing(task):
 )
 def test_intervals_cover_the_truth_about_as_often_as_they_say(task, names):
     truth = measure(task, *simulate(task, 100_000, seed=99)[:2])
-    trials = 300
+    trials = 400
     hits = dict.fromkeys(names, 0)
     for seed in range(trials):
         labels, scores, users = simulate(task, 300, seed)
