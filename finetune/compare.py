@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
 from data_prep.history import combined
@@ -20,17 +21,25 @@ from finetune.bootstrap import bootstrap, interval
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
 from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report import page_template
+from finetune.train import WITHOUT_EFFECT
 from finetune.wording import FEW_POSITIVES, digits, listed, missing, number, short, span
 from finetune.wording import measure as wording
 
-SHOWN = {  # the main measure and two more
-    "binary": ("auroc", "average_precision", "log_loss"),
-    "tiers": ("auroc", "macro_f1", "ordinal_error"),
-    "propensity": ("auroc", "micro_auroc", "average_precision"),
-    "value": ("mae", "rmse", "spearman"),
+SHOWN = {  # the main measure and one more
+    "binary": ("auroc", "average_precision"),
+    "tiers": ("auroc", "macro_f1"),
+    "propensity": ("auroc", "micro_auroc"),
+    "value": ("mae", "spearman"),
 }
 COST = ("trained_parameters", "steps", "seconds")
-WITHOUT_EFFECT = {"name", "data.folder", "evaluation.folder"}  # on what a run is worth
+# On what a run is worth, and all that begins so.
+NO_MATTER = (
+    "name",
+    "data.folder",
+    "evaluation.folder",
+    "evaluation.slices.",
+    *(f"training.{n}" for n in WITHOUT_EFFECT),
+)
 
 
 @dataclass
@@ -189,7 +198,7 @@ def _flat(config: dict, before: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             found |= _flat(value, f"{before}{key}.")
         elif value is not None:
-            found[f"{before}{key}"] = str(value)
+            found[f"{before}{key}"] = f"{value:g}" if isinstance(value, float) else str(value)
     return found
 
 
@@ -201,7 +210,7 @@ def _names(runs: list[Run]) -> dict[str, Run]:
 
 def _different(settings: list[dict[str, str]]) -> list[str]:
     """The settings that are not the same in all runs."""
-    known = {key for of in settings for key in of} - WITHOUT_EFFECT
+    known = {key for of in settings for key in of if not key.startswith(NO_MATTER)}
     return sorted(key for key in known if len({of.get(key) for of in settings}) > 1)
 
 
@@ -244,13 +253,13 @@ def _places(key: str) -> int | None:
 
 def table(compared: dict) -> str:
     """The comparison for the screen."""
-    main, shown = compared["main"], SHOWN[compared["task"]]
-    head = ["run", *(wording(key, compared["task"])[0] for key in shown), f"minus {compared['against']}", "standing"]
-    lines = [[*head, "validation", *(key.replace("_", " ") for key in COST)]]
+    main = compared["main"]
+    head = ["run", wording(main, compared["task"])[0], f"minus {compared['against']}", "standing", "validation"]
+    lines = [[*head, *(key.replace("_", " ") for key in COST)]]
     for run in compared["runs"]:
-        cells = [_cell(run[key], run[f"{key}_interval"], _places(key)) for key in shown]
-        difference = "" if run["name"] == compared["against"] else _difference(run, main)
-        cells += [difference, run["standing"], number(run["validation"], _places(main))]
+        cells = [_cell(run[main], run[f"{main}_interval"], _places(main))]
+        cells.append("" if run["name"] == compared["against"] else _difference(run, main))
+        cells += [run["standing"], number(run["validation"], _places(main))]
         lines.append([run["name"], *cells, *(number(run[key], 0) for key in COST)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -305,11 +314,11 @@ def _picture(compared: dict) -> Picture:
     dots(axes, [run["difference"] for run in runs], spans, [sure] * len(runs))
     axes.axvline(0, color=MUTED, linewidth=1.2)
     axes.set_yticks(range(len(runs)), [short(run["name"], 24) for run in runs])
-    axes.set_xlabel(f"{title} minus that of {short(compared['against'], 24)}")
+    axes.set_xlabel(f"Difference in {title}")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     others = [run for run in runs if run["name"] != compared["against"]]
     clear = [run["name"] for run in others if run["difference_interval"][0] * run["difference_interval"][1] > 0]
-    reading = f"Of {len(others)} differences to {compared['against']} {len(clear)} have an interval without zero"
-    reading += f": {listed(clear)}." if clear else "."
+    reading = f"Runs whose difference to {compared['against']} has an interval without zero: {listed(clear) or 'none'}."
     said = "; ".join(f"{run['name']} {_difference(run, main)}" for run in others)
     alt = f"{title} of each run minus that of {compared['against']}, with intervals. {said}."
     return Picture("Differences", reading, inline_svg(figure, "differences", alt))
