@@ -80,7 +80,7 @@ def predict_log(
     classifier = EventClassifier.from_pretrained(folder)
     work = output.with_name(f"{output.name}.parts")
     asked = Population(**classifier.task["task"]["population"]) if population else None
-    settings = {"cutoff": show(moment), "text": text, "population": population}
+    settings = {"cutoff": str(moment), "text": text, "population": population}
     with _alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:

@@ -266,7 +266,7 @@ def score_texts(
             the number of processes, and each gets all scores.
         bar: Counts texts; by default a bar of its own.
     """
-    encoded = encode(tokenizer, texts)
+    encoded = _tokens(tokenizer, texts)
     own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     logits = np.zeros((len(texts), model.config.num_labels))
     counted = bar
@@ -282,6 +282,15 @@ def score_texts(
     if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
         logits = accelerator.reduce(torch.from_numpy(logits).to(accelerator.device)).cpu().numpy()
     return scores_of(model, logits)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, list]:
+    """input_ids and attention_mask by `encode`, which takes longer, as it looks for the events of every text."""
+    found = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+    long = [i for i, ids in enumerate(found) if len(ids) > tokenizer.model_max_length]
+    for i, ids in zip(long, encode(tokenizer, [texts[i] for i in long])["input_ids"] if long else [], strict=True):
+        found[i] = ids
+    return {"input_ids": found, "attention_mask": [[1] * len(ids) for ids in found]}
 
 
 def sorted_batches(encoded: dict[str, list], size: int) -> list[np.ndarray]:
