@@ -2,9 +2,13 @@
 
 Sundararajan, Taly, Yan: "Axiomatic Attribution for Deep Networks", 2017, equation 1. The path leads from the same text
 with every word hidden to the text itself, so that what the words push adds up to score minus base. A hidden word is
-[MASK]: masked-language-model pretraining has taught the model that it stands for a word that is not known, while
-[PAD] never occurs where attention is paid (on Complete Journey the base of [MASK] lies near the label's rate, that of
-[PAD] far from it). Special tokens, positions and length stay as they are, so that a text's length is in the base.
+[MASK], which masked-language-model pretraining has taught to stand for an unknown word; [PAD] never occurs where
+attention is paid. No measurement favours it: on Complete Journey the base of [MASK] lies nearer to the label's rate, on
+Online Retail that of [PAD], and there both do equally well in the deletion test.
+
+Special tokens, positions and length stay as they are: what the mere length of a text says is in the base, and no word
+is given it. It can be most of a score (about 80 % of the scores' variance on Online Retail, 10 % on Complete Journey),
+so that pages tell it first.
 """
 
 from collections.abc import Iterator

@@ -119,7 +119,9 @@ def explain_sample(
     Returns:
         What the page shows, ready for JSON: the facts (see `_facts`); cutoff, users, users_with_history; output, base
         and error (means over the users; error of absolute values), output_deviation and base_deviation (standard
-        deviations), largest_error and not_converged (users); header_share, of all absolute
+        deviations), largest_error and not_converged (users); variance_shares, how much of the differences
+        between users' outputs the base (the text's length), the header and the events make: covariance with the output
+        over its variance, which add up to 1; header_share, of all absolute
         pushes; `fields` and `words`, the strongest first: part (header or event), field and reading, for words value,
         and users (who have it), times (in a text of these), push and absolute_push, each summed over a user's text and
         averaged over the users who have it; `deletion`, see `deletion_test`. Figures have 95 % intervals by bootstrap
@@ -152,6 +154,8 @@ def explain_sample(
         ]
     )
     resampled = weights.T @ absolute
+    # Score, base, header and events; the last three add up to the first, but for the convergence errors.
+    parts_of = np.array([[a.score, a.base, a.pushes.sum() - a.events.sum(), a.events.sum()] for a in attributions])
     errors = np.abs([a.error for a in attributions])
     return _facts(classifier, attributions[0].output, attributions) | {
         "cutoff": show(parse_cutoff(cutoff)),
@@ -165,6 +169,7 @@ def explain_sample(
         "error": float(errors.mean()),
         "largest_error": float(errors.max()),
         "not_converged": sum(not a.converged for a in attributions),
+        "variance_shares": _variance_shares(parts_of, weights),
         "header_share": _share(absolute.sum(axis=0), np.array([True, False])),
         "header_share_interval": interval(resampled[:, 0] / resampled.sum(axis=1)),
         "fields": list(fields.values()),
@@ -265,6 +270,22 @@ def _score(classifier: EventClassifier, text: str, output: int) -> float | None:
     if classifier.objective.task == "binary":
         return float(score) if output == 1 else None
     return float(score if classifier.objective.task == "value" else score[output])
+
+
+def _variance_shares(parts: np.ndarray, weights: np.ndarray) -> dict | None:
+    """Of each part of the output (columns behind the first, which is the output); None where all outputs are equal."""
+    if np.ptp(parts[:, 0]) < 1e-9:
+        return None
+
+    def shares(of_users: np.ndarray) -> np.ndarray:
+        centred = parts - of_users @ parts / of_users.sum()
+        return (of_users * centred[:, 0]) @ centred[:, 1:] / (of_users @ centred[:, 0] ** 2)
+
+    resampled, found = np.array([shares(drawn) for drawn in weights.T]), shares(np.ones(len(parts)))
+    names = ("base", "header", "events")
+    return {name: float(found[i]) for i, name in enumerate(names)} | {
+        f"{name}_interval": interval(resampled[:, i]) for i, name in enumerate(names)
+    }
 
 
 def _share(pushes: np.ndarray, among: np.ndarray) -> float:
