@@ -46,7 +46,8 @@ class ServedLog:
         """What a user should know of it, in sentences."""
         said = [f"left out {rows:,} row{'s' * (rows > 1)} with {why}" for why, rows in self.rejected.items() if rows]
         if self.without_history:
-            said.append(f"{self.without_history:,} users have no event before the cutoff and get no score")
+            have = "user has" if self.without_history == 1 else "users have"
+            said.append(f"{self.without_history:,} {have} no event before the cutoff and no score")
         if self.missing:
             said.append(f"warning: no column {', '.join(self.missing)}: taken as missing in every event")
         if self.ignored:

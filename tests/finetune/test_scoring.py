@@ -123,7 +123,7 @@ def test_users_without_a_history_and_rows_without_a_user_are_left_out_and_counte
     assert found.equals(classifier.predict(events, CUTOFF))
     printed = capsys.readouterr().out
     assert "left out 1 row with no user" in printed
-    assert "1 users have no event before the cutoff" in printed
+    assert "1 user has no event before the cutoff" in printed
 
 
 @pytest.mark.parametrize(
