@@ -61,7 +61,8 @@ def evaluate(experiment: Experiment) -> dict | None:
         InputError: The data is not prepared or the model not trained, or a setting does not fit the label.
     """
     started = time.perf_counter()
-    accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")))
+    # Without a GPU, several processes know of each other only where cpu is set.
+    accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")) or not torch.cuda.is_available())
     manifest = prepared_manifest(experiment)
     objective = Objective.of(experiment.task.label, manifest["classes"])
     task, settings = objective.task, experiment.evaluation

@@ -205,7 +205,7 @@ def test_two_processes_give_the_metrics_of_one(trained, tmp_path):
         command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         command += ["--multi_gpu", "--main_process_port", "0"] if processes == 2 else []
         command += ["--num_processes", str(processes), "scripts/evaluate.py", "--config"]
-        command += [str(trained.run_folder / "config.yaml"), "--evaluation.stack", "false"]
+        command += [str(trained.run_folder / "config.yaml"), "--training.use_cpu", "false"]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-3000:]
         metrics = json.loads((trained.run_folder / "metrics.json").read_text())
