@@ -215,7 +215,7 @@ def _write(
         "warnings": doubts,
         "aggregates": examples.aggregates,
         "text_columns": examples.serializer.columns(),
-        "content_hash": _content_hash(folder),
+        "content_hash": files_hash(folder.iterdir()),
     }
 
 
@@ -239,9 +239,10 @@ def _key(config: dict, sources: list[str], files: list[Path] | None) -> str | No
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _content_hash(folder: Path) -> str:
-    digest = xxhash.xxh3_128()  # tells a change; against a forger it is no help
-    for path in sorted(folder.iterdir()):
+def files_hash(paths: Iterable[Path]) -> str:
+    """Of names and contents; it tells a change, against a forger it is no help."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(paths):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 24):

@@ -421,7 +421,7 @@ def _bin_words(name: str, fitted: dict, words: bool) -> list[str | None]:
     """What each bin of a column is written as, and nothing where there is no number."""
     if words:
         return [f"{plain(name)}={i}" for i in range(len(fitted["edges"]) + 1)] + [None]
-    return [f"{_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
+    return [f"{aggregate_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
 
 
 def _shown(center: float) -> str:
@@ -460,7 +460,7 @@ def _join(columns: list[pa.Array], between: str) -> pa.Array:
     return joined if none is None else pc.if_else(none, None, joined)
 
 
-def _phrase(name: str) -> str:
+def aggregate_phrase(name: str) -> str:
     """events_28d -> events in 28 days; target_recency_days -> target recency days."""
     return re.sub(r"_(\d+)d$", r" in \1 days", name).replace("_", " ")
 

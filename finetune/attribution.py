@@ -24,7 +24,7 @@ from data_prep import InputError
 from data_prep.serializer import EventSerializer
 from finetune.bootstrap import interval, user_weights
 from finetune.reading import Word, words_of
-from finetune.tokenization import encode
+from finetune.tokenization import encode, padded
 
 TOKENS_AT_A_TIME = 1 << 14  # in one pass forward and back
 FIRST_STEPS = 32
@@ -119,7 +119,7 @@ def attribute(
         with tqdm(total=len(waiting), desc=f"explain in {points} steps", unit="text", disable=not bar) as progress:
             for batch in _batches([ids[i] for i in waiting]):
                 rows = waiting[batch]
-                text, mask = _padded(tokenizer, [ids[i] for i in rows])
+                text, mask = padded(tokenizer, [ids[i] for i in rows], 1).values()
                 base = torch.where(torch.isin(text, kept), text, hidden)
                 given = [part.to(model.device) for part in (text, base, mask, torch.from_numpy(outputs[rows]))]
                 text, base, *more = given
@@ -241,7 +241,7 @@ def chosen_outputs(
         logits = np.empty((len(ids), model.config.num_labels))
         with torch.no_grad():
             for rows in _batches(ids):
-                text, mask = (part.to(model.device) for part in _padded(tokenizer, [ids[i] for i in rows]))
+                text, mask = padded(tokenizer, [ids[i] for i in rows], 1).to(model.device).values()
                 logits[rows] = model(input_ids=text, attention_mask=mask).logits.cpu().numpy()
         return logits.argmax(axis=1)
     return np.full(len(ids), output if output is not None else int(task == "binary"))
@@ -253,7 +253,7 @@ def _outputs(
     found = np.empty(len(ids))
     with torch.no_grad(), tqdm(total=len(ids), desc="leave out events", unit="text") as bar:
         for rows in _batches(ids, 256):
-            text, mask = _padded(tokenizer, [ids[i] for i in rows])
+            text, mask = padded(tokenizer, [ids[i] for i in rows], 1).values()
             given = (part.to(model.device) for part in (text, mask, torch.from_numpy(outputs[rows])))
             found[rows] = explained(model, *given).cpu().numpy()
             bar.update(len(rows))
@@ -267,9 +267,3 @@ def _batches(ids: list[list[int]], rows: int = ROWS_AT_A_TIME) -> Iterator[np.nd
         rows = max(1, min(rows, TOKENS_AT_A_TIME // len(ids[order[-1]])))
         order, batch = order[:-rows], order[-rows:]
         yield batch
-
-
-def _padded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, each of shape (texts, tokens)."""
-    batch = tokenizer.pad({"input_ids": ids, "attention_mask": [[1] * len(text) for text in ids]}, return_tensors="pt")
-    return batch["input_ids"], batch["attention_mask"]

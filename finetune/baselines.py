@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.history import combined
 from data_prep.task import SPLITS, Label
-from finetune.batching import read_split
+from finetune.batching import column_array, read_split
 from finetune.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -100,7 +98,7 @@ def score_baselines(
         table = read_split(folder, split, (limits or {}).get(split), columns)
         features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
         if split != "test":
-            labels[split] = _labels(table)
+            labels[split] = column_array(table["label"])
             users[split] = table["user_id"].to_numpy()
     baselines = Baselines({"validation": {}, "test": {}}, {})
     tunings = _tunings(objective, names, features, seed)
@@ -263,9 +261,3 @@ def _stack_grid(objective: Objective) -> list[dict]:
 
 def _stack_fits(objective: Objective) -> int:
     return 1 + FOLDS * len(_stack_grid(objective))
-
-
-def _labels(table: pa.Table) -> np.ndarray:
-    """Of shape (rows,), for propensity (rows, classes)."""
-    labels = combined(table["label"])
-    return labels.flatten().to_numpy().reshape(len(labels), -1) if pa.types.is_list(labels.type) else labels.to_numpy()

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from data_prep import InputError
+from data_prep.history import combined
 from data_prep.prepare import read_manifest
 from finetune.config import Experiment
 from finetune.throughput import Throughput, flops_per_token
@@ -70,6 +71,14 @@ def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[st
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
     return table.take(sampled(len(table), limit)) if limit else table
+
+
+def column_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Labels or scores as an array of shape (rows,), of lists (rows, classes)."""
+    values = combined(column)
+    if pa.types.is_list(values.type):
+        return values.flatten().to_numpy().reshape(len(values), -1)
+    return values.to_numpy(zero_copy_only=False)
 
 
 def sampled(rows: int, limit: int | None) -> np.ndarray:

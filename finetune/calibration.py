@@ -166,6 +166,7 @@ def profit_curve(
     _, user = np.unique(users, return_inverse=True)
     # What a user's rows of each step earn: with it, a resample is one product.
     earned = coo_array((kept_customer * labels - contact, (user, step)), shape=(user.max() + 1, steps)).tocsr()
+    # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
     generator, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])

@@ -16,7 +16,7 @@ import yaml
 from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
-from data_prep.history import combined
+from finetune.batching import column_array
 from finetune.bootstrap import bootstrap, interval
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
 from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
@@ -79,7 +79,8 @@ def compare_runs(
         InputError: A folder that is no evaluated run, fewer than two, one twice, or other tasks, rows or labels.
     """
     runs = _read_all([Path(folder) for folder in folders])
-    task, labels, users = runs[0].metrics["task"], _array(runs[0].rows["label"]), runs[0].rows["user_id"].to_numpy()
+    task, rows = runs[0].metrics["task"], runs[0].rows
+    labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     drawn = bootstrap(task, labels, {name: run.scores for name, run in named.items()}, users, resamples, seed)
@@ -168,7 +169,7 @@ def _read(folder: Path) -> Run:
         raise InputError(f"{folder / names[0]} is of an older version; run scripts/evaluate.py again")
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
-    return Run(folder, metrics, logs, _flat(config), rows, _array(table["score"]))
+    return Run(folder, metrics, logs, _flat(config), rows, column_array(table["score"]))
 
 
 def _apart(one: Run, other: Run) -> str:
@@ -181,14 +182,6 @@ def _apart(one: Run, other: Run) -> str:
     if not one.rows.equals(other.rows) or one.metrics["classes"] != other.metrics["classes"]:
         return f"has other labels on the same test rows than {one.folder}"
     return ""
-
-
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    """Of shape (rows,), or (rows, classes) for lists."""
-    values = combined(column)
-    if pa.types.is_list(values.type):
-        return values.flatten().to_numpy().reshape(len(values), -1)
-    return values.to_numpy(zero_copy_only=False)
 
 
 def _flat(config: dict, before: str = "") -> dict[str, str]:

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
+from transformers import AutoTokenizer
 
 from data_prep import InputError
-from data_prep.history import combined
 from data_prep.prepare import replacing
 from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines
-from finetune.batching import prepared_manifest, read_split, sampled
+from finetune.batching import column_array, prepared_manifest, read_split, sampled
 from finetune.bootstrap import INTERVALS, bootstrap, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.config import EvaluationConfig, Experiment
@@ -67,10 +67,12 @@ def evaluate(experiment: Experiment) -> dict | None:
     objective = Objective.of(experiment.task.label, manifest["classes"])
     task, settings = objective.task, experiment.evaluation
     check_evaluation(experiment)
-    finetuning, columns = experiment.finetuning, ["user_id", "cutoff", "text", "label"]
+    finetuning, aggregates = experiment.finetuning, manifest["aggregates"]
+    columns = {"validation": ["user_id", "cutoff", "text", "label"]}
+    columns["test"] = [*columns["validation"], *aggregates]
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
-    rows = {split: read_split(experiment.data_folder, split, limits[split], columns) for split in SCORED}
-    labels = {split: label_array(table) for split, table in rows.items()}
+    rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
+    labels = {split: column_array(table["label"]) for split, table in rows.items()}
     users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
     raw = [_score_run(run, manifest, rows, accelerator) for run in experiment.runs()]
     if not accelerator.is_main_process:
@@ -86,8 +88,8 @@ def evaluate(experiment: Experiment) -> dict | None:
         experiment.data_folder, manifest, limits, model_scores=scores if settings.stack else None
     )
     _write_predictions(experiment.run_folder / "predictions", rows, scores, baselines)
-    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
-    seen = label_array(train)
+    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *aggregates])
+    seen = column_array(train["label"])
     deviation = float(seen.std()) if task == "value" else None
     known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
     metrics = {
@@ -125,9 +127,7 @@ def evaluate(experiment: Experiment) -> dict | None:
         name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, deviation=deviation)
         for name, values in groups.items()
     }
-    aggregates = manifest["aggregates"]
-    later = read_split(experiment.data_folder, "test", limits["test"], ["text", *aggregates])
-    metrics["drift"] = drift(train, later, aggregates)
+    metrics["drift"] = drift(train, rows["test"], aggregates)
     metrics["lengths"] = _lengths(experiment, {"train": train["text"], "test": rows["test"]["text"]})
     if experiment.seeds:  # what the mean of their scores gains
         metrics["seeds"] = {
@@ -250,14 +250,6 @@ def table(metrics: dict) -> str:
     return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
 
 
-def label_array(table: pa.Table) -> np.ndarray:
-    """The labels of a split, of shape (rows,), for propensity (rows, classes)."""
-    labels = combined(table["label"])
-    if pa.types.is_list(labels.type):
-        return labels.flatten().to_numpy().reshape(len(labels), -1)
-    return labels.to_numpy()
-
-
 def without_nan(value: object) -> object:
     """The same for JSON: plain numbers, and None in the place of what is not a number."""
     if isinstance(value, dict):
@@ -317,7 +309,7 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
 
 def _lengths(experiment: Experiment, texts: dict[str, pa.ChunkedArray]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
-    _, tokenizer = load_classifier(experiment.runs()[0].run_folder / MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(experiment.runs()[0].run_folder / MODEL)
     found = {}
     for split, column in texts.items():
         chosen = column.take(sampled(len(column), LENGTH_SAMPLE)).to_pylist()

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.events import DataConfig, condition, connect, quote, timestamp
+from data_prep.events import DataConfig, condition, connect, timestamp
 from data_prep.serving import parse_cutoff, read_past
 from data_prep.task import parse_duration, show
 from finetune.attribution import Attribution, attribute, deletion_test
@@ -222,9 +223,7 @@ def _texts(
             ids = con.execute(f"SELECT DISTINCT user_id FROM past WHERE {asked} ORDER BY user_id").fetchall()
             drawn = np.random.default_rng(SEED).permutation(len(ids))[:sample]
             users = [ids[i][0] for i in np.sort(drawn)]
-        con.execute("CREATE TEMP TABLE asked (user_id VARCHAR)")
-        if users:
-            con.execute(f"INSERT INTO asked VALUES {', '.join(f'({quote(user)})' for user in users)}")
+        con.register("asked", pa.table({"user_id": pa.array(users, pa.string())}))
         con.execute("CREATE TEMP TABLE rows AS SELECT * FROM past SEMI JOIN asked USING (user_id)")
         if not con.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
             return [], log

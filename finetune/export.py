@@ -13,8 +13,8 @@ from peft import PeftModel
 from data_prep import InputError
 from finetune.batching import read_split
 from finetune.objective import Objective
-from finetune.scoring import load_classifier, model_folder, padded, scores_of, sorted_batches
-from finetune.tokenization import encode, first_line
+from finetune.scoring import load_classifier, model_folder, scores_of, sorted_batches
+from finetune.tokenization import encode, first_line, padded
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
 BATCH = 32
@@ -54,8 +54,8 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     classifier = _merged(classifier.cpu(), folder)
     rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
     texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
-    encoded = encode(tokenizer, texts)
-    batches = [(part, padded(tokenizer, encoded, part)) for part in sorted_batches(encoded, BATCH)]
+    ids = encode(tokenizer, texts)["input_ids"]
+    batches = [(part, padded(tokenizer, [ids[row] for row in part], 1)) for part in sorted_batches(ids, BATCH)]
     objective = Objective.of_model(classifier.config)
 
     def logits_of(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from peft import PeftModel
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
@@ -234,7 +235,7 @@ def _said(
 ) -> list[str]:
     """What the model says of each text, in a few words."""
     objective = Objective.of_model(model.config)
-    scores = calibration.apply(score_texts(model, tokenizer, texts), objective.task)
+    scores = calibration.apply(score_texts(model, tokenizer, texts, bar=tqdm(disable=True)), objective.task)
     if objective.task == "value":
         return [f"{objective.classes[0]} {number(score, None)}" for score in scores]
     if objective.task == "binary":

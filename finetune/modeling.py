@@ -1,6 +1,5 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
-import hashlib
 from pathlib import Path
 
 import peft
@@ -25,6 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
+from data_prep.prepare import files_hash
 from finetune.config import ModelConfig
 from finetune.objective import Objective
 from finetune.tokenization import first_line
@@ -91,10 +91,7 @@ def weights_hash(folder: str | Path) -> str | None:
     """Of the weights in a folder, None where it is a name of the hub: an adapter fits the weights it was trained on."""
     if not Path(folder).is_dir():
         return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return files_hash(Path(folder).glob("*.safetensors"))
 
 
 def pool_by_mean(model: PreTrainedModel) -> None:

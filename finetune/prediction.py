@@ -18,13 +18,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import xxhash
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
+from data_prep.prepare import files_hash
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.task import Population, show
@@ -129,16 +129,10 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
 
 def _origin(folder: Path, data: DataConfig) -> dict:
     """What the scores depend on beside the settings; answers of databases and of other addresses are not looked at."""
-    digest = xxhash.xxh3_128()
-    for path in sorted({path for pattern in READS for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(data) or []]
     read = {key: value for key, value in asdict(data).items() if key not in ("folder", "memory_limit")}
     return {
-        "model": digest.hexdigest(),
+        "model": files_hash({path for pattern in READS for path in folder.glob(pattern)}),
         "sources": [json.loads(json.dumps(read)), *expanded(data), key_mark(data)],
         "files": files,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.features import plain
-from data_prep.serializer import DAY_STEPS, EventSerializer, _phrase, event_starts
+from data_prep.serializer import DAY_STEPS, EventSerializer, aggregate_phrase, event_starts
 
 # What aggregates with short names are called; an event day is one with an event.
 AGGREGATES = {
@@ -74,7 +74,7 @@ def field_reading(part: str, field: str) -> str:
     name = field.removeprefix("target_")
     if name in AGGREGATES:
         return AGGREGATES[name].format("" if name == field else "target ")
-    return re.sub(r"^target(?= in )", "target events", _phrase(field))
+    return re.sub(r"^target(?= in )", "target events", aggregate_phrase(field))
 
 
 def _split_words(text: str, starts: list[int], serializer: EventSerializer) -> Iterator[tuple[int, str, str]]:
@@ -119,7 +119,7 @@ def _fits(phrase: str, field: str, serializer: EventSerializer) -> bool:
 
 def _says(phrase: str, name: str) -> bool:
     """Whether a phrase is the name and a number."""
-    return re.fullmatch(rf"{re.escape(_phrase(name))} -?[\d.]+(e[+-]\d+)?", phrase) is not None
+    return re.fullmatch(rf"{re.escape(aggregate_phrase(name))} -?[\d.]+(e[+-]\d+)?", phrase) is not None
 
 
 def _gap(value: str) -> str:

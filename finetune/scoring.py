@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BatchEncoding,
     PreTrainedTokenizerBase,
 )
 
@@ -31,9 +30,9 @@ from data_prep.task import Population
 from finetune.calibration import Calibration
 from finetune.modeling import pool_by_mean, weights_hash
 from finetune.objective import Objective, Scale
-from finetune.tokenization import encode, first_line
+from finetune.tokenization import encode, first_line, padded
 
-TASK = "task.json"
+TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 
 
 class EventClassifier:
@@ -266,15 +265,15 @@ def score_texts(
             the number of processes, and each gets all scores.
         bar: Counts texts; by default a bar of its own.
     """
-    encoded = _tokens(tokenizer, texts)
+    ids = _tokens(tokenizer, texts)
     own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     logits = np.zeros((len(texts), model.config.num_labels))
     counted = bar
     if bar is None:
         counted = tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text", disable=own > 0)
-    for i, rows in enumerate(sorted_batches(encoded, batch_size)):
+    for i, rows in enumerate(sorted_batches(ids, batch_size)):
         if i % all_processes == own:
-            batch = padded(tokenizer, encoded, rows)
+            batch = padded(tokenizer, [ids[row] for row in rows], 1)
             logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
         counted.update(len(rows))
     if bar is None:
@@ -284,25 +283,19 @@ def score_texts(
     return scores_of(model, logits)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, list]:
-    """input_ids and attention_mask by `encode`, which takes longer, as it looks for the events of every text."""
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The input_ids of `encode`, which takes longer, as it looks for the events of every text."""
     found = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
     long = [i for i, ids in enumerate(found) if len(ids) > tokenizer.model_max_length]
     for i, ids in zip(long, encode(tokenizer, [texts[i] for i in long])["input_ids"] if long else [], strict=True):
         found[i] = ids
-    return {"input_ids": found, "attention_mask": [[1] * len(ids) for ids in found]}
+    return found
 
 
-def sorted_batches(encoded: dict[str, list], size: int) -> list[np.ndarray]:
+def sorted_batches(ids: list[list[int]], size: int) -> list[np.ndarray]:
     """The rows of each batch, the shortest texts first, so that there is little padding."""
-    shortest_first = np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable")
+    shortest_first = np.argsort([len(text) for text in ids], kind="stable")
     return [shortest_first[start : start + size] for start in range(0, len(shortest_first), size)]
-
-
-def padded(tokenizer: PreTrainedTokenizerBase, encoded: dict[str, list], rows: np.ndarray) -> BatchEncoding:
-    """input_ids and attention_mask of some rows as tensors."""
-    columns = {key: [encoded[key][row] for row in rows] for key in ("input_ids", "attention_mask")}
-    return tokenizer.pad(columns, return_tensors="pt")
 
 
 def scores_of(model: torch.nn.Module, logits: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A pretrained tokenizer, or a word-level one trained on the training texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,17 +88,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, li
     return found
 
 
-def padded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> BatchEncoding:
+def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], multiple: int = 8) -> BatchEncoding:
     """Tensors input_ids and attention_mask of shape (texts, tokens) of texts by `encode`.
 
-    The number of tokens is a multiple of 8, which GPUs are fastest at, or model_max_length where that comes first: a
-    model may have no positions beyond it.
+    The number of tokens is a multiple of 8, which GPUs are fastest at in training, or of another number, or
+    model_max_length where that comes first: a model may have no positions beyond it.
     """
     longest = max(map(len, ids))
     return tokenizer.pad(
         {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]},
         padding="max_length",
-        max_length=min(-(-longest // 8) * 8, tokenizer.model_max_length),
+        max_length=min(-(-longest // multiple) * multiple, tokenizer.model_max_length),
         return_tensors="pt",
     )
 

@@ -31,6 +31,7 @@ from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepar
 from finetune.config import Experiment
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
+from finetune.scoring import TASK
 from finetune.tokenization import build_tokenizer, first_line
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
@@ -52,7 +53,6 @@ WITHOUT_EFFECT = {
     "dataloader_num_workers",
     "per_device_eval_batch_size",
 }
-TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 
