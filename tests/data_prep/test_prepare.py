@@ -435,7 +435,7 @@ def test_a_refused_change_keeps_the_old_output(shop):
     [
         ("read_events", KeyboardInterrupt),
         ("split_log", OSError("no space left on device")),
-        ("_content_hash", KeyboardInterrupt),
+        ("files_hash", KeyboardInterrupt),
         ("_card", OSError("no space left on device")),
     ],
 )
