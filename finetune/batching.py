@@ -19,6 +19,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import EvalLoopOutput
 
 from data_prep import InputError
 from data_prep.history import combined
@@ -203,6 +204,14 @@ class LengthGroupedTrainer(Trainer):
         if self.throughput:
             self.throughput.pause(time.perf_counter() - start)
         return metrics
+
+    def evaluation_loop(self, *arguments: object, **named: object) -> EvalLoopOutput:
+        """The loss of each example once: transformers averages batches, the last of which has some examples twice
+        where there are several processes."""
+        found = super().evaluation_loop(*arguments, **named)
+        loss = self.compute_loss_func({"logits": torch.tensor(found.predictions)}, torch.tensor(found.label_ids))
+        name = f"{named.get('metric_key_prefix', 'eval')}_loss"
+        return found._replace(metrics=found.metrics | {name: loss.item()})
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":

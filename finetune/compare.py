@@ -18,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from data_prep import InputError
 from finetune.batching import column_array
 from finetune.bootstrap import bootstrap, interval
+from finetune.checkpoints import WITHOUT_EFFECT
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
 from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report import page_template
-from finetune.train import WITHOUT_EFFECT
 from finetune.wording import FEW_POSITIVES, digits, listed, missing, number, short, span
 from finetune.wording import measure as wording
 

@@ -339,6 +339,11 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     if made.evaluation.threshold == "money" and made.evaluation.costs is None:
         parser.error("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+    if training["max_steps"] > 0 and training["num_train_epochs"] != TrainingArguments.num_train_epochs:
+        parser.error(
+            f"training.num_train_epochs {training['num_train_epochs']:g} would do nothing beside training.max_steps "
+            f"{training['max_steps']}; set max_steps to -1"
+        )
     if made.smoke:
         made.name += "-smoke"
         made.pretraining.max_steps = min(made.pretraining.max_steps, 10)

@@ -24,6 +24,7 @@ from finetune.baselines import Baselines, score_baselines
 from finetune.batching import column_array, prepared_manifest, read_split, sampled
 from finetune.bootstrap import INTERVALS, bootstrap, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
+from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.config import EvaluationConfig, Experiment
 from finetune.drift import drift
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
@@ -320,8 +321,9 @@ def _lengths(experiment: Experiment, texts: dict[str, pa.ChunkedArray]) -> dict[
 
 def _seconds(experiment: Experiment) -> dict[str, float]:
     """What the steps before took, where their logs say it."""
-    logs = {"pretrain": experiment.base_folder / "pretraining_log.json"}
-    logs["train"] = experiment.base_folder / "training_log.json"
+    logs = {"train": experiment.base_folder / "training_log.json"}
+    if experiment.pretraining.max_steps:
+        logs = {"pretrain": experiment.base_folder / PRETRAINED / PRETRAINING_LOG} | logs
     found = {}
     for step, path in logs.items():
         if path.is_file() and "seconds" in (log := json.loads(path.read_text(encoding="utf-8"))):

@@ -222,6 +222,7 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     settings = dict(settings)
     method = str(settings.pop("method", "")).upper()
     methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    methods.pop("POLY", None)  # wants to be told which of several tasks each example belongs to
     if method not in methods:
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
     if settings.get("inference_mode"):

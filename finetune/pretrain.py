@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import concatenate_datasets
@@ -10,19 +11,36 @@ from transformers import set_seed
 from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
+from finetune.checkpoints import (
+    PRETRAINED,
+    PRETRAINING_LOG,
+    Checksums,
+    begin,
+    checkpoint_to_resume,
+    refuse_other_run,
+    starts_anew,
+    told,
+)
 from finetune.config import Experiment
 from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
 from finetune.tokenization import build_tokenizer
-from finetune.train import PRETRAINED, pretraining_origin, refuse_strange_files, show_progress, training_arguments
+from finetune.train import pretraining_origin, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
     """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
     Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users whom the
-    task does not ask about. Returns None where pretraining.max_steps is 0.
+    task does not ask about. Where it was stopped it continues from its newest complete checkpoint (one every
+    training.save_steps steps), and where it had finished with the same settings and data nothing is done.
+
+    Returns:
+        The folder; None where pretraining.max_steps is 0.
+
+    Raises:
+        InputError: The data is not prepared, a setting does not fit, or the folder holds another run.
 
     Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, section 3.1, Task 1.
     """
@@ -32,16 +50,25 @@ def pretrain(experiment: Experiment) -> Path | None:
         return None
     arguments = training_arguments(
         experiment,
-        output_dir=str(experiment.run_folder / "checkpoints"),
+        output_dir=str(experiment.base_folder / "pretraining"),
         max_steps=settings.max_steps,
         learning_rate=settings.learning_rate,
         eval_strategy="no",
-        save_strategy="no",
+        save_strategy="no" if experiment.training["save_strategy"] == "no" else "steps",
         load_best_model_at_end=False,
         metric_for_best_model=None,
     )
-    refuse_strange_files(experiment.run_folder)
+    refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
+    folder, checkpoints = experiment.base_folder / PRETRAINED, Path(arguments.output_dir)
+    origin = {"training": _settings(experiment), "content_hash": manifest["content_hash"]}
+    anew = starts_anew(arguments.resume_from_checkpoint)
+    log = json.loads((folder / PRETRAINING_LOG).read_text(encoding="utf-8")) if folder.is_dir() else {}
+    if log.get("made_by") == origin and not anew:
+        print(f"{folder} is there already, made with the same settings from the same data")
+        return folder
+    arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
+    resume = checkpoint_to_resume(arguments, origin)
     limit = experiment.finetuning.max_train_examples
     texts = concatenate_datasets(
         [load_texts(experiment.data_folder, name, limit, columns=["text"]) for name in ("train", UNLABELLED)]
@@ -56,23 +83,37 @@ def pretrain(experiment: Experiment) -> Path | None:
         processing_class=tokenizer,
         data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit),
         compute_loss_func=mean_cross_entropy,
+        callbacks=[Checksums()],
     )
     show_progress(trainer, "pretrain")
-    seconds = trainer.train().metrics["train_runtime"]
-    folder = experiment.run_folder / PRETRAINED
-    last = Path(arguments.output_dir) / "last"
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        begin(checkpoints, origin, resume)
+    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+    last = checkpoints / "last"
     trainer.save_model(str(last))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
         with replacing(folder) as made:
             shutil.copytree(last, made, dirs_exist_ok=True)
-        shutil.rmtree(last)
-        log = {
-            "origin": pretraining_origin(experiment, manifest),
-            "examples": len(texts),
-            "steps": trainer.state.global_step,
-            "seconds": round(seconds, 1),
-            "history": trainer.state.log_history,
-        }
-        (experiment.run_folder / "pretraining_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+            log = {
+                "origin": pretraining_origin(experiment, manifest),
+                "made_by": origin,
+                "examples": len(texts),
+                "steps": trainer.state.global_step,
+                "seconds": round(seconds, 1),
+                "history": trainer.state.log_history,
+            }
+            (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(checkpoints)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _settings(experiment: Experiment) -> dict[str, str]:
+    """Those that pretraining depends on, as text by their names."""
+    own = {"max_steps", "num_train_epochs", "learning_rate", "metric_for_best_model", "load_best_model_at_end"}
+    others = {key: value for key, value in experiment.training.items() if key not in own}
+    kept = {key: value for key, value in others.items() if not key.startswith(("eval", "save"))}
+    settings = told(replace(experiment, training=kept))
+    used = ("model.", "pretraining.", "training.", "processes", "finetuning.max_train_examples")
+    return {key: value for key, value in settings.items() if key.startswith(used)}

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
+from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.metrics import LOWER_IS_BETTER
 from finetune.pictures import MODEL, PICTURE_STYLE
 from finetune.run_pictures import (
@@ -48,8 +49,8 @@ OPTIONAL = {"calibration": None, "profit": None, "by_cutoff": [], "slices": {}, 
 def write_report(run_folder: Path) -> Path:
     """Write run_folder/report.html, one file that asks for nothing else; the same inputs give the same bytes.
 
-    Reads metrics.json, predictions/test.parquet, training_log.json, config.yaml and, where there is one,
-    pretraining_log.json.
+    Reads metrics.json, predictions/test.parquet, training_log.json, config.yaml and, where the model was pretrained
+    in the run, pretrained/pretraining_log.json.
 
     Raises:
         InputError: One of the files is missing or old, or metrics and predictions are not of the same run.
@@ -60,8 +61,8 @@ def write_report(run_folder: Path) -> Path:
         raise InputError(f"{folder / 'metrics.json'} is of an older version; run scripts/evaluate.py again")
     training = json.loads(_existing(folder / "training_log.json").read_bytes())
     pretraining = {"steps": 0, "history": []}
-    if (folder / "pretraining_log.json").is_file():
-        pretraining = json.loads((folder / "pretraining_log.json").read_bytes())
+    if "pretrain" in metrics["made"].get("seconds", {}):
+        pretraining = json.loads(_existing(folder / PRETRAINED / PRETRAINING_LOG).read_bytes())
     test = metrics["test"]
     scorers = {MODEL: test} | test["baselines"]
     labels, scores, unscored = _predictions(_existing(folder / "predictions" / "test.parquet"), list(scorers))

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from transformers.trainer_utils import SaveStrategy
 
 from data_prep import InputError
 from finetune.batching import prepared_manifest
+from finetune.checkpoints import told
 from finetune.config import Experiment, parse_experiment
 from finetune.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
 from finetune.report import page_template
-from finetune.train import build_trainer, starting_point, told, training_arguments
+from finetune.train import AFTER_PRETRAINING, build_trainer, starting_point, training_arguments
+from finetune.wording import measure
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -98,9 +101,13 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
         raise InputError("sweep.space names no setting")
     for name, of in space.items():
         _check_range(name, of)
-        _check_name(name, yaml.safe_load(experiment.resolved))
+        _check_name(
+            name, {"training": experiment.training} | {key: asdict(getattr(experiment, key)) for key in SECTIONS[1:]}
+        )
     if experiment.pretraining.max_steps and (
-        pretrained := next((n for n in space if n.startswith("model.") and not n.startswith("model.peft.")), None)
+        pretrained := next(
+            (n for n in space if n.startswith("model.") and n.split(".")[1] not in AFTER_PRETRAINING), None
+        )
     ):
         raise InputError(
             f"sweep.space: {pretrained} would need a pretraining for each trial; set pretraining.max_steps to 0"
@@ -269,6 +276,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     best = study.best_trial if finished else None
+    metric = measure(metric, "binary")[0]
     if best:
         _replace(folder / "best.yaml", _changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):

@@ -73,7 +73,7 @@ def flops_per_token(model: nn.Module) -> int:
 
     Two a weight in the forward pass, two to pass the gradient on where something before is trained, and two for the
     gradient of the weight where it is trained itself: 6 a weight in all where everything is trained. Embeddings are
-    looked up and cost none.
+    looked up and cost none. Pooler and head count as if they saw every token: below 1 % of BERT-base.
     """
     flops, reached = 0, False
     for module in model.modules():  # BERT lists them in the order in which they are used

@@ -3,15 +3,12 @@
 import json
 import math
 import os
-import pickle
-import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -22,83 +19,84 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
+from finetune.checkpoints import (
+    PRETRAINED,
+    PRETRAINING_LOG,
+    Checksums,
+    begin,
+    checkpoint_to_resume,
+    finish,
+    made_by,
+    refuse_other_run,
+    starts_anew,
+    told,
+)
 from finetune.config import Experiment
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
 from finetune.scoring import TASK
 from finetune.tokenization import build_tokenizer, first_line
 
-ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
-RUN_FILES = re.compile(
-    r"(\..*|checkpoints|model|pretrained|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json|report\.html"
-    r"|(pre)?training_log\.json)"
-)
-# Settings that change nothing in the weights: with others a stopped run may go on.
-WITHOUT_EFFECT = {
-    "resume_from_checkpoint",
-    "report_to",
-    "run_name",
-    "project",
-    "disable_tqdm",
-    "log_level",
-    "log_level_replica",
-    "logging_steps",
-    "logging_strategy",
-    "dataloader_num_workers",
-    "per_device_eval_batch_size",
-}
+AFTER_PRETRAINING = ("peft", "freeze", "pooling")  # of the model section: what pretraining does not know
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
-PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 
 
 def train(experiment: Experiment) -> list[Path]:
     """Fine-tune the classifier and write runs/NAME/model: weights, tokenizer and serializer.
 
     The checkpoint with the best validation metric is kept. Also writes config.yaml and training_log.json. With several
-    seeds each has all of this in runs/NAME/seed-SEED. A run that was stopped continues where it was.
+    seeds each has all of this in runs/NAME/seed-SEED. A run that was stopped continues where it was; of several seeds
+    those that had finished are not trained again.
 
     Returns:
         The folder of the model, or of each seed's model.
 
     Raises:
-        InputError: The data is not prepared, pretraining has not run, or a setting does not fit.
+        InputError: The data is not prepared, pretraining has not run, a setting does not fit, or the folder holds
+            another run.
     """
-    return [_train(run) for run in experiment.runs()]
-
-
-def _train(experiment: Experiment) -> Path:
-    arguments = training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
-    refuse_strange_files(experiment.run_folder)
+    refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
-    origin = {"training": told(experiment), "content_hash": manifest["content_hash"]}
+    runs = [(run, {"training": told(run), "content_hash": manifest["content_hash"]}) for run in experiment.runs()]
+    finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
+    if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
+        finished = [False] * len(runs)
+    for (run, origin), done in zip(runs, finished, strict=True):
+        if not done:
+            _train(run, manifest, origin)
+    return [run.run_folder / "model" for run, _ in runs]
+
+
+def _checkpoints(experiment: Experiment) -> Path:
+    return experiment.run_folder / "checkpoints"
+
+
+def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
+    arguments = training_arguments(experiment, output_dir=str(_checkpoints(experiment)))
     resume = checkpoint_to_resume(arguments, origin)
     trainer, facts = build_trainer(experiment, arguments, manifest)
     trainable, total = (
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or every) for every in (False, True)
     )
     trainer.accelerator.wait_for_everyone()
-    marker = Path(arguments.output_dir) / ORIGIN
     if trainer.is_world_process_zero():
         print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
-        if not resume:
-            shutil.rmtree(arguments.output_dir, ignore_errors=True)  # checkpoints of an earlier run
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(origin | {"finished": False}), encoding="utf-8")
+        begin(_checkpoints(experiment), origin, resume)
     seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
     best = Path(arguments.output_dir) / "best"
     trainer.save_model(str(best))  # on every process, as sharded weights are gathered
     if trainer.is_world_process_zero():
         facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
         _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
-        marker.write_text(json.dumps(origin | {"finished": True}), encoding="utf-8")
+        finish(_checkpoints(experiment), origin)
     trainer.accelerator.wait_for_everyone()
-    return experiment.run_folder / "model"
 
 
 def build_trainer(
@@ -109,6 +107,12 @@ def build_trainer(
     limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
     texts = {split: load_texts(experiment.data_folder, split, limit) for split, limit in limits.items()}
     labels = {split: np.array(texts[split]["label"]) for split in texts}
+    best = arguments.metric_for_best_model
+    if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels["validation"])) < 2:
+        raise InputError(
+            f"all {len(labels['validation']):,} validation labels are {labels['validation'][0]}: no {best} tells the "
+            f"best checkpoint; choose another validation cutoff, or training.metric_for_best_model log_loss"
+        )
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     scale = None
     if objective.task == "value":
@@ -132,7 +136,7 @@ def build_trainer(
     }
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
     collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)
-    callbacks = [collator]
+    callbacks = [collator, Checksums()]
     if getattr(model, "peft_type", None) == "ADALORA":
         callbacks.append(BudgetCallback())
     if experiment.evaluation.patience and arguments.load_best_model_at_end:
@@ -219,8 +223,22 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     Raises:
         InputError: A value or a combination that transformers refuses.
     """
+    name = "-".join(part for part in (experiment.name, experiment.part) if part)
     settings = experiment.training | {"length_column_name": "length", "remove_unused_columns": False} | overrides
+    settings["run_name"] = settings["run_name"] or name
+    if settings["project"] == "huggingface":  # where trackio puts what names no project
+        settings["project"] = experiment.name
     objective = Objective.of(experiment.task.label, [])
+    if settings["push_to_hub"]:
+        raise InputError(
+            "training.push_to_hub would upload every checkpoint as it is; publish the model with scripts/publish.py"
+        )
+    if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
+        raise InputError(
+            f"training.label_smoothing_factor: a {objective.task} label has no classes to smooth; leave it at 0"
+        )
+    if experiment.finetuning.log_scale and objective.task != "value":
+        raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
     if settings["load_best_model_at_end"] or settings["save_strategy"] == "best":
         best = (settings["metric_for_best_model"] or objective.best).removeprefix("eval_")
         known = (*VALIDATION_METRICS[objective.task], "loss")
@@ -268,7 +286,7 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
             f"pretraining.max_steps to 0"
         )
-    log = json.loads((experiment.base_folder / "pretraining_log.json").read_text(encoding="utf-8"))
+    log = json.loads((folder / PRETRAINING_LOG).read_text(encoding="utf-8"))
     if log["origin"] != pretraining_origin(experiment, manifest):
         raise InputError(
             f"{folder} was made from other data or with other settings of model or pretraining; "
@@ -279,112 +297,19 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
 
 def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
     """What pretrained weights depend on."""
-    model = {key: value for key, value in asdict(experiment.model).items() if key not in ("peft", "freeze", "pooling")}
+    model = {key: value for key, value in asdict(experiment.model).items() if key not in AFTER_PRETRAINING}
     return {"content_hash": manifest["content_hash"], "model": model, "pretraining": asdict(experiment.pretraining)}
 
 
-def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | None:
-    """The checkpoint to continue from; None to start anew.
-
-    Args:
-        arguments: resume_from_checkpoint and output_dir.
-        origin: The settings and data of this run.
-
-    Raises:
-        InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
-    """
-    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
-    if asked and asked.lower() == "false":
-        return None
-    try:
-        made_by = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        made_by = {}
-    if not asked and made_by.get("finished", True):
-        return None
-    if asked and asked.lower() != "true":
-        if not _is_whole(Path(asked), arguments.save_only_model):
-            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
-        return asked
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    if checkpoints and made_by and made_by | {"finished": 0} != origin | {"finished": 0}:
-        old, new = ({**made["training"], "data": made["content_hash"]} for made in (made_by, origin))
-        changed = next(key for key in {**old, **new} if old.get(key) != new.get(key))
-        raise InputError(
-            f"{folder} holds a run that was stopped and had other settings ({changed}: {old.get(changed)}); give the "
-            f"same ones to continue it, --training.resume_from_checkpoint false to drop it, or another --name"
-        )
-    while checkpoints:
-        checkpoint = checkpoints.pop()
-        if _is_whole(checkpoint, arguments.save_only_model):
-            print(f"continuing from {checkpoint}")
-            return str(checkpoint)
-        what = "the one before it is taken" if checkpoints else "and there is none before it"
-        print(f"warning: {checkpoint} is damaged, {what}")
-    if asked:
-        raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
-    return None
-
-
-def _is_whole(checkpoint: Path, only_model: bool) -> bool:
-    """Whether a checkpoint has its files, and each has its full length: a kill in the middle of writing leaves a part.
-
-    Args:
-        checkpoint: Its folder.
-        only_model: Whether it was saved without the optimizer.
-    """
-    if not only_model and not all(any(checkpoint.glob(name)) for name in ("optimizer*", "scheduler.pt", "rng_state*")):
-        return False
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, "pt"):  # the header says how long the file must be
-                pass
-        for path in checkpoint.glob("*.pt*"):
-            torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError):
-        return False
-    return any(checkpoint.glob("*.safetensors")) or any(checkpoint.glob("pytorch_model_fsdp*"))
-
-
-def told(experiment: Experiment) -> dict:
-    """The settings that a run's weights depend on, as text by their names."""
-    settings = {"processes": os.environ.get("WORLD_SIZE", "1"), "evaluation.patience": experiment.evaluation.patience}
-    for section in ("task", "text", "model", "pretraining", "finetuning"):
-        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
-    settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
-    return {key: str(value) for key, value in settings.items()}
-
-
-def refuse_strange_files(folder: Path) -> None:
-    """A run writes into a folder of its own.
-
-    Raises:
-        InputError: The folder holds other things than a run's, among them models and checkpoints of other programs.
-    """
-    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
-    # What pretraining leaves there when it is killed is called last.
-    for name, mark, left in (("model", "serializer.json", set()), ("checkpoints", ORIGIN, {"last"})):
-        part = folder / name
-        if part.is_dir() and not (part / mark).is_file():
-            strange += [f"{name}/{path.name}" for path in sorted(part.iterdir()) if path.name not in left][:1]
-    if strange or (folder.exists() and not folder.is_dir()):
-        raise InputError(
-            f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
-            f"evaluation.folder"
-        )
-
-
 def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, facts: dict) -> None:
-    """Put the model in its place, with the log; a report must not show the pretraining of an earlier run."""
-    if not experiment.pretraining.max_steps:
-        (experiment.run_folder / "pretraining_log.json").unlink(missing_ok=True)
+    """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
         shutil.rmtree(folder / "predictions", ignore_errors=True)
         for name in ("metrics.json", "report.html"):
             (folder / name).unlink(missing_ok=True)
     with replacing(experiment.run_folder / "model") as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing here reads
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
         task = {key: manifest[key] for key in TASK_FACTS} | {"task": asdict(experiment.task)}

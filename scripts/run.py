@@ -11,6 +11,7 @@ import os
 
 from data_prep import InputError
 from data_prep.prepare import prepare
+from finetune.checkpoints import refuse_other_run
 from finetune.config import Experiment, command
 from finetune.evaluation import check_evaluation, evaluate, table
 from finetune.pretrain import pretrain
@@ -26,6 +27,7 @@ def main(experiment: Experiment) -> None:
         )
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)
+    refuse_other_run(experiment)
     check_evaluation(experiment)
     training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
     prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)

@@ -49,6 +49,7 @@ def test_every_config_of_the_repository_parses(config):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["--training.num_train_epochs", "5"], "num_train_epochs 5"),
         (["--text.max_evnts", "3"], "text.max_evnts"),
         (["--task.label.kind", "vanish"], "task.label.kind"),
         (["--model.max_tokens", "0"], "model.max_tokens"),

@@ -17,8 +17,8 @@ def losses(config: Path, runs: Path) -> dict[str, list[float]]:
     pretrain(run)
     train(run)
     found = {}
-    for name in ("pretraining", "training"):
-        log = json.loads((run.run_folder / f"{name}_log.json").read_text())
+    for name, path in (("pretraining", "pretrained/pretraining_log.json"), ("training", "training_log.json")):
+        log = json.loads((run.run_folder / path).read_text())
         found[name] = [entry["loss"] for entry in log["history"] if "loss" in entry]
         found[f"{name}_gradient_norm"] = [entry["grad_norm"] for entry in log["history"] if "grad_norm" in entry]
     found["validation"] = [entry["eval_loss"] for entry in log["history"] if "eval_loss" in entry]

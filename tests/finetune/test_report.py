@@ -167,7 +167,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
         "seeds": {"0": _metrics(task, 0.79, False), "1": _metrics(task, 0.78, False)},
         "made": {
             "date": "2025-11-22",
-            "seconds": {"train": 83.7},
+            "seconds": {"pretrain": 20.1, "train": 83.7},
             "device": "cpu",
             "processes": 1,
             "versions": {"torch": "2.9.1"},
@@ -209,7 +209,8 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     (folder / "training_log.json").write_text(json.dumps(log | {"history": []} if bare else log))
     if not bare:
         pretraining = {"steps": 20, "history": [{"loss": 5.0, "step": 10}, {"loss": 4.0, "step": 20}]}
-        (folder / "pretraining_log.json").write_text(json.dumps(pretraining))
+        (folder / "pretrained").mkdir()
+        (folder / "pretrained" / "pretraining_log.json").write_text(json.dumps(pretraining))
     (folder / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
     return folder
 

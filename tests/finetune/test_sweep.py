@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from data_prep import InputError
+from finetune.checkpoints import told
 from finetune.config import parse_experiment
+from finetune.pretrain import pretrain
 from finetune.sweep import changed, sweep
-from finetune.train import told, train
+from finetune.train import train
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
@@ -150,6 +152,15 @@ def test_a_value_of_another_type_ends_with_one_sentence(prepared, tmp_path, caps
 def test_a_setting_of_the_model_is_not_swept_on_one_pretraining(prepared, tmp_path):
     with pytest.raises(InputError, match=r"model\.from_scratch\.dropout .* pretraining\.max_steps"):
         sweep(experiment(prepared, tmp_path, RANGES, "--pretraining.max_steps", "4"))
+
+
+def test_settings_that_are_null_and_those_after_pretraining_can_be_swept(prepared, tmp_path):
+    space = {"model.freeze": {"choices": [0, 1]}, "model.pooling": {"choices": ["cls", "mean"]}}
+    pretrain(experiment(prepared, tmp_path, space, "--pretraining.max_steps", "4"))
+    sweep(experiment(prepared, tmp_path, space, "--sweep.trials", "1", "--pretraining.max_steps", "4"))
+    assert states(tmp_path) == ["COMPLETE"]
+    best = parse_experiment("", ["--config", str(tmp_path / "tiny/sweep/best.yaml")])
+    assert best.model.freeze == trials(tmp_path)[0].params["model.freeze"]
 
 
 def test_a_study_of_other_settings_is_refused(prepared, tmp_path):

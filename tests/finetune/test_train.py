@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,7 +26,7 @@ from finetune.pretrain import pretrain
 from finetune.report import write_report
 from finetune.scoring import load_classifier, score_texts
 from finetune.tokenization import load_tokenizer
-from finetune.train import train
+from finetune.train import train, training_arguments
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
@@ -49,7 +50,7 @@ def steps(runs: Path) -> np.ndarray:
 def evaluations(runs: Path) -> np.ndarray:
     """The metrics of each evaluation that are smooth in the scores; AUROC jumps where rounding swaps a near-tie."""
     found = [entry for entry in history(runs) if "eval_loss" in entry]
-    return np.array([(entry["eval_log_loss"], entry["eval_brier_score"]) for entry in found])
+    return np.array([[entry[f"eval_{name}"] for name in ("loss", "log_loss", "brier_score")] for entry in found])
 
 
 def validation_loss(experiment) -> float:
@@ -102,7 +103,7 @@ def test_masked_language_modelling_does_not_depend_on_accumulation_either(prepar
         arguments = ["--training.per_device_train_batch_size", str(size), "--model.from_scratch.dropout", "0"]
         arguments += ["--training.gradient_accumulation_steps", str(accumulation)]
         pretrain(experiment(prepared, tmp_path / name, *IN_ORDER, *arguments))
-        runs[name] = history(tmp_path / name, "pretraining_log.json")[0]["loss"]
+        runs[name] = history(tmp_path / name, "pretrained/pretraining_log.json")[0]["loss"]
     # Other tokens are masked, so the losses are alike but not equal; four times as large is what a wrong scale gives.
     assert runs["accumulated"] == pytest.approx(runs["one"], rel=0.1)
 
@@ -118,7 +119,33 @@ def test_pretraining_reads_the_histories_of_users_who_are_not_asked_too(tiny, tm
     assert len(others) >= 20
     vocabulary = load_tokenizer(pretrain(run), 64).get_vocab()
     assert "event_type=closed" in vocabulary
-    assert json.loads((tmp_path / "runs/tiny/pretraining_log.json").read_text())["examples"] == len(train) + len(others)
+    log = json.loads((tmp_path / "runs/tiny/pretrained/pretraining_log.json").read_text())
+    assert log["examples"] == len(train) + len(others)
+
+
+def test_pretraining_is_done_once_and_a_killed_one_continues(prepared, tmp_path, capsys):
+    saving = ["--pretraining.max_steps", "300", "--training.save_steps", "20"]
+    run = experiment(prepared, tmp_path, *saving)
+    command = [sys.executable, TRAIN.with_name("pretrain.py"), "--config", prepared, "--evaluation.folder", tmp_path]
+    process = subprocess.Popen([*map(str, [*command, *saving])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = run.run_folder / "pretraining"
+    while not (checkpoints / "checkpoint-40" / "checksums.json").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (run.run_folder / "pretrained").exists()
+    folder = pretrain(run)
+    assert f"continuing from {checkpoints}" in capsys.readouterr().out
+    log = json.loads((folder / "pretraining_log.json").read_text())
+    assert log["steps"] == 300
+    assert sorted({entry["step"] for entry in log["history"] if "loss" in entry}) == list(range(1, 301))
+    assert not checkpoints.exists()
+    made = folder.stat().st_mtime_ns
+    pretrain(experiment(prepared, tmp_path, *saving, "--training.learning_rate", "0.1"))  # is that of fine-tuning
+    assert folder.stat().st_mtime_ns == made
+    assert "is there already" in capsys.readouterr().out
+    pretrain(experiment(prepared, tmp_path, *saving, "--training.weight_decay", "0.1", "--pretraining.max_steps", "4"))
+    assert folder.stat().st_mtime_ns > made
 
 
 def test_pretraining_continues_a_checkpoint(prepared, tmp_path):
@@ -233,12 +260,29 @@ def test_a_run_that_failed_before_its_first_checkpoint_blocks_no_other_settings(
     train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0"))
 
 
-@pytest.mark.parametrize("broken", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp_path, capsys, broken):
+def shortened(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def zeroed(content: bytes) -> bytes:
+    """As after a machine stopped: the length is there, the last block is not."""
+    return content[:-20] + bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("broken", "how"),
+    [
+        ("model.safetensors", shortened),
+        ("optimizer.pt", zeroed),
+        ("model.safetensors", zeroed),
+        ("trainer_state.json", zeroed),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp_path, capsys, broken, how):
     checkpoints = stopped(prepared, tmp_path)
     weights = (checkpoints.parent / "model/model.safetensors").read_bytes()
     file = checkpoints / "checkpoint-8" / broken
-    file.write_bytes(file.read_bytes()[:-20])
+    file.write_bytes(how(file.read_bytes()))
     train(experiment(prepared, tmp_path, *SAVING))
     printed = capsys.readouterr().out
     assert f"{checkpoints / 'checkpoint-8'} is damaged" in printed
@@ -249,7 +293,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp
 def test_a_stopped_run_is_not_continued_with_other_settings_or_data(prepared, tmp_path, capsys):
     checkpoints = stopped(prepared, tmp_path)
     before = sorted(checkpoints.rglob("*"))
-    with pytest.raises(InputError, match=r"training\.learning_rate: 0\.001.* or another --name"):
+    with pytest.raises(InputError, match=r"training\.learning_rate: 0\.001.* choose another --name"):
         train(experiment(prepared, tmp_path, *SAVING, "--training.learning_rate", "0.01"))
     assert sorted(checkpoints.rglob("*")) == before
     train(experiment(prepared, tmp_path, *SAVING, "--training.logging_steps", "2"))
@@ -260,10 +304,39 @@ def test_a_stopped_run_is_not_continued_with_other_settings_or_data(prepared, tm
     assert "continuing" not in capsys.readouterr().out
 
 
-def test_a_finished_run_is_trained_anew(prepared, tmp_path, capsys):
+def test_a_finished_run_is_trained_anew_with_the_same_settings_only_unless_it_is_given_up(prepared, tmp_path, capsys):
+    (folder,) = train(experiment(prepared, tmp_path, *NO_CHANCE))
     train(experiment(prepared, tmp_path, *NO_CHANCE))
-    train(experiment(prepared, tmp_path, *NO_CHANCE, "--training.learning_rate", "0.01"))
     assert "continuing" not in capsys.readouterr().out
+    weights = (folder / "model.safetensors").read_bytes()
+    other = [*NO_CHANCE, "--training.learning_rate", "0.01"]
+    for step in (train, pretrain):
+        with pytest.raises(InputError, match=r"a finished run of other settings \(training\.learning_rate: 0\.001\)"):
+            step(experiment(prepared, tmp_path, *other, "--pretraining.max_steps", "4"))
+    assert (folder / "model.safetensors").read_bytes() == weights
+    train(experiment(prepared, tmp_path, *other, "--training.resume_from_checkpoint", "false"))
+    assert (folder / "model.safetensors").read_bytes() != weights
+
+
+def test_a_run_of_several_seeds_and_one_without_do_not_share_a_folder(prepared, tmp_path):
+    train(experiment(prepared, tmp_path / "one", *NO_CHANCE))
+    with pytest.raises(InputError, match="holds a run without --seeds"):
+        train(experiment(prepared, tmp_path / "one", *NO_CHANCE, "--seeds", "0", "1"))
+    train(experiment(prepared, tmp_path / "two", *NO_CHANCE, "--seeds", "0"))
+    with pytest.raises(InputError, match="holds a run of several --seeds"):
+        train(experiment(prepared, tmp_path / "two", *NO_CHANCE))
+
+
+def test_of_several_seeds_those_that_had_finished_are_not_trained_again(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, *NO_CHANCE, "--seeds", "0", "1")
+    train(run)
+    logs = [folder.parent / "training_log.json" for folder in train(run)]  # all had finished: trained anew
+    first, second = (path.stat().st_mtime_ns for path in logs)
+    marker = tmp_path / "tiny/seed-1/checkpoints/origin.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"finished": False}))
+    train(run)
+    assert logs[0].stat().st_mtime_ns == first
+    assert logs[1].stat().st_mtime_ns > second
 
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(prepared, tmp_path):
@@ -274,7 +347,9 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(prepared, tmp_path
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["thesis.docx"]
 
 
-@pytest.mark.parametrize("path", ["model/weights.bin", "checkpoints/checkpoint-4/model.safetensors"])
+@pytest.mark.parametrize(
+    "path", ["model/weights.bin", "checkpoints/checkpoint-4/model.safetensors", "pretrained/w.bin"]
+)
 @pytest.mark.parametrize("step", [train, pretrain])
 def test_a_model_and_checkpoints_of_another_program_are_refused_and_left_alone(prepared, tmp_path, path, step):
     strange = tmp_path / "tiny" / path
@@ -437,6 +512,8 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
         (["--training.seed", "-1"], "seed"),
         (["--training.gradient_accumulation_steps", "0"], "gradient_accumulation_steps"),
         (["--training.label_smoothing_factor", "1.5"], "label_smoothing_factor"),
+        (["--finetuning.log_scale", "true"], "log_scale"),
+        (["--training.push_to_hub", "true"], r"scripts/publish\.py"),
         (["--training.resume_from_checkpoint", "true"], "resume_from_checkpoint"),
         (["--training.resume_from_checkpoint", "nowhere"], "nowhere"),
         (["--finetuning.class_weights", '{"loss": 3}'], "loss"),
@@ -450,7 +527,10 @@ def test_a_setting_that_a_library_refuses_is_named(prepared, tmp_path, arguments
     assert not (tmp_path / "tiny").exists()
 
 
-@pytest.mark.parametrize(("peft", "named"), [({"method": "magic"}, "magic"), ({"method": "lora", "rank": 4}, "rank")])
+@pytest.mark.parametrize(
+    ("peft", "named"),
+    [({"method": "magic"}, "magic"), ({"method": "poly"}, "poly"), ({"method": "lora", "rank": 4}, "rank")],
+)
 def test_a_peft_method_or_field_that_peft_does_not_know_is_named(prepared, tmp_path, peft, named):
     pretrain(experiment(prepared, tmp_path))
     with pytest.raises(InputError, match=named):
@@ -476,15 +556,40 @@ def test_data_pretraining_and_model_of_other_settings_are_refused(tiny, tmp_path
         step(evaluate, *shorter)
     step(prepare_again, *shorter)
     with pytest.raises(InputError, match=r"run scripts/pretrain\.py"):
-        step(train, *shorter)
+        step(train, *shorter, "--training.resume_from_checkpoint", "false")
     with pytest.raises(InputError, match=r"other data .* run scripts/train\.py"):
         step(evaluate, *shorter)
 
 
-def test_a_run_without_pretraining_keeps_no_log_of_an_earlier_one(prepared, tmp_path):
+def test_a_report_shows_no_pretraining_that_the_model_did_not_have(prepared, tmp_path):
     pretrain(experiment(prepared, tmp_path))
-    train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0"))
-    assert not (tmp_path / "tiny" / "pretraining_log.json").exists()
+    run = experiment(prepared, tmp_path, "--pretraining.max_steps", "0")
+    train(run)
+    assert "pretrain" not in evaluate(run)["made"]["seconds"]
+    assert "Pretraining" not in write_report(run.run_folder).read_text()
+
+
+def test_validation_labels_that_are_all_alike_choose_no_checkpoint(prepared, tmp_path):
+    made = experiment(prepared, tmp_path / "runs", *NO_CHANCE)
+    shutil.copytree(made.data_folder, tmp_path / "data/tiny")
+    path = tmp_path / "data/tiny/validation.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.filter(pc.equal(rows["label"], 0)), path)
+    folder = ["--data.folder", str(tmp_path / "data")]
+    with pytest.raises(InputError, match=r"validation labels are 0: no auroc .* metric_for_best_model log_loss"):
+        train(experiment(prepared, tmp_path / "runs", *NO_CHANCE, *folder))
+    train(experiment(prepared, tmp_path / "runs", *NO_CHANCE, *folder, "--training.metric_for_best_model", "log_loss"))
+
+
+def test_smoothing_needs_classes(tiny):
+    with pytest.raises(InputError, match="a value label has no classes to smooth"):
+        train(labelled(tiny, "value", "--training.label_smoothing_factor", "0.1"))
+
+
+def test_trackers_know_a_run_by_its_name(prepared, tmp_path):
+    made = experiment(prepared, tmp_path, "--seeds", "3")
+    arguments = training_arguments(made.runs()[0], output_dir=str(tmp_path))
+    assert (arguments.project, arguments.run_name) == ("tiny", "tiny-seed-3")
 
 
 def test_training_before_preparing_or_pretraining_names_the_command_to_run(prepared, tiny, tmp_path):

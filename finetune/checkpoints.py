@@ -1,0 +1,195 @@
+"""Whose the folder of a run is, and which checkpoint a stopped run continues from."""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from data_prep import InputError
+from data_prep.prepare import files_hash
+from finetune.config import Experiment
+
+ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
+CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
+PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
+PRETRAINING_LOG = "pretraining_log.json"  # in there
+RUN_FILES = re.compile(
+    r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
+    r"|report\.html|training_log\.json)"
+)
+# Settings that change nothing in the weights: with others a stopped run may go on.
+WITHOUT_EFFECT = {
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "project",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "logging_steps",
+    "logging_strategy",
+    "dataloader_num_workers",
+    "per_device_eval_batch_size",
+}
+
+
+def told(experiment: Experiment) -> dict[str, str]:
+    """The settings that a run's weights depend on, as text by their names."""
+    settings = {"processes": os.environ.get("WORLD_SIZE", "1"), "evaluation.patience": experiment.evaluation.patience}
+    for section in ("task", "text", "model", "pretraining", "finetuning"):
+        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
+    settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
+    return {key: str(value) for key, value in settings.items()}
+
+
+def starts_anew(asked: str | None) -> bool:
+    """Whether training.resume_from_checkpoint says so."""
+    return bool(asked) and asked.lower() == "false"
+
+
+def made_by(folder: Path) -> dict:
+    """What `begin` and `finish` wrote about the checkpoints in a folder; empty where there are none."""
+    try:
+        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def refuse_other_run(experiment: Experiment) -> None:
+    """A run writes into a folder of its own, and replaces a finished one only where it has the same settings.
+
+    Raises:
+        InputError: The folder holds other things than a run's, among them models and checkpoints of other programs, or
+            a finished run of other settings, and training.resume_from_checkpoint is not false.
+    """
+    for run in experiment.runs():
+        _refuse_strange_files(run.run_folder)
+        origin = made_by(run.run_folder / "checkpoints")
+        if origin.get("finished") and not starts_anew(run.training["resume_from_checkpoint"]):
+            _refuse_other_settings(run.run_folder, "a finished run of other settings", origin["training"], told(run))
+    base = experiment.base_folder
+    if (base / "model").is_dir() if experiment.seeds else [*base.glob("seed-*/model")]:
+        raise InputError(
+            f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
+        )
+
+
+def _refuse_strange_files(folder: Path) -> None:
+    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    for name, mark in (
+        ("model", "serializer.json"),
+        ("checkpoints", ORIGIN),
+        ("pretraining", ORIGIN),
+        (PRETRAINED, PRETRAINING_LOG),
+    ):
+        part = folder / name
+        if part.is_dir() and not (part / mark).is_file():
+            strange += [f"{name}/{path.name}" for path in sorted(part.iterdir())][:1]
+    if strange or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
+            f"evaluation.folder"
+        )
+
+
+def _refuse_other_settings(folder: Path, what: str, old: dict[str, str], new: dict[str, str]) -> None:
+    changed = next((key for key in {**old, **new} if old.get(key) != new.get(key)), None)
+    if changed:
+        raise InputError(
+            f"{folder} holds {what} ({changed}: {old.get(changed)}); give the same ones, choose another --name, or "
+            f"replace it with --training.resume_from_checkpoint false"
+        )
+
+
+def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | None:
+    """The checkpoint to continue from; None to start anew.
+
+    Args:
+        arguments: resume_from_checkpoint and output_dir.
+        origin: The settings and data of this run.
+
+    Raises:
+        InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
+    """
+    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
+    if starts_anew(asked):
+        return None
+    if asked and asked.lower() != "true":
+        if not _is_whole(Path(asked), arguments.save_only_model):
+            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
+        return asked
+    earlier = made_by(folder)
+    if not asked and earlier.get("finished", True):
+        return None
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if checkpoints and earlier:
+        old, new = ({**made["training"], "data": made["content_hash"]} for made in (earlier, origin))
+        _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
+    while checkpoints:
+        checkpoint = checkpoints.pop()
+        if _is_whole(checkpoint, arguments.save_only_model):
+            print(f"continuing from {checkpoint}")
+            return str(checkpoint)
+        what = "the one before it is taken" if checkpoints else "and there is none before it"
+        print(f"warning: {checkpoint} is damaged, {what}")
+    if asked:
+        raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
+    return None
+
+
+def begin(folder: Path, origin: dict, resume: str | None) -> None:
+    """Say whose the checkpoints are from now on; those of an earlier run go, unless this one continues from one."""
+    if folder.is_dir() and not resume:
+        gone = folder.with_name(f".{folder.name}")  # renamed first: a kill in between leaves no checkpoint unclaimed
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / ORIGIN, origin | {"finished": False})
+
+
+def finish(folder: Path, origin: dict) -> None:
+    """Say that the run has finished: the same command again starts anew."""
+    _write(folder / ORIGIN, origin | {"finished": True})
+
+
+class Checksums(TrainerCallback):
+    """Writes into each checkpoint what its files contain, by which damage is seen before a run continues from it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object) -> None:
+        """The Trainer has written a checkpoint."""
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            _write(checkpoint / CHECKSUMS, _checksums(checkpoint))
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """Of each file; the random states of other processes, and shards in folders, may still be written meanwhile."""
+    files = (path for path in checkpoint.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    return {path.name: files_hash([path]) for path in files if not re.match(r"rng_state_[1-9]", path.name)}
+
+
+def _is_whole(checkpoint: Path, only_model: bool) -> bool:
+    """Whether a checkpoint has the files that were written, unchanged.
+
+    Args:
+        checkpoint: Its folder.
+        only_model: Whether it was saved without the optimizer.
+    """
+    try:
+        written = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
+        found = _checksums(checkpoint)
+    except (OSError, ValueError):
+        return False
+    return written == found and (only_model or any(checkpoint.glob("optimizer*")))
+
+
+def _write(path: Path, content: dict) -> None:
+    """Whole or not at all."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(json.dumps(content), encoding="utf-8")
+    new.replace(path)
