@@ -16,7 +16,7 @@ from data_prep import InputError
 from data_prep.events import Count, EventLog, quote
 from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types
 from data_prep.history import EPOCH, combined, microseconds
-from data_prep.serializer import EventSerializer, TextConfig, check_fields
+from data_prep.serializer import EventSerializer, TextConfig, TextField, check_fields
 from data_prep.task import (
     SPLITS,
     LabelRule,
@@ -220,7 +220,8 @@ def fit_examples(
     check_task(con, count, task, log.fields)
     before = cutoffs["train"][-1]
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
-    features = Features(task.label.where, log.fields, kinds, frequent_types(count, before))
+    min_users = text.fields.get("event_type", TextField()).min_users
+    features = Features(task.label.where, log.fields, kinds, frequent_types(count, before, min_users))
     aggregates = aggregate_names(features)
     rule = LabelRule(task, log.fields, fit_classes(count, task, log.fields, cutoffs["train"]))
     serializer = EventSerializer.fit(con, text, features, before)

@@ -93,14 +93,24 @@ def field_kinds(types: dict[str, str], specs: dict[str, dict]) -> dict[str, str]
     return kinds
 
 
-def frequent_types(count: Count, before: datetime) -> list[str]:
-    """The most frequent event types of the training history, as words; none where the log has a single one."""
+def frequent_types(count: Count, before: datetime, min_users: int) -> list[str]:
+    """The most frequent event types of the training history, as words; none where the log has a single one.
+
+    Types of fewer than `min_users` users are not among them: aggregates, and with them whatever is published, name no
+    rare value.
+    """
+    past = f"FROM log WHERE event_time < {timestamp(before)}"
     counts = count(
         f"""SELECT {word("event_type")} AS type_word, CAST(sum(n) AS BIGINT)
-            FROM (SELECT event_type, count(*) AS n FROM log WHERE event_time < {timestamp(before)} GROUP BY event_type)
+            FROM (SELECT event_type, count(*) AS n {past} GROUP BY event_type)
             WHERE type_word <> '' GROUP BY type_word"""
     )
-    return most_frequent(counts, MAX_TYPES) if len(counts) > 1 else []
+    users = count(
+        f"""SELECT type_word, count(*) FROM (SELECT DISTINCT user_id, {word("event_type")} AS type_word {past})
+            GROUP BY type_word"""
+    )
+    kept = {name: events for name, events in counts.items() if users[name] >= min_users}
+    return most_frequent(kept, MAX_TYPES) if len(kept) > 1 else []
 
 
 def aggregate_names(features: Features) -> list[str]:

@@ -136,6 +136,13 @@ def replacing(folder: Path) -> Iterator[Path]:
         os.rename(made, folder)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all, whenever the process ends."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, encoding="utf-8", newline="\n")
+    new.replace(path)
+
+
 def _is_running(process: str) -> bool:
     try:
         os.kill(int(process), 0)

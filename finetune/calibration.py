@@ -1,6 +1,7 @@
 """Scores -> calibrated probabilities, and the score from which a user counts as positive; fitted on validation."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, precision_recall_curve
 
 from data_prep import InputError
+from data_prep.prepare import write_whole
 
 FILE = "calibration.json"
 STEPS = 100  # shares of the rows at which profit is given
@@ -82,7 +84,7 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write calibration.json beside the model."""
-        (Path(folder) / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(Path(folder) / FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
@@ -109,23 +111,28 @@ def choose_threshold(
     """The score from which on a validation row counts as positive.
 
     Args:
-        by: f1: the highest F1. budget: the highest-scored share `budget` of the rows. money: the highest profit, where
-            each row above costs `contact` and each positive one among them brings `kept`.
+        by: f1: the highest F1. budget: the highest-scored share `budget` of the rows, or fewer where equal scores would
+            exceed it. money: the highest profit, where each row above costs `contact` and each positive one among them
+            brings `kept`.
         labels: 0 or 1, of shape (rows,).
         scores: Calibrated, of shape (rows,).
         budget: A share of the rows.
         contact: Cost of a contact.
         kept: What a contacted positive brings.
+
+    Returns:
+        A score; one above all where no contact pays, or where more rows than the budget share the highest score.
     """
+    nobody = float(np.nextafter(scores.max(), np.inf))
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.diff(scores[order]) != 0, True)  # rows of equal scores are contacted together
     if by == "budget":
-        return float(np.quantile(scores, 1 - budget, method="higher"))
+        fitting = np.flatnonzero(ends[: math.floor(budget * len(scores) + 1e-9)])
+        return float(scores[order[fitting[-1]]]) if len(fitting) else nobody
     if by == "money":
-        order = np.argsort(-scores, kind="stable")
         profit = np.cumsum(kept * labels[order] - contact)
-        ends = np.append(np.diff(scores[order]) != 0, True)  # rows of equal scores are contacted together
         best = int(np.argmax(np.where(ends, profit, -np.inf)))
-        # Where no contact pays, nobody counts as positive.
-        return float(scores[order[best]]) if profit[best] > 0 else float(np.nextafter(scores.max(), np.inf))
+        return float(scores[order[best]]) if profit[best] > 0 else nobody
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(total)), where=total > 0)[:-1]
@@ -139,12 +146,14 @@ def profit_curve(
     contact: float,
     kept_customer: float,
     resamples: int,
+    threshold: float | None = None,
     seed: int = 0,
 ) -> dict:
     """The expected profit of contacting the rows with the highest scores, for each share of the rows.
 
-    Each contacted row costs `contact`; each positive one among them brings `kept_customer` on average. Intervals
-    resample whole users, with the rows of each step of a hundredth kept together.
+    Each contacted row costs `contact`; each positive one among them brings `kept_customer` on average. Rows of equal
+    scores are contacted in random order. Intervals resample whole users, with the rows of each step of a hundredth kept
+    together.
 
     Args:
         labels: 0 or 1, of shape (rows,).
@@ -153,34 +162,49 @@ def profit_curve(
         contact: Cost of a contact.
         kept_customer: What a contacted positive brings.
         resamples: Of the bootstrap.
+        threshold: The score from which on a row is contacted, as validation chose it.
         seed: Of the bootstrap.
 
     Returns:
-        contact, kept_customer, shares, profits, interval_low and interval_high of shape (shares,), and the best share
-        with its profit.
+        contact, kept_customer, shares, profits, interval_low and interval_high of shape (shares,); the best share with
+        its profit, which looks better than it is, as these rows chose it; and share_at_threshold,
+        profit_at_threshold and profit_at_threshold_interval, NaN without a threshold.
     """
     steps = min(STEPS, len(labels))
-    order = np.argsort(-scores, kind="stable")
+    generator, drawn = np.random.default_rng(seed), []
+    order = np.lexsort((generator.random(len(labels)), -scores))
     step = np.empty(len(labels), np.int64)
     step[order] = np.arange(len(labels)) * steps // len(labels)
     _, user = np.unique(users, return_inverse=True)
-    # What a user's rows of each step earn: with it, a resample is one product.
-    earned = coo_array((kept_customer * labels - contact, (user, step)), shape=(user.max() + 1, steps)).tocsr()
+    chosen = np.zeros(len(labels), bool) if threshold is None else scores >= threshold
+    # What a user's rows of each step earn, and last those that are chosen: with it, a resample is one product.
+    worth = kept_customer * labels - contact
+    place = (np.append(user, user[chosen]), np.append(step, np.full(chosen.sum(), steps)))
+    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(user.max() + 1, steps + 1)).tocsr()
     # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
-    generator, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])
-        drawn.append(np.cumsum(times @ earned))
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps), np.nan)
-    profits, shares = np.cumsum(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
-    best = int(np.argmax(profits))
+        drawn.append(_added(times @ earned))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps + 1), np.nan)
+    profits, shares = _added(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
+    *profits, at_threshold = profits.tolist()
+    (*low, low_chosen), (*high, high_chosen) = low.tolist(), high.tolist()
+    best, told = int(np.argmax(profits)), threshold is not None
     return {
         "contact": contact,
         "kept_customer": kept_customer,
         "shares": [0.0, *shares.tolist()],
-        "profits": [0.0, *profits.tolist()],
-        "interval_low": [0.0, *low.tolist()],
-        "interval_high": [0.0, *high.tolist()],
+        "profits": [0.0, *profits],
+        "interval_low": [0.0, *low],
+        "interval_high": [0.0, *high],
         "best_share": float(shares[best]) if profits[best] > 0 else 0.0,
         "best_profit": float(max(profits[best], 0.0)),
+        "share_at_threshold": float(chosen.mean()) if told else math.nan,
+        "profit_at_threshold": at_threshold if told else math.nan,
+        "profit_at_threshold_interval": [low_chosen, high_chosen] if told else [math.nan] * 2,
     }
+
+
+def _added(earned: np.ndarray) -> np.ndarray:
+    """What the steps earn one after the other, and the last entry as it is."""
+    return np.append(np.cumsum(earned[:-1]), earned[-1])

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data_prep import InputError
-from data_prep.prepare import files_hash
+from data_prep.prepare import files_hash, write_whole
 from finetune.config import Experiment
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
@@ -149,12 +149,12 @@ def begin(folder: Path, origin: dict, resume: str | None) -> None:
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / ORIGIN, origin | {"finished": False})
+    write_whole(folder / ORIGIN, json.dumps(origin | {"finished": False}))
 
 
 def finish(folder: Path, origin: dict) -> None:
     """Say that the run has finished: the same command again starts anew."""
-    _write(folder / ORIGIN, origin | {"finished": True})
+    write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
 
 
 class Checksums(TrainerCallback):
@@ -164,7 +164,7 @@ class Checksums(TrainerCallback):
         """The Trainer has written a checkpoint."""
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            _write(checkpoint / CHECKSUMS, _checksums(checkpoint))
+            write_whole(checkpoint / CHECKSUMS, json.dumps(_checksums(checkpoint)))
 
 
 def _checksums(checkpoint: Path) -> dict[str, str]:
@@ -186,10 +186,3 @@ def _is_whole(checkpoint: Path, only_model: bool) -> bool:
     except (OSError, ValueError):
         return False
     return written == found and (only_model or any(checkpoint.glob("optimizer*")))
-
-
-def _write(path: Path, content: dict) -> None:
-    """Whole or not at all."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(path)

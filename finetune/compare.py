@@ -16,6 +16,7 @@ import yaml
 from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
+from data_prep.prepare import write_whole
 from finetune.batching import column_array
 from finetune.bootstrap import bootstrap, interval
 from finetune.checkpoints import WITHOUT_EFFECT
@@ -292,7 +293,7 @@ def write_page(compared: dict, path: Path) -> Path:
         pictures=pictures,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    write_whole(path, page)
     return path
 
 

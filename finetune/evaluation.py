@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from data_prep import InputError
-from data_prep.prepare import replacing
+from data_prep.prepare import replacing, write_whole
 from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines
 from finetune.batching import column_array, prepared_manifest, read_split, sampled
@@ -75,6 +75,9 @@ def evaluate(experiment: Experiment) -> dict | None:
     rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
     labels = {split: column_array(table["label"]) for split, table in rows.items()}
     users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
+    groups = {}
+    if settings.slices and accelerator.is_main_process:  # first, as they may be refused
+        groups = slice_values(experiment, rows["test"])
     raw = [_score_run(run, manifest, rows, accelerator) for run in experiment.runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -82,9 +85,12 @@ def evaluate(experiment: Experiment) -> dict | None:
     fitted = [Calibration.fit(settings.calibration, task, labels["validation"], run["validation"]) for run in raw]
     by_run = [{split: how.apply(run[split], task) for split in SCORED} for how, run in zip(fitted, raw, strict=True)]
     scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
-    _save_calibration(experiment, task, fitted, by_run, labels["validation"])
     threshold = _threshold(settings, task, labels["validation"], scores["validation"])
-
+    if threshold is not None and threshold > scores["validation"].max():
+        why = (
+            "no contact pays" if settings.threshold == "money" else "more rows than the budget share the highest score"
+        )
+        print(f"warning: no row counts as positive, as {why}")
     baselines = score_baselines(
         experiment.data_folder, manifest, limits, model_scores=scores if settings.stack else None
     )
@@ -120,10 +126,10 @@ def evaluate(experiment: Experiment) -> dict | None:
     test = (labels["test"], scores["test"], users["test"])
     metrics["profit"] = None
     if settings.costs and task == "binary":
-        metrics["profit"] = profit_curve(*test, **asdict(settings.costs), resamples=settings.bootstrap)
+        costs = asdict(settings.costs)
+        metrics["profit"] = profit_curve(*test, **costs, resamples=settings.bootstrap, threshold=threshold)
     cutoffs = rows["test"]["cutoff"].to_numpy()
     metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, deviation=deviation)
-    groups = slice_values(experiment, rows["test"]) if settings.slices else {}
     metrics["slices"] = {
         name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, deviation=deviation)
         for name, values in groups.items()
@@ -150,8 +156,8 @@ def evaluate(experiment: Experiment) -> dict | None:
         "splits": {split: manifest["splits"][split]["rows"] for split in SPLITS},
     }
     metrics = without_nan(metrics)
-    path = experiment.run_folder / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _save_calibration(experiment, task, fitted, by_run, labels["validation"])
+    write_whole(experiment.run_folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     write_model_card(experiment.run_folder)
     accelerator.wait_for_everyone()
     return metrics

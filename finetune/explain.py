@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, condition, connect, timestamp
+from data_prep.prepare import write_whole
 from data_prep.serving import parse_cutoff, read_past
 from data_prep.task import parse_duration, show
 from finetune.attribution import Attribution, attribute, deletion_test
@@ -194,8 +195,8 @@ def write_page(explanation: dict, path: Path) -> Path:
     }
     page = page_template("explain.html.jinja").render(explanation, x=explanation, lists=lists, fewest=FEWEST)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
-    path.with_suffix(".json").write_text(json.dumps(explanation, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, page)
+    write_whole(path.with_suffix(".json"), json.dumps(explanation, indent=1) + "\n")
     return path
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
-from data_prep.prepare import files_hash
+from data_prep.prepare import files_hash, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.task import Population, show
@@ -112,7 +112,7 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
         return
     shutil.rmtree(_finished(work), ignore_errors=True)  # of a command that was killed behind its last step
     found = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if found - {"lock", "log", "spill", f"{PLAN}.unfinished"} and not (work / PLAN).is_file():
+    if found - {"lock", "log", "spill", f".{PLAN}"} and not (work / PLAN).is_file():
         raise InputError(f"{work} holds something else than parts of scores; move it or choose another --output")
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
@@ -163,9 +163,7 @@ def _plan(
             log = read_past(con, data, serializer, cutoff, called)
             users = write_past(con, log, work / "log", part_users)
         plan = {"origin": origin, "users": {str(part): count for part, count in users.items()}, "notes": log.notes()}
-        unfinished = work / f"{PLAN}.unfinished"
-        unfinished.write_text(json.dumps(plan) + "\n", encoding="utf-8")
-        os.replace(unfinished, work / PLAN)
+        write_whole(work / PLAN, json.dumps(plan) + "\n")
     for note in plan["notes"]:
         print(note)
     done = sum(_scores(work, int(part)).is_file() for part in plan["users"])

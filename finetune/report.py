@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
+from data_prep.prepare import write_whole
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.metrics import LOWER_IS_BETTER
 from finetune.pictures import MODEL, PICTURE_STYLE
@@ -95,7 +96,7 @@ def write_report(run_folder: Path) -> Path:
         pretraining=pretraining,
         config=_existing(folder / "config.yaml").read_text(encoding="utf-8"),
     )
-    (folder / "report.html").write_text(page, encoding="utf-8", newline="\n")
+    write_whole(folder / "report.html", page)
     return folder / "report.html"
 
 

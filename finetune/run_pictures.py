@@ -40,6 +40,10 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     axes.axhline(0, label="No contact", **THIN)
     if not missing(profit["best_share"]):
         axes.plot(profit["best_share"], profit["best_profit"], "o", color=INK, markersize=7, label="Best", zorder=6)
+    chosen = profit.get("share_at_threshold")
+    if not missing(chosen):
+        at = (chosen, profit["profit_at_threshold"])
+        axes.plot(*at, "D", color=INK, markerfacecolor="none", markersize=8, label="At the threshold", zorder=6)
     axes.set(xlim=(0, 1), xlabel="Share of the rows contacted, highest scores first", ylabel="Profit on the test rows")
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter("{x:,.6g}")
@@ -47,9 +51,16 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
     at = profit["shares"].index(profit["best_share"]) if profit["best_share"] in profit["shares"] else None
     bounds = "" if at is None else f" (95\u00a0% interval {span([low[at], high[at]], None)})"
-    reading = (
-        f"These test rows would have earned most, {number(profit['best_profit'], None)}{bounds}, by contacting the top "
-        f"{percent(profit['best_share'], 1)}, {costs}; contacting all would have earned "
+    reading = ""
+    if not missing(chosen):
+        reading = (
+            f"With the threshold that validation chose, {percent(chosen, 1)} are contacted and earn "
+            f"{number(profit['profit_at_threshold'], None)} (95\u00a0% interval "
+            f"{span(profit['profit_at_threshold_interval'], None)}). "
+        )
+    reading += (
+        f"Looking back, these test rows would have earned most, {number(profit['best_profit'], None)}{bounds}, by "
+        f"contacting the top {percent(profit['best_share'], 1)}, {costs}; contacting all would have earned "
         f"{number(profit['profits'][-1], None)}."
     )
     alt = f"Curve of the expected profit over the share contacted, with its interval. {reading}"

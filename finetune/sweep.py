@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from data_prep import InputError
+from data_prep.prepare import write_whole
 from finetune.batching import prepared_manifest
 from finetune.checkpoints import told
 from finetune.config import Experiment, parse_experiment
@@ -278,7 +279,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     best = study.best_trial if finished else None
     metric = measure(metric, "binary")[0]
     if best:
-        _replace(folder / "best.yaml", _changed_yaml(experiment, best.params))
+        write_whole(folder / "best.yaml", _changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
         pictures += [
@@ -298,14 +299,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
         pictures=pictures,
         config=folder / "best.yaml",
     )
-    _replace(folder / "sweep.html", page)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all, whenever the process ends."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    new.replace(path)
+    write_whole(folder / "sweep.html", page)
 
 
 def _value(trial: "FrozenTrial") -> float | None:

@@ -120,7 +120,7 @@ class Shop:
         """
         with self.log(rows) as (con, log):
             kinds = kinds or field_kinds(log.fields, {})
-            types = frequent_types(count_on(con), cutoff) if types is None else types
+            types = frequent_types(count_on(con), cutoff, 1) if types is None else types
             fitted = serializer
             if not isinstance(serializer, EventSerializer):
                 config = serializer or TextConfig(header=[], fields={})

@@ -179,14 +179,22 @@ def test_only_the_most_frequent_types_of_the_training_history_are_counted_apart(
     with connect() as con:
         read_events(con, shop.data(rows))
         count = count_on(con)
-        assert frequent_types(count, shop.day(3)) == ["kind_11", *(f"kind_{i:02}" for i in range(MAX_TYPES - 1))]
-        assert frequent_types(count, shop.day(3.1))[0] == "later"
+        assert frequent_types(count, shop.day(3), 1) == ["kind_11", *(f"kind_{i:02}" for i in range(MAX_TYPES - 1))]
+        assert frequent_types(count, shop.day(3.1), 1)[0] == "later"
+
+
+def test_a_type_of_few_users_is_not_counted_apart(shop):
+    rows = [shop.event(user, 1, kind) for user in "abcde" for kind in ("view", "buy")]
+    rows += [shop.event("d", 1, "visit of Mrs Miller")] * 50
+    with connect() as con:
+        read_events(con, shop.data(rows))
+        assert frequent_types(count_on(con), shop.day(2), 5) == ["buy", "view"]
 
 
 def test_a_single_type_gets_no_counts_of_its_own(shop):
     with connect() as con:
         read_events(con, shop.data([shop.event("a", 1, "view"), shop.event("a", 3, "buy")]))
-        assert frequent_types(count_on(con), shop.day(2)) == []
+        assert frequent_types(count_on(con), shop.day(2), 1) == []
 
 
 def test_kinds_come_from_the_text_fields_and_else_from_the_types():

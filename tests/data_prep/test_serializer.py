@@ -429,7 +429,7 @@ def test_the_words_of_an_event_do_not_depend_on_the_cutoff(shop, fitted):
     assert late.endswith(early)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(PAST, FUTURE)
 def test_one_user_by_hand_gives_the_text_and_the_aggregates_of_the_batch(shop, fitted, past, future):
     rows = moved(shop, past) + moved(shop, future) + [shop.event("c", 0, items=1)]

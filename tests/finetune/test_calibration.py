@@ -89,6 +89,14 @@ def test_a_budget_contacts_that_share_and_no_more(share):
     assert share - 0.002 <= contacted <= share
 
 
+def test_equal_scores_never_exceed_a_budget():
+    labels, scores = overconfident(1000)
+    steps = scores.round(1)
+    contacted = (steps >= choose_threshold("budget", labels, steps, 0.1)).mean()
+    assert contacted == max(share for share in [(steps >= limit).mean() for limit in [2.0, *steps]] if share <= 0.1)
+    assert not (np.ones(1000) >= choose_threshold("budget", labels, np.ones(1000), 0.1)).any()
+
+
 def profits(labels, scores, contact, kept):
     return {limit: (kept * labels - contact)[scores >= limit].sum() for limit in scores}
 
@@ -118,6 +126,26 @@ def test_the_profit_curve_ends_with_everybody_and_its_best_is_the_highest():
     assert curve["profits"][tenth] == pytest.approx((2.5 * labels - 1)[order[:100]].sum())
     inside = np.array(curve["interval_low"]) <= curve["profits"], curve["profits"] <= np.array(curve["interval_high"])
     assert np.mean(inside) > 0.95
+
+
+def test_the_profit_of_the_threshold_is_that_of_the_rows_that_reach_it():
+    labels, scores = overconfident(1000)
+    curve = profit_curve(labels, scores, np.arange(1000) // 2, 1, 2.5, 200, threshold=0.4)
+    chosen = scores >= 0.4
+    assert curve["share_at_threshold"] == chosen.mean()
+    assert curve["profit_at_threshold"] == pytest.approx((2.5 * labels - 1)[chosen].sum())
+    low, high = curve["profit_at_threshold_interval"]
+    assert low < curve["profit_at_threshold"] < high
+    assert np.isnan(profit_curve(labels, scores, np.arange(1000), 1, 2.5, 10)["profit_at_threshold"])
+
+
+def test_the_order_of_rows_of_equal_scores_earns_nothing():
+    labels = np.sort(np.arange(1000) % 2)[::-1]  # the positive ones first
+    for ordered in (labels, labels[::-1]):
+        curve = profit_curve(ordered, np.ones(1000), np.arange(1000), 1, 2, 10)
+        assert (
+            np.abs(curve["profits"]).max() < 100
+        )  # the positive ones first would earn 500, last they would lose as much
 
 
 def test_fewer_rows_than_steps_and_no_profit_have_a_curve():

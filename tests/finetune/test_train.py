@@ -311,7 +311,7 @@ def test_a_finished_run_is_trained_anew_with_the_same_settings_only_unless_it_is
     weights = (folder / "model.safetensors").read_bytes()
     other = [*NO_CHANCE, "--training.learning_rate", "0.01"]
     for step in (train, pretrain):
-        with pytest.raises(InputError, match=r"a finished run of other settings \(training\.learning_rate: 0\.001\)"):
+        with pytest.raises(InputError, match=r"a finished run of other settings \(pretraining\.max_steps: 0\)"):
             step(experiment(prepared, tmp_path, *other, "--pretraining.max_steps", "4"))
     assert (folder / "model.safetensors").read_bytes() == weights
     train(experiment(prepared, tmp_path, *other, "--training.resume_from_checkpoint", "false"))
@@ -576,7 +576,7 @@ def test_validation_labels_that_are_all_alike_choose_no_checkpoint(prepared, tmp
     rows = pq.read_table(path)
     pq.write_table(rows.filter(pc.equal(rows["label"], 0)), path)
     folder = ["--data.folder", str(tmp_path / "data")]
-    with pytest.raises(InputError, match=r"validation labels are 0: no auroc .* metric_for_best_model log_loss"):
+    with pytest.raises(InputError, match=r"labels are 0: no auroc .* metric_for_best_model log_loss"):
         train(experiment(prepared, tmp_path / "runs", *NO_CHANCE, *folder))
     train(experiment(prepared, tmp_path / "runs", *NO_CHANCE, *folder, "--training.metric_for_best_model", "log_loss"))
 
