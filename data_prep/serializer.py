@@ -309,9 +309,12 @@ class EventSerializer:
             raise InputError(f"{path} is damaged; prepare again") from error
         if version != VERSION:
             raise InputError(f"{path} has version {version}, this EventScribe reads version {VERSION}; prepare again")
-        config = content["config"]
-        config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
-        return cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
+        try:
+            config = content["config"]
+            config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
+            return cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged; prepare again") from error
 
     def to_json(self) -> str:
         """The content of serializer.json."""

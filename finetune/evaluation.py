@@ -316,7 +316,8 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
 
 def _lengths(experiment: Experiment, texts: dict[str, pa.ChunkedArray]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
-    tokenizer = AutoTokenizer.from_pretrained(experiment.runs()[0].run_folder / MODEL)
+    folder = experiment.runs()[0].run_folder / MODEL
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     found = {}
     for split, column in texts.items():
         chosen = column.take(sampled(len(column), LENGTH_SAMPLE)).to_pylist()

@@ -154,7 +154,7 @@ def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **label
 def _encoder_config(start: str | Path) -> PreTrainedConfig:
     """The checkpoint's config; InputError where it is no encoder like BERT."""
     try:
-        config = AutoConfig.from_pretrained(start)
+        config = AutoConfig.from_pretrained(start, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_loaded(start, error) from error
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
@@ -169,7 +169,9 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
     """A model, and the names of its modules that the checkpoint lacks and that start from random weights."""
     try:
         # float32: mixed precision training keeps its master weights in it, and a checkpoint may carry another type.
-        model, info = kind.from_pretrained(start, config=config, dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(
+            start, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(start, error) from error

@@ -72,7 +72,8 @@ class EventClassifier:
         path = folder / TASK
         try:
             task = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            Population(**task["task"]["population"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
             state = "damaged" if path.is_file() else "missing"
             raise InputError(f"{path} is {state}; run scripts/train.py again, which writes it") from error
         return cls(model, tokenizer, EventSerializer.from_pretrained(folder), Calibration.load(folder), task)
@@ -214,17 +215,25 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
-    config = AutoConfig.from_pretrained(folder)  # with the labels, which an adapter's base does not know
+    start = folder
+    try:  # the config has the labels, which an adapter's base does not know
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if (folder / "adapter_config.json").is_file():
+            start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{folder}: config.json or adapter_config.json cannot be read ({first_line(error)}); train again"
+        ) from error
     if not hasattr(config, "eventscribe"):
         raise InputError(f"{folder} holds a model that EventScribe did not train; run scripts/train.py first")
-    start = folder
-    if (folder / "adapter_config.json").is_file():
-        start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if start is not folder:
         base = config.eventscribe.get("base")
         if base and weights_hash(start) not in (base, None):
             raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(start, config=config, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            start, config=config, dtype=torch.float32, trust_remote_code=False
+        )
         if config.eventscribe["pooling"] == "mean":
             pool_by_mean(model)
         if start is not folder:
@@ -237,7 +246,7 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
             ) from error
         raise InputError(f"{folder}: the weights cannot be read ({first_line(error)}); train again") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: its tokenizer.json cannot be read; run scripts/train.py again") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

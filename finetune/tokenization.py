@@ -1,5 +1,6 @@
 """A pretrained tokenizer, or a word-level one trained on the training texts."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,10 +41,20 @@ def train_tokenizer(texts: Iterable[str], max_tokens: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **SPECIAL)
 
 
+def name_for_others(folder: Path) -> None:
+    """Call the tokenizer's class in tokenizer_config.json as transformers 4 knows it too, and other servers do."""
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["tokenizer_class"] == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    content = {key: value for key, value in content.items() if key not in ("backend", "is_local", "local_files_only")}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, cutting texts at `max_tokens` or at what the checkpoint takes, if that is less."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model.name_or_path: no tokenizer could be loaded from '{name_or_path}' ({first_line(error)}); "

@@ -42,7 +42,7 @@ from finetune.config import Experiment
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
 from finetune.scoring import TASK
-from finetune.tokenization import build_tokenizer, first_line
+from finetune.tokenization import build_tokenizer, first_line, name_for_others
 
 AFTER_PRETRAINING = ("peft", "freeze", "pooling")  # of the model section: what pretraining does not know
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
@@ -310,6 +310,7 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
     with replacing(experiment.run_folder / "model") as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing here reads
+        name_for_others(folder)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
         task = {key: manifest[key] for key in TASK_FACTS} | {"task": asdict(experiment.task)}

@@ -15,7 +15,7 @@ from transformers import pipeline
 from data_prep import InputError
 from data_prep.events import connect
 from data_prep.prepare import prepare
-from data_prep.serializer import EventSerializer
+from data_prep.serializer import VERSION, EventSerializer
 from data_prep.serving import parse_cutoff, past_texts, read_past
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
@@ -272,6 +272,41 @@ def test_a_folder_that_lacks_a_file_says_which(trained, tmp_path, gone, named):
     with pytest.raises(InputError, match=named) as refused:
         EventClassifier.from_pretrained(tmp_path / "model")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("config.json", "{", r"config\.json .* cannot be read"),
+        ("adapter_config.json", '{"peft_type": "MAGIC"}', r"adapter_config\.json cannot be read"),
+        ("serializer.json", json.dumps({"version": VERSION}), "damaged"),
+        ("task.json", "{}", r"task\.json is damaged"),
+        ("tokenizer.json", "{", "tokenizer"),
+    ],
+)
+def test_a_damaged_file_is_named(trained, tmp_path, file, content, named):
+    (copy_of(trained, tmp_path / "model") / file).write_text(content)
+    with pytest.raises(InputError, match=named) as refused:
+        EventClassifier.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(refused.value)
+
+
+def test_code_in_a_model_is_never_run_nor_asked_about(trained, tmp_path, monkeypatch):
+    folder = copy_of(trained, tmp_path / "model")
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Config: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *asked: "y")
+    with pytest.raises(InputError, match="cannot be read"):
+        EventClassifier.from_pretrained(folder)
+    assert not ran.exists()
+
+
+def test_other_versions_of_transformers_know_the_class_of_the_tokenizer(trained):
+    written = json.loads((trained.run_folder / "model" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"  # what 5 writes by itself, 4 cannot load
 
 
 @pytest.mark.parametrize(
