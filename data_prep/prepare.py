@@ -313,7 +313,7 @@ from events strictly before the cutoff, its label from the {task.label.horizon} 
 `unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
 cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it who are not asked there. It has no labels.
 
-The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"]} to {log["last"]} (UTC).
+The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
 Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.
 """

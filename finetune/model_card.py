@@ -130,7 +130,9 @@ def model_card(
         few=metrics["test"]["positives"] < FEW_POSITIVES,
         calibration=calibration,
         error=own.get("expected_calibration_error"),
-        before=None if seed else before.get("expected_calibration_error"),  # measured on the mean of the seeds
+        before=None
+        if seed or calibration.method == "none"
+        else before.get("expected_calibration_error"),  # measured on the mean of the seeds
         # ModernBERT has it built in.
         pooled=config.eventscribe["pooling"] == "mean" and not hasattr(config, "classifier_pooling"),
         scale=config.eventscribe["scale"],
@@ -171,6 +173,9 @@ def read_metrics(folder: Path) -> dict:
         raise InputError(f"{path} is of other data than the model was trained on; run scripts/evaluate.py again")
     if seed_of(folder) is not None and seed_of(folder) not in metrics.get("seeds", {}):
         raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
+    made = metrics["made"]  # the log's first and last event are those of a user, to the second
+    made["log"] |= {end: made["log"][end][:10] for end in ("first", "last")}
+    del made["evaluation"]["folder"]
     for groups in metrics.get("slices", {}).values():
         many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
         groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)

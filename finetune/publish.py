@@ -23,7 +23,7 @@ from finetune.calibration import FILE as CALIBRATION
 from finetune.calibration import Calibration
 from finetune.model_card import FEWEST_USERS, hub_name, model_card, read_json, read_metrics, read_settings
 from finetune.scoring import load_classifier
-from finetune.tokenization import first_line
+from finetune.tokenization import first_line, name_for_others
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.
@@ -111,7 +111,7 @@ def stage_model(
     """
     task, metrics = read_json(folder / "task.json"), read_metrics(folder)
     serializer = EventSerializer.from_pretrained(folder)
-    _refuse_telling(task, serializer)
+    _refuse_telling(task, serializer, metrics["made"]["evaluation"]["slices"])
     model, tokenizer = load_classifier(folder)
     calibration = Calibration.load(folder)
     staged.mkdir(parents=True)
@@ -131,6 +131,7 @@ def stage_model(
             calibration = replace(calibration, temperature=1.0)
         model.save_pretrained(staged)
     tokenizer.save_pretrained(staged)
+    name_for_others(staged)
     serializer.save_pretrained(staged)
     if (folder / CALIBRATION).is_file():
         calibration.save(staged)
@@ -157,14 +158,19 @@ def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
     return True
 
 
-def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
+def _refuse_telling(task: dict, serializer: EventSerializer, slices: dict[str, str]) -> None:
     """What a config can carry of single users into a model's files."""
     conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
+    conditions |= {f"evaluation.slices.{name}": sql for name, sql in slices.items()}
     for setting, where in conditions.items():
         if re.search(r"\buser_id\b", where, re.IGNORECASE):
             raise InputError(
-                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
-                f"instead, prepare and train again"
+                f"{setting} names user_id, and it would be published ({where}); "
+                + (
+                    "leave it out and evaluate again"
+                    if setting.startswith("evaluation")
+                    else "choose these users in data.sources instead, prepare and train again"
+                )
             )
     for name, spec in serializer.config.fields.items():
         if spec.min_users < 2 and not spec.bins:

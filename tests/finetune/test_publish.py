@@ -24,7 +24,7 @@ from finetune.config import guarded, parse_experiment
 from finetune.model_card import write_model_card
 from finetune.objective import Objective
 from finetune.publish import divide_logits, publish, stage_model
-from finetune.scoring import load_classifier, score_texts
+from finetune.scoring import EventClassifier, load_classifier, score_texts
 from finetune.train import train
 from tests.conftest import tiny_config, write_log
 from tests.finetune.test_modeling import FAMILIES
@@ -40,13 +40,14 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from transformers import pipeline
 from finetune.calibration import Calibration
-from finetune.scoring import load_classifier, score_texts
-texts, found = json.loads(sys.stdin.read()), {}
+from finetune.scoring import EventClassifier, load_classifier, score_texts
+(texts, events, cutoff), found = json.loads(sys.stdin.read()), {}
 for name in sys.argv[1:]:
+    raw = EventClassifier.from_pretrained(name).predict(events, cutoff)["score"].to_pylist()
     folder = Path(snapshot_download(name))
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), "binary")
     plain = pipeline("text-classification", model=name, top_k=None)(texts)
-    found[name] = [scores.tolist(), [{p["label"]: p["score"] for p in row}["churn"] for row in plain]]
+    found[name] = [scores.tolist(), [{p["label"]: p["score"] for p in row}["churn"] for row in plain], raw]
 print(json.dumps(found))
 """
 
@@ -119,6 +120,8 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "slices": {"shop": {"groups": groups, "too_small": [{"value": "a hermit", "rows": 1}], "gaps": {}}},
         "made": {
             "date": "2026-11-24",
+            "evaluation": {"folder": str(folder.parents[1]), "slices": {"shop": "shop"}},
+            "log": {"first": "2024-01-01 03:14:15", "last": "2024-04-29 02:07:18", "events": 1},
             "versions": {"torch": "2"},
             "bootstrap_resamples": 50,
             "content_hash": task["content_hash"],
@@ -165,11 +168,25 @@ def test_models_published_whole_merged_and_as_an_adapter_give_equal_scores_in_a_
     data = ModelCard(card(hub, "me/adapter")).data
     assert (data.license, data.base_model) == ("apache-2.0", "me/base")
     names = ["me/full", "me/merged", "me/adapter"]
-    done = in_a_new_process(hub, tmp_path / "empty", "-c", LOAD, *names, stdin=json.dumps(texts))
+    events = [
+        {
+            "user_id": user,
+            "event_time": f"2024-03-{day:02} 10:00",
+            "event_type": "purchase",
+            "amount": 3.0,
+            "shop": "north",
+        }
+        for user, day in (("early", 2), ("late", 28))
+    ]
+    done = in_a_new_process(
+        hub, tmp_path / "empty", "-c", LOAD, *names, stdin=json.dumps([texts, events, "2024-04-01"])
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for name, folder in zip(names, (runs["full"], runs["adapter"], runs["adapter"]), strict=True):
-        scores, plain = map(np.array, found[name])
+        scores, plain, raw = map(np.array, found[name])
+        expected = EventClassifier.from_pretrained(folder).predict(events, "2024-04-01")["score"].to_numpy()
+        assert np.allclose(raw, expected, atol=1e-6), name
         assert np.allclose(scores, scores_of(folder, texts), atol=1e-6), name
         if name == "me/adapter":
             assert "Plain transformers gives uncalibrated scores" in card(hub, name)
@@ -198,6 +215,7 @@ def test_nothing_that_is_published_has_a_user_id_a_real_text_or_a_path_of_this_m
             assert str(runs["full"].parents[2]) not in written, name
             assert "an island" not in written, name
             assert "a hermit" not in written, name
+            assert "03:14:15" not in written, name
             assert not [text for text in real if text in written], name
 
 
@@ -357,6 +375,7 @@ def test_what_tells_of_single_users_or_cannot_be_loaded_elsewhere_is_refused(run
 
     refused({}, "an adapter of a model on this machine", "adapter")
     refused({"model/task.json": ('"where": "true"', f'"where": "user_id <> \'{MARK}1\'"')}, "names user_id")
+    refused({"metrics.json": ('"shop": "shop"', f'"who": "user_id = \'{MARK}1\'"')}, r"slices\.who names user_id")
     refused({"model/serializer.json": ('"min_users": 5', '"min_users": 1')}, "min_users is 1")
     refused({"metrics.json": ('"content_hash": "', '"content_hash": "0')}, "is of other data")
     (tmp_path / "run" / "metrics.json").unlink()
