@@ -142,9 +142,9 @@ class PretrainingConfig:
 class Costs:
     """What a contact costs and what it brings, in one currency; for expected profit."""
 
-    contact: NonNegativeFloat = 1.0
+    contact: NonNegativeFloat
     """The cost of contacting one user."""
-    kept_customer: PositiveFloat = 25.0
+    kept_customer: PositiveFloat
     """What is gained on average by contacting a user whose label is 1."""
 
 

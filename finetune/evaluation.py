@@ -28,7 +28,7 @@ from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.config import EvaluationConfig, Experiment
 from finetune.drift import drift
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
-from finetune.model_card import write_model_card
+from finetune.model_card import read_json, read_settings, write_model_card
 from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
 from finetune.slices import by_cutoff, slice_metrics, slice_values
@@ -283,8 +283,8 @@ def _score_run(
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.run_folder / MODEL)
-    log = json.loads((experiment.run_folder / "training_log.json").read_text(encoding="utf-8"))
-    if log["content_hash"] != manifest["content_hash"]:
+    read_settings(experiment.run_folder / MODEL)  # the report shows it: refused now, not at the end
+    if read_json(experiment.run_folder / "training_log.json").get("content_hash") != manifest["content_hash"]:
         raise InputError(
             f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"

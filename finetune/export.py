@@ -11,9 +11,11 @@ import torch
 from peft import PeftModel
 
 from data_prep import InputError
+from data_prep.prepare import read_manifest
 from finetune.batching import read_split
+from finetune.model_card import read_json
 from finetune.objective import Objective
-from finetune.scoring import load_classifier, model_folder, scores_of, sorted_batches
+from finetune.scoring import TASK, load_classifier, model_folder, scores_of, sorted_batches
 from finetune.tokenization import encode, first_line, padded
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
@@ -52,6 +54,8 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     folder = model_folder(model)
     classifier, tokenizer = load_classifier(folder)
     classifier = _merged(classifier.cpu(), folder)
+    if data and read_manifest(Path(data)).get("content_hash") != read_json(folder / TASK)["content_hash"]:
+        raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
     rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
     texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
     ids = encode(tokenizer, texts)["input_ids"]

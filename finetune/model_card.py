@@ -188,7 +188,10 @@ def read_settings(folder: Path) -> dict:
     path = folder.parent / "config.yaml"
     if not path.is_file():
         raise InputError(f"{path} is missing; give the folder runs/NAME/model where scripts/train.py left it")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is damaged; run scripts/train.py again") from error
 
 
 def seed_of(folder: Path) -> str | None:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
-from data_prep.prepare import replacing
+from data_prep.prepare import replacing, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
@@ -324,5 +324,5 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
         "history": trainer.state.log_history,
     }
     for folder in {experiment.run_folder, experiment.base_folder}:  # the report of several seeds shows the last one
-        (folder / "config.yaml").write_text(experiment.resolved, encoding="utf-8")
-        (folder / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "config.yaml", experiment.resolved)
+        write_whole(folder / "training_log.json", json.dumps(log, indent=1) + "\n")

@@ -58,6 +58,7 @@ def test_every_config_of_the_repository_parses(config):
         (["--name", "a/b"], "a/b"),
         (["--model.from_scratch.heads", "3"], "heads"),
         (["--seeds", "-1"], "seeds"),
+        (["--evaluation.costs", "{contact: 1}"], "kept_customer"),
         (["--seeds", "3", "3"], "seeds"),
     ],
 )

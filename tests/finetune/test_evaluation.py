@@ -1,8 +1,11 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -195,6 +198,18 @@ def test_a_setting_that_the_label_has_no_use_for_is_refused_before_any_work(tiny
     tiny.write_text(yaml.safe_dump(config))
     with pytest.raises(InputError, match=named):
         check_evaluation(experiment_of(tiny, tmp_path, *arguments))
+
+
+@pytest.mark.parametrize("file", ["training_log.json", "config.yaml"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_a_run_that_lost_a_file_is_refused_before_any_work(trained, tmp_path, file, damage):
+    shutil.copytree(trained.run_folder, tmp_path / "tiny")
+    damage(tmp_path / "tiny" / file)
+    before = sorted((tmp_path / "tiny").rglob("*"))
+    run = replace(trained, evaluation=replace(trained.evaluation, folder=str(tmp_path)))
+    with pytest.raises(InputError, match=re.escape(file)):
+        evaluate(run)
+    assert sorted((tmp_path / "tiny").rglob("*")) == before
 
 
 def test_two_processes_give_the_metrics_of_one(trained, tmp_path):

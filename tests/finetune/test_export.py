@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -79,12 +80,16 @@ def test_an_adapter_is_merged_and_the_mean_over_tokens_is_in_the_file(trained, r
     np.testing.assert_allclose(found, score_texts(model, tokenizer, texts), atol=1e-6)
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(trained, tmp_path, monkeypatch):
-    folder = trained.run_folder / "model"
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(trained, tmp_path, tmp_path_factory, monkeypatch):
+    folder, others = trained.run_folder / "model", tmp_path_factory.mktemp("others")
+    shutil.copytree(trained.data_folder, others, dirs_exist_ok=True)
+    manifest = json.loads((others / "manifest.json").read_text())
+    (others / "manifest.json").write_text(json.dumps(manifest | {"content_hash": "0"}))
     with pytest.raises(InputError, match=r"write one such as model\.onnx"):
         export_onnx(folder, tmp_path / "model.pt")
-    with pytest.raises(InputError, match="validation"):
-        export_onnx(folder, tmp_path / "model.onnx", data=tmp_path)
+    for other in (tmp_path, others):
+        with pytest.raises(InputError, match="is not the data"):
+            export_onnx(folder, tmp_path / "model.onnx", data=other)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"onnxscript is not installed; pip install 'eventscribe\[export\]'"):
         export_onnx(folder, tmp_path / "model.onnx")
