@@ -1,8 +1,9 @@
-"""Why a user has a score, and what drives the label: pages and JSON of attributions; see `finetune.attribution`."""
+"""Why a user has a score, and what moves the scores: pages and JSON of attributions; see `finetune.attribution`."""
 
 import json
 import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.events import DataConfig, condition, connect, timestamp
+from data_prep.events import DataConfig, condition, connect, source_files, timestamp
 from data_prep.prepare import write_whole
 from data_prep.serving import parse_cutoff, read_past
 from data_prep.task import parse_duration, show
@@ -49,11 +51,11 @@ def explain_user(
 
     Returns:
         What the page shows, ready for JSON: the facts (see `_facts`); user_id, cutoff, score (calibrated; null for a
-        class that is not label 1 of a yes-or-no label), output (score minus base is what the pushes add up to), base,
-        error, not_converged (0 or 1), header_push, events_push, header_share (of all absolute pushes); `events`, the
-        newest first, each with time (UTC), days_before, push and words (field, value, reading, push); `header`, such
-        words; older_events and unread_events, the numbers of those that text.max_events and the model's length left
-        out.
+        class that is not label 1 of a yes-or-no label), output (score minus base is what the pushes add up to), base
+        (and as a probability under base_probability, null for values), error, not_converged (0 or 1), header_push,
+        events_push, header_share (of all absolute pushes); `events`, the newest first, each with time (UTC),
+        days_before, push and words (field, value, reading, push); `header`, such words; older_events and
+        unread_events, the numbers of those that text.max_events and the model's length left out.
 
     Raises:
         InputError: The user has no event, or none before the cutoff; or as EventClassifier.predict.
@@ -86,6 +88,7 @@ def explain_user(
         "score": _score(classifier, text, attribution.output),
         "output": attribution.score,
         "base": attribution.base,
+        "base_probability": None if classifier.objective.task == "value" else float(expit(attribution.base)),
         "error": attribution.error,
         "not_converged": int(not attribution.converged),
         "header_push": float(attribution.pushes[in_header].sum()),
@@ -107,7 +110,7 @@ def explain_sample(
     steps: int = 512,
     population: bool = False,
 ) -> dict:
-    """What drives the label among users who are drawn at random, always the same ones.
+    """What moves the scores of users who are drawn at random, always the same ones.
 
     Args:
         classifier: The model.
@@ -180,10 +183,23 @@ def explain_sample(
     }
 
 
+def refuse_output(path: Path, events: DataConfig) -> None:
+    """The JSON beside the page replaces nothing but an earlier explanation; InputError otherwise."""
+    told = path.with_suffix(".json")
+    read = {source.resolve() for source in source_files(events) or []}
+    own = not told.exists()
+    with suppress(ValueError, OSError):
+        own = own or "captum" in json.loads(told.read_text(encoding="utf-8"))
+    if not own or read & {path.resolve(), told.resolve()}:
+        raise InputError(f"--output {path} would replace {told}, which is no explanation; choose another name")
+
+
 def write_page(explanation: dict, path: Path) -> Path:
     """Write the page, one file that asks for nothing else, and beside it the same as JSON."""
     path = Path(path)
     words = [word for word in explanation.get("words", []) if word["users"] >= FEWEST]
+    if explanation["unit"] != "value":  # log-odds have two decimals on the page
+        words = [word for word in words if abs(word["push"]) >= 0.005]
     words.sort(key=lambda word: -abs(word["push"]) * word["users"])
     lists = {
         part: [

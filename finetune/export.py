@@ -13,7 +13,7 @@ from peft import PeftModel
 from data_prep import InputError
 from data_prep.prepare import read_manifest
 from finetune.batching import read_split
-from finetune.model_card import read_json
+from finetune.model_card import read_json, read_settings
 from finetune.objective import Objective
 from finetune.scoring import TASK, load_classifier, model_folder, scores_of, sorted_batches
 from finetune.tokenization import encode, first_line, padded
@@ -34,7 +34,8 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
         output: The file, which is replaced.
         int8: Quantize weights and, while it runs, activations, by one scale a batch ("dynamic"): about a fourth of the
             size, and scores that depend a little on the batch.
-        data: Prepared data; its validation texts are compared, and the metric of int8 with that of PyTorch.
+        data: Prepared data, by default that of the run where it is there; its validation texts are compared, and the
+            metric of int8 with that of PyTorch. Without any, made-up texts are compared.
 
     Returns:
         texts: Their number. difference: The largest one of a logit between PyTorch and the file, before int8. With int8
@@ -54,6 +55,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     folder = model_folder(model)
     classifier, tokenizer = load_classifier(folder)
     classifier = _merged(classifier.cpu(), folder)
+    data = data or _own_data(folder)
     if data and read_manifest(Path(data)).get("content_hash") != read_json(folder / TASK)["content_hash"]:
         raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
     rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
@@ -100,6 +102,15 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
         for path in (made, smaller):
             path.unlink(missing_ok=True)
     return facts
+
+
+def _own_data(folder: Path) -> Path | None:
+    """The data that a run on this machine was trained on, if it is still there."""
+    if not (folder.parent / "config.yaml").is_file():
+        return None
+    settings, task = read_settings(folder), read_json(folder / TASK)
+    data = Path(settings["data"]["folder"]) / task["name"]
+    return data if read_manifest(data).get("content_hash") == task["content_hash"] else None
 
 
 def described(output: Path, facts: dict) -> str:

@@ -1,6 +1,8 @@
 """The events that a command is given beside a trained model: --events with what the files need said, or --config."""
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import yaml
 
@@ -21,6 +23,29 @@ def add_log_arguments(parser: CommandParser) -> None:
     parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
 
 
+# What a setting of the YAML is called on these commands' lines.
+ARGUMENTS = {
+    "data.max_rejected": "--max-rejected",
+    "data.memory_limit": "--memory-limit",
+    "data.timezone": "--timezone",
+    "use `sql` to read it": "write it as one of these first",
+}
+
+
+@contextmanager
+def own_names(given: Namespace) -> Iterator[None]:
+    """Messages name the command's arguments, where the events come by --events and not by a YAML."""
+    try:
+        yield
+    except InputError as error:
+        if given.config:
+            raise
+        said = str(error)
+        for setting, argument in ARGUMENTS.items():
+            said = said.replace(setting, argument)
+        raise InputError(said) from error
+
+
 def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     """The events that the command line names.
 
@@ -37,6 +62,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
         data = parse_experiment("", ["--config", given.config]).data
         data.memory_limit = memory_limit or data.memory_limit
         return data
+    if not 0 <= given.max_rejected <= 1:
+        raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
     columns = _columns(given.columns)
     with connect() as con:
         source = file_source(con, given.events, columns, time_unit=given.time_unit)

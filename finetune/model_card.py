@@ -158,7 +158,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_metrics(folder: Path) -> dict:
-    """metrics.json of a model's run, without what tells of few users.
+    """metrics.json of a model's run, without what tells of few users, of this machine or of the shop's money.
 
     Raises:
         InputError: The run was not evaluated, or on other data.
@@ -175,10 +175,13 @@ def read_metrics(folder: Path) -> dict:
         raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
     made = metrics["made"]  # the log's first and last event are those of a user, to the second
     made["log"] |= {end: made["log"][end][:10] for end in ("first", "last")}
-    del made["evaluation"]["folder"]
+    del made["evaluation"]  # costs, folder, and the slices' SQL, which may name anything
+    metrics["profit"] = None
     for groups in metrics.get("slices", {}).values():
         many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
         groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)
+        if len(many) < len(groups["groups"]):  # a gap to a group that is hidden would tell of it
+            groups["gaps"] = dict.fromkeys(groups["gaps"])
         groups["groups"] = many
     return metrics
 

@@ -76,6 +76,8 @@ def predict_log(
     moment, output = parse_cutoff(cutoff), Path(output)
     if output.suffix != ".parquet" or output.is_dir():
         raise InputError(f"output: {output} is not a name of a Parquet file; write one such as scores.parquet")
+    if output.resolve() in [path.resolve() for path in source_files(data) or []]:
+        raise InputError(f"output: {output} is one of the files that are read; choose another name")
     folder = model_folder(model)
     classifier = EventClassifier.from_pretrained(folder)
     work = output.with_name(f"{output.name}.parts")
@@ -92,7 +94,9 @@ def predict_log(
         accelerator.wait_for_everyone()  # or one process would not find pending what another has scored already
         own = pending[accelerator.process_index :: accelerator.num_processes]
         total, shown = sum(users[part] for part in own), accelerator.is_main_process
-        with tqdm(desc="score", total=None if population else total, unit="user", disable=not shown) as bar:
+        processes = accelerator.num_processes
+        desc = "score" if processes == 1 else f"score, a share of 1/{processes}"
+        with tqdm(desc=desc, total=None if population else total, unit="user", disable=not shown) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, asked):
                 assert asked or len(texts) == users[part]
                 _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))

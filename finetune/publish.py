@@ -111,7 +111,7 @@ def stage_model(
     """
     task, metrics = read_json(folder / "task.json"), read_metrics(folder)
     serializer = EventSerializer.from_pretrained(folder)
-    _refuse_telling(task, serializer, metrics["made"]["evaluation"]["slices"])
+    _refuse_telling(task, serializer)
     model, tokenizer = load_classifier(folder)
     calibration = Calibration.load(folder)
     staged.mkdir(parents=True)
@@ -158,19 +158,14 @@ def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
     return True
 
 
-def _refuse_telling(task: dict, serializer: EventSerializer, slices: dict[str, str]) -> None:
+def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
     """What a config can carry of single users into a model's files."""
     conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
-    conditions |= {f"evaluation.slices.{name}": sql for name, sql in slices.items()}
     for setting, where in conditions.items():
         if re.search(r"\buser_id\b", where, re.IGNORECASE):
             raise InputError(
-                f"{setting} names user_id, and it would be published ({where}); "
-                + (
-                    "leave it out and evaluate again"
-                    if setting.startswith("evaluation")
-                    else "choose these users in data.sources instead, prepare and train again"
-                )
+                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
+                f"instead, prepare and train again"
             )
     for name, spec in serializer.config.fields.items():
         if spec.min_users < 2 and not spec.bins:

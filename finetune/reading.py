@@ -18,7 +18,7 @@ AGGREGATES = {
     "gap_median": "days between {}event days, median",
     "gap_q90": "days between {}event days, 90 % are below",
     "gap_last3": "days between {}event days, mean of the last three",
-    "recency_over_gap": "days since the last {}event over the mean of those between",
+    "recency_over_gap": "days since the last {}event, as a multiple of the mean between {}event days",
 }
 
 
@@ -73,7 +73,7 @@ def field_reading(part: str, field: str) -> str:
         return "days since the event before" if field == "gap" else field.replace("_", " ")
     name = field.removeprefix("target_")
     if name in AGGREGATES:
-        return AGGREGATES[name].format("" if name == field else "target ")
+        return AGGREGATES[name].replace("{}", "" if name == field else "target ")
     return re.sub(r"^target(?= in )", "target events", aggregate_phrase(field))
 
 

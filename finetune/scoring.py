@@ -190,7 +190,7 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
     Raises:
         InputError: Neither is there, or the hub refuses.
     """
-    if Path(name_or_path).is_dir():
+    if str(name_or_path) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:
         return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=["*.onnx*"]))

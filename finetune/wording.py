@@ -93,7 +93,7 @@ def number(value: float | None, digits: int | None = 3, sign: str = "") -> str:
         return "\u2013"
     if digits is None:
         digits = max(0, min(3, 3 - math.floor(math.log10(abs(value))))) if value else 0
-    return f"{value:{sign},.{digits}f}".replace("-", "\u2212")
+    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "\u2212")  # + 0.0: no negative zero
 
 
 def span(interval: list[float] | None, digits: int | None = 3, sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Why a user has a score, or with --sample what drives the label: a page, and the same as JSON beside it.
+"""Why a user has a score, or with --sample what moves the scores: a page, and the same as JSON beside it.
 
 python scripts/explain.py --model runs/NAME/model --events 'logs/*.parquet' --cutoff 2024-03-01 --user 1347
 python scripts/explain.py --model runs/NAME/model --config my.yaml --cutoff 2024-03-01 --sample 500
@@ -10,20 +10,23 @@ from argparse import Namespace
 from pathlib import Path
 
 from finetune.config import CommandParser, guarded
-from finetune.explain import explain_sample, explain_user, write_page
-from finetune.given_log import add_log_arguments, given_log
+from finetune.explain import explain_sample, explain_user, refuse_output, write_page
+from finetune.given_log import add_log_arguments, given_log, own_names
 from finetune.scoring import EventClassifier
 
 
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
-    events, classifier = given_log(given), EventClassifier.from_pretrained(given.model)
-    asked = (classifier, events, given.cutoff)
-    how = {"output": given.label_class, "steps": given.steps}
-    if given.user is not None:
-        explanation = explain_user(*asked, given.user, **how)
-    else:
-        explanation = explain_sample(*asked, given.sample, population=given.population, **how)
+    with own_names(given):
+        events = given_log(given)
+        refuse_output(given.output, events)
+        classifier = EventClassifier.from_pretrained(given.model)
+        asked = (classifier, events, given.cutoff)
+        how = {"output": given.label_class, "steps": given.steps}
+        if given.user is not None:
+            explanation = explain_user(*asked, given.user, **how)
+        else:
+            explanation = explain_sample(*asked, given.sample, population=given.population, **how)
     print(f"explanation: {write_page(explanation, given.output)}")
 
 
@@ -34,7 +37,7 @@ if __name__ == "__main__":
     parser.add_argument("--cutoff", required=True, help="The moment of prediction, such as 2024-03-01, in UTC.")
     about = parser.add_mutually_exclusive_group(required=True)
     about.add_argument("--user", help="The user whose score is explained; with data.pseudonymize, the hash.")
-    about.add_argument("--sample", type=int, help="Or what drives the label, from this many users drawn at random.")
+    about.add_argument("--sample", type=int, help="Or what moves the scores, from this many users drawn at random.")
     parser.add_argument("--population", action="store_true", help="Draw them from those the task asks about.")
     parser.add_argument("--class", dest="label_class", help="The class to explain; default: label 1 or the likeliest.")
     parser.add_argument(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_prep.serving import PART_USERS
 from finetune.config import CommandParser, guarded
-from finetune.given_log import add_log_arguments, given_log
+from finetune.given_log import add_log_arguments, given_log, own_names
 from finetune.prediction import MEMORY, predict_log
 
 
@@ -25,7 +25,9 @@ def arguments() -> argparse.Namespace:
     add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction in UTC; later events do not count.")
     parser.add_argument("--output", required=True, type=Path, help="The Parquet file that is written.")
-    parser.add_argument("--memory-limit", help=f"DuckDB's, such as 4GB; it spills to disk beyond it. Default {MEMORY}.")
+    parser.add_argument(
+        "--memory-limit", help=f"DuckDB's in each process, such as 4GB; it spills to disk beyond it. Default {MEMORY}."
+    )
     parser.add_argument("--text", action="store_true", help="Also write the text that the model read.")
     parser.add_argument("--population", action="store_true", help="Score only the users whom the task asks about.")
     parser.add_argument("--batch-size", type=int, default=256, help="Texts at a time; default 256.")
@@ -41,18 +43,18 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Score what the command line says."""
     given = arguments()
-    called = "data.sources[0]" if given.config else "--events"
-    predict_log(
-        given.model,
-        given_log(given, given.memory_limit),
-        given.cutoff,
-        given.output,
-        text=given.text,
-        batch_size=given.batch_size,
-        population=given.population,
-        part_users=given.part_users,
-        called=called,
-    )
+    with own_names(given):
+        predict_log(
+            given.model,
+            given_log(given, given.memory_limit),
+            given.cutoff,
+            given.output,
+            text=given.text,
+            batch_size=given.batch_size,
+            population=given.population,
+            part_users=given.part_users,
+            called="data.sources[0]" if given.config else "--events",
+        )
 
 
 if __name__ == "__main__":

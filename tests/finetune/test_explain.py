@@ -23,10 +23,11 @@ from transformers import (
 )
 
 from data_prep import InputError
+from data_prep.events import DataConfig, Source
 from data_prep.features import Features
 from data_prep.serializer import EventSerializer, TextConfig, TextField
 from finetune.attribution import attribute, deletion_test, explained
-from finetune.explain import explain_sample, explain_user, write_page
+from finetune.explain import explain_sample, explain_user, refuse_output, write_page
 from finetune.modeling import pool_by_mean
 from finetune.objective import Objective
 from finetune.reading import reading, words_of
@@ -334,6 +335,20 @@ def test_who_has_no_history_and_what_is_no_class_is_told_in_a_sentence(classifie
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(InputError, match=r"pip install 'eventscribe\[explain\]'"):
         explain_user(classifier, events, CUTOFF, "u3")
+
+
+def test_a_page_replaces_no_log_and_no_json_of_something_else(tmp_path):
+    log = tmp_path / "log.json"
+    log.write_text('{"user_id": "a", "event_time": "2024-01-01", "event_type": "buy"}\n')
+    page, data = tmp_path / "log.html", DataConfig([Source(path=str(log))])
+    with pytest.raises(InputError, match=r"log\.json, which is no explanation"):
+        refuse_output(page, data)
+    (tmp_path / "metrics.json").write_text('{"task": "binary"}')
+    with pytest.raises(InputError, match=r"metrics\.json, which is no explanation"):
+        refuse_output(tmp_path / "metrics.html", data)
+    (tmp_path / "mine.json").write_text('{"captum": "1"}')
+    refuse_output(tmp_path / "mine.html", data)
+    refuse_output(tmp_path / "new.html", data)
 
 
 def test_the_command_writes_page_and_json(trained, events, tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def test_the_command_writes_a_file_that_scores_as_pytorch_and_says_what_int8_cos
     np.testing.assert_allclose(scores_of_file(tmp_path / "whole.onnx", tokenizer, texts), expected, atol=1e-6)
     made = onnxruntime.InferenceSession(str(tmp_path / "whole.onnx")).get_modelmeta().custom_metadata_map
     assert json.loads(made["id2label"]) == {"0": "no_churn", "1": "churn"}
-    assert "over 64 texts" in printed["whole.onnx"]
+    assert "over 140 texts" in printed["whole.onnx"]
     assert f"over {len(texts)} texts" in printed["small.onnx"]
     auroc = f"{roc_auc_score(labels, expected):.4f}"
     assert re.search(

@@ -1,6 +1,7 @@
 import fcntl
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,10 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, 
     with pytest.raises(InputError, match="no event lies before"):
         predict_log(model, data, "2020-01-01", tmp_path / "scores.parquet")
     assert not [*tmp_path.iterdir()]
+    same = shutil.copy(log, tmp_path / "log.parquet")
+    with pytest.raises(InputError, match="is one of the files that are read"):
+        predict_log(model, DataConfig([Source(path=str(same))]), CUTOFF, tmp_path / "log.parquet")
+    assert (tmp_path / "log.parquet").read_bytes() == Path(log).read_bytes()
     work = tmp_path / "scores.parquet.parts"
     work.mkdir()
     (work / "thesis.txt").write_text("mine")
@@ -177,6 +182,8 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, 
         (["--columns", "{user_id: user, event_type: what}"], "--events has no column event_time (it has "),
         (["--columns", "[user]"], "--columns: [user] is no mapping; write "),
         (["--config", "some.yaml"], "argument --config: not allowed with argument --events; "),
+        (["--max-rejected", "7"], "--max-rejected 7 is no share; "),
+        (["--timezone", "Mars"], "--timezone"),
         (["--time-unit", "days"], "argument --time-unit: invalid choice: 'days'"),
         (["--batch-size", "0"], "--batch-size and --part-users must be 1 or more; "),
     ],

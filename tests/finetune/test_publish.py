@@ -109,6 +109,7 @@ def write_metrics(folder: Path, **changed: object) -> None:
         {"value": "north", "rows": 200, "users": 60, "positives": 50, "auroc": 0.7, "auroc_interval": [0.6, 0.8]},
         {"value": "an island", "rows": 100, "users": 2, "positives": 9, "auroc": 0.7, "auroc_interval": [0.6, 0.8]},
     ]
+    small = [{"value": "a hermit", "rows": 1}]
     baseline = figures | {"auroc_difference": -0.01, "auroc_difference_interval": [-0.02, 0.03]}
     metrics = {
         "name": task["name"],
@@ -117,10 +118,11 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "test": {"rows": 246, "users": 129, "positives": 61, **figures, "baselines": {"recency_rule": baseline}},
         "verdict": "The model is level with the recency rule.",
         "calibration": {"method": "temperature", "before": {"expected_calibration_error": 0.09}},
-        "slices": {"shop": {"groups": groups, "too_small": [{"value": "a hermit", "rows": 1}], "gaps": {}}},
+        "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
+        "profit": {"contact": 1.2345},
         "made": {
             "date": "2026-11-24",
-            "evaluation": {"folder": str(folder.parents[1]), "slices": {"shop": "shop"}},
+            "evaluation": {"folder": str(folder.parents[1]), "slices": {"who": f"user_id = '{MARK}1'"}},
             "log": {"first": "2024-01-01 03:14:15", "last": "2024-04-29 02:07:18", "events": 1},
             "versions": {"torch": "2"},
             "bootstrap_resamples": 50,
@@ -216,6 +218,8 @@ def test_nothing_that_is_published_has_a_user_id_a_real_text_or_a_path_of_this_m
             assert "an island" not in written, name
             assert "a hermit" not in written, name
             assert "03:14:15" not in written, name
+            assert "1.2345" not in written, name  # what a contact costs
+            assert "0.123457" not in written, name  # tells of the group that is hidden
             assert not [text for text in real if text in written], name
 
 
@@ -375,7 +379,6 @@ def test_what_tells_of_single_users_or_cannot_be_loaded_elsewhere_is_refused(run
 
     refused({}, "an adapter of a model on this machine", "adapter")
     refused({"model/task.json": ('"where": "true"', f'"where": "user_id <> \'{MARK}1\'"')}, "names user_id")
-    refused({"metrics.json": ('"shop": "shop"', f'"who": "user_id = \'{MARK}1\'"')}, r"slices\.who names user_id")
     refused({"model/serializer.json": ('"min_users": 5', '"min_users": 1')}, "min_users is 1")
     refused({"metrics.json": ('"content_hash": "', '"content_hash": "0')}, "is of other data")
     (tmp_path / "run" / "metrics.json").unlink()
