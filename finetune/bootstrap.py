@@ -103,6 +103,24 @@ def bootstrap(
     return result
 
 
+def bootstrap_at_threshold(
+    labels: np.ndarray, scores: np.ndarray, users: np.ndarray, threshold: float, resamples: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """precision, recall, f1 and accuracy of metrics.at_threshold on each resample of the users."""
+    everyone, user = np.unique(users, return_inverse=True)
+    rows = _Rows(user, len(everyone))
+    cells = rows.table((2 * labels + (scores >= threshold))[rows.order], 4)
+    drawn = [cells(weights) for weights in _weights(len(everyone), resamples, seed)]
+    tn, fp, fn, tp = np.concatenate(drawn, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # nan, where there is nobody to divide by
+        return {
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / (tp + tn + fp + fn),
+        }
+
+
 def interval(values: np.ndarray) -> list[float]:
     """The 95 % percentile interval of bootstrap values, [nan, nan] where there is none."""
     kept = values[~np.isnan(values)]

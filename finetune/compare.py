@@ -32,6 +32,7 @@ SHOWN = {  # the main measure and one more
     "propensity": ("auroc", "micro_auroc"),
     "value": ("mae", "spearman"),
 }
+MARK = "EventScribe comparison"  # in every page
 COST = ("trained_parameters", "steps", "seconds")
 # On what a run is worth, and all that begins so.
 NO_MATTER = (
@@ -159,14 +160,17 @@ def _read(folder: Path) -> Run:
         metrics = json.loads(path.read_bytes())
         path = folder / names[2]
         config = yaml.safe_load(path.read_bytes())
+        seeds = config["seeds"]
         path = folder / names[1]
-        logs = [folder / f"seed-{seed}" / names[1] for seed in config["seeds"]] or [path]
+        logs = [folder / f"seed-{seed}" / names[1] for seed in seeds] or [path]
         logs = [json.loads(path.read_bytes()) for path in logs]
         path = folder / names[3]
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score"])
-    except (ValueError, yaml.YAMLError, FileNotFoundError) as error:
+        path = folder / names[0]
+        told = "task" in metrics and (metrics["validation"][MAIN[metrics["task"]]], metrics["question"])
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, FileNotFoundError) as error:
         raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
-    if "task" not in metrics:
+    if not told:
         raise InputError(f"{folder / names[0]} is of an older version; run scripts/evaluate.py again")
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
@@ -281,7 +285,9 @@ def _setting(run: dict, key: str) -> str:
 
 
 def write_page(compared: dict, path: Path) -> Path:
-    """Write the comparison as one self-contained page."""
+    """Write the comparison as one self-contained page; InputError where it would replace another one."""
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{path} is no comparison and would be replaced; choose another --output")
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [] if compared["runs"][0]["standing"] == "untold" else [_picture(compared)]
     page = page_template("compare.html.jinja").render(

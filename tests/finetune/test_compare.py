@@ -194,7 +194,13 @@ def folders(tmp_path_factory) -> Path:
     table = pq.read_table(folder / "nan" / "predictions" / "test.parquet")
     table = table.set_column(3, "score", pa.array(np.full(len(table), np.nan)))
     pq.write_table(table, folder / "nan" / "predictions" / "test.parquet")
-    (folder / "compare.html").write_text("an earlier page")
+    write_run(folder / "list")
+    (folder / "list" / "config.yaml").write_text("[]")
+    write_run(folder / "half")
+    metrics = json.loads((folder / "half" / "metrics.json").read_text())
+    del metrics["validation"]
+    (folder / "half" / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "compare.html").write_text("EventScribe comparison: an earlier page")
     return folder
 
 
@@ -207,6 +213,8 @@ def folders(tmp_path_factory) -> Path:
         (["a", "empty"], r"empty is no evaluated run \(metrics\.json is missing\).*scripts/evaluate\.py"),
         (["a", "nowhere"], r"nowhere is no evaluated run"),
         (["a", "old"], r"old/metrics\.json is of an older version"),
+        (["a", "list"], r"list/config\.yaml is damaged"),
+        (["a", "half"], r"half/metrics\.json is damaged"),
         (["a", "damaged"], r"damaged/predictions/test\.parquet is damaged"),
         (["a", "sample"], r"sample has other test rows \(100\) than \S+a \(600\); no two of these runs are comparable"),
         (["sample", "a", "b"], r"sample has other test rows \(100\) than \S+a \(600\); comparable are \S+a \S+b$"),
@@ -230,6 +238,13 @@ def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(fo
     assert "2 runs on the same test rows" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert all("aria-label" in svg for svg in re.findall(r"<svg[^>]*>", page))
+
+
+def test_a_page_of_something_else_is_not_replaced(folders, tmp_path):
+    (tmp_path / "report.html").write_text("a report")
+    with pytest.raises(InputError, match=r"report\.html is no comparison"):
+        write_page(compare_runs([folders / "a", folders / "b"], resamples=20), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == "a report"
 
 
 def test_a_page_shows_every_run_and_only_marks_one_that_is_the_best_for_sure(tmp_path):
