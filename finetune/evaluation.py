@@ -122,10 +122,10 @@ def evaluate(experiment: Experiment) -> dict | None:
     if settings.costs and task == "binary":
         metrics["profit"] = profit_curve(*test, **asdict(settings.costs), resamples=settings.bootstrap)
     cutoffs = rows["test"]["cutoff"].to_numpy()
-    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, deviation=deviation)
+    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, **known)
     groups = slice_values(experiment, rows["test"]) if settings.slices else {}
     metrics["slices"] = {
-        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, deviation=deviation)
+        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, **known)
         for name, values in groups.items()
     }
     metrics["drift"] = drift(train, rows["test"], aggregates)
