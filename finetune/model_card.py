@@ -175,6 +175,7 @@ def read_metrics(folder: Path) -> dict:
         many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
         groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)
         groups["groups"] = many
+    metrics.pop("curves", None)  # a curve or a histogram of few rows shows each of them
     return metrics
 
 
