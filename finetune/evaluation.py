@@ -26,6 +26,7 @@ from finetune.bootstrap import INTERVALS, bootstrap, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.config import EvaluationConfig, Experiment
+from finetune.curves import curves, training
 from finetune.drift import drift
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
 from finetune.model_card import read_json, read_settings, write_model_card
@@ -129,11 +130,15 @@ def evaluate(experiment: Experiment) -> dict | None:
         costs = asdict(settings.costs)
         metrics["profit"] = profit_curve(*test, **costs, resamples=settings.bootstrap, threshold=threshold)
     cutoffs = rows["test"]["cutoff"].to_numpy()
-    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, deviation=deviation)
+    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, **known)
     metrics["slices"] = {
-        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, deviation=deviation)
+        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, **known)
         for name, values in groups.items()
     }
+    metrics["curves"] = curves(
+        task, manifest["classes"], labels["test"], {MODEL: scores["test"], **baselines.scores["test"]}
+    )
+    metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], aggregates)
     metrics["lengths"] = _lengths(experiment, {"train": train["text"], "test": rows["test"]["text"]})
     if experiment.seeds:  # what the mean of their scores gains

@@ -5,31 +5,26 @@ import re
 import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import roc_auc_score, roc_curve
 
+from finetune.curves import MODEL
 from finetune.pictures import (
     BLUE,
     DASHED,
     DOTTED,
     FILL,
     INK,
-    MODEL,
     PERCENT,
     THIN,
     Picture,
-    captured,
     finish,
     flat_figure,
     inline_svg,
     legend,
-    plot,
     square_figure,
     styles,
 )
 from finetune.wording import listed, missing, named, number, percent, short, worded
 
-CLASSES = 15  # of propensity: that many of the most frequent are drawn
-LONGEST = 20  # list of classes that is drawn
 MARKED = re.compile(r"(precision|recall)_at_\d+")  # of metrics.json
 
 
@@ -65,21 +60,18 @@ def confusion(test: dict, classes: list[str]) -> Picture:
     return Picture("Confusion matrix", reading, inline_svg(figure, "confusion", f"Rows of each true tier. {said}."))
 
 
-def tier_roc(classes: list[str], labels: np.ndarray, scores: np.ndarray) -> Picture:
+def tier_roc(classes: list[str], curves: dict) -> Picture:
     """The model's ROC curve of each tier against all others."""
     figure = square_figure()
     axes = figure.subplots()
-    areas = {}
-    for at, (name, style) in enumerate(styles(classes).items()):
-        own = labels == at
-        if 0 < own.sum() < len(own):
-            areas[name] = roc_auc_score(own, scores[:, at])
-            label = f"{short(name, 18)} {number(areas[name])}"
-            plot(axes, *roc_curve(own, scores[:, at])[:2], label=label, **style)
+    for name, style in styles(classes).items():
+        if of := curves["roc"].get(name):
+            label = f"{short(name, 18)} {number(curves['auroc'][name])}"
+            axes.plot(of["false_positive_rate"], of["true_positive_rate"], label=label, **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
     axes.set(xlabel="Share of the other tiers above a threshold", ylabel="Share of the tier above it")
     finish(figure, axes)
-    said = ", ".join(f"{name} {number(area)}" for name, area in areas.items())
+    said = ", ".join(f"{name} {number(area)}" for name, area in curves["auroc"].items())
     reading = f"The model's AUROC for each tier against all others: {said or 'only one tier came'}."
     return Picture("ROC curve of each tier", reading, inline_svg(figure, "tier-roc", f"ROC curves. {reading}"))
 
@@ -114,15 +106,16 @@ def deciles(test: dict) -> Picture:
     )
 
 
-def value_gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
+def value_gain(scorers: dict[str, dict], curves: dict) -> Picture:
     """The share of all value that the users with the highest predictions bring."""
     figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{named(name)} {number(of.get('value_gini'))}" for name, of in scorers.items()}
-    if labels.sum() > 0:
-        for name, style in styles(scorers).items():
-            plot(axes, *captured(labels, scores[name]), label=names[name], **style)
-        plot(axes, *captured(labels, labels), label="Perfect 1.000", **DOTTED | {"color": INK, "linewidth": 1.2})
+    drawn = [(curves["gain"].get(name), style | {"label": names[name]}) for name, style in styles(scorers).items()]
+    drawn.append((curves["perfect_gain"], DOTTED | {"color": INK, "linewidth": 1.2, "label": "Perfect 1.000"}))
+    for of, style in drawn:
+        if of:
+            axes.plot(of["rows"], of["captured"], **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.0)}", **THIN)
     axes.set(xlabel="Share of the rows, highest predictions first", ylabel="Share of all value among them")
     finish(figure, axes)
@@ -131,15 +124,11 @@ def value_gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, n
     return Picture("Value captured", reading, inline_svg(figure, "value-gain", f"Curves of value captured. {reading}"))
 
 
-def class_auroc(
-    scorers: dict[str, dict], classes: list[str], labels: np.ndarray, scores: dict[str, np.ndarray]
-) -> Picture:
+def class_auroc(scorers: dict[str, dict], classes: list[str], curves: dict) -> Picture:
     """AUROC of each scorer for the most frequent classes, a row each."""
-    counts = labels.sum(axis=0, dtype=int)
-    drawn = [at for at in np.argsort(-counts, kind="stable")[:CLASSES] if 0 < counts[at] < len(labels)]
+    drawn, areas = curves["classes"], curves["auroc"]
     figure = flat_figure(len(drawn) + 2)
     axes = figure.subplots()
-    areas = {name: [roc_auc_score(labels[:, at], scores[name][:, at]) for at in drawn] for name in scorers}
     for name, style in styles(scorers).items():
         look = {"linestyle": "none", "marker": style["marker"], "color": style["color"], "label": named(name)}
         if name == MODEL:
@@ -148,14 +137,15 @@ def class_auroc(
             look |= {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.6}
         axes.plot(areas[name], range(len(drawn)), **look)
     axes.axvline(0.5, label="Chance", **THIN)
-    axes.set_yticks(range(len(drawn)), [f"{short(classes[at], 22)} ({counts[at]:,})" for at in drawn])
+    named_rows = [f"{short(name, 22)} ({count:,})" for name, count in zip(drawn, curves["positives"], strict=True)]
+    axes.set_yticks(range(len(drawn)), named_rows)
     axes.set(ylim=(len(drawn) - 0.5, -0.5), xlabel="AUROC")
     legend(figure, axes)
     said = "; ".join(
-        f"{classes[at]}: {', '.join(f'{named(name)} {number(areas[name][i])}' for name in scorers)}"
-        for i, at in enumerate(drawn)
+        f"{of}: {', '.join(f'{named(name)} {number(areas[name][i])}' for name in scorers)}"
+        for i, of in enumerate(drawn)
     )
-    best = [max(areas, key=lambda name, i=i: areas[name][i]) for i in range(len(drawn))]
+    best = [max(scorers, key=lambda name, i=i: areas[name][i]) for i in range(len(drawn))]
     reading = (
         f"The {len(drawn)} most frequent of {len(classes)} classes, with their positives in brackets. The model has "
         f"the highest AUROC in {best.count(MODEL)} of them."
@@ -163,18 +153,15 @@ def class_auroc(
     return Picture("AUROC of the largest classes", reading, inline_svg(figure, "class-auroc", f"AUROC. {said}."))
 
 
-def at_k(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
+def at_k(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     """Precision and recall of a row's k highest-scored classes, over the rows that have any class."""
-    told = labels[labels.any(axis=1)].astype(float)
-    longest = min(LONGEST, labels.shape[1])
-    at = np.arange(1, longest + 1)
     figure = square_figure()
     panels = dict(zip(("Precision", "Recall"), figure.subplots(2, sharex=True), strict=True))
     for name, style in styles(scorers).items():
-        best = np.argsort(-scores[name][labels.any(axis=1)], axis=1, kind="stable")[:, :longest]
-        hits = np.cumsum(np.take_along_axis(told, best, axis=1), axis=1)
-        for of, values in (("Precision", hits / at), ("Recall", hits / told.sum(axis=1, keepdims=True))):
-            panels[of].plot(at, values.mean(axis=0), label=named(name), **style | {"markevery": max(1, longest // 5)})
+        for title, axes in panels.items():
+            values = curves[name][title.lower()]
+            every = max(1, len(values) // 5)
+            axes.plot(range(1, len(values) + 1), values, label=named(name), **style | {"markevery": every})
     for title, axes in panels.items():
         axes.set(title=f"{title} at k", ylim=(0, None))
         axes.yaxis.set_major_formatter(PERCENT)

@@ -143,7 +143,7 @@ def deciles(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
     borders = np.unique(np.round(np.linspace(0, len(labels), 11)))
     rows = np.diff(borders)
     predicted, real = (
-        np.diff(np.interp(borders, *_running_total(values, scores))) / rows for values in (scores, labels)
+        np.diff(np.interp(borders, *running_total(values, scores))) / rows for values in (scores, labels)
     )
     return [
         {"rows": int(count), "predicted": float(p), "real": float(r)}
@@ -281,11 +281,11 @@ def _value(labels: np.ndarray, scores: np.ndarray, deviation: float | None) -> d
 
 def _value_gini(labels: np.ndarray, ranking: np.ndarray) -> float:
     """Twice the area between the share of the value that the best-ranked rows hold and the diagonal."""
-    rows, values = _running_total(labels, ranking)
+    rows, values = running_total(labels, ranking)
     return 2 * float(auc(rows / rows[-1], values / values[-1])) - 1
 
 
-def _running_total(values: np.ndarray, ranking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def running_total(values: np.ndarray, ranking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many rows, and the sum of their values, after each distinct score, highest first and starting at 0."""
     _, group, rows = np.unique(-ranking, return_inverse=True, return_counts=True)
     sums = np.bincount(group, values, minlength=len(rows))

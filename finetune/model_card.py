@@ -183,6 +183,7 @@ def read_metrics(folder: Path) -> dict:
         if len(many) < len(groups["groups"]):  # a gap to a group that is hidden would tell of it
             groups["gaps"] = dict.fromkeys(groups["gaps"])
         groups["groups"] = many
+    metrics.pop("curves", None)  # a curve or a histogram of few rows shows each of them
     return metrics
 
 

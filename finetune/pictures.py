@@ -7,16 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 
-import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from finetune.wording import missing
-
-MODEL = "model"  # the scorer beside the baselines
-POINTS = 800  # of a curve; nobody sees more
 
 # Pictures are drawn in these colours and shown in the page's own, which differ in light and dark. The palette is Okabe
 # & Ito, "Color Universal Design", 2008; and each line has a dash pattern and a marker of its own.
@@ -94,21 +90,6 @@ def styles(names: Iterable[str]) -> dict[str, dict]:
         name: style | {"marker": marker, "markevery": 0.1, "markersize": 5}
         for name, style, marker in zip(names, cycle(LINE_STYLES), cycle(MARKERS), strict=False)
     }
-
-
-def plot(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object) -> None:
-    """A curve whose x only rises or only falls, thinned evenly by point and by x."""
-    by_x = np.searchsorted(abs(x - x[0]), np.linspace(0, abs(x[-1] - x[0]), POINTS))
-    kept = np.union1d(np.linspace(0, len(x) - 1, POINTS).astype(int), by_x)
-    axes.plot(x[kept], y[kept], **style)
-
-
-def captured(worth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the rows, highest scores first, and of all worth among them; rows of equal scores come together."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    shares, gained = (ends + 1) / len(scores), np.cumsum(worth[order])[ends] / worth.sum()
-    return np.append(0.0, shares), np.append(0.0, gained)
 
 
 def finish(figure: Figure, axes: Axes, limit: float = 1.0, low: float = 0.0) -> None:

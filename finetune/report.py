@@ -4,16 +4,13 @@ import json
 from pathlib import Path
 
 import matplotlib.style
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
 from data_prep.prepare import write_whole
-from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
+from finetune.curves import MODEL
 from finetune.metrics import LOWER_IS_BETTER
-from finetune.pictures import MODEL, PICTURE_STYLE
+from finetune.pictures import PICTURE_STYLE
 from finetune.run_pictures import (
     cutoff_pictures,
     drift_pictures,
@@ -50,32 +47,24 @@ OPTIONAL = {"calibration": None, "profit": None, "by_cutoff": [], "slices": {}, 
 def write_report(run_folder: Path) -> Path:
     """Write run_folder/report.html, one file that asks for nothing else; the same inputs give the same bytes.
 
-    Reads metrics.json, predictions/test.parquet, training_log.json, config.yaml and, where the model was pretrained
-    in the run, pretrained/pretraining_log.json.
+    Reads metrics.json, which has every figure that is shown, and config.yaml.
 
     Raises:
-        InputError: One of the files is missing or old, or metrics and predictions are not of the same run.
+        InputError: One of the files is missing or old.
     """
     folder = Path(run_folder)
     metrics = OPTIONAL | json.loads(_existing(folder / "metrics.json").read_bytes())
-    if "task" not in metrics:
+    if "curves" not in metrics:
         raise InputError(f"{folder / 'metrics.json'} is of an older version; run scripts/evaluate.py again")
-    training = json.loads(_existing(folder / "training_log.json").read_bytes())
-    pretraining = {"steps": 0, "history": []}
-    if "pretrain" in metrics["made"].get("seconds", {}):
-        pretraining = json.loads(_existing(folder / PRETRAINED / PRETRAINING_LOG).read_bytes())
     test = metrics["test"]
     scorers = {MODEL: test} | test["baselines"]
-    labels, scores, unscored = _predictions(_existing(folder / "predictions" / "test.parquet"), list(scorers))
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         sections = {
-            "How well it ranks": ranking_pictures(metrics, labels, scores) if len(labels) else [],
-            "How far its scores can be believed": probability_pictures(metrics, labels, scores[MODEL]),
+            "How well it ranks": ranking_pictures(metrics),
+            "How far its scores can be believed": probability_pictures(metrics),
             "What it would earn": profit_pictures(metrics),
             SLICED: cutoff_pictures(metrics) + slice_pictures(metrics),
-            "Inputs and training": text_pictures(metrics, training)
-            + loss_pictures(metrics, training, pretraining)
-            + drift_pictures(metrics),
+            "Inputs and training": text_pictures(metrics) + loss_pictures(metrics) + drift_pictures(metrics),
         }
     keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
     keys = [key for key in keys if key not in COUNTS and not key.endswith("_interval")]
@@ -91,9 +80,6 @@ def write_report(run_folder: Path) -> Path:
         few_positives=FEW_POSITIVES,
         sections={title: pictures for title, pictures in sections.items() if pictures},
         sliced=SLICED,
-        unscored=unscored,
-        training=training,
-        pretraining=pretraining,
         config=_existing(folder / "config.yaml").read_text(encoding="utf-8"),
     )
     write_whole(folder / "report.html", page)
@@ -104,34 +90,6 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"{path} is missing; run scripts/train.py and then scripts/evaluate.py with the same --config")
     return path
-
-
-def _predictions(path: Path, names: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
-    """Labels and each scorer's scores of the rows that all of them scored, and how many rows are not among these."""
-    table = pq.read_table(path)
-    columns = {name: "score" if name == MODEL else name for name in names}
-    if absent := next((column for column in columns.values() if column not in table.column_names), None):
-        raise InputError(f"{path} has no column {absent}, which metrics.json tells of; run scripts/evaluate.py again")
-    labels = _array(table["label"])
-    scores = {name: _array(table[column]) for name, column in columns.items()}
-    scored = np.ones(len(labels), bool)
-    for values in scores.values():
-        scored &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    return labels[scored], {name: values[scored] for name, values in scores.items()}, int((~scored).sum())
-
-
-def _array(column: pa.ChunkedArray) -> np.ndarray:
-    """Of shape (rows,), or (rows, classes) for lists; NaN where there is no value."""
-    column = column.combine_chunks()
-    if not pa.types.is_list(column.type):
-        return column.to_numpy(zero_copy_only=False)
-    there = np.asarray(column.is_valid())
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    if there.all():
-        return flat.reshape(len(column), -1)
-    lists = np.full((len(column), len(flat) // max(there.sum(), 1)), np.nan)
-    lists[there] = flat.reshape(there.sum(), -1)
-    return lists
 
 
 def page_template(name: str) -> Template:

@@ -1,4 +1,4 @@
-"""Pictures of metrics.json and the training logs: profit, cutoffs, slices, drift, lengths and losses."""
+"""Pictures of a run's metrics.json: profit, cutoffs, slices, drift, lengths and losses."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -81,10 +81,13 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
     axes.set_xticks(shown, [str(points[at]["cutoff"])[:10] for at in shown], rotation=30, ha="right")
     axes.set(xlabel="Test cutoff", ylabel=name)
     legend(figure, axes)
-    first, last = points[0], points[-1]
+    first, last, places = points[0], points[-1], 4 if digits(main) else None  # as differences have them
+    change = number(last.get(f"{main}_change"), places, "+")
+    low, high = (number(end, places, "+") for end in last.get(f"{main}_change_interval") or [None, None])
     reading = (
         f"{name} is {number(first.get(main), digits(main))} at the first test cutoff and "
-        f"{number(last.get(main), digits(main))} at the last, {_apart(first, last, main)}."
+        f"{number(last.get(main), digits(main))} at the last: changed by {change} [{low}, {high}] since the first "
+        f"cutoff (95\u00a0% interval)."
     )
     said = "; ".join(_told(str(of["cutoff"]), of, main) for of in points)
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]
@@ -124,8 +127,14 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
         )
         reading = (
             f"{title} runs from {number(worst[main], digits(main))} ({worst['value']}) to "
-            f"{number(best[main], digits(main))} ({best['value']}), {_apart(worst, best, main)}. Rows in brackets."
+            f"{number(best[main], digits(main))} ({best['value']}); {_apart(worst, best, main)}. "
         )
+        if len(measured) > 2:
+            reading += (
+                f"The two were picked from {len(measured)} groups after looking, and the largest of several gaps is "
+                f"large by chance too. "
+            )
+        reading += "Rows in brackets."
     if known > GROUPS:
         reading += f" The {GROUPS} largest of {known} groups are drawn."
     said = "; ".join(_told(str(of["value"]), of, main) for of in groups)
@@ -155,7 +164,7 @@ def _apart(one: dict, other: dict, main: str) -> str:
     if any(span is None or any(map(missing, span)) for span in spans):
         return "without an interval"
     (low, high), (other_low, other_high) = spans
-    return "and their intervals overlap" if low <= other_high and other_low <= high else "beyond their intervals"
+    return f"their intervals {'overlap' if low <= other_high and other_low <= high else 'do not overlap'}"
 
 
 def _told(name: str, of: dict, main: str) -> str:
@@ -194,10 +203,11 @@ def drift_pictures(metrics: dict) -> list[Picture]:
     return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
 
 
-def text_pictures(metrics: dict, training: dict) -> list[Picture]:
+def text_pictures(metrics: dict) -> list[Picture]:
     """How long the texts are, in training and test, and how much of the training batches was padding."""
     lengths = {name: of for name, of in metrics["lengths"].items() if sum(of["counts"])}
-    padding = series(training, "padding_fraction")
+    training = metrics["training"]
+    padding = _series(training, "padding_fraction")
     if not lengths and not padding[0]:
         return []
     figure, said = square_figure(), []
@@ -224,14 +234,14 @@ def text_pictures(metrics: dict, training: dict) -> list[Picture]:
     return [Picture("Texts", reading, inline_svg(figure, "texts", f"Histograms and curves. {reading}"))]
 
 
-def loss_pictures(metrics: dict, training: dict, pretraining: dict) -> list[Picture]:
+def loss_pictures(metrics: dict) -> list[Picture]:
     """Losses and the main validation metric over the steps, a panel for each that was logged."""
-    main, title = metrics["main"], measure(metrics["main"], metrics["task"])[0]
-    loss, judged = series(training, "loss"), series(training, f"eval_{main}")
+    main, title, training = metrics["main"], measure(metrics["main"], metrics["task"])[0], metrics["training"]
+    loss, judged = _series(training, "loss"), _series(training, f"eval_{main}")
     marked = SOLID | {"marker": "o", "markersize": 4}
     panels = {
-        "Pretraining: loss on masked words": {"masked words": (series(pretraining, "loss"), DASHED)},
-        "Fine-tuning: loss": {"training": (loss, DASHED), "validation": (series(training, "eval_loss"), marked)},
+        "Pretraining: loss on masked words": {"masked words": (_series(training, "pretraining_loss"), DASHED)},
+        "Fine-tuning: loss": {"training": (loss, DASHED), "validation": (_series(training, "eval_loss"), marked)},
         f"Fine-tuning: validation {title}": {title: (judged, marked)},
     }
     panels = {title: lines for title, lines in panels.items() if any(steps for (steps, _), _ in lines.values())}
@@ -244,7 +254,7 @@ def loss_pictures(metrics: dict, training: dict, pretraining: dict) -> list[Pict
             if values and name != title:
                 said.append(f"{name} {number(values[0], 2)} to {number(values[-1], 2)}")
         axes.set_title(heading)
-        axes.set_xlim(0, pretraining["steps"] if heading.startswith("Pretraining") else training["steps"])
+        axes.set_xlim(0, training["pretraining_steps" if heading.startswith("Pretraining") else "steps"])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if len(lines) > 1:
@@ -262,7 +272,6 @@ def loss_pictures(metrics: dict, training: dict, pretraining: dict) -> list[Pict
     return [Picture("Training", reading, inline_svg(figure, "training", alt))]
 
 
-def series(log: dict, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one key of transformers' log history."""
-    entries = [entry for entry in log["history"] if key in entry]
-    return [entry["step"] for entry in entries], [float(entry[key]) for entry in entries]
+def _series(training: dict, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values; NaN where there is no value."""
+    return training[key]["steps"], [float("nan") if missing(of) else of for of in training[key]["values"]]

@@ -1,9 +1,9 @@
-"""Pictures of a run's scores against what came: predictions/test.parquet, with the figures of metrics.json."""
+"""Pictures of a run's scores against what came: the test metrics and curves of metrics.json."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import precision_recall_curve, roc_curve
 
+from finetune.curves import MAJORITY, MODEL
 from finetune.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.metrics import SHARES
 from finetune.pictures import (
@@ -11,78 +11,68 @@ from finetune.pictures import (
     DASHED,
     FILL,
     INK,
-    MODEL,
     PERCENT,
     SOLID,
     THIN,
     Picture,
-    captured,
     finish,
     inline_svg,
     legend,
-    plot,
     square_figure,
     styles,
 )
 from finetune.wording import listed, missing, named, number, percent, span, worded
 
-BINS = 10  # of the calibration curve, with equal counts
-MAJORITY = "majority"
 
-
-def ranking_pictures(metrics: dict, labels: np.ndarray, scores: dict[str, np.ndarray]) -> list[Picture]:
-    """How well the model orders users, beside the baselines.
+def ranking_pictures(metrics: dict) -> list[Picture]:
+    """How well the model orders users, beside the baselines; nothing where the labels cannot tell.
 
     Args:
         metrics: The content of metrics.json.
-        labels: Of the rows that all scored; see `finetune.objective.Objective`.
-        scores: Of "model" and of each baseline, of shape (rows,), or (rows, classes) for tiers and propensity.
     """
-    task, scorers = metrics["task"], {MODEL: metrics["test"]} | metrics["test"]["baselines"]
+    task, curves = metrics["task"], metrics["curves"]
+    scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
     scorers.pop(MAJORITY, None)  # the same score for all is chance, which has a line of its own
-    if task == "binary":
-        if len(np.unique(labels)) < 2:
-            return []
+    if task == "binary" and curves["roc"]:
         return [
-            _roc(scorers, labels, scores),
-            _precision_recall(scorers, metrics["test"], labels, scores),
-            _gain(scorers, labels, scores),
+            _roc(scorers, curves["roc"]),
+            _precision_recall(scorers, metrics["test"], curves["precision_recall"]),
+            _gain(scorers, curves["gain"]),
             _lift(scorers),
         ]
-    if task == "tiers":
-        return [confusion(metrics["test"], metrics["classes"]), tier_roc(metrics["classes"], labels, scores[MODEL])]
-    if task == "value":
-        return [deciles(metrics["test"]), value_gain(scorers, labels, scores)]
-    if not labels.any():
-        return []
-    return [class_auroc(scorers, metrics["classes"], labels, scores), at_k(scorers, labels, scores)]
+    if task == "tiers" and curves["rows"]:
+        return [confusion(metrics["test"], metrics["classes"]), tier_roc(metrics["classes"], curves)]
+    if task == "value" and curves["rows"]:
+        return [deciles(metrics["test"]), value_gain(scorers, curves)]
+    if task == "propensity" and curves["class_auroc"]:
+        return [class_auroc(scorers, metrics["classes"], curves["class_auroc"]), at_k(scorers, curves["at_k"])]
+    return []
 
 
-def probability_pictures(metrics: dict, labels: np.ndarray, scores: np.ndarray) -> list[Picture]:
+def probability_pictures(metrics: dict) -> list[Picture]:
     """Whether the model's scores can be taken for probabilities; nothing for values and where only one class came.
 
     Args:
         metrics: The content of metrics.json.
-        labels: Of the rows that all scored.
-        scores: The model's.
     """
-    if metrics["task"] == "value" or len(np.unique(labels)) < 2:
+    curves, test = metrics["curves"], metrics["test"]
+    if not curves.get("calibration"):
         return []
-    test, before = metrics["test"], (metrics["calibration"] or {}).get("before") or {}
+    before = (metrics["calibration"] or {}).get("before") or {}
     if metrics["task"] == "binary":
         threshold = (metrics["calibration"] or {}).get("threshold")
-        return [_calibration(test, before, labels, scores), _distribution(test, labels, scores, threshold)]
-    pairs = labels[:, None] == np.arange(scores.shape[1]) if metrics["task"] == "tiers" else labels
-    return [_calibration(test, before, pairs.ravel().astype(float), scores.ravel(), "pairs of row and class")]
+        return [_calibration(test, before, curves, "rows"), _distribution(test, curves, threshold)]
+    return [_calibration(test, before, curves, "pairs of row and class")]
 
 
-def _roc(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
+def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     """The curve of each scorer, and how many pairs it ranks rightly, which is what AUROC means."""
     figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{named(name)} {number(of['auroc'])}" for name, of in scorers.items()}
     for name, style in styles(scorers).items():
-        plot(axes, *roc_curve(labels, scores[name])[:2], label=names[name], **style)
+        of = curves[name]
+        axes.plot(of["false_positive_rate"], of["true_positive_rate"], label=names[name], **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
     axes.set(xlabel="Share of all negatives above a threshold", ylabel="Share of all positives above it")
     finish(figure, axes)
@@ -91,16 +81,12 @@ def _roc(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndar
     return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
 
 
-def _precision_recall(
-    scorers: dict[str, dict], test: dict, labels: np.ndarray, scores: dict[str, np.ndarray]
-) -> Picture:
+def _precision_recall(scorers: dict[str, dict], test: dict, curves: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{named(name)} {number(of['average_precision'])}" for name, of in scorers.items()}
     for name, style in styles(scorers).items():
-        precision, recall, _ = precision_recall_curve(labels, scores[name])
-        # Without scikit-learn's closing point, a precision of 1 that no threshold gives.
-        plot(axes, recall[:-1], precision[:-1], label=names[name], drawstyle="steps-post", **style)
+        axes.plot(curves[name]["recall"], curves[name]["precision"], label=names[name], **style)
     rate = test["positives"] / test["rows"]
     axes.axhline(rate, label=f"Base rate {number(rate)}", **THIN)
     axes.set(xlabel="Recall: share of all positives found", ylabel="Precision: positives among those found")
@@ -112,12 +98,12 @@ def _precision_recall(
     return Picture("Precision and recall", reading, inline_svg(figure, "precision-recall", alt))
 
 
-def _gain(scorers: dict[str, dict], labels: np.ndarray, scores: dict[str, np.ndarray]) -> Picture:
+def _gain(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     """The share of all positives among the highest-scored rows, for each share of rows."""
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
-        plot(axes, *captured(labels, scores[name]), label=named(name), **style | {"marker": ""})
+        axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **style | {"marker": ""})
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
     recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in SHARES]
     for top, recall in zip(SHARES, recalls, strict=True):
@@ -160,27 +146,29 @@ def _lift(scorers: dict[str, dict]) -> Picture:
     return Picture("Lift", reading, inline_svg(figure, "lift", alt))
 
 
-def _calibration(test: dict, before: dict, labels: np.ndarray, scores: np.ndarray, unit: str = "rows") -> Picture:
+def _calibration(test: dict, before: dict, curves: dict, unit: str) -> Picture:
     """The reliability curve over bins of equal count, above a histogram of the scores."""
-    bins = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
-    predicted, observed = (np.array([values[rows].mean() for rows in bins]) for values in (scores, labels))
-    highest, low = max(predicted.max(), observed.max()), min(0.0, predicted.min())  # scores may be no probabilities
+    bins, histogram = curves["calibration"], curves["histograms"]["all"]
+    predicted, observed = bins["predicted"], bins["observed"]
+    highest, low = max(*predicted, *observed), min(0.0, *predicted)  # scores may be no probabilities
     limit = max(0.01, highest, min(1.0, 1.1 * highest))
     figure = square_figure()
-    axes, histogram = figure.subplots(2, height_ratios=(3, 1))
-    axes.plot(predicted, observed, marker="o", label=f"Model, {len(bins)} bins of equal count", clip_on=False, **SOLID)
+    axes, below = figure.subplots(2, height_ratios=(3, 1))
+    name = f"Model, {len(predicted)} bins of equal count"
+    axes.plot(predicted, observed, marker="o", label=name, clip_on=False, **SOLID)
     axes.plot([low, limit], [low, limit], label="Perfect", **THIN)
     axes.set(ylabel="Share that is positive")
     finish(figure, axes, limit, low)
-    edges = np.linspace(*_range(scores), 41)
-    histogram.hist(scores, bins=edges, color=FILL, edgecolor=BLUE, linewidth=0.6)
-    histogram.set(xlim=(edges[0], edges[-1]), xlabel="Predicted probability", ylabel=unit.split()[0].capitalize())
-    histogram.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    histogram.yaxis.set_major_formatter("{x:,.0f}")
-    histogram.xaxis.set_major_locator(MaxNLocator(4))
-    histogram.xaxis.set_major_formatter(PERCENT)
+    edges = histogram["edges"]
+    below.hist(edges[:-1], bins=edges, weights=histogram["counts"], color=FILL, edgecolor=BLUE, linewidth=0.6)
+    below.set(xlim=(edges[0], edges[-1]), xlabel="Predicted probability", ylabel=unit.split()[0].capitalize())
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    below.yaxis.set_major_formatter("{x:,.0f}")
+    below.xaxis.set_major_locator(MaxNLocator(4))
+    below.xaxis.set_major_formatter(PERCENT)
     reading = (
-        f"Over all {unit} the model expects {percent(scores.mean(), 1)} positives and {percent(labels.mean(), 1)} came."
+        f"Over all {unit} the model expects {percent(bins['mean_score'], 1)} positives and "
+        f"{percent(bins['mean_label'], 1)} came."
     )
     if not missing(error := test.get("expected_calibration_error")):
         reading += f" Its probabilities are off by {100 * error:.1f} percentage points on average"
@@ -191,21 +179,14 @@ def _calibration(test: dict, before: dict, labels: np.ndarray, scores: np.ndarra
     return Picture("Calibration", reading, inline_svg(figure, "calibration", alt))
 
 
-def _range(scores: np.ndarray) -> tuple[float, float]:
-    """What a histogram of scores spans: from zero on, where they do not lie close together."""
-    low, high = float(scores.min()), max(float(scores.max()), 0.01)
-    return (low, high) if low < 0 or 0.75 * high < low < high else (0.0, high)
-
-
-def _distribution(test: dict, labels: np.ndarray, scores: np.ndarray, threshold: float | None) -> Picture:
+def _distribution(test: dict, curves: dict, threshold: float | None) -> Picture:
     """Histograms of the scores of positive and of negative rows, as shares of each."""
     figure = square_figure()
     axes = figure.subplots()
-    edges = np.linspace(*_range(scores), 31)
-    for label, name, style in ((0, "Negative rows", DASHED), (1, "Positive rows", SOLID)):
-        counts, _ = np.histogram(scores[labels == label], edges)
-        axes.stairs(counts / counts.sum(), edges, label=name, **style | {"fill": False})
-        if label:
+    for label, style in (("negative", DASHED), ("positive", SOLID)):
+        edges, counts = curves["histograms"][label]["edges"], np.array(curves["histograms"][label]["counts"])
+        axes.stairs(counts / counts.sum(), edges, label=f"{named(label)} rows", **style | {"fill": False})
+        if label == "positive":
             axes.stairs(counts / counts.sum(), edges, fill=True, color=FILL, alpha=0.5, zorder=0.9)
     if threshold is not None and edges[0] <= threshold <= edges[-1]:
         axes.axvline(threshold, label=f"Threshold {number(threshold)}", color=INK, linewidth=1.2)
@@ -215,7 +196,7 @@ def _distribution(test: dict, labels: np.ndarray, scores: np.ndarray, threshold:
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(PERCENT)
     legend(figure, axes)
-    middle = [percent(np.median(scores[labels == label]), 1) for label in (1, 0)]
+    middle = [percent(curves["medians"][label], 1) for label in ("positive", "negative")]
     reading = f"Half of the positive rows score above {middle[0]}, half of the negative ones above {middle[1]}."
     if not missing(test.get("ks")):
         reading += (

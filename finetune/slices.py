@@ -22,9 +22,9 @@ from data_prep.history import combined
 from data_prep.prepare import read_manifest
 from data_prep.task import parse_expression, show
 from finetune.batching import read_split
-from finetune.bootstrap import bootstrap, interval, user_weights
+from finetune.bootstrap import INTERVALS, bootstrap, interval, user_weights
 from finetune.config import Experiment
-from finetune.metrics import MAIN, measure
+from finetune.metrics import MAIN, measure, metric_names
 
 UNKNOWN, OTHER = "unknown", "other"
 MOST = 20  # groups of a slice, the largest ones; all others are OTHER
@@ -184,7 +184,7 @@ def slice_metrics(
     min_rows: int,
     resamples: int,
     seed: int = 0,
-    deviation: float | None = None,
+    **known: object,
 ) -> dict:
     """Measures of each group of a slice, and how far the groups are apart.
 
@@ -205,10 +205,11 @@ def slice_metrics(
         min_rows: A group of fewer rows is named but not measured.
         resamples: Of the users.
         seed: Of the resamples.
-        deviation: Standard deviation of the training labels, for values.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
 
     Returns:
-        groups (the largest first), too_small, and gaps; what cannot be told is NaN.
+        groups (the largest first; measures and the intervals of those that have them), too_small, and gaps; what cannot
+            be told is NaN.
     """
     names, group, counts = np.unique(np.array(values, str), return_inverse=True, return_counts=True)
     order = np.lexsort((names, -counts))
@@ -221,8 +222,8 @@ def slice_metrics(
     for i, at in enumerate(measured):
         inside = group == i
         part = labels[inside], scores[inside], users[inside]
-        figures, _ = _figures(task, *part, resamples, seed, deviation)
-        groups.append({"value": str(names[at]), **figures, **{name: float(rates[name][i]) for name in RATES}})
+        figures, _ = _figures(task, *part, resamples, seed, **known)
+        groups.append({"value": str(names[at]), **figures, **{name: of[i] for name, of in rates.items()}})
     small = [{"value": str(names[at]), "rows": int(counts[at])} for at in order if number[at] < 0]
     return {"groups": groups, "too_small": small, "gaps": gaps}
 
@@ -235,7 +236,7 @@ def by_cutoff(
     users: np.ndarray,
     resamples: int,
     seed: int = 0,
-    deviation: float | None = None,
+    **known: object,
 ) -> list[dict]:
     """Measures at each test cutoff, in order: does the model decay?
 
@@ -247,20 +248,20 @@ def by_cutoff(
         users: Whose row each is, of shape (rows,).
         resamples: Of the users.
         seed: Of the resamples.
-        deviation: Standard deviation of the training labels, for values.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
 
     Returns:
-        Of each cutoff cutoff, rows, users, positives, the measures, the main one's interval and, after the first,
-        its change since the first cutoff with the interval, paired by users as many are asked at both.
+        Of each cutoff cutoff, rows, users, positives, the measures with their intervals and, after the first, the
+        main one's change since the first cutoff with the interval, paired by users as many are asked at both.
     """
     main, found, first = MAIN[task], [], None
     for cutoff in np.unique(cutoffs):
         inside = cutoffs == cutoff
         part = labels[inside], scores[inside], users[inside]
-        figures, drawn = _figures(task, *part, resamples, seed, deviation, among=users)
+        figures, drawn = _figures(task, *part, resamples, seed, among=users, **known)
         if first:
             figures[f"{main}_change"] = figures[main] - first[0][main]
-            figures[f"{main}_change_interval"] = interval(drawn - first[1])
+            figures[f"{main}_change_interval"] = interval(drawn[main] - first[1][main])
         first = first or (figures, drawn)
         moment = cutoff.astype("datetime64[us]").astype(datetime)
         found.append({"cutoff": show(moment), **figures})
@@ -274,14 +275,15 @@ def _figures(
     users: np.ndarray,
     resamples: int,
     seed: int,
-    deviation: float | None,
     among: np.ndarray | None = None,
-) -> tuple[dict, np.ndarray]:
-    """Counts, measures and the interval of the main one; and that one's value on each resample."""
-    main = MAIN[task]
-    drawn = bootstrap(task, labels, {"score": scores}, users, resamples, seed, deviation, among=among)["score"][main]
-    counts = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
-    return {**counts, **measure(task, labels, scores, deviation), f"{main}_interval": interval(drawn)}, drawn
+    **known: object,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Counts, measures and their intervals; and the measures' values on each resample."""
+    drawn = bootstrap(task, labels, {"score": scores}, users, resamples, seed, among=among, **known)["score"]
+    figures = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
+    figures |= measure(task, labels, scores, **known)
+    figures |= {f"{name}_interval": interval(drawn[name]) for name in metric_names(task, scores, INTERVALS)}
+    return figures, drawn
 
 
 def _compare(
@@ -294,9 +296,9 @@ def _compare(
     threshold: float | None,
     resamples: int,
     seed: int,
-) -> tuple[dict[str, np.ndarray], dict]:
-    """RATES of each group, of shape (groups,), and GAPS with their intervals; NaN for labels of no yes or no."""
-    nothing = {name: np.full(groups, np.nan) for name in RATES}
+) -> tuple[dict[str, list], dict]:
+    """RATES of each group and GAPS, with their intervals; NaN for labels of no yes or no."""
+    nothing = {name: [float("nan")] * groups for name in RATES}
     gaps = {gap: float("nan") for gap in GAPS} | {f"{gap}_interval": [float("nan")] * 2 for gap in GAPS}
     if task != "binary" or not groups:
         return nothing, gaps
@@ -323,7 +325,9 @@ def _compare(
         told = ~np.isnan(values)
         if told.sum() > 1:
             gaps[gap], gaps[f"{gap}_interval"] = _widest(values[told], drawn[RATES.index(rate), told])
-    return dict(zip(RATES, real[:, :, 0], strict=True)), gaps
+    found = {name: real[at, :, 0].tolist() for at, name in enumerate(RATES)}
+    found |= {f"{name}_interval": [interval(of) for of in drawn[at]] for at, name in enumerate(RATES)}
+    return found, gaps
 
 
 def _widest(values: np.ndarray, drawn: np.ndarray) -> tuple[float, list[float]]:

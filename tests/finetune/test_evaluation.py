@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, mean_absolute_error, roc_auc_score
 
 from data_prep import InputError
 from data_prep.prepare import prepare
@@ -133,6 +133,16 @@ def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path
     contacted = predictions["score"].to_numpy() >= saved.threshold
     assert np.array(metrics["test"]["confusion"])[:, 1].sum() == contacted.sum()
     assert metrics["profit"]["profits"][-1] == 5 * metrics["test"]["positives"] - metrics["test"]["rows"]
+    for name, curve in metrics["curves"]["roc"].items():
+        figures = metrics["test"] if name == "model" else metrics["test"]["baselines"][name]
+        area = auc(curve["false_positive_rate"], curve["true_positive_rate"])
+        assert area == pytest.approx(figures["auroc"], abs=1e-3)
+    assert metrics["curves"]["calibration"]["mean_score"] == pytest.approx(predictions["score"].to_numpy().mean())
+    log = json.loads((run / "training_log.json").read_text())
+    logged = {entry["step"]: entry["eval_auroc"] for entry in log["history"] if "eval_auroc" in entry}
+    assert metrics["training"]["steps"] == log["steps"] == 8
+    assert dict(zip(*metrics["training"]["eval_auroc"].values(), strict=True)) == logged
+    assert len(metrics["training"]["loss"]["values"]) == 8
     assert sum(cutoff["rows"] for cutoff in metrics["by_cutoff"]) == metrics["test"]["rows"]
     for parts in metrics["slices"].values():
         assert sum(group["rows"] for group in parts["groups"] + parts["too_small"]) == metrics["test"]["rows"]
@@ -166,6 +176,8 @@ def test_every_kind_of_label_is_evaluated_and_reported(tiny, tmp_path, task):
         assert np.sum(metrics["test"]["confusion"]) == len(labels)
     else:
         assert metrics["test"]["auroc"] == pytest.approx(roc_auc_score(labels, found, average="macro"))
+        parts = [*metrics["by_cutoff"], *metrics["slices"]["old"]["groups"]]
+        assert all(part["novelty"] is not None for part in parts)
     name = metrics["main"]
     for figures in metrics["test"]["baselines"].values():
         assert figures[f"{name}_difference"] == pytest.approx(metrics["test"][name] - figures[name])

@@ -6,11 +6,10 @@ import warnings
 import matplotlib.style
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score
 
+from finetune.curves import curves
 from finetune.metrics import METRICS
-from finetune.pictures import PICTURE_STYLE, POINTS, captured, dots, flat_figure, inline_svg, plot, square_figure
+from finetune.pictures import PICTURE_STYLE, dots, flat_figure, inline_svg, square_figure
 from finetune.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
 from finetune.score_pictures import ranking_pictures
 from finetune.wording import digits, listed, measure, named, number, percent, span
@@ -31,28 +30,6 @@ def _part(auroc: float | None, positives: int = 60, **more: object) -> dict:
 def _metrics(**more: object) -> dict:
     made = {"task": "binary", "main": "auroc", "lower_is_better": False, "test": _part(0.8) | {"baselines": {}}}
     return made | {"slices": {}, "by_cutoff": [], "drift": [], "lengths": {}} | more
-
-
-def test_what_is_captured_rises_to_all_and_ties_come_together():
-    random = np.random.default_rng(0)
-    labels, scores = random.integers(0, 2, 500), random.random(500)
-    shares, gained = captured(labels, scores)
-    top = labels[np.argsort(-scores)][:50].sum() / labels.sum()
-    assert gained[np.searchsorted(shares, 0.1)] == pytest.approx(top)
-    assert (shares[0], gained[0], shares[-1], gained[-1]) == (0, 0, 1, 1)
-    assert (np.diff(shares) > 0).all()
-    shares, gained = captured(labels, np.zeros(500))
-    assert (shares.tolist(), gained.tolist()) == ([0, 1], [0, 1])
-
-
-def test_a_curve_of_many_points_is_thinned_and_keeps_its_ends():
-    axes = Figure().subplots()
-    x = np.linspace(1, 0, 100_000) ** 3
-    plot(axes, x, x**2)
-    drawn = axes.lines[0].get_xydata()
-    assert len(drawn) <= 2 * POINTS
-    assert drawn[0].tolist() == [1, 1]
-    assert drawn[-1].tolist() == [0, 0]
 
 
 def test_a_dot_is_hollow_where_there_are_few_positives_and_absent_where_there_is_no_value():
@@ -83,7 +60,10 @@ def test_groups_are_told_by_name_with_the_best_and_the_worst():
     metrics = _metrics(slices={"country": {"groups": groups}, "empty": {"groups": [], "too_small": []}})
     (picture,) = slice_pictures(metrics)
     assert picture.title == "By country"
-    assert picture.reading.startswith("AUROC runs from 0.600 (DE) to 0.900 ($a$), beyond their intervals.")
+    assert picture.reading.startswith(
+        "AUROC runs from 0.600 (DE) to 0.900 ($a$); their intervals do not overlap. The two"
+    )
+    assert "were picked from 3 groups after looking" in picture.reading
     assert "none: \u2013 (\u2013), 60 positives" in picture.svg
     assert "$a$ (100)" in picture.svg
     (picture,) = slice_pictures(metrics | {"lower_is_better": True})
@@ -106,9 +86,11 @@ def test_only_the_largest_groups_of_many_are_drawn():
 def test_decay_is_told_by_the_first_and_the_last_cutoff():
     assert cutoff_pictures(_metrics(by_cutoff=[_part(0.8, cutoff="2024-01-01")])) == []
     points = [_part(value, cutoff=f"2024-01-{day:02}") for day, value in enumerate((0.8, 0.9, 0.79), 1)]
+    points[-1] |= {"auroc_change": -0.01, "auroc_change_interval": [-0.0251, 0.0052]}
     (picture,) = cutoff_pictures(_metrics(by_cutoff=points))
     assert picture.reading == (
-        "AUROC is 0.800 at the first test cutoff and 0.790 at the last, and their intervals overlap."
+        "AUROC is 0.800 at the first test cutoff and 0.790 at the last: changed by "
+        "\u22120.0100 [\u22120.0251, +0.0052] since the first cutoff (95\u00a0% interval)."
     )
     many = [_part(0.8, cutoff=f"2024-{month:02}-01 12:00") for month in range(1, 13)] * 3
     assert cutoff_pictures(_metrics(by_cutoff=many))[0].svg.count("2024-01-01</text>") <= 6
@@ -127,31 +109,31 @@ def test_half_of_the_texts_is_within_the_length_that_is_told():
         "train": {"edges": [0, 8, 16, 24], "counts": [1, 4, 5]},
         "test": {"edges": [0, 8, 16, 24], "counts": [0] * 3},
     }
-    log = {"steps": 4, "history": [{"step": 2, "padding_fraction": 0.1}, {"step": 4, "padding_fraction": 0.3}]}
-    (picture,) = text_pictures(_metrics(lengths=lengths), log)
+    training = {"steps": 4, "padding_fraction": {"steps": [2, 4], "values": [0.1, 0.3]}}
+    (picture,) = text_pictures(_metrics(lengths=lengths, training=training))
     assert (
         picture.reading
         == "Half of the train texts have at most 16 tokens and 20.0\u00a0% of the training batches was padding."
     )
 
 
-def test_single_classes_have_the_auroc_that_scikit_learn_gives_them():
+def test_single_classes_are_told_with_their_auroc_as_the_curves_have_it():
     random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 300)
-    scores = random.dirichlet(np.ones(3), 300)
+    labels, scores = random.integers(0, 3, 300), random.dirichlet(np.ones(3), 300)
     test = {"confusion": np.full((3, 3), 30).tolist(), "baselines": {}}
-    _, picture = ranking_pictures(
-        {"task": "tiers", "classes": ["a", "b", "c"], "test": test}, labels, {"model": scores}
-    )
-    for at, name in enumerate("abc"):
-        assert f"{name} {roc_auc_score(labels == at, scores[:, at]):.3f}" in picture.reading
+    metrics = {"task": "tiers", "classes": ["a", "b", "c"], "test": test}
+    metrics["curves"] = curves("tiers", ["a", "b", "c"], labels, {"model": scores})
+    _, picture = ranking_pictures(metrics)
+    for name, area in metrics["curves"]["auroc"].items():
+        assert f"{name} {area:.3f}" in picture.reading
     many = (random.random((300, 30)) < np.linspace(0.5, 0.02, 30)).astype(np.int8)
     many[:, 0] = 1  # always there: no AUROC
+    classes, scores = [f"class {i}" for i in range(30)], random.random((300, 30))
     test = {"auroc": 0.5, "recall_at_10": 0.25, "baselines": {"majority": {}}}
-    metrics = {"task": "propensity", "classes": [f"class {i}" for i in range(30)], "test": test}
-    scores = random.random((300, 30))
-    areas, at_k = ranking_pictures(metrics, many, {"model": scores, "majority": np.zeros((300, 30))})
-    assert f"class 1: Model {roc_auc_score(many[:, 1], scores[:, 1]):.3f};" in areas.svg
+    found = curves("propensity", classes, many, {"model": scores, "majority": np.zeros((300, 30))})
+    areas, at_k = ranking_pictures({"task": "propensity", "classes": classes, "test": test, "curves": found})
+    at = found["class_auroc"]["classes"].index("class 1")
+    assert f"class 1: Model {found['class_auroc']['auroc']['model'][at]:.3f};" in areas.svg
     assert "class 0:" not in areas.svg
     assert at_k.reading == "For the model recall at 10 is 25.0\u00a0%."
 

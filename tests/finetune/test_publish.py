@@ -120,6 +120,7 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "calibration": {"method": "temperature", "before": {"expected_calibration_error": 0.09}},
         "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
         "profit": {"contact": 1.2345},
+        "curves": {"medians": {"positive": 0.987123, "negative": 0.1}},
         "made": {
             "date": "2026-11-24",
             "evaluation": {"folder": str(folder.parents[1]), "slices": {"who": f"user_id = '{MARK}1'"}},
@@ -220,6 +221,7 @@ def test_nothing_that_is_published_has_a_user_id_a_real_text_or_a_path_of_this_m
             assert "03:14:15" not in written, name
             assert "1.2345" not in written, name  # what a contact costs
             assert "0.123457" not in written, name  # tells of the group that is hidden
+            assert "0.987123" not in written, name  # a curve of few rows has each of them
             assert not [text for text in real if text in written], name
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
+from finetune.curves import curves
 from finetune.metrics import METRICS
 from finetune.report import write_report
 from finetune.wording import digits, number
@@ -29,7 +28,6 @@ CLASSES = {
     "value": None,
     "propensity": [f"category {i}" for i in range(20)],
 }
-NAN = float("nan")
 ROWS = 600
 
 
@@ -60,7 +58,7 @@ class Page(HTMLParser):
 
 def _labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     random = np.random.default_rng(0)
-    names = ("score", *BASELINES)
+    names = ("model", *BASELINES)
     if task == "binary":
         labels = (random.random(ROWS) < 0.3).astype(int)
         return labels, {name: 1 / (1 + np.exp(1 - labels - random.normal(size=ROWS))) for name in names}
@@ -102,13 +100,8 @@ OPTIONAL = ("slices", "seeds", "by_cutoff", "drift", "lengths", "profit", "calib
 
 def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     """What training and evaluating leave, as the report reads it: with everything that is optional, or without."""
-    labels, scores = _labels_and_scores(task)
-    (folder / "predictions").mkdir(parents=True)
-    columns = {"user_id": np.arange(ROWS) // 2, "cutoff": ["2017-09-25"] * ROWS}
-    columns |= {
-        name: values if values.ndim == 1 else list(values) for name, values in ({"label": labels} | scores).items()
-    }
-    pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
+    labels, _ = _labels_and_scores(task)
+    folder.mkdir(parents=True)
     model = _metrics(task, 0.8)
     baselines = {name: _metrics(task, 0.7 + 0.03 * at) for at, name in enumerate(BASELINES)}
     baselines = {name: of | _differences(task, model, of) for name, of in baselines.items()}
@@ -131,6 +124,8 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     lower, few = _metrics(task, 0.8, False), part | {"value": "FR", "positives": 12}
     gaps = {"equal_opportunity": 0.04, "demographic_parity": 0.05, "calibration": 0.02}
     gaps |= {f"{key}_interval": [0.01, 0.07] for key in tuple(gaps)}
+    main = METRICS[task][0]
+    later = part | {f"{main}_change": -0.0123, f"{main}_change_interval": [-0.0456, 0.0067]}
     metrics = {
         "name": "test run",
         "task": task,
@@ -138,7 +133,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
         "label": "churn",
         "horizon": "14 days",
         "classes": CLASSES[task],
-        "main": METRICS[task][0],
+        "main": main,
         "lower_is_better": task == "value",
         "validation": sizes | _metrics(task, 0.82, False) | {"baselines": dict.fromkeys(BASELINES, lower)},
         "test": test,
@@ -151,7 +146,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
             "before": _metrics(task, 0.81, False),
         },
         "profit": None,
-        "by_cutoff": [part | {"cutoff": f"2017-{month}-01"} for month in ("09", "10", "11")],
+        "by_cutoff": [part | {"cutoff": "2017-09-01"}, *({"cutoff": f"2017-{at}-01"} | later for at in (10, 11))],
         "slices": {
             "country": {
                 "groups": [*(part | {"value": value} for value in ("NL", "DE <b>", "$x", "_other")), few],
@@ -193,24 +188,19 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
             "best_share": 0.44,
             "best_profit": float(profits.max()),
         }
-    main = metrics["main"]
+    series = {"loss": [0.7, 0.5], "eval_loss": [0.6, 0.5], f"eval_{main}": [0.81, 0.82]}
+    series |= {"padding_fraction": [0.05, 0.03]}
+    drawn = {key: {"steps": [20, 40], "values": values} for key, values in series.items()}
+    drawn |= {"pretraining_steps": 20, "pretraining_loss": {"steps": [10, 20], "values": [5.0, 4.0]}}
+    if bare:
+        drawn = {key: {"steps": [], "values": []} for key in (*series, "pretraining_loss")} | {"pretraining_steps": 0}
+    facts = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40}
+    metrics["training"] = facts | {"class_weights": None, "device": "cpu", "processes": 1} | drawn
     if bare:
         metrics = {key: of for key, of in metrics.items() if key not in OPTIONAL}
         metrics["made"] = {key: of for key, of in metrics["made"].items() if key not in ("log", "splits", "seconds")}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 40, "best_metric": 0.82}
-    log |= {"class_weights": None, "device": "cpu", "processes": 1}
-    log["history"] = [
-        {"loss": 0.7, "padding_fraction": 0.05, "step": 20},
-        {"eval_loss": 0.6, f"eval_{main}": 0.81, "step": 20},
-        {"loss": 0.5, "padding_fraction": 0.03, "step": 40},
-        {"eval_loss": 0.5, f"eval_{main}": 0.82, "step": 40},
-    ]
-    (folder / "training_log.json").write_text(json.dumps(log | {"history": []} if bare else log))
-    if not bare:
-        pretraining = {"steps": 20, "history": [{"loss": 5.0, "step": 10}, {"loss": 4.0, "step": 20}]}
-        (folder / "pretrained").mkdir()
-        (folder / "pretrained" / "pretraining_log.json").write_text(json.dumps(pretraining))
+    _draw(folder)
     (folder / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
     return folder
 
@@ -245,11 +235,13 @@ def _edit(run: Path, change: dict, section: str | None = None) -> None:
     (run / "metrics.json").write_text(json.dumps(metrics))
 
 
-def _replace_column(run: Path, name: str, values: np.ndarray) -> None:
-    path = run / "predictions" / "test.parquet"
-    table = pq.read_table(path)
-    column = pa.array(values if values.ndim == 1 else list(values))
-    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
+def _draw(run: Path, labels: np.ndarray | None = None, score: np.ndarray | None = None) -> None:
+    """Put the curves of other labels, or of other scores of the model, into metrics.json."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    own, scores = _labels_and_scores(metrics["task"])
+    scores |= {} if score is None else {"model": score}
+    metrics["curves"] = curves(metrics["task"], metrics["classes"], own if labels is None else labels, scores)
+    (run / "metrics.json").write_text(json.dumps(metrics, default=lambda array: array.tolist()))
 
 
 def _read(run: Path) -> str:
@@ -350,6 +342,20 @@ def test_rows_users_positives_and_how_it_was_made_are_stated(full):
     assert "masked words" in text
 
 
+def test_metrics_and_config_are_all_that_it_reads(full):
+    assert {path.name for path in full("binary").iterdir()} == {"metrics.json", "config.yaml", "report.html"}
+    assert "<dt>Figures</dt><dd>All stand in <code>metrics.json</code>.</dd>" in _page(full("binary"))
+
+
+def test_each_later_cutoff_has_its_change_since_the_first(full):
+    text = " ".join(_page(full("binary")).split())
+    table = text[text.index("<summary>By test cutoff") :].partition("</table>")[0]
+    assert ">Change since the first</th>" in table
+    assert table.count('<td>\u22120.0123 <span class="small">\u22120.0456 to +0.0067</span></td>') == 2
+    assert "changed by \u22120.0123 [\u22120.0456, +0.0067] since the first cutoff" in text
+    assert "Change since the first" not in text.replace(table, "")  # groups have none
+
+
 def test_who_is_contacted_is_said_in_words(full):
     text = " ".join(_page(full("binary")).split())
     assert "Of 280 contacted, 180 turn out as churn; of 1,320 not contacted, 120 do too." in text
@@ -403,8 +409,7 @@ def test_equal_inputs_give_equal_bytes(full, tmp_path: Path):
 @pytest.mark.parametrize("task", list(METRICS))
 def test_labels_of_one_class_have_a_report(bare, task: str):
     run = bare(task)
-    labels = np.stack(pq.read_table(run / "predictions" / "test.parquet")["label"].to_numpy())
-    _replace_column(run, "label", np.zeros_like(labels))
+    _draw(run, labels=np.zeros_like(_labels_and_scores(task)[0]))
     metrics = json.loads((run / "metrics.json").read_text())
     nothing = {key: None for key in metrics["test"] if key in METRICS[task]}
     for scorer in (metrics["test"], *metrics["test"]["baselines"].values()):
@@ -420,29 +425,25 @@ def test_labels_of_one_class_have_a_report(bare, task: str):
 @pytest.mark.parametrize("task", ["tiers", "value"])
 def test_rows_without_a_score_are_left_out_of_the_pictures_and_counted(bare, task: str):
     run = bare(task)
-    scores = np.stack(pq.read_table(run / "predictions" / "test.parquet")["score"].to_numpy()).copy()
-    scores[:7] = NAN
-    _replace_column(run, "score", scores)
+    score = _labels_and_scores(task)[1]["model"]
+    score[:7] = np.nan
+    _draw(run, score=score)
     text = _read(run)
     assert set(RANKING[task]) <= set(_titles(text))
     assert "7 rows that a scorer gave no score" in text
-    _replace_column(run, "score", np.full_like(scores, NAN))
+    _draw(run, score=np.full_like(score, np.nan))
     assert f"{ROWS} rows that a scorer gave no score" in _read(run)
 
 
 @pytest.mark.parametrize(("task", "score"), [("binary", 7.0), ("tiers", 0.0), ("propensity", -3.0), ("value", 0.0)])
 def test_equal_scores_of_all_rows_have_a_report(bare, task: str, score: float):
     run = bare(task)
-    scores = np.stack(pq.read_table(run / "predictions" / "test.parquet")["score"].to_numpy())
-    _replace_column(run, "score", np.full_like(scores, score))
+    _draw(run, score=np.full_like(_labels_and_scores(task)[1]["model"], score))
     assert set(RANKING[task]) <= set(_titles(_read(run)))
 
 
-def test_a_missing_file_or_column_is_named_with_the_remedy(bare):
+def test_a_missing_or_old_file_is_named_with_the_remedy(bare):
     run = bare("binary")
-    _edit(run, {"baselines": {"stack": {}}}, "test")
-    with pytest.raises(InputError, match=r"test\.parquet has no column stack.*run scripts/evaluate\.py again"):
-        write_report(run)
     (run / "metrics.json").write_text('{"name": "of an older version"}')
     with pytest.raises(InputError, match=r"metrics\.json is of an older version; run scripts/evaluate\.py again"):
         write_report(run)
@@ -455,8 +456,7 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
     assert 'class="warning"' not in _page(full("value"))
     run = bare("value")
     _edit(run, {"positives": 49}, "validation")
-    log = json.loads((run / "training_log.json").read_text())
-    (run / "training_log.json").write_text(json.dumps(log | {"class_weights": [0.6, 2.4]}))
+    _edit(run, {"class_weights": [0.6, 2.4]}, "training")
     text = _read(run)
     assert "Only 49 positives in validation" in text
     assert "Trained with class weights (0.6, 2.4)" in text

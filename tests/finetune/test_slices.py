@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.batching import read_split
+from finetune.bootstrap import INTERVALS
 from finetune.config import parse_experiment
-from finetune.metrics import MAIN, METRICS, measure
+from finetune.metrics import MAIN, METRICS, measure, metric_names
 from finetune.slices import _compare, by_cutoff, slice_metrics, slice_values
 
 
@@ -155,8 +156,9 @@ def test_the_figures_of_a_group_are_those_of_its_rows(task):
     assert (group["value"], group["rows"], group["users"]) == ("b", 240, len(np.unique(users[inside])))
     assert group["positives"] == (labels[inside] > 0).sum()
     np.testing.assert_equal({name: group[name] for name in figures}, figures)
-    low, high = group[f"{MAIN[task]}_interval"]
-    assert low < group[MAIN[task]] < high
+    for name in metric_names(task, scores, INTERVALS):
+        low, high = group[f"{name}_interval"]
+        assert low <= group[name] <= high or np.isnan([group[name], low, high]).all()
     assert np.isnan(group["selected_rate"]) == (task != "binary")
     assert all(np.isnan(found["gaps"][gap]) for gap in ("equal_opportunity", "demographic_parity", "calibration"))
 
@@ -176,6 +178,9 @@ def test_gaps_are_the_largest_minus_the_smallest_over_the_groups_as_computed_by_
         )
         kept = [group[name] for name in ("true_positive_rate", "selected_rate", "calibration_gap")]
         assert kept == pytest.approx(by_hand[group["value"]])
+        for name in ("true_positive_rate", "selected_rate", "calibration_gap"):
+            low, high = group[f"{name}_interval"]
+            assert low < group[name] < high
     spread = np.ptp(list(by_hand.values()), axis=0)
     for gap, width in zip(("equal_opportunity", "demographic_parity", "calibration"), spread, strict=True):
         assert found["gaps"][gap] == pytest.approx(width)
@@ -235,9 +240,27 @@ def test_each_cutoff_has_the_figures_of_its_rows_and_its_paired_change_since_the
         np.testing.assert_equal({name: entry[name] for name in figures}, figures)
         assert set(METRICS[task]) & set(entry)
         assert entry[f"{main}_interval"][0] < entry[main] < entry[f"{main}_interval"][1]
+        assert {f"{name}_interval" for name in metric_names(task, scores, INTERVALS)} <= set(entry)
     assert f"{main}_change" not in found[0]
     assert found[1][f"{main}_change_interval"] == [0.0, 0.0]  # the same rows again: paired, not drawn twice
     if task == "binary":
         assert found[2]["auroc"] == pytest.approx(roc_auc_score(labels[400:], scores[400:]))
         low, high = found[2]["auroc_change_interval"]
         assert low < found[2]["auroc_change"] < high < 0
+
+
+def test_popularity_in_training_gives_groups_and_cutoffs_novelty_and_synerises_score():
+    labels, scores, users = rows("propensity", 200)
+    known = {"deviation": None, "popularity": np.array([40, 30, 20, 10])}
+    (group,) = slice_metrics("propensity", ["all"] * 200, labels, scores, users, None, 1, 50, **known)["groups"]
+    (cutoff,) = by_cutoff(
+        "propensity", np.full(200, "2024-01-01", "datetime64[us]"), labels, scores, users, 50, **known
+    )
+    figures = measure("propensity", labels, scores, **known)
+    for entry in (group, cutoff):
+        assert [entry[name] for name in ("novelty", "synerise_score")] == [
+            figures["novelty"],
+            figures["synerise_score"],
+        ]
+        low, high = entry["synerise_score_interval"]
+        assert low < entry["synerise_score"] < high
