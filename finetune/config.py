@@ -1,13 +1,14 @@
 """Every setting of an experiment, with its help text, and the command line that all scripts share."""
 
 import argparse
+import math
 import os
 import re
 import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
@@ -336,6 +337,10 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
     if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
         parser.error(f"seeds {made.seeds} must be different whole numbers from 0 on")
+    if made.evaluation.costs and not all(map(math.isfinite, asdict(made.evaluation.costs).values())):
+        parser.error("evaluation.costs must be numbers, such as {contact: 1, kept_customer: 25}")
+    if any(not name.strip() for name in made.evaluation.slices):
+        parser.error("evaluation.slices: a slice needs a name, as in {country: country}")
     if made.evaluation.threshold == "money" and made.evaluation.costs is None:
         parser.error("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)

@@ -22,7 +22,7 @@ from data_prep.prepare import replacing, write_whole
 from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines
 from finetune.batching import column_array, prepared_manifest, read_split, sampled
-from finetune.bootstrap import INTERVALS, bootstrap, interval
+from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.config import EvaluationConfig, Experiment
@@ -34,7 +34,7 @@ from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokenization import encode
-from finetune.wording import FEW_POSITIVES, worded
+from finetune.wording import FEW_POSITIVES, number, span, worded
 from finetune.wording import measure as measure_words
 
 MODEL, STACK = "model", "stack"
@@ -74,6 +74,11 @@ def evaluate(experiment: Experiment) -> dict | None:
     columns["test"] = [*columns["validation"], *aggregates]
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
     rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
+    for split, table in rows.items():
+        if not len(table) or table["label"].null_count:
+            what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
+            path = experiment.data_folder / f"{split}.parquet"
+            raise InputError(f"{path} has {what}; run scripts/prepare.py again, or choose other cutoffs")
     labels = {split: column_array(table["label"]) for split, table in rows.items()}
     users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
     groups = {}
@@ -207,13 +212,19 @@ def compare(
         result["deciles"] = deciles(labels, scores[MODEL])
     if threshold is not None:
         result |= at_threshold(labels, scores[MODEL], threshold)
+        if resamples:
+            reached = bootstrap_at_threshold(labels, scores[MODEL], users, threshold, resamples)
+            result |= {f"{metric}_interval": interval(values) for metric, values in reached.items()}
     result["baselines"] = figures
     for name, baseline in figures.items():
         for metric in intervals:
             baseline[f"{metric}_difference"] = result[metric] - baseline[metric]
             if drawn:
                 paired = drawn[MODEL][metric] - drawn[name][metric]
-                baseline[f"{metric}_difference_interval"] = interval(paired)
+                # Of scores without ties average precision lies above the base rate by chance alone: against a constant
+                # score the interval called random scores ahead in 10 % of the simulations, where it should in 2.5 %.
+                unfair = metric.endswith("average_precision") and len(np.unique(scores[name])) == 1
+                baseline[f"{metric}_difference_interval"] = [math.nan] * 2 if unfair else interval(paired)
     return result
 
 
@@ -227,14 +238,14 @@ def verdict(metrics: dict) -> str:
     name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
     difference, (low, high) = best[f"{main}_difference"], best[f"{main}_difference_interval"]
     ahead, behind = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    standing = "ahead of" if ahead else "behind" if behind else "level with"
+    standing = "is ahead of" if ahead else "is behind" if behind else "cannot be told apart from"
     few = ""
     if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
         few = f"Only {test['positives']} positives, too few to tell: "
     said = (
-        f"{few}On the test cutoffs the model is {standing} the best baseline, {worded(name)}: {called} "
-        f"{test[main]:.4f} against {best[main]:.4f}, a difference of {difference:+.4f} "
-        f"(95 % interval {low:+.4f} to {high:+.4f})"
+        f"{few}On the test cutoffs the model {standing} the baseline that is best there, {worded(name)}: {called} "
+        f"{test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
+        f"(95 % interval {span([low, high], 4, '+')})"
     )
     return said + ("; lower is better." if sign < 0 else ".")
 

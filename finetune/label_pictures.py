@@ -13,13 +13,13 @@ from finetune.pictures import (
     DOTTED,
     FILL,
     INK,
-    PERCENT,
     THIN,
     Picture,
     finish,
     flat_figure,
     inline_svg,
     legend,
+    percents,
     square_figure,
     styles,
 )
@@ -164,7 +164,7 @@ def at_k(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
             axes.plot(range(1, len(values) + 1), values, label=named(name), **style | {"markevery": every})
     for title, axes in panels.items():
         axes.set(title=f"{title} at k", ylim=(0, None))
-        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(percents())
     axes.set_xlabel("k: classes recommended to each user")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     legend(figure, axes)

@@ -370,3 +370,6 @@ class PropensityMetrics(_Metrics):
     """Of the probability of each of several labels."""
 
     task = "propensity"
+
+
+METRIC = {kind.task: kind for kind in (BinaryMetrics, TiersMetrics, ValueMetrics, PropensityMetrics)}

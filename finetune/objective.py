@@ -126,12 +126,13 @@ class Objective:
         return probabilities[:, 1] if self.task == "binary" else probabilities
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-        """VALIDATION_METRICS of the scores, as finetune.metrics.measure defines them.
+        """VALIDATION_METRICS of the scores, by the evaluate.Metric of the task.
 
         Raises:
             InputError: The model's scores are NaN, as after a learning rate that is too high.
         """
-        figures = metrics.measure(self.task, labels, scores)
+        metric = metrics.METRIC[self.task](keep_in_memory=True)
+        figures = metric.compute(references=labels, prediction_scores=scores)
         return {name: figures[name] for name in VALIDATION_METRICS[self.task]}
 
 

@@ -10,7 +10,7 @@ from itertools import cycle
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from finetune.wording import missing
 
@@ -30,7 +30,6 @@ DASH_DOT_DOT = {"color": SKY, "linestyle": (0, (6, 2, 1, 2, 1, 2)), "linewidth":
 LINE_STYLES = (SOLID, DOTTED, DASH_DOT, DASHED, LONG_DASHED, DASH_DOT_DOT)  # the model's first
 MARKERS = ("o", "s", "^", "D", "v", "P")
 THIN = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.0}
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}\u00a0%")
 PICTURE_STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "eventscribe",
@@ -58,6 +57,11 @@ class Picture:
     title: str
     reading: str
     svg: Markup
+
+
+def percents() -> PercentFormatter:
+    """Of an axis of shares; as many decimals as tell its ticks apart."""
+    return PercentFormatter(1, symbol="\u00a0%")
 
 
 def square_figure() -> Figure:
@@ -97,7 +101,7 @@ def finish(figure: Figure, axes: Axes, limit: float = 1.0, low: float = 0.0) -> 
     axes.set(xlim=(low, limit), ylim=(low, limit))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(PERCENT)
+        axis.set_major_formatter(percents())
     legend(figure, axes)
 
 

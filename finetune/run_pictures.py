@@ -10,7 +10,6 @@ from finetune.pictures import (
     FILL,
     INK,
     MUTED,
-    PERCENT,
     SOLID,
     THIN,
     Picture,
@@ -18,6 +17,7 @@ from finetune.pictures import (
     flat_figure,
     inline_svg,
     legend,
+    percents,
     square_figure,
 )
 from finetune.wording import FEW_POSITIVES, digits, listed, measure, missing, number, percent, short, span
@@ -45,7 +45,7 @@ def profit_pictures(metrics: dict) -> list[Picture]:
         at = (chosen, profit["profit_at_threshold"])
         axes.plot(*at, "D", color=INK, markerfacecolor="none", markersize=8, label="At the threshold", zorder=6)
     axes.set(xlim=(0, 1), xlabel="Share of the rows contacted, highest scores first", ylabel="Profit on the test rows")
-    axes.xaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_formatter(percents())
     axes.yaxis.set_major_formatter("{x:,.6g}")
     legend(figure, axes)
     costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
@@ -221,13 +221,13 @@ def text_pictures(metrics: dict) -> list[Picture]:
                 middle = edges[int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1]
                 said.append(f"half of the {name} texts have at most {middle:,.0f} tokens")
         axes.set(title="Tokens of a text", ylim=(0, None))
-        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(percents())
         axes.legend()
     if padding[0]:
         axes = panels.pop(0)
         axes.plot(*padding, **SOLID)
         axes.set(title="Fine-tuning: share of padding", ylim=(0, None), xlim=(0, training["steps"]), xlabel="Step")
-        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(percents())
         said.append(f"{percent(float(np.mean(padding[1])), 1)} of the training batches was padding")
     reading = f"{listed(said)}."
     reading = reading[0].upper() + reading[1:]

@@ -11,13 +11,13 @@ from finetune.pictures import (
     DASHED,
     FILL,
     INK,
-    PERCENT,
     SOLID,
     THIN,
     Picture,
     finish,
     inline_svg,
     legend,
+    percents,
     square_figure,
     styles,
 )
@@ -58,10 +58,10 @@ def probability_pictures(metrics: dict) -> list[Picture]:
     curves, test = metrics["curves"], metrics["test"]
     if not curves.get("calibration"):
         return []
-    before = (metrics["calibration"] or {}).get("before") or {}
+    calibration = metrics["calibration"] or {}
+    before = calibration.get("before") or {} if calibration.get("method", "none") != "none" else {}
     if metrics["task"] == "binary":
-        threshold = (metrics["calibration"] or {}).get("threshold")
-        return [_calibration(test, before, curves, "rows"), _distribution(test, curves, threshold)]
+        return [_calibration(test, before, curves, "rows"), _distribution(test, curves, calibration.get("threshold"))]
     return [_calibration(test, before, curves, "pairs of row and class")]
 
 
@@ -165,7 +165,7 @@ def _calibration(test: dict, before: dict, curves: dict, unit: str) -> Picture:
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.xaxis.set_major_locator(MaxNLocator(4))
-    below.xaxis.set_major_formatter(PERCENT)
+    below.xaxis.set_major_formatter(percents())
     reading = (
         f"Over all {unit} the model expects {percent(bins['mean_score'], 1)} positives and "
         f"{percent(bins['mean_label'], 1)} came."
@@ -192,16 +192,18 @@ def _distribution(test: dict, curves: dict, threshold: float | None) -> Picture:
         axes.axvline(threshold, label=f"Threshold {number(threshold)}", color=INK, linewidth=1.2)
     axes.set(xlim=(edges[0], edges[-1]), xlabel="Predicted probability", ylabel="Share of the positive / negative rows")
     axes.set_ylim(0, None)
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percents())
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(PERCENT)
+    axes.xaxis.set_major_formatter(percents())
     legend(figure, axes)
     middle = [percent(curves["medians"][label], 1) for label in ("positive", "negative")]
     reading = f"Half of the positive rows score above {middle[0]}, half of the negative ones above {middle[1]}."
+    if middle[0] == middle[1]:
+        reading += " The scores of both hardly differ."
     if not missing(test.get("ks")):
         reading += (
-            f" The score that parts them best lies below {percent(test['ks'])} more of the positives than of the "
-            f"negatives (KS)."
+            f" Where a score parts them best, the share of the positives above it is {number(100 * test['ks'], 0)} "
+            f"percentage points higher than that of the negatives (KS)."
         )
     alt = f"Histograms of the scores of positive and negative rows. {reading}"
     return Picture("Scores by label", reading, inline_svg(figure, "distribution", alt))

@@ -1,6 +1,8 @@
 """Shared by all tests: no network, no caches outside of the test's folder, a tiny log and a tiny experiment."""
 
 import os
+import shutil
+from dataclasses import replace
 
 # One thread: tiny models gain nothing from a second one, and lose much where another process holds it.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -118,4 +120,18 @@ def trained(prepared, tmp_path_factory):
     arguments = ["--config", str(prepared), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0"]
     experiment = parse_experiment("", arguments)
     train(experiment)
+    return experiment
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained, tmp_path_factory):
+    """The same, evaluated and with its report; only read it, too."""
+    from finetune.evaluation import evaluate
+    from finetune.report import write_report
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    experiment = replace(trained, evaluation=replace(trained.evaluation, folder=str(folder)))
+    shutil.copytree(trained.run_folder, experiment.run_folder)
+    evaluate(experiment)
+    write_report(experiment.run_folder)
     return experiment

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from data_prep import InputError
-from finetune.bootstrap import INTERVALS, _Rows, bootstrap, interval, score_bins, user_weights
-from finetune.metrics import METRICS, measure
+from finetune.bootstrap import INTERVALS, _Rows, bootstrap, bootstrap_at_threshold, interval, score_bins, user_weights
+from finetune.metrics import MAIN, METRICS, measure
 
 POPULARITY = np.arange(1, 13)
 
@@ -96,17 +96,40 @@ def test_a_scorer_compared_with_itself_differs_by_nothing(task):
         ("tiers", ("auroc", "macro_f1", "ordinal_error")),
     ],
 )
-def test_intervals_cover_the_truth_about_as_often_as_they_say(task, names):
-    truth = measure(task, *simulate(task, 100_000, seed=99)[:2])
-    trials = 400
-    hits = dict.fromkeys(names, 0)
+def test_intervals_of_a_scorer_and_of_a_difference_cover_the_truth_about_as_often_as_they_say(task, names):
+    def scorers(users: int, seed: int):
+        """The scores of `simulate`, and worse ones."""
+        labels, scores, users = simulate(task, users, seed)
+        noise = np.random.default_rng(seed + 10_000).normal(size=scores.shape)
+        if task == "value":
+            return labels, {"a": scores, "b": scores + noise}, users
+        odds = scores / (1 - scores) * np.exp(noise)
+        worse = odds / (1 + odds)
+        return labels, {"a": scores, "b": worse / worse.sum(axis=1, keepdims=True) if task == "tiers" else worse}, users
+
+    labels, both, _ = scorers(100_000, seed=99)
+    truth, main = {name: measure(task, labels, values) for name, values in both.items()}, MAIN[task]
+    trials, hits = 400, dict.fromkeys([*names, "difference"], 0)
     for seed in range(trials):
-        labels, scores, users = simulate(task, 300, seed)
-        drawn = bootstrap(task, labels, {"a": scores}, users, 256, seed)["a"]
+        labels, both, users = scorers(300, seed)
+        drawn = bootstrap(task, labels, both, users, 256, seed)
         for name in names:
-            low, high = interval(drawn[name])
-            hits[name] += low <= truth[name] <= high
+            low, high = interval(drawn["a"][name])
+            hits[name] += low <= truth["a"][name] <= high
+        low, high = interval(drawn["a"][main] - drawn["b"][main])
+        hits["difference"] += low <= truth["a"][main] - truth["b"][main] <= high
     assert {name: hit / trials for name, hit in hits.items() if not 0.93 <= hit / trials <= 0.97} == {}
+
+
+def test_what_a_threshold_gives_is_resampled_by_users():
+    labels, scores, users = simulate("binary", 120, seed=3)
+    drawn = bootstrap_at_threshold(labels, scores, users, 0.6, 40, seed=2)
+    weights = np.concatenate(list(user_weights(users, 40, seed=2)), axis=1)[np.searchsorted(np.unique(users), users)]
+    for i in range(40):
+        of = {"y_true": labels, "y_pred": scores >= 0.6, "sample_weight": weights[:, i]}
+        for name in ("precision", "recall", "f1", "accuracy"):
+            expected = getattr(sklearn_metrics, f"{name}_score")(**of)
+            assert drawn[name][i] == pytest.approx(expected, abs=1e-6), name
 
 
 def test_users_with_rows_alike_widen_the_interval():

@@ -59,6 +59,8 @@ def test_every_config_of_the_repository_parses(config):
         (["--model.from_scratch.heads", "3"], "heads"),
         (["--seeds", "-1"], "seeds"),
         (["--evaluation.costs", "{contact: 1}"], "kept_customer"),
+        (["--evaluation.costs", "{contact: .inf, kept_customer: 25}"], "evaluation.costs must be numbers"),
+        (["--evaluation.slices", '{"": user_id}'], "evaluation.slices: a slice needs a name"),
         (["--seeds", "3", "3"], "seeds"),
     ],
 )

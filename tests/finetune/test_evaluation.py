@@ -59,14 +59,23 @@ def test_a_model_does_not_differ_from_itself():
 
 
 @pytest.mark.parametrize(
-    ("model", "baseline", "standing"), [(1.0, 0.2, "ahead of"), (0.2, 1.0, "behind"), (0.6, 0.6, "level with")]
+    ("model", "baseline", "standing"),
+    [(1.0, 0.2, "is ahead of"), (0.2, 1.0, "is behind"), (0.6, 0.6, "cannot be told apart from")],
 )
 def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it(model, baseline, standing):
     labels, ours, users = scores(model)
     theirs = scores(baseline)[1]
     everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
     result = compare("binary", labels, everyone, users, 100)
-    assert f"is {standing} the best baseline, strong rule" in told(result)
+    assert f"the model {standing} the baseline that is best there, strong rule" in told(result)
+
+
+def test_average_precision_is_not_compared_with_a_constant_score():
+    """Random scores would be called ahead in one of ten logs, as theirs lies above the base rate by chance alone."""
+    labels, ours, users = scores(1.0)
+    constant = compare("binary", labels, {"model": ours, "majority": np.full(600, 0.3)}, users, 100)["baselines"]
+    assert np.isnan(constant["majority"]["average_precision_difference_interval"]).all()
+    assert np.isfinite(constant["majority"]["auroc_difference_interval"]).all()
 
 
 def test_of_values_the_lower_error_is_ahead():
@@ -76,9 +85,9 @@ def test_of_values_the_lower_error_is_ahead():
     users = np.arange(600)
     ahead = compare("value", values, {"model": near, "ridge": far}, users, 100, deviation=values.std())
     assert ahead["nmae"] == pytest.approx(mean_absolute_error(values, near) / values.std())
-    assert "is ahead of the best baseline, ridge: MAE" in told(ahead, "value", "mae", True)
+    assert "is ahead of the baseline that is best there, ridge: MAE" in told(ahead, "value", "mae", True)
     behind = compare("value", values, {"model": far, "ridge": near}, users, 100, deviation=values.std())
-    assert "is behind the best baseline" in told(behind, "value", "mae", True)
+    assert "is behind the baseline that is best there" in told(behind, "value", "mae", True)
 
 
 def test_few_positives_and_a_single_class_are_said():
@@ -224,19 +233,20 @@ def test_a_run_that_lost_a_file_is_refused_before_any_work(trained, tmp_path, fi
     assert sorted((tmp_path / "tiny").rglob("*")) == before
 
 
-def test_two_processes_give_the_metrics_of_one(trained, tmp_path):
-    """Everything but the number of processes, the seconds and the date."""
-    found = {}
-    for processes in (1, 2):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--multi_gpu", "--main_process_port", "0"] if processes == 2 else []
-        command += ["--num_processes", str(processes), "scripts/evaluate.py", "--config"]
-        command += [str(trained.run_folder / "config.yaml"), "--training.use_cpu", "false"]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr[-3000:]
-        metrics = json.loads((trained.run_folder / "metrics.json").read_text())
-        assert metrics["made"].pop("processes") == processes
-        del metrics["made"]["seconds"], metrics["made"]["date"]
-        found[processes] = metrics
-    assert found[1] == found[2]
+def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path):
+    """Everything but the number of processes, the seconds, the date and the folder."""
+    shutil.copytree(evaluated.run_folder, tmp_path / "tiny")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--multi_gpu"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["--num_processes", "2", "scripts/evaluate.py", "--config", str(tmp_path / "tiny/config.yaml")]
+    command += ["--training.use_cpu", "false", "--evaluation.folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = []
+    for folder, processes in ((evaluated.run_folder, 1), (tmp_path / "tiny", 2)):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        made = metrics["made"]
+        assert made.pop("processes") == processes
+        del made["seconds"], made["date"], made["evaluation"]["folder"]
+        found.append(metrics)
+    assert found[0] == found[1]

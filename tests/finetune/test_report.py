@@ -477,12 +477,14 @@ class _Recorder(SimpleHTTPRequestHandler):
         """Nothing on the screen."""
 
 
-def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, tmp_path: Path):
+def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, evaluated, tmp_path):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
     for task in METRICS:
         shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
-    frames = "".join(f'<iframe src="{task}.html" style="width: 390px; border: 0"></iframe>' for task in METRICS)
+    shutil.copy(evaluated.run_folder / "report.html", tmp_path / "real.html")
+    pages = [*METRICS, "real"]
+    frames = "".join(f'<iframe src="{page}.html" style="width: 390px; border: 0"></iframe>' for page in pages)
     width = "frame.contentDocument.documentElement.scrollWidth"
     script = f"document.title = [...document.querySelectorAll('iframe')].map(frame => {width})"
     frames += f"<script>onload = () => {{ {script} }}</script>"
@@ -496,12 +498,12 @@ def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further
         command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
         command.append("--hide-scrollbars")
-        for page, told in (("binary", "<figcaption>"), ("all", "<title>390,390,390,390</title>")):
+        for page, told in (("real", "<figcaption>"), ("all", "<title>390,390,390,390,390</title>")):
             address = f"http://127.0.0.1:{server.server_port}/{page}.html"
             shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
             assert told in shown.stdout
             assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
         server.shutdown()
-    assert requests[:2] == ["/binary.html", "/all.html"]
-    assert sorted(requests[2:]) == [f"/{task}.html" for task in sorted(METRICS)]
+    assert requests[:2] == ["/real.html", "/all.html"]
+    assert sorted(requests[2:]) == [f"/{page}.html" for page in sorted(pages)]
     shutil.rmtree(tmp_path / "profile", ignore_errors=True)

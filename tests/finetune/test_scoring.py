@@ -6,6 +6,7 @@ from itertools import product
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -57,6 +58,15 @@ def test_raw_events_give_the_scores_of_the_prepared_examples_for_every_calibrati
         found = pa.concat_tables(parts)
         assert found.select(["user_id", "cutoff"]).equals(rows.select(["user_id", "cutoff"]))
         np.testing.assert_allclose(found["score"].to_numpy(), expected, atol=1e-6, rtol=0)
+
+
+def test_raw_events_give_the_scores_of_the_evaluation(evaluated):
+    expected = pq.read_table(evaluated.run_folder / "predictions/test.parquet", columns=["user_id", "cutoff", "score"])
+    classifier = EventClassifier.from_pretrained(evaluated.run_folder / "model")
+    cutoffs = pc.unique(expected["cutoff"]).to_pylist()
+    found = pa.concat_tables([classifier.predict(evaluated.data, cutoff, population=True) for cutoff in cutoffs])
+    assert found.select(["user_id", "cutoff"]).equals(expected.select(["user_id", "cutoff"]))
+    np.testing.assert_allclose(found["score"].to_numpy(), expected["score"].to_numpy(), atol=1e-6, rtol=0)
 
 
 def test_without_the_population_everyone_with_a_history_is_scored(trained, classifier, events):
