@@ -1,7 +1,7 @@
 """Ask a database through ADBC.
 
 DuckDB's own ATTACH would download an extension for each kind of database, which is not possible everywhere; the
-drivers of ADBC are ordinary packages (pip install 'eventscribe[databases]').
+drivers of ADBC are ordinary packages (pip install -e '.[databases]').
 """
 
 import importlib
@@ -51,7 +51,7 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
     try:
         driver = importlib.import_module(f"{DRIVERS[scheme]}.dbapi")
     except ImportError as error:
-        raise InputError(f"{setting}.database needs {error.name}; pip install 'eventscribe[databases]'") from error
+        raise InputError(f"{setting}.database needs {error.name}; pip install -e '.[databases]'") from error
     path, options = (path, SQLITE_ROWS) if scheme == "sqlite" else (address, {})
     try:
         with driver.connect(path) as connection, connection.cursor(adbc_stmt_kwargs=options) as cursor:

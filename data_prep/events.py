@@ -64,7 +64,7 @@ class Source:
     """The unit of event_time where it is a number: the time since 1970 in UTC, whatever data.timezone says."""
     database: str | None = None
     """A database that runs `sql` in its own dialect: sqlite:///shop.db or postgresql://user:${PASSWORD}@host/shop, with
-    the password from the environment (pip install 'eventscribe[databases]')."""
+    the password from the environment (pip install -e '.[databases]')."""
 
 
 @dataclass

@@ -130,7 +130,7 @@ def spark_session(config: SparkConfig) -> Iterator["SparkSession"]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise InputError("engine spark needs pyspark and Java 17; pip install 'eventscribe[spark]'") from error
+        raise InputError("engine spark needs pyspark and Java 17; pip install -e '.[spark]'") from error
     if config.master and not re.match(r"local(\[.+\])?$|yarn$|(spark|k8s|mesos)://.", config.master):
         raise InputError(
             f"spark.master '{config.master}' is no master; write local[4], yarn, spark://HOST:7077 or k8s://URL"

@@ -103,7 +103,7 @@ def attribute(
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
-        raise InputError("explaining needs captum; pip install 'eventscribe[explain]'") from error
+        raise InputError("explaining needs captum; pip install -e '.[explain]'") from error
     model.requires_grad_(False)  # gradients are asked of the embeddings' output alone
     encoded = encode(tokenizer, texts)
     ids = encoded["input_ids"]

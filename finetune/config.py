@@ -423,7 +423,7 @@ def guarded(step: Callable[[], object]) -> None:
         if error.errno is None:
             raise
         what = error.filename or "writing a file"
-        _refuse(f"{what}: {os.strerror(error.errno)}; check that folder, and the space left")
+        _refuse(f"{what}: {os.strerror(error.errno)}; check the folder that is written to, and the space left")
     except (KeyboardInterrupt, RuntimeError) as error:
         if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
             raise

@@ -49,7 +49,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
         from onnxruntime.quantization import quantize_dynamic
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'eventscribe[export]'") from error
+        raise InputError(f"{error.name} is not installed; pip install -e '.[export]'") from error
     if output.suffix != ".onnx" or output.is_dir():
         raise InputError(f"output: {output} is not a name of an ONNX file; write one such as model.onnx")
     folder = model_folder(model)

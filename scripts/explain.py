@@ -3,7 +3,7 @@
 python scripts/explain.py --model runs/NAME/model --events 'logs/*.parquet' --cutoff 2024-03-01 --user 1347
 python scripts/explain.py --model runs/NAME/model --config my.yaml --cutoff 2024-03-01 --sample 500
 
-Needs captum: pip install 'eventscribe[explain]'. A user's page shows a history: it is as private as the log.
+Needs captum: pip install -e '.[explain]'. A user's page shows a history: it is as private as the log.
 """
 
 from argparse import Namespace

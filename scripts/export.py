@@ -5,7 +5,7 @@ python scripts/export.py --model runs/quickstart/model --output model.onnx --int
 
 The file is compared with PyTorch before it is written, on the validation texts of the run's data where it is there (or
 of --data), else on made-up ones; with --int8 it says what the quantization costs in AUROC. Needs
-pip install 'eventscribe[export]'.
+pip install -e '.[export]'.
 """
 
 from pathlib import Path

@@ -154,7 +154,7 @@ def test_a_full_disk_ends_with_one_sentence_and_keeps_the_old_output(commands, t
     for largest_file in (4_000, 20_000):  # bytes; a limit on files stands for a disk that is full
         line = refused(commands, "--config", str(tiny), "--task.label.horizon", "10 days", largest_file=largest_file)
         assert "File too large" in line
-        assert "data.folder" in line
+        assert "the folder that is written to, and the space left" in line
         assert content(data) == before
         assert os.listdir(data.parent) == [data.name]
 

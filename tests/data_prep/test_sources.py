@@ -292,7 +292,7 @@ def test_a_file_that_is_no_database_and_a_missing_driver_are_refused(sqlite, mon
     sqlite.write_text("no database" * 100)
     assert "file is not a database" in message(data)
     monkeypatch.setitem(sys.modules, "adbc_driver_sqlite.dbapi", None)
-    assert "pip install 'eventscribe[databases]'" in message(data)
+    assert "pip install -e '.[databases]'" in message(data)
 
 
 def test_a_database_is_prepared_each_time(shop, tmp_path):

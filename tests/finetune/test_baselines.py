@@ -12,7 +12,7 @@ from data_prep.prepare import prepare
 from finetune import estimators
 from finetune.baselines import fit_stack, score_baselines
 from finetune.config import parse_experiment
-from finetune.estimators import BOOSTING_GRID, LOGISTIC_GRID, RIDGE_GRID, VALUE_BOOSTING_GRID, balanced, quality
+from finetune.estimators import BOOSTING_GRID, LOGISTIC_GRID, RIDGE_GRID, VALUE_BOOSTING_GRID, balanced, linear, quality
 from finetune.objective import Objective
 
 AGGREGATES = ["target_recency_days", "target_28d", "paid_sum", "signal", "sometimes_missing", "never", "constant"]
@@ -166,11 +166,23 @@ def test_classes_may_be_absent_in_training_or_validation(tmp_path, task, train, 
 
 def test_rows_that_are_drawn_for_a_class_stand_for_all():
     labels = np.arange(1000) < 30
-    drawn, weights = balanced(labels, 50, seed=0)
+    drawn, odds = balanced(labels, 50, seed=0)
     assert labels[drawn].sum() == 30
     assert len(np.unique(drawn)) == len(drawn) == 80
-    assert weights[labels[drawn]].sum() == 30
-    assert weights[~labels[drawn]].sum() == pytest.approx(970)
+    assert odds == pytest.approx(50 / 970)
+
+
+def test_probabilities_fitted_to_fewer_negatives_are_those_of_all_rows(monkeypatch):
+    monkeypatch.setattr(estimators, "MAX_ROWS", 500)
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(20_000, 2))
+    chance = 1 / (1 + np.exp(4 - 2 * rows[:, 0]))
+    labels = (random.random(20_000) < chance).astype(int)[:, None]
+    found = estimators.Fitted(Objective("propensity", ("a",)), linear({"C": 1.0}), rows, labels, seed=0).scores(rows)[
+        :, 0
+    ]
+    assert found.mean() == pytest.approx(labels.mean(), abs=0.01)
+    np.testing.assert_allclose(found, chance, atol=0.1)
 
 
 @pytest.mark.parametrize("task", ["binary", "value"])

@@ -333,7 +333,7 @@ def test_who_has_no_history_and_what_is_no_class_is_told_in_a_sentence(classifie
     with pytest.raises(InputError, match=r"--sample needs --class, one of the label's classes: low, high"):
         explain_sample(classifier, events, CUTOFF, 5)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(InputError, match=r"pip install 'eventscribe\[explain\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[explain\]'"):
         explain_user(classifier, events, CUTOFF, "u3")
 
 

@@ -91,6 +91,6 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(trained, tmp_
         with pytest.raises(InputError, match="is not the data"):
             export_onnx(folder, tmp_path / "model.onnx", data=other)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"onnxscript is not installed; pip install 'eventscribe\[export\]'"):
+    with pytest.raises(InputError, match=r"onnxscript is not installed; pip install -e '\.\[export\]'"):
         export_onnx(folder, tmp_path / "model.onnx")
     assert not [*tmp_path.iterdir()]
