@@ -57,6 +57,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         save_strategy="no" if experiment.training["save_strategy"] == "no" else "steps",
         load_best_model_at_end=False,
         metric_for_best_model=None,
+        run_name=experiment.training["run_name"] or f"{experiment.name}-pretraining",  # beside fine-tuning in a tracker
     )
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)

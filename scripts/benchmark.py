@@ -73,19 +73,46 @@ def evaluate(rows: int, scorers: int, resamples: int) -> None:
     _print_row(*["---"] * 4)
     run = measure(("finetune.evaluation",), compare_predictions, rows, scorers, resamples)
     _print_row("metrics and intervals", *_seconds(run), run.mebibytes)
+    run = measure(("finetune.evaluation",), compare_parts, rows, scorers, resamples)
+    _print_row("with threshold, profit, curves, 4 cutoffs and 4 groups", *_seconds(run), run.mebibytes)
 
 
 def compare_predictions(rows: int, scorers: int, resamples: int) -> int:
     """The model and others on the same rows, four of each user, as finetune.evaluation compares them."""
+    from finetune.evaluation import compare
+
+    labels, scores, users = _predictions(rows, scorers)
+    return compare("binary", labels, scores, users, resamples)["rows"]
+
+
+def compare_parts(rows: int, scorers: int, resamples: int) -> int:
+    """The same with all else that finetune.evaluation makes of predictions."""
     import numpy as np
 
+    from finetune.calibration import profit_curve
+    from finetune.curves import curves
     from finetune.evaluation import MODEL, compare
+    from finetune.slices import by_cutoff, slice_metrics
+
+    labels, scores, users = _predictions(rows, scorers)
+    model = (labels, scores[MODEL], users)
+    profit_curve(*model, 1.0, 25.0, resamples, threshold=0.3)
+    curves("binary", None, labels, scores)
+    by_cutoff("binary", np.datetime64("2024-01-01") + np.arange(rows) % 4, *model, resamples)
+    slice_metrics("binary", (users % 4).astype(str), *model, 0.3, 100, resamples)
+    return compare("binary", labels, scores, users, resamples, threshold=0.3)["rows"]
+
+
+def _predictions(rows: int, scorers: int) -> tuple:
+    import numpy as np
+
+    from finetune.evaluation import MODEL
 
     random = np.random.default_rng(0)
     labels = (random.random(rows) < 0.2).astype(np.int64)
     names = [MODEL, *(f"scorer_{i}" for i in range(1, scorers))]
     scores = {name: 1 / (1 + np.exp(1.5 - labels - random.normal(size=rows))) for name in names}
-    return compare("binary", labels, scores, np.arange(rows) // 4, resamples)["rows"]
+    return labels, scores, np.arange(rows) // 4
 
 
 def spread(cutoffs: int) -> Cutoffs:

@@ -141,4 +141,5 @@ def test_evaluate_says_what_metrics_and_intervals_take():
     done = run("evaluate", "--rows", "20_000", "--scorers", "2", "--resamples", "20")
     assert done.returncode == 0, done.stderr
     assert "20,000 predictions, 2 scorers, 20 resamples" in done.stdout
-    assert re.search(r"\| metrics and intervals \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
+    for job in ("metrics and intervals", "with threshold, profit, curves, 4 cutoffs and 4 groups"):
+        assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
