@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from data_prep import InputError
 from data_prep.history import combined
 from data_prep.prepare import read_manifest
+from finetune.checkpoints import write_checksums
 from finetune.config import Experiment
 from finetune.throughput import Throughput, flops_per_token
 from finetune.tokenization import encode, first_line, padded
@@ -183,6 +185,8 @@ class LengthGroupedTrainer(Trainer):
             super().__init__(**settings)
         except (ImportError, RuntimeError, ValueError) as error:
             raise InputError(f"training: {first_line(error)}") from error
+        self.add_callback(_Epoch(self))
+        self.sampler: LengthGroupedSampler | None = None
         self.flops = flops_per_token(self.model)  # before it is wrapped or sharded
         self.throughput: Throughput | None = None
 
@@ -199,11 +203,21 @@ class LengthGroupedTrainer(Trainer):
 
     def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
         """Stop the clock meanwhile."""
+        with self._without_clock():
+            return super().evaluate(*arguments, **named)
+
+    def _save_checkpoint(self, *arguments: object, **named: object) -> None:
+        with self._without_clock():
+            super()._save_checkpoint(*arguments, **named)
+            if self.is_world_process_zero():
+                write_checksums(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    @contextmanager
+    def _without_clock(self) -> Iterator[None]:
         start = time.perf_counter()
-        metrics = super().evaluate(*arguments, **named)
+        yield
         if self.throughput:
             self.throughput.pause(time.perf_counter() - start)
-        return metrics
 
     def evaluation_loop(self, *arguments: object, **named: object) -> EvalLoopOutput:
         """The loss of each example once: transformers averages batches, the last of which has some examples twice
@@ -218,4 +232,18 @@ class LengthGroupedTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         lengths = np.asarray(self.train_dataset[self.args.length_column_name])  # train_dataset has lost it
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        self.sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        return self.sampler
+
+
+class _Epoch(TrainerCallback):
+    """Tells the sampler the epoch: of several processes, accelerate does not reach it in an epoch that is resumed."""
+
+    def __init__(self, trainer: LengthGroupedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int(state.epoch or 0))

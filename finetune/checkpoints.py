@@ -1,13 +1,16 @@
 """Whose the folder of a run is, and which checkpoint a stopped run continues from."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.prepare import files_hash, write_whole
@@ -33,6 +36,8 @@ WITHOUT_EFFECT = {
     "logging_steps",
     "logging_strategy",
     "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "save_total_limit",
     "per_device_eval_batch_size",
 }
 
@@ -59,6 +64,34 @@ def made_by(folder: Path) -> dict:
         return {}
 
 
+def trained_with(folder: Path) -> dict[str, str]:
+    """The settings of the finished model in a run's folder, as `told` gives them; empty where there is none."""
+    try:
+        return json.loads((folder / "training_log.json").read_text(encoding="utf-8")).get("settings", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+@contextmanager
+def alone(folder: Path, main: bool) -> Iterator[None]:
+    """A run's folder, held by one command at a time; a kill lets go of it.
+
+    Args:
+        folder: Of the run.
+        main: Whether this process is the one that writes.
+    """
+    if not main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder} is being trained by another command; wait for it or stop it") from None
+        yield
+
+
 def refuse_other_run(experiment: Experiment) -> None:
     """A run writes into a folder of its own, and replaces a finished one only where it has the same settings.
 
@@ -66,16 +99,31 @@ def refuse_other_run(experiment: Experiment) -> None:
         InputError: The folder holds other things than a run's, among them models and checkpoints of other programs, or
             a finished run of other settings, and training.resume_from_checkpoint is not false.
     """
-    for run in experiment.runs():
-        _refuse_strange_files(run.run_folder)
-        origin = made_by(run.run_folder / "checkpoints")
-        if origin.get("finished") and not starts_anew(run.training["resume_from_checkpoint"]):
-            _refuse_other_settings(run.run_folder, "a finished run of other settings", origin["training"], told(run))
     base = experiment.base_folder
     if (base / "model").is_dir() if experiment.seeds else [*base.glob("seed-*/model")]:
         raise InputError(
             f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
         )
+    for run in experiment.runs():
+        _refuse_strange_files(run.run_folder)
+        old = trained_with(run.run_folder)
+        if old and not starts_anew(run.training["resume_from_checkpoint"]):
+            _refuse_other_settings(run.run_folder, "a finished run of other settings", old, told(run))
+
+
+def pretraining_log(folder: Path) -> dict:
+    """What scripts/pretrain.py wrote about the weights in its folder; empty where it did not make them.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = Path(folder) / PRETRAINING_LOG
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; delete {folder} and run scripts/pretrain.py again") from error
 
 
 def _refuse_strange_files(folder: Path) -> None:
@@ -121,14 +169,14 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     if asked and asked.lower() != "true":
         if not _is_whole(Path(asked), arguments.save_only_model):
             raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
+        _refuse_other_origin(Path(asked).parent, made_by(Path(asked).parent), origin)
         return asked
     earlier = made_by(folder)
     if not asked and earlier.get("finished", True):
         return None
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     if checkpoints and earlier:
-        old, new = ({**made["training"], "data": made["content_hash"]} for made in (earlier, origin))
-        _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
+        _refuse_other_origin(folder, earlier, origin)
     while checkpoints:
         checkpoint = checkpoints.pop()
         if _is_whole(checkpoint, arguments.save_only_model):
@@ -139,6 +187,11 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     if asked:
         raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
     return None
+
+
+def _refuse_other_origin(folder: Path, earlier: dict, origin: dict) -> None:
+    old, new = ({**made.get("training", {}), "data": made.get("content_hash")} for made in (earlier, origin))
+    _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
 
 
 def begin(folder: Path, origin: dict, resume: str | None) -> None:
@@ -157,14 +210,9 @@ def finish(folder: Path, origin: dict) -> None:
     write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
 
 
-class Checksums(TrainerCallback):
-    """Writes into each checkpoint what its files contain, by which damage is seen before a run continues from it."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object) -> None:
-        """The Trainer has written a checkpoint."""
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_whole(checkpoint / CHECKSUMS, json.dumps(_checksums(checkpoint)))
+def write_checksums(checkpoint: Path) -> None:
+    """Write into a checkpoint what its files contain, by which damage is seen before a run continues from it."""
+    write_whole(checkpoint / CHECKSUMS, json.dumps(_checksums(checkpoint)))
 
 
 def _checksums(checkpoint: Path) -> dict[str, str]:

@@ -337,6 +337,10 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
         parser.error(f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}")
     if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
         parser.error(f"seeds {made.seeds} must be different whole numbers from 0 on")
+    if made.model.peft is not None and "method" not in made.model.peft:
+        parser.error("model.peft needs a method, such as {method: lora}; null trains all weights")
+    if made.model.max_tokens < 8:
+        parser.error(f"model.max_tokens {made.model.max_tokens} leaves no room for an event; give 8 or more")
     if made.evaluation.costs and not all(map(math.isfinite, asdict(made.evaluation.costs).values())):
         parser.error("evaluation.costs must be numbers, such as {contact: 1, kept_customer: 25}")
     if any(not name.strip() for name in made.evaluation.slices):
@@ -353,8 +357,9 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
         made.name += "-smoke"
         made.pretraining.max_steps = min(made.pretraining.max_steps, 10)
         made.finetuning.max_train_examples = made.finetuning.max_eval_examples = 1000
-        made.evaluation.bootstrap = 100
-        training |= {"max_steps": 20, "eval_steps": 10, "logging_steps": 5}
+        made.evaluation.bootstrap = min(made.evaluation.bootstrap, 100)
+        steps = 20 if training["max_steps"] < 0 else min(training["max_steps"], 20)
+        training |= {"max_steps": steps, "eval_steps": max(1, steps // 2), "logging_steps": 5}
     names = ("name", "data", "task", "text", "model", "pretraining", "finetuning", "evaluation", "sweep")
     sections = {key: made[key] for key in names}
     spark = made.spark if made.engine == "spark" else None

@@ -24,7 +24,7 @@ from finetune.baselines import Baselines, score_baselines
 from finetune.batching import column_array, prepared_manifest, read_split, sampled
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
-from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
+from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG, told, trained_with
 from finetune.config import EvaluationConfig, Experiment
 from finetune.curves import curves, training
 from finetune.drift import drift
@@ -39,6 +39,14 @@ from finetune.wording import measure as measure_words
 
 MODEL, STACK = "model", "stack"
 SCORED = ("validation", "test")
+# Of the settings that training tells of, what evaluation may be given otherwise.
+NOT_OF_THE_MODEL = {
+    "processes",
+    "evaluation.patience",
+    "finetuning.max_train_examples",
+    "finetuning.max_eval_examples",
+    "training.use_cpu",
+}
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 SHOWN = {  # metrics of the table on the screen, the main one first
     "binary": ("auroc", "average_precision"),
@@ -304,6 +312,13 @@ def _score_run(
         raise InputError(
             f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"
+        )
+    old, new = trained_with(experiment.run_folder), told(experiment)
+    other = next((key for key in old if key not in NOT_OF_THE_MODEL and old[key] != new.get(key)), None)
+    if other:
+        raise InputError(
+            f"{experiment.run_folder / MODEL} was trained with other settings ({other}: {old[other]}); evaluate with "
+            f"the same ones, or run scripts/train.py again"
         )
     batch, model = experiment.training["per_device_eval_batch_size"], model.to(accelerator.device)
     return {

@@ -30,6 +30,8 @@ from finetune.objective import Objective
 from finetune.tokenization import first_line
 
 # What transformers calls it in one encoder or another.
+# Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
+NOT_FOR_CLASSIFIERS = ("POLY", "XLORA", "ADAPTION_PROMPT", "TRAINABLE_TOKENS")
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
 
@@ -63,6 +65,8 @@ def build_classifier(
         if settings.pooling == "mean":
             pool_by_mean(model)
         return model
+    if settings.freeze is not None and settings.peft:
+        raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
     config = _encoder_config(start)
     trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained_head and config.num_labels != len(objective.classes):
@@ -84,7 +88,14 @@ def build_classifier(
         pool_by_mean(model)
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
-    return _attach_peft(model, settings.peft, new, steps) if settings.peft else model
+    if not settings.peft:
+        return model
+    adapted = _attach_peft(model, settings.peft, new, steps)
+    config = adapted.active_peft_config
+    if config.is_prompt_learning and config.peft_type != peft.PeftType.PREFIX_TUNING:  # stand before the text
+        room = _positions(model, tokenizer) - config.num_virtual_tokens
+        tokenizer.model_max_length = min(tokenizer.model_max_length, room)
+    return adapted
 
 
 def weights_hash(folder: str | Path) -> str | None:
@@ -178,6 +189,8 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
 
 
 def _not_loaded(start: str | Path, error: Exception) -> InputError:
+    if (Path(start) / "adapter_config.json").is_file():
+        return InputError(f"model.name_or_path: '{start}' is an adapter; give its base, or weights it was merged into")
     return InputError(
         f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
         f"check the name, or the network and the hub's login"
@@ -196,10 +209,17 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
             f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
             f"take the tokenizer that the model was trained with"
         )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model, tokenizer))
+
+
+def _positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model takes."""
     positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= model.config.pad_token_id + 1  # positions count from there
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    if padding is not None:  # RoBERTa and its like count positions from there
+        positions -= padding + 1
+    return positions
 
 
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
@@ -224,7 +244,8 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     settings = dict(settings)
     method = str(settings.pop("method", "")).upper()
     methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    methods.pop("POLY", None)  # wants to be told which of several tasks each example belongs to
+    for name in NOT_FOR_CLASSIFIERS:
+        methods.pop(name, None)
     if method not in methods:
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
     if settings.get("inference_mode"):

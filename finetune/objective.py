@@ -1,5 +1,6 @@
 """What is learned for each kind of label: logits, loss, scores and the metrics that choose the best checkpoint."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -158,10 +159,10 @@ def class_weights(asked: str | dict[str, float], objective: Objective, labels: n
         weights = 1 / np.maximum(counts, 1)
     else:
         unknown = set(asked) - set(objective.classes)
-        if unknown or min(asked.values()) <= 0:
+        if unknown or not asked or not all(0 < weight < math.inf for weight in asked.values()):
             raise InputError(
                 f"finetuning.class_weights: give each of {', '.join(objective.classes)} a number above zero, such as "
-                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or list(asked))[0]}' does not fit"
+                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*asked, '{}'])[0]}' does not fit"
             )
         weights = np.array([asked.get(name, 1.0) for name in objective.classes])
     return (weights * counts.sum() / (weights * counts).sum()).tolist()

@@ -8,15 +8,17 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from transformers import set_seed
 
+from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.checkpoints import (
     PRETRAINED,
     PRETRAINING_LOG,
-    Checksums,
+    alone,
     begin,
     checkpoint_to_resume,
+    pretraining_log,
     refuse_other_run,
     starts_anew,
     told,
@@ -26,7 +28,7 @@ from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
 from finetune.tokenization import build_tokenizer
-from finetune.train import pretraining_origin, show_progress, training_arguments
+from finetune.train import pretraining_origin, refuse_later, show_progress, training_arguments
 
 
 def pretrain(experiment: Experiment) -> Path | None:
@@ -61,14 +63,19 @@ def pretrain(experiment: Experiment) -> Path | None:
     )
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
-    folder, checkpoints = experiment.base_folder / PRETRAINED, Path(arguments.output_dir)
+    if experiment.model.name_or_path:
+        refuse_later(Path(experiment.model.name_or_path), manifest)
+    folder = experiment.base_folder / PRETRAINED
     origin = {"training": _settings(experiment), "content_hash": manifest["content_hash"]}
     anew = starts_anew(arguments.resume_from_checkpoint)
-    log = json.loads((folder / PRETRAINING_LOG).read_text(encoding="utf-8")) if folder.is_dir() else {}
+    log = pretraining_log(folder)
     if log.get("made_by") == origin and not anew:
         print(f"{folder} is there already, made with the same settings from the same data")
         return folder
     arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
+    if log and not anew:
+        print(f"{folder} was made with other settings or from other data, and is replaced")
+    checkpoints = Path(arguments.output_dir)
     resume = checkpoint_to_resume(arguments, origin)
     limit = experiment.finetuning.max_train_examples
     texts = concatenate_datasets(
@@ -76,6 +83,8 @@ def pretrain(experiment: Experiment) -> Path | None:
     )
     set_seed(arguments.seed)
     tokenizer = build_tokenizer(experiment.model.name_or_path, texts["text"], experiment.model.max_tokens)
+    if tokenizer.mask_token is None:
+        raise InputError(f"model.name_or_path: the tokenizer of '{experiment.model.name_or_path}' has no mask token")
     model = build_masked_lm(experiment.model, tokenizer)
     trainer = LengthGroupedTrainer(
         model=model,
@@ -84,29 +93,30 @@ def pretrain(experiment: Experiment) -> Path | None:
         processing_class=tokenizer,
         data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit),
         compute_loss_func=mean_cross_entropy,
-        callbacks=[Checksums()],
     )
     show_progress(trainer, "pretrain")
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        begin(checkpoints, origin, resume)
-    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
-    last = checkpoints / "last"
-    trainer.save_model(str(last))  # on every process, as sharded weights are gathered
-    if trainer.is_world_process_zero():
-        with replacing(folder) as made:
-            shutil.copytree(last, made, dirs_exist_ok=True)
-            log = {
-                "origin": pretraining_origin(experiment, manifest),
-                "made_by": origin,
-                "examples": len(texts),
-                "steps": trainer.state.global_step,
-                "seconds": round(seconds, 1),
-                "history": trainer.state.log_history,
-            }
-            (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(checkpoints)
-    trainer.accelerator.wait_for_everyone()
+    with alone(experiment.base_folder, trainer.is_world_process_zero()):
+        if trainer.is_world_process_zero():
+            begin(checkpoints, origin, resume)
+        seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+        last = checkpoints / "last"
+        trainer.save_model(str(last))  # on every process, as sharded weights are gathered
+        if trainer.is_world_process_zero():
+            with replacing(folder) as made:
+                shutil.copytree(last, made, dirs_exist_ok=True)
+                log = {
+                    "origin": pretraining_origin(experiment, manifest),
+                    "last_cutoff": manifest["splits"]["train"]["cutoffs"][-1],
+                    "made_by": origin,
+                    "examples": len(texts),
+                    "steps": trainer.state.global_step,
+                    "seconds": round(seconds, 1),
+                    "history": trainer.state.log_history,
+                }
+                (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
     return folder
 
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import matplotlib.style
 import torch
 import yaml
+from matplotlib.ticker import NullFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
@@ -102,6 +103,8 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
         raise InputError("sweep.space names no setting")
     for name, of in space.items():
         _check_range(name, of)
+        if name in ("training.metric_for_best_model", "training.greater_is_better"):
+            raise InputError(f"sweep.space: {name} judges the trials; set it for all of them")
         _check_name(
             name, {"training": experiment.training} | {key: asdict(getattr(experiment, key)) for key in SECTIONS[1:]}
         )
@@ -140,6 +143,8 @@ def _check_range(name: str, of: dict[str, Any]) -> None:
         raise InputError(
             f"sweep.space: {name} must be {{low: number, high: number, log: true or false}} or {{choices}}"
         )
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"sweep.space: low and high of {name} must be finite numbers")
     if numbers[0] >= numbers[1]:
         raise InputError(f"sweep.space: low of {name} is {numbers[0]}, which is not below high, {numbers[1]}")
     if of.get("log") and numbers[0] <= 0:
@@ -254,15 +259,16 @@ class _Report(TrainerCallback):
 
 def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, place: Path) -> tuple[str, float | None]:
     """Train with the trial's settings; its state, and the best validation metric of a finished one."""
-    made = changed(experiment, trial.params)
-    arguments = training_arguments(made, output_dir=str(place / "checkpoints"), report_to="none")
-    trainer, _ = build_trainer(made, arguments, manifest)
-    trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
     report = _Report(trial, metric)
-    trainer.add_callback(report)
     try:
+        made = changed(experiment, trial.params)
+        arguments = training_arguments(made, output_dir=str(place / "checkpoints"), report_to="none")
+        trainer, _ = build_trainer(made, arguments, manifest)
+        trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
+        trainer.add_callback(report)
         trainer.train()
-    except torch.OutOfMemoryError:  # such settings are no good here, and would fail again
+    except (torch.OutOfMemoryError, InputError, SystemExit) as error:  # no good here, and would fail again
+        print(f"trial {trial.number}: {'its settings are refused' if isinstance(error, SystemExit) else error}")
         return "PRUNED", None
     best = trainer.state.best_metric
     if best is None:
@@ -340,6 +346,8 @@ def _against(finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, na
         axes.set_xlim(-0.5, len(of["choices"]) - 0.5)
     elif of.get("log"):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own is LaTeX
+        axes.xaxis.set_minor_formatter(NullFormatter())
     at = [of["choices"].index(value) for value in tried] if "choices" in of else tried
     axes.plot(at, values, "o", color=SOLID["color"])
     axes.set(xlabel=name, ylabel=f"Validation {metric}")

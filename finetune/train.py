@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -17,6 +18,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    get_scheduler,
     set_seed,
 )
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -28,12 +30,12 @@ from data_prep.task import SPLITS
 from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.checkpoints import (
     PRETRAINED,
-    PRETRAINING_LOG,
-    Checksums,
+    alone,
     begin,
     checkpoint_to_resume,
     finish,
     made_by,
+    pretraining_log,
     refuse_other_run,
     starts_anew,
     told,
@@ -86,17 +88,18 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or every) for every in (False, True)
     )
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
-        begin(_checkpoints(experiment), origin, resume)
-    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
-    best = Path(arguments.output_dir) / "best"
-    trainer.save_model(str(best))  # on every process, as sharded weights are gathered
-    if trainer.is_world_process_zero():
-        facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
-        _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
-        finish(_checkpoints(experiment), origin)
-    trainer.accelerator.wait_for_everyone()
+    with alone(experiment.run_folder, trainer.is_world_process_zero()):
+        if trainer.is_world_process_zero():
+            print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
+            begin(_checkpoints(experiment), origin, resume)
+        seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+        best = Path(arguments.output_dir) / "best"
+        trainer.save_model(str(best))  # on every process, as sharded weights are gathered
+        if trainer.is_world_process_zero():
+            facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
+            _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
+            finish(_checkpoints(experiment), origin)
+        trainer.accelerator.wait_for_everyone()
 
 
 def build_trainer(
@@ -126,6 +129,20 @@ def build_trainer(
     if steps < 0:
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         steps = math.ceil(arguments.num_train_epochs * math.ceil(len(texts["train"]) / batch))
+    batch = arguments.train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and batch > len(texts["train"]):
+        raise InputError(
+            f"training.dataloader_drop_last drops all {len(texts['train']):,} examples, as a batch has {batch:,}; set "
+            f"it to false, or per_device_train_batch_size lower"
+        )
+    try:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+        more = {"scheduler_specific_kwargs": dict(arguments.lr_scheduler_kwargs or {})}
+        get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}; see lr_scheduler_kwargs"
+        ) from error
     model = build_classifier(experiment.model, objective, start, tokenizer, steps)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
     model.config.eventscribe = {
@@ -136,7 +153,7 @@ def build_trainer(
     }
     data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
     collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)
-    callbacks = [collator, Checksums()]
+    callbacks = [collator]
     if getattr(model, "peft_type", None) == "ADALORA":
         callbacks.append(BudgetCallback())
     if experiment.evaluation.patience and arguments.load_best_model_at_end:
@@ -278,6 +295,8 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
     Raises:
         InputError: Pretraining has not run, or ran on other data or with another model.
     """
+    if experiment.model.name_or_path:
+        refuse_later(Path(experiment.model.name_or_path), manifest)
     if not experiment.pretraining.max_steps:
         return experiment.model.name_or_path
     folder = experiment.base_folder / PRETRAINED
@@ -286,13 +305,26 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
             f"pretraining.max_steps to 0"
         )
-    log = json.loads((folder / PRETRAINING_LOG).read_text(encoding="utf-8"))
-    if log["origin"] != pretraining_origin(experiment, manifest):
+    if pretraining_log(folder).get("origin") != pretraining_origin(experiment, manifest):
         raise InputError(
             f"{folder} was made from other data or with other settings of model or pretraining; "
             f"run scripts/pretrain.py with the same arguments first"
         )
     return folder
+
+
+def refuse_later(start: Path, manifest: dict) -> None:
+    """Weights that EventScribe made of later histories would tell a model of the time that it is tested on."""
+    seen = [pretraining_log(start).get("last_cutoff") or ""]
+    if (start / TASK).is_file():
+        splits = json.loads((start / TASK).read_text(encoding="utf-8"))["splits"]
+        seen += [*splits["train"]["cutoffs"], *splits["validation"]["cutoffs"]]
+    first = manifest["splits"]["validation"]["cutoffs"][0]
+    if max(seen) > first:
+        raise InputError(
+            f"model.name_or_path: {start} has learned from histories up to {max(seen)}, and the first validation "
+            f"cutoff is {first}; start from weights that are older"
+        )
 
 
 def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
@@ -319,10 +351,13 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
     shutil.rmtree(best)
     log = facts | {"steps": trainer.state.global_step, "best_metric": trainer.state.best_metric}
     log |= {
+        "settings": told(experiment),
         "device": str(trainer.args.device),
         "processes": trainer.args.world_size,
         "history": trainer.state.log_history,
     }
+    config = yaml.safe_load(experiment.resolved)
+    config["training"].pop("resume_from_checkpoint", None)  # is of this call: kept, it would replace the run silently
     for folder in {experiment.run_folder, experiment.base_folder}:  # the report of several seeds shows the last one
-        write_whole(folder / "config.yaml", experiment.resolved)
+        write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_whole(folder / "training_log.json", json.dumps(log, indent=1) + "\n")

@@ -58,6 +58,8 @@ def test_every_config_of_the_repository_parses(config):
         (["--name", "a/b"], "a/b"),
         (["--model.from_scratch.heads", "3"], "heads"),
         (["--seeds", "-1"], "seeds"),
+        (["--model.peft", "{}"], "model.peft needs a method"),
+        (["--model.max_tokens", "2"], "max_tokens 2"),
         (["--evaluation.costs", "{contact: 1}"], "kept_customer"),
         (["--evaluation.costs", "{contact: .inf, kept_customer: 25}"], "evaluation.costs must be numbers"),
         (["--evaluation.slices", '{"": user_id}'], "evaluation.slices: a slice needs a name"),

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
+from finetune.checkpoints import alone
 from finetune.config import parse_experiment
 from finetune.evaluation import evaluate
 from finetune.objective import Objective, mean_cross_entropy
@@ -254,6 +255,24 @@ def test_a_checkpoint_that_lost_a_file_is_not_continued(prepared, tmp_path, caps
     assert f"{checkpoints / 'checkpoint-4'} is damaged, and there is none before it" in capsys.readouterr().out
 
 
+def test_two_processes_resume_to_the_same_weights_too(prepared, tmp_path):
+    """In the middle of an epoch that is not the first."""
+    arguments = [*NO_CHANCE, "--training.save_strategy", "steps", "--training.save_steps", "8"]
+    arguments += ["--training.max_steps", "32", "--training.eval_steps", "8", "--training.save_total_limit", "9"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541", TRAIN]
+    command = [*map(str, command), "--config", str(prepared), "--evaluation.folder", str(tmp_path), *arguments]
+    weights, run = [], tmp_path / "tiny"
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        weights.append((run / "model/model.safetensors").read_bytes())
+        shutil.rmtree(run / "checkpoints/checkpoint-32")
+        marker = run / "checkpoints/origin.json"
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"finished": False}))
+    assert "continuing from" in done.stdout
+    assert weights[0] == weights[1]
+
+
 def test_a_run_that_failed_before_its_first_checkpoint_blocks_no_other_settings(prepared, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate 1e\+30: the weights are no numbers"):
         train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", "--training.learning_rate", "1e30"))
@@ -316,6 +335,52 @@ def test_a_finished_run_is_trained_anew_with_the_same_settings_only_unless_it_is
     assert (folder / "model.safetensors").read_bytes() == weights
     train(experiment(prepared, tmp_path, *other, "--training.resume_from_checkpoint", "false"))
     assert (folder / "model.safetensors").read_bytes() != weights
+
+
+def test_a_finished_run_is_kept_whatever_lies_beside_it(prepared, tmp_path):
+    """Without its checkpoints, and with a config that was saved by a run that replaced another one."""
+    anew = ["--training.resume_from_checkpoint", "false"]
+    (folder,) = train(experiment(prepared, tmp_path, *NO_CHANCE, *anew))
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints")
+    saved = parse_experiment("", ["--config", str(tmp_path / "tiny/config.yaml"), "--training.learning_rate", "0.1"])
+    weights = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="a finished run of other settings"):
+        train(saved)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_model_is_evaluated_with_the_settings_that_it_was_trained_with(prepared, tmp_path):
+    train(experiment(prepared, tmp_path, *NO_CHANCE))
+    with pytest.raises(InputError, match=r"trained with other settings \(training\.learning_rate: 0\.001\)"):
+        evaluate(experiment(prepared, tmp_path, *NO_CHANCE, "--training.learning_rate", "9"))
+
+
+def test_two_commands_do_not_train_in_one_folder(prepared, tmp_path):
+    run = experiment(prepared, tmp_path, *NO_CHANCE)
+    with alone(run.run_folder, True), pytest.raises(InputError, match="is being trained by another command"):
+        train(run)
+    train(run)
+
+
+def test_weights_that_have_learned_from_later_histories_are_refused(prepared, tiny, tmp_path):
+    """Their words would tell of the time that the model is tested on."""
+    start = pretrain(experiment(prepared, tmp_path / "late"))
+    (model,) = train(experiment(prepared, tmp_path / "late"))
+    early = ["--task.cutoffs", '{"train": ["2024-01-29"], "validation": ["2024-02-12"], "test": ["2024-03-18"]}']
+    made = experiment(tiny, tmp_path / "runs", *early)
+    prepare(made.name, made.data, made.task, made.text)
+    for weights, seen in ((start, "2024-02-19"), (model, "2024-03-04")):
+        for steps, step in (("0", train), ("4", pretrain)):
+            more = ["--model.name_or_path", str(weights), "--pretraining.max_steps", steps]
+            with pytest.raises(InputError, match=f"has learned from histories up to {seen}, .* is 2024-02-12"):
+                step(experiment(tiny, tmp_path / "runs", *early, *more))
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued_by_its_name_either(prepared, tmp_path):
+    asked = ["--training.resume_from_checkpoint", str(stopped(prepared, tmp_path / "one") / "checkpoint-4")]
+    with pytest.raises(InputError, match=r"other settings \(training\.learning_rate: 0\.001\)"):
+        train(experiment(prepared, tmp_path / "two", *SAVING, *asked, "--training.learning_rate", "0.01"))
+    train(experiment(prepared, tmp_path / "two", *SAVING, *asked))
 
 
 def test_a_run_of_several_seeds_and_one_without_do_not_share_a_folder(prepared, tmp_path):
@@ -466,7 +531,8 @@ def test_weights_of_classes_shift_the_scores_toward_the_heavier_one(prepared, tm
 def test_a_smoke_run_is_short_and_has_folders_of_its_own(prepared, tmp_path):
     run = experiment(prepared, tmp_path, "--smoke")
     assert run.name == "tiny-smoke"
-    assert run.training["max_steps"] == 20
+    assert run.training["max_steps"] == 8  # is shorter by itself
+    assert experiment(prepared, tmp_path, "--smoke", "--training.max_steps", "50").training["max_steps"] == 20
     assert run.finetuning.max_train_examples == 1000
 
 
@@ -518,6 +584,13 @@ def test_lora_trains_the_adapter_and_the_head_and_loads_back_with_the_same_score
         (["--training.resume_from_checkpoint", "nowhere"], "nowhere"),
         (["--finetuning.class_weights", '{"loss": 3}'], "loss"),
         (["--model.freeze", "encoder"], "freeze"),
+        (["--finetuning.class_weights", "{}"], "class_weights"),
+        (["--finetuning.class_weights", "{churn: .nan}"], "class_weights"),
+        (["--training.lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type"),
+        (
+            ["--training.dataloader_drop_last", "true", "--training.per_device_train_batch_size", "9999"],
+            "dataloader_drop_last drops all",
+        ),
     ],
 )
 def test_a_setting_that_a_library_refuses_is_named(prepared, tmp_path, arguments, named):
