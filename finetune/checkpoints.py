@@ -48,7 +48,16 @@ def told(experiment: Experiment) -> dict[str, str]:
     for section in ("task", "text", "model", "pretraining", "finetuning"):
         settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
     settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
-    return {key: str(value) for key, value in settings.items()}
+    return {key: str(_written(value)) for key, value in settings.items()}
+
+
+def _written(value: object) -> object:
+    """The same for 0 and 0.0, which a config that is saved and read again may exchange."""
+    if isinstance(value, dict):
+        return {key: _written(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(of) for of in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def starts_anew(asked: str | None) -> bool:
@@ -174,7 +183,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     earlier = made_by(folder)
     if not asked and earlier.get("finished", True):
         return None
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
     if checkpoints and earlier:
         _refuse_other_origin(folder, earlier, origin)
     while checkpoints:
@@ -189,14 +198,25 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     return None
 
 
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def _refuse_other_origin(folder: Path, earlier: dict, origin: dict) -> None:
     old, new = ({**made.get("training", {}), "data": made.get("content_hash")} for made in (earlier, origin))
     _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
 
 
 def begin(folder: Path, origin: dict, resume: str | None) -> None:
-    """Say whose the checkpoints are from now on; those of an earlier run go, unless this one continues from one."""
-    if folder.is_dir() and not resume:
+    """Say whose the checkpoints are from now on; those of an earlier run go, unless this one continues from one.
+
+    Damaged ones after that one go, too: the Trainer would take them for the newest, and delete what it writes instead.
+    """
+    if resume and Path(resume).parent.resolve() == folder.resolve():
+        for path in folder.glob("checkpoint-*"):
+            if _step(path) > _step(Path(resume)):
+                shutil.rmtree(path)
+    elif folder.is_dir():
         gone = folder.with_name(f".{folder.name}")  # renamed first: a kill in between leaves no checkpoint unclaimed
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)

@@ -132,7 +132,6 @@ def test_pruning_ends_the_worse_trials_early(prepared, tmp_path, pruning, pruned
         ({"training.learning_rate": {"low": "a", "high": 0.1}}, "number"),
         ({"training.learning_rate": {"low": 0.1, "hihg": 0.2}}, "number"),
         ({"training.learning_rate": {"choices": []}}, "choices"),
-        ({"training.learning_rate": {"low": 0.1, "high": float("inf")}}, "finite"),
         ({"training.metric_for_best_model": {"choices": ["auroc", "log_loss"]}}, "judges the trials"),
         ({"training.learning_rate": {"low": -1.0, "high": 0.1}}, "learning_rate is -1"),
     ],
@@ -163,6 +162,13 @@ def test_settings_that_are_null_and_those_after_pretraining_can_be_swept(prepare
     assert states(tmp_path) == ["COMPLETE"]
     best = parse_experiment("", ["--config", str(tmp_path / "tiny/sweep/best.yaml")])
     assert best.model.freeze == trials(tmp_path)[0].params["model.freeze"]
+
+
+def test_a_range_has_ends(prepared, tmp_path):
+    made = experiment(prepared, tmp_path, RATES)
+    made.sweep.space = {"training.learning_rate": {"low": 0.1, "high": float("inf")}}
+    with pytest.raises(InputError, match="finite numbers"):
+        sweep(made)
 
 
 def test_a_trial_that_cannot_be_trained_ends_alone(prepared, tmp_path):

@@ -306,6 +306,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(prepared, tmp
     printed = capsys.readouterr().out
     assert f"{checkpoints / 'checkpoint-8'} is damaged" in printed
     assert f"continuing from {checkpoints / 'checkpoint-4'}" in printed
+    assert (checkpoints / "checkpoint-8" / "checksums.json").is_file()  # written anew
     assert (checkpoints.parent / "model/model.safetensors").read_bytes() == weights
 
 
@@ -353,6 +354,13 @@ def test_a_model_is_evaluated_with_the_settings_that_it_was_trained_with(prepare
     train(experiment(prepared, tmp_path, *NO_CHANCE))
     with pytest.raises(InputError, match=r"trained with other settings \(training\.learning_rate: 0\.001\)"):
         evaluate(experiment(prepared, tmp_path, *NO_CHANCE, "--training.learning_rate", "9"))
+
+
+def test_the_saved_config_has_the_settings_of_the_run(prepared, tmp_path):
+    (folder,) = train(experiment(prepared, tmp_path, *NO_CHANCE))
+    saved = parse_experiment("", ["--config", str(tmp_path / "tiny/config.yaml")])
+    assert evaluate(saved)["test"]["rows"]
+    assert train(saved) == [folder]
 
 
 def test_two_commands_do_not_train_in_one_folder(prepared, tmp_path):
