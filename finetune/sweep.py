@@ -56,6 +56,7 @@ def sweep(experiment: Experiment) -> Path:
     """
     try:
         import optuna
+        import sqlalchemy.exc
     except ImportError as error:
         raise InputError("a sweep needs Optuna; install the extra `sweep`: pip install -e '.[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -69,15 +70,18 @@ def sweep(experiment: Experiment) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner() if experiment.sweep.pruning == "median" else optuna.pruners.NopPruner()
     with _lock(folder / ".lock"):
-        study = optuna.create_study(
-            storage=optuna.storages.RDBStorage(
-                f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
-            ),
-            study_name=experiment.name,
-            direction="maximize" if arguments.greater_is_better else "minimize",
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        try:
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
+                ),
+                study_name=experiment.name,
+                direction="maximize" if arguments.greater_is_better else "minimize",
+                pruner=pruner,
+                load_if_exists=True,
+            )
+        except sqlalchemy.exc.DatabaseError as error:
+            raise InputError(f"{folder / 'study.db'} is damaged; delete it or choose another --name") from error
         _refuse_other(study, origin, folder)
     metric = arguments.metric_for_best_model
     while begun := _begin(study, experiment, metric, folder):

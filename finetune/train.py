@@ -246,6 +246,11 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     if settings["project"] == "huggingface":  # where trackio puts what names no project
         settings["project"] = experiment.name
     objective = Objective.of(experiment.task.label, [])
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and settings["load_best_model_at_end"]:
+        raise InputError(
+            "the best checkpoint cannot be loaded back into sharded weights; give --training.load_best_model_at_end "
+            "false --training.save_strategy no"
+        )
     if settings["push_to_hub"]:
         raise InputError(
             "training.push_to_hub would upload every checkpoint as it is; publish the model with scripts/publish.py"

@@ -164,6 +164,13 @@ def test_settings_that_are_null_and_those_after_pretraining_can_be_swept(prepare
     assert best.model.freeze == trials(tmp_path)[0].params["model.freeze"]
 
 
+def test_a_damaged_study_is_named(prepared, tmp_path):
+    (tmp_path / "tiny/sweep").mkdir(parents=True)
+    (tmp_path / "tiny/sweep/study.db").write_bytes(b"no database" * 999)
+    with pytest.raises(InputError, match=r"study\.db is damaged"):
+        sweep(experiment(prepared, tmp_path, RATES))
+
+
 def test_a_range_has_ends(prepared, tmp_path):
     made = experiment(prepared, tmp_path, RATES)
     made.sweep.space = {"training.learning_rate": {"low": 0.1, "high": float("inf")}}

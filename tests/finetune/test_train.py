@@ -662,6 +662,12 @@ def test_validation_labels_that_are_all_alike_choose_no_checkpoint(prepared, tmp
     train(experiment(prepared, tmp_path / "runs", *NO_CHANCE, *folder, "--training.metric_for_best_model", "log_loss"))
 
 
+def test_sharded_weights_keep_no_best_checkpoint(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match=r"--training\.load_best_model_at_end false"):
+        train(experiment(prepared, tmp_path, *NO_CHANCE))
+
+
 def test_smoothing_needs_classes(tiny):
     with pytest.raises(InputError, match="a value label has no classes to smooth"):
         train(labelled(tiny, "value", "--training.label_smoothing_factor", "0.1"))
