@@ -1,5 +1,6 @@
 """The whole step from a log to labelled text: Parquet splits, serializer, manifest and dataset card."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -134,6 +135,17 @@ def replacing(folder: Path) -> Iterator[Path]:
         if folder.exists():
             os.rename(folder, Path(temporary) / "replaced")
         os.rename(made, folder)
+
+
+@contextmanager
+def held(lock: Path, otherwise: str) -> Iterator[None]:
+    """A file that one process holds at a time; a kill lets go of it. InputError(otherwise) where another one does."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(otherwise) from None
+        yield
 
 
 def write_whole(path: Path, text: str) -> None:

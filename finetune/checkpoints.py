@@ -1,6 +1,5 @@
 """Whose the folder of a run is, and which checkpoint a stopped run continues from."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from data_prep.prepare import files_hash, write_whole
+from data_prep.prepare import files_hash, held, write_whole
 from finetune.config import Experiment
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
@@ -93,11 +92,7 @@ def alone(folder: Path, main: bool) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder} is being trained by another command; wait for it or stop it") from None
+    with held(folder / ".lock", f"{folder} is being trained by another command; wait for it or stop it"):
         yield
 
 

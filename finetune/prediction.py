@@ -4,7 +4,6 @@ The log is split by a hash of the user into parts in OUTPUT.parts, once. A part'
 and so does the output at the end: whatever happens, a user is scored once, and nobody is left out.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
-from data_prep.prepare import files_hash, write_whole
+from data_prep.prepare import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.task import Population, show
@@ -119,11 +118,7 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
     if found - {"lock", "log", "spill", f".{PLAN}"} and not (work / PLAN).is_file():
         raise InputError(f"{work} holds something else than parts of scores; move it or choose another --output")
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{work} is being written by another command; wait for it or stop it") from None
+    with held(work / "lock", f"{work} is being written by another command; wait for it or stop it"):
         try:
             yield
         finally:
