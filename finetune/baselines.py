@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.prepared import column_array, read_split
 from data_prep.task import SPLITS, Label
-from finetune.batching import column_array, read_split
 from finetune.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,

@@ -1,19 +1,15 @@
 """Prepared splits -> tokens -> batches with little padding."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import (
-    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -23,12 +19,12 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from data_prep import InputError
-from data_prep.history import combined
 from data_prep.prepare import read_manifest
 from finetune.checkpoints import write_checksums
 from finetune.config import Experiment
+from finetune.packing import MakeBatch, pack
 from finetune.throughput import Throughput, flops_per_token
-from finetune.tokenization import encode, first_line, padded
+from finetune.tokenization import first_line
 
 
 def prepared_manifest(experiment: Experiment) -> dict:
@@ -47,75 +43,31 @@ def prepared_manifest(experiment: Experiment) -> dict:
     return manifest
 
 
-def load_texts(
-    folder: Path, split: str, limit: int | None = None, columns: Sequence[str] = ("text", "label")
-) -> Dataset:
-    """These columns of a prepared split, in memory; see `read_split`."""
-    return Dataset(read_split(folder, split, limit, columns))
-
-
-def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:
-    """These columns of a prepared split.
-
-    Args:
-        folder: The prepared data.
-        split: Its name.
-        limit: The number of rows that are drawn at random, always the same ones; None for all.
-        columns: Their names; the histories of users who are not asked (`data_prep.examples.UNLABELLED`) have no label.
-
-    Raises:
-        InputError: The split has not been prepared.
-    """
-    path = Path(folder) / f"{split}.parquet"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
-    try:
-        table = pq.read_table(path, columns=list(columns))
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
-    return table.take(sampled(len(table), limit)) if limit else table
-
-
-def column_array(column: pa.ChunkedArray) -> np.ndarray:
-    """Labels or scores as an array of shape (rows,), of lists (rows, classes)."""
-    values = combined(column)
-    if pa.types.is_list(values.type):
-        return values.flatten().to_numpy().reshape(len(values), -1)
-    return values.to_numpy(zero_copy_only=False)
-
-
-def sampled(rows: int, limit: int | None) -> np.ndarray:
-    """The indices of at most `limit` rows, drawn at random but always the same, in their order."""
-    if limit is None or limit >= rows:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
-
-
-def tokenize(texts: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
-    """Columns input_ids, attention_mask, event and length in place of the text; see `encode`."""
-
-    def tokens(batch: dict) -> dict:
-        encoded = encode(tokenizer, batch["text"])
-        return encoded | {"length": [len(ids) for ids in encoded["input_ids"]]}
-
-    return texts.map(tokens, batched=True, remove_columns=["text"], keep_in_memory=True, desc=f"tokenize {name}")
+def packs_on(model: torch.nn.Module, arguments: TrainingArguments, pooling: str | None) -> bool:
+    """Let the model read packed batches where it trains on a GPU, and say so where it cannot; see `pack`."""
+    if arguments.device.type != "cuda" or arguments.n_gpu > 1:  # DataParallel splits a batch along its first dimension
+        return False
+    packs = pack(model, pooling)
+    if not packs and arguments.process_index == 0:
+        print(f"batches are padded, as a {model.config.model_type} model cannot read packed ones with these settings")
+    return packs
 
 
 class Collator(TrainerCallback):
-    """Pads the examples of a batch; of those with the columns event and row (training) it can leave out some events.
+    """Makes a batch of examples; of those with events (training) it can leave out some.
 
     As a callback of the Trainer it knows the epoch. What is left out depends on seed, epoch and row alone: batches are
     fetched ahead of the steps, so that with torch's generator a resumed run would leave out other events.
 
     Args:
-        tokenizer: Pads.
+        make_batch: Of the texts' token ids; see `finetune.packing.batches_for`.
         event_dropout: The share of the events that is left out at random, anew in each epoch; the newest one stays
             where all would go. Header words stay.
         seed: Of what is left out.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, event_dropout: float = 0.0, seed: int = 0) -> None:
-        self.tokenizer, self.event_dropout, self.seed, self.epoch = tokenizer, event_dropout, seed, 0
+    def __init__(self, make_batch: MakeBatch, event_dropout: float = 0.0, seed: int = 0) -> None:
+        self.make_batch, self.event_dropout, self.seed, self.epoch = make_batch, event_dropout, seed, 0
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
@@ -124,22 +76,24 @@ class Collator(TrainerCallback):
         self.epoch = int(state.epoch or 0)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """Rows with input_ids and label -> input_ids and attention_mask of shape (rows, tokens), and labels."""
-        kept = [self._kept(row) for row in rows]
-        batch = padded(self.tokenizer, kept)
-        labels = torch.tensor(np.array([row["label"] for row in rows]))
-        whole = rows and isinstance(rows[0]["label"], int)
-        return {**batch, "labels": labels if whole else labels.to(torch.float32)}
+        """Rows of `finetune.tokens.Tokens` with labels -> labels of shape (rows,) or (rows, classes), and the batch.
 
-    def _kept(self, row: dict) -> list[int]:
+        The labels come first: the Trainer takes the size of a batch from what is first in it.
+        """
+        labels = torch.from_numpy(np.array([row["label"] for row in rows]))
+        whole = labels.ndim == 1 and not labels.is_floating_point()
+        batch = self.make_batch([self._kept(row) for row in rows])
+        return {"labels": labels if whole else labels.to(torch.float32), **batch}
+
+    def _kept(self, row: dict) -> np.ndarray:
         if not self.event_dropout or "event" not in row:
             return row["input_ids"]
-        event = np.array(row["event"])
+        event = np.asarray(row["event"])
         random = np.random.default_rng([self.seed, self.epoch, row["row"]])
         gone = random.random(event.max() + 1) < self.event_dropout
         if gone.all() and len(gone):
             gone[0] = False
-        return np.array(row["input_ids"])[(event < 0) | ~np.append(gone, False)[event]].tolist()
+        return np.asarray(row["input_ids"])[(event < 0) | ~np.append(gone, False)[event]]
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -176,11 +130,16 @@ class LengthGroupedSampler(Sampler[int]):
 class LengthGroupedTrainer(Trainer):
     """A Trainer whose group_by_length takes the batches in random order, and that logs its speed; see `Throughput`.
 
+    Args:
+        packs: Whether batches are packed; then no lengths need to be grouped, and examples come at random.
+        settings: Of transformers.Trainer; both datasets have `lengths`, as Tokens have.
+
     Raises:
         InputError: transformers refuses the arguments.
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, packs: bool = False, **settings: object) -> None:
+        self.packs = packs
         try:
             super().__init__(**settings)
         except (ImportError, RuntimeError, ValueError) as error:
@@ -194,7 +153,7 @@ class LengthGroupedTrainer(Trainer):
         """Count the tokens of each batch."""
         if self.throughput is None:  # the clock starts here, not while checkpoints are read
             self.throughput = Throughput(self.flops, self.accelerator)
-        self.throughput.count(inputs["attention_mask"])
+        self.throughput.count(inputs)
         return super().training_step(model, inputs, *more, **named)
 
     def log(self, logs: dict[str, float], *more: object, **named: object) -> None:
@@ -230,10 +189,14 @@ class LengthGroupedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = np.asarray(self.train_dataset[self.args.length_column_name])  # train_dataset has lost it
+        lengths = self.train_dataset.lengths
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.sampler = LengthGroupedSampler(lengths, self.args.train_batch_size, seed)
+        grouped = np.zeros(len(lengths)) if self.packs else lengths
+        self.sampler = LengthGroupedSampler(grouped, self.args.train_batch_size, seed)
         return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+        return np.argsort(-eval_dataset.lengths, kind="stable").tolist()  # little padding, and the most memory first
 
 
 class _Epoch(TrainerCallback):

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
 from data_prep.prepare import write_whole
-from finetune.batching import column_array
+from data_prep.prepared import column_array
 from finetune.bootstrap import bootstrap, interval
 from finetune.checkpoints import WITHOUT_EFFECT
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure

@@ -47,6 +47,7 @@ TRAINING_DEFAULTS = {
     "eval_strategy": "steps",
     "eval_steps": 100,
     "logging_steps": 20,
+    "logging_nan_inf_filter": False,  # it waits for the GPU in each step, and hides a loss that is no number
     "save_strategy": "best",  # a checkpoint only where the validation metric improves
     "save_total_limit": 2,  # if the machine stops while the newest is written, there is one before it
     "load_best_model_at_end": True,  # by auroc, for values by mae; see finetune.objective

@@ -19,21 +19,23 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.prepare import replacing, write_whole
+from data_prep.prepared import column_array, read_split, sampled
 from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines
-from finetune.batching import column_array, prepared_manifest, read_split, sampled
+from finetune.batching import prepared_manifest
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG, told, trained_with
 from finetune.config import EvaluationConfig, Experiment
 from finetune.curves import curves, training
 from finetune.drift import drift
+from finetune.inference import for_scoring, score_texts
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
 from finetune.model_card import read_json, read_settings, write_model_card
 from finetune.objective import Objective
-from finetune.scoring import load_classifier, score_texts
+from finetune.scoring import load_classifier
 from finetune.slices import by_cutoff, slice_metrics, slice_values
-from finetune.tokenization import encode
+from finetune.tokens import tokens_of_split
 from finetune.wording import FEW_POSITIVES, number, span, worded
 from finetune.wording import measure as measure_words
 
@@ -92,7 +94,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
-    raw = [_score_run(run, manifest, rows, accelerator) for run in experiment.runs()]
+    raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return None
@@ -153,7 +155,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     )
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], aggregates)
-    metrics["lengths"] = _lengths(experiment, {"train": train["text"], "test": rows["test"]["text"]})
+    metrics["lengths"] = _lengths(experiment, limits)
     if experiment.seeds:  # what the mean of their scores gains
         metrics["seeds"] = {
             str(seed): measure(task, labels["test"], run["test"], **known)
@@ -303,7 +305,7 @@ def check_evaluation(experiment: Experiment) -> None:
 
 
 def _score_run(
-    experiment: Experiment, manifest: dict, rows: dict[str, pa.Table], accelerator: Accelerator
+    experiment: Experiment, manifest: dict, limits: dict[str, int | None], accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.run_folder / MODEL)
@@ -320,10 +322,11 @@ def _score_run(
             f"{experiment.run_folder / MODEL} was trained with other settings ({other}: {old[other]}); evaluate with "
             f"the same ones, or run scripts/train.py again"
         )
-    batch, model = experiment.training["per_device_eval_batch_size"], model.to(accelerator.device)
+    batch, model = experiment.training["per_device_eval_batch_size"], for_scoring(model.to(accelerator.device))
+    with accelerator.main_process_first():
+        tokens = {split: tokens_of_split(tokenizer, experiment.data_folder, split, limits[split]) for split in SCORED}
     return {
-        split: score_texts(model, tokenizer, table["text"].to_pylist(), batch, split, accelerator=accelerator)
-        for split, table in rows.items()
+        split: score_texts(model, tokenizer, tokens[split], batch, split, accelerator=accelerator) for split in SCORED
     }
 
 
@@ -345,14 +348,13 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
     return choose_threshold(settings.threshold, labels, scores, settings.budget, *costs)
 
 
-def _lengths(experiment: Experiment, texts: dict[str, pa.ChunkedArray]) -> dict[str, dict]:
+def _lengths(experiment: Experiment, limits: dict[str, int | None]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
-    folder = experiment.runs()[0].run_folder / MODEL
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(experiment.runs()[0].run_folder / MODEL, trust_remote_code=False)
     found = {}
-    for split, column in texts.items():
-        chosen = column.take(sampled(len(column), LENGTH_SAMPLE)).to_pylist()
-        found[split] = np.array([len(ids) for ids in encode(tokenizer, chosen)["input_ids"]])
+    for split in ("train", "test"):
+        lengths = tokens_of_split(tokenizer, experiment.data_folder, split, limits[split]).lengths
+        found[split] = lengths[sampled(len(lengths), LENGTH_SAMPLE)]
     edges = np.arange(0, max(lengths.max() for lengths in found.values()) + 9, 8)
     return {split: {"edges": edges, "counts": np.histogram(lengths, edges)[0]} for split, lengths in found.items()}
 

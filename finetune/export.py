@@ -12,10 +12,11 @@ from peft import PeftModel
 
 from data_prep import InputError
 from data_prep.prepare import read_manifest
-from finetune.batching import read_split
+from data_prep.prepared import read_split
+from finetune.inference import scores_of, sorted_batches
 from finetune.model_card import read_json, read_settings
 from finetune.objective import Objective
-from finetune.scoring import TASK, load_classifier, model_folder, scores_of, sorted_batches
+from finetune.scoring import TASK, load_classifier, model_folder
 from finetune.tokenization import encode, first_line, padded
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
@@ -61,7 +62,9 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
     texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
     ids = encode(tokenizer, texts)["input_ids"]
-    batches = [(part, padded(tokenizer, [ids[row] for row in part], 1)) for part in sorted_batches(ids, BATCH)]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    parts = sorted_batches(lengths, BATCH, BATCH * tokenizer.model_max_length)
+    batches = [(part, padded(tokenizer, [ids[row] for row in part], 1)) for part in parts]
     objective = Objective.of_model(classifier.config)
 
     def logits_of(path: Path) -> np.ndarray:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from finetune.packing import MakeBatch
 from finetune.tokenization import padded
 
 
@@ -26,11 +28,13 @@ class MaskingCollator:
         tokenizer: Has a mask token.
         share: The probability that a unit is hidden.
         unit: What is hidden as a whole.
+        make_batch: Of the texts' token ids; see `finetune.packing.batches_for`. By default batches are padded.
     """
 
     tokenizer: PreTrainedTokenizerBase
     share: float
     unit: Literal["token", "event"]
+    make_batch: MakeBatch | None = None
 
     def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Hide about `share` of the tokens of each example, and at least one unit.
@@ -40,14 +44,14 @@ class MaskingCollator:
                 neighbours alone, and -1 for header words and special tokens.
 
         Returns:
-            input_ids, attention_mask and labels of shape (examples, tokens), padded as by `padded`; a label is the
-            hidden token's id, and -100 where nothing is hidden.
+            The batch, and labels of the shape of its input_ids: the hidden token's id, and -100 where nothing is
+            hidden.
         """
-        batch = padded(self.tokenizer, [example["input_ids"] for example in examples])
-        ids = batch["input_ids"]
+        given = [np.asarray(example["input_ids"]) for example in examples]
+        ids, mask = padded(self.tokenizer, given).values()
         event = torch.full_like(ids, -1)
         if self.unit == "event":
-            known = pad_sequence([torch.tensor(example["event"]) for example in examples], True, padding_value=-1)
+            known = pad_sequence([torch.tensor(np.asarray(row["event"])) for row in examples], True, padding_value=-1)
             event[:, : known.shape[1]] = known
         begins = (event < 0) | (event != event.roll(1, dims=1))
         begins[:, 0] = True
@@ -59,8 +63,8 @@ class MaskingCollator:
         fate = torch.rand(ids.shape).gather(1, unit)
         words = torch.randint(len(self.tokenizer), ids.shape)
         shown = torch.where(fate < 0.8, self.tokenizer.mask_token_id, torch.where(fate < 0.9, words, ids))
-        return {
-            "input_ids": torch.where(hidden, shown, ids),
-            "attention_mask": batch["attention_mask"],
-            "labels": torch.where(hidden, ids, -100),
-        }
+        ids, labels = torch.where(hidden, shown, ids), torch.where(hidden, ids, -100)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if self.make_batch is not None:
+            batch = self.make_batch([row[: len(known)].numpy() for row, known in zip(ids, given, strict=True)])
+        return {"labels": labels if "attention_mask" in batch else labels[mask.bool()][None], **batch}

@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from data_prep import InputError
 from data_prep.serializer import EventSerializer
 from finetune.calibration import Calibration
+from finetune.inference import score_texts
 from finetune.objective import Objective
-from finetune.scoring import load_classifier, score_texts
+from finetune.scoring import load_classifier
 from finetune.wording import FEW_POSITIVES, digits, measure, number, span
 
 FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default

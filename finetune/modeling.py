@@ -21,18 +21,17 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
 from data_prep.prepare import files_hash
 from finetune.config import ModelConfig
 from finetune.objective import Objective
+from finetune.packing import ATTENTION_DROPOUT
+from finetune.pooling import pool
 from finetune.tokenization import first_line
 
-# What transformers calls it in one encoder or another.
 # Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
 NOT_FOR_CLASSIFIERS = ("POLY", "XLORA", "ADAPTION_PROMPT", "TRAINABLE_TOKENS")
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
 
 def build_classifier(
@@ -63,7 +62,7 @@ def build_classifier(
             )
         model = BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
         if settings.pooling == "mean":
-            pool_by_mean(model)
+            pool(model, "mean")
         return model
     if settings.freeze is not None and settings.peft:
         raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
@@ -85,7 +84,7 @@ def build_classifier(
     model, new = _load(AutoModelForSequenceClassification, start, config)
     _fit(model, tokenizer, start)
     if settings.pooling == "mean":
-        pool_by_mean(model)
+        pool(model, "mean")
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     if not settings.peft:
@@ -103,38 +102,6 @@ def weights_hash(folder: str | Path) -> str | None:
     if not Path(folder).is_dir():
         return None
     return files_hash(Path(folder).glob("*.safetensors"))
-
-
-def pool_by_mean(model: PreTrainedModel) -> None:
-    """Let the head read the mean over all tokens, where it would read the first token; ModernBERT does it by itself.
-
-    The mean takes the first token's place before the pooler, or at the encoder's end where there is no pooler.
-    """
-    if hasattr(model.config, "classifier_pooling"):
-        return
-    encoder, mask = getattr(model, model.base_model_prefix), {}
-
-    def remember(part: torch.nn.Module, given: tuple, named: dict) -> None:
-        mask["attention"] = named.get("attention_mask", given[1] if len(given) > 1 else None)
-
-    def mean_first(states: torch.Tensor) -> torch.Tensor:
-        attention = mask["attention"]
-        if attention is None:
-            attention = torch.ones(states.shape[:2], device=states.device)
-        # Of prefix tuning the mask also covers the prefix, which has no states.
-        weights = attention[:, -states.shape[1] :, None].to(states.dtype)
-        mean = (states * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-        return torch.cat([mean, states[:, 1:]], 1)
-
-    def at_the_end(part: torch.nn.Module, given: tuple, found: ModelOutput) -> ModelOutput:
-        found["last_hidden_state"] = mean_first(found["last_hidden_state"])
-        return found
-
-    encoder.register_forward_pre_hook(remember, with_kwargs=True)
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler.register_forward_pre_hook(lambda part, given: (mean_first(given[0]),))
-    else:
-        encoder.register_forward_hook(at_the_end)
 
 
 def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -222,11 +189,24 @@ def _positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     return positions
 
 
+def compile_layers(model: torch.nn.Module) -> None:
+    """Let torch.compile fuse what one layer of the encoder does: compiled once for all of them, in seconds.
+
+    The names of the weights stay; a model that shares its layers stays as it is.
+    """
+    for layer in encoder_layers(model) or []:
+        layer.compile(dynamic=True)
+
+
+def encoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList | None:
+    """The encoder's layers, None where it shares them, as ALBERT does."""
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    return next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+
+
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
     """Keep the embeddings, the embeddings and the first layers, or the whole encoder as they are; never new weights."""
-    encoder = getattr(model, model.base_model_prefix)
-    lists = (part for part in encoder.modules() if isinstance(part, torch.nn.ModuleList))
-    layers = next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+    encoder, layers = getattr(model, model.base_model_prefix), encoder_layers(model)
     if layers is None:
         raise InputError(f"model.freeze: a {model.config.model_type} model shares its layers; leave freeze out")
     if isinstance(what, int) and what > len(layers):

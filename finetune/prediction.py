@@ -27,6 +27,7 @@ from data_prep.prepare import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.task import Population, show
+from finetune.inference import BATCH
 from finetune.scoring import EventClassifier, model_folder
 
 MEMORY = "2GB"  # DuckDB's share, unless told otherwise; Python and the model come on top
@@ -41,7 +42,7 @@ def predict_log(
     output: Path,
     *,
     text: bool = False,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     population: bool = False,
     part_users: int = PART_USERS,
     called: str = "data.sources[0]",
@@ -58,7 +59,7 @@ def predict_log(
         cutoff: The moment of prediction, in UTC where it carries no zone.
         output: A Parquet file, which is replaced.
         text: Also write the text that the model read.
-        batch_size: Texts at a time.
+        batch_size: The most texts at a time.
         population: Keep only the users whom the task asks about.
         part_users: About so many users are scored between two renames; what a stop loses at most in each process.
         called: What the events are called in messages.

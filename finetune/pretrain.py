@@ -3,15 +3,16 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from datasets import concatenate_datasets
 from transformers import set_seed
 
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
-from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
+from data_prep.prepared import split_texts
+from finetune.batching import LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
     PRETRAINED,
     PRETRAINING_LOG,
@@ -27,7 +28,9 @@ from finetune.config import Experiment
 from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
+from finetune.packing import batches_for
 from finetune.tokenization import build_tokenizer
+from finetune.tokens import CHUNK, join, tokens_of_split
 from finetune.train import pretraining_origin, refuse_later, show_progress, training_arguments
 
 
@@ -78,20 +81,23 @@ def pretrain(experiment: Experiment) -> Path | None:
     checkpoints = Path(arguments.output_dir)
     resume = checkpoint_to_resume(arguments, origin)
     limit = experiment.finetuning.max_train_examples
-    texts = concatenate_datasets(
-        [load_texts(experiment.data_folder, name, limit, columns=["text"]) for name in ("train", UNLABELLED)]
-    )
+    splits = ("train", UNLABELLED)
+    texts = chain.from_iterable(split_texts(experiment.data_folder, split, limit, CHUNK)[1] for split in splits)
     set_seed(arguments.seed)
-    tokenizer = build_tokenizer(experiment.model.name_or_path, texts["text"], experiment.model.max_tokens)
+    tokenizer = build_tokenizer(experiment.model.name_or_path, texts, experiment.model.max_tokens)
     if tokenizer.mask_token is None:
         raise InputError(f"model.name_or_path: the tokenizer of '{experiment.model.name_or_path}' has no mask token")
     model = build_masked_lm(experiment.model, tokenizer)
+    packs = packs_on(model, arguments, None)
+    with arguments.main_process_first(local=False):
+        tokens = join([tokens_of_split(tokenizer, experiment.data_folder, split, limit) for split in splits])
     trainer = LengthGroupedTrainer(
+        packs=packs,
         model=model,
         args=arguments,
-        train_dataset=tokenize(texts, tokenizer, "train"),
+        train_dataset=tokens,
         processing_class=tokenizer,
-        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit),
+        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit, batches_for(model, tokenizer)),
         compute_loss_func=mean_cross_entropy,
     )
     show_progress(trainer, "pretrain")
@@ -109,7 +115,7 @@ def pretrain(experiment: Experiment) -> Path | None:
                     "origin": pretraining_origin(experiment, manifest),
                     "last_cutoff": manifest["splits"]["train"]["cutoffs"][-1],
                     "made_by": origin,
-                    "examples": len(texts),
+                    "examples": len(tokens),
                     "steps": trainer.state.global_step,
                     "seconds": round(seconds, 1),
                     "history": trainer.state.log_history,

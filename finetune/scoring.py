@@ -3,6 +3,7 @@
 import json
 import tempfile
 from datetime import date, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from data_prep.serializer import EventSerializer, event_starts
 from data_prep.serving import parse_cutoff, past_texts, read_past
 from data_prep.task import Population
 from finetune.calibration import Calibration
-from finetune.modeling import pool_by_mean, weights_hash
-from finetune.objective import Objective, Scale
-from finetune.tokenization import encode, first_line, padded
+from finetune.inference import BATCH, for_scoring, score_texts
+from finetune.modeling import weights_hash
+from finetune.objective import Objective
+from finetune.pooling import pool
+from finetune.tokenization import encode, first_line
 
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 
@@ -58,6 +61,11 @@ class EventClassifier:
         self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
         self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
 
+    @cached_property
+    def fastest(self) -> torch.nn.Module:
+        """The model as `for_scoring` makes it."""
+        return for_scoring(self.model)
+
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None
@@ -83,7 +91,7 @@ class EventClassifier:
         events: Any,
         cutoff: datetime | date | str,
         text: bool = False,
-        batch_size: int = 256,
+        batch_size: int = BATCH,
         population: bool = False,
     ) -> pa.Table:
         """Score every user who has an event before the cutoff.
@@ -98,7 +106,7 @@ class EventClassifier:
                 DataConfig with sources as in training. Times without a zone are in UTC; of a user, all events.
             cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
             text: Also give the text that the model read: its oldest events that do not fit are gone.
-            batch_size: Texts at a time.
+            batch_size: The most texts at a time.
             population: Keep only the users whom the task asks about (task["task"]["population"]).
 
         Returns:
@@ -133,7 +141,7 @@ class EventClassifier:
         Args:
             texts: user_id, cutoff and text.
             text: Keep the text, without what the model did not read of it.
-            batch_size: Texts at a time.
+            batch_size: The most texts at a time.
             bar: Counts texts.
         """
         written = texts["text"].to_pylist()
@@ -149,10 +157,10 @@ class EventClassifier:
         return table.replace_schema_metadata({"classes": json.dumps(self.objective.classes)})
 
     def score(
-        self, texts: list[str], batch_size: int = 256, accelerator: Accelerator | None = None, bar: tqdm | None = None
+        self, texts: list[str], batch_size: int = BATCH, accelerator: Accelerator | None = None, bar: tqdm | None = None
     ) -> np.ndarray:
         """Calibrated scores: see `score_texts`."""
-        scores = score_texts(self.model, self.tokenizer, texts, batch_size, accelerator=accelerator, bar=bar)
+        scores = score_texts(self.fastest, self.tokenizer, texts, batch_size, accelerator=accelerator, bar=bar)
         return self.calibration.apply(scores, self.objective.task)
 
     def texts_read(self, texts: list[str]) -> list[str]:
@@ -235,7 +243,7 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
             start, config=config, dtype=torch.float32, trust_remote_code=False
         )
         if config.eventscribe["pooling"] == "mean":
-            pool_by_mean(model)
+            pool(model, "mean")
         if start is not folder:
             model = PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, SafetensorError) as error:
@@ -250,64 +258,3 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: its tokenizer.json cannot be read; run scripts/train.py again") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
-
-
-@torch.inference_mode()
-def score_texts(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    batch_size: int = 256,
-    name: str = "",
-    accelerator: Accelerator | None = None,
-    bar: tqdm | None = None,
-) -> np.ndarray:
-    """What the model says of each text, in the order given: see Objective.scores; values in their own unit.
-
-    Args:
-        model: A classifier.
-        tokenizer: Its tokenizer.
-        texts: By the serializer.
-        batch_size: Texts of a batch.
-        name: For the bar.
-        accelerator: Of several processes with the same texts: they share the batches, which are the same ones whatever
-            the number of processes, and each gets all scores.
-        bar: Counts texts; by default a bar of its own.
-    """
-    ids = _tokens(tokenizer, texts)
-    own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    logits = np.zeros((len(texts), model.config.num_labels))
-    counted = bar
-    if bar is None:
-        counted = tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text", disable=own > 0)
-    for i, rows in enumerate(sorted_batches(ids, batch_size)):
-        if i % all_processes == own:
-            batch = padded(tokenizer, [ids[row] for row in rows], 1)
-            logits[rows] = model(**batch.to(model.device)).logits.float().cpu().numpy()
-        counted.update(len(rows))
-    if bar is None:
-        counted.close()
-    if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
-        logits = accelerator.reduce(torch.from_numpy(logits).to(accelerator.device)).cpu().numpy()
-    return scores_of(model, logits)
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """The input_ids of `encode`, which takes longer, as it looks for the events of every text."""
-    found = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-    long = [i for i, ids in enumerate(found) if len(ids) > tokenizer.model_max_length]
-    for i, ids in zip(long, encode(tokenizer, [texts[i] for i in long])["input_ids"] if long else [], strict=True):
-        found[i] = ids
-    return found
-
-
-def sorted_batches(ids: list[list[int]], size: int) -> list[np.ndarray]:
-    """The rows of each batch, the shortest texts first, so that there is little padding."""
-    shortest_first = np.argsort([len(text) for text in ids], kind="stable")
-    return [shortest_first[start : start + size] for start in range(0, len(shortest_first), size)]
-
-
-def scores_of(model: torch.nn.Module, logits: np.ndarray) -> np.ndarray:
-    """Logits of shape (rows, classes) as scores, see Objective.scores; values in their own unit."""
-    scores, scale = Objective.of_model(model.config).scores(logits), model.config.eventscribe["scale"]
-    return Scale(**scale).value(scores) if scale else scores

@@ -20,8 +20,8 @@ from data_prep import InputError
 from data_prep.events import connect, identifier, read_events, refused
 from data_prep.history import combined
 from data_prep.prepare import read_manifest
+from data_prep.prepared import read_split
 from data_prep.task import parse_expression, show
-from finetune.batching import read_split
 from finetune.bootstrap import INTERVALS, bootstrap, interval, user_weights
 from finetune.config import Experiment
 from finetune.metrics import MAIN, measure, metric_names

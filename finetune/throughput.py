@@ -31,10 +31,11 @@ class Throughput:
         self.flops, self.accelerator = flops, accelerator
         self._restart(time.perf_counter())
 
-    def count(self, attention_mask: torch.Tensor) -> None:
-        """Add a batch; nothing is read back from the GPU."""
-        self.tokens = self.tokens + attention_mask.sum()
-        self.places += attention_mask.numel()
+    def count(self, batch: dict[str, torch.Tensor]) -> None:
+        """Add a batch, packed or with an attention_mask; nothing is read back from the GPU."""
+        places = batch["input_ids"].numel()
+        self.tokens = self.tokens + (batch["attention_mask"].sum() if "attention_mask" in batch else places)
+        self.places += places
 
     def pause(self, seconds: float) -> None:
         """Leave out what was no training."""

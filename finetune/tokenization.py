@@ -1,15 +1,20 @@
 """A pretrained tokenizer, or a word-level one trained on the training texts."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
-from data_prep.serializer import event_starts
+from finetune.encoding import Encoder
 
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -18,21 +23,34 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+MOST_WORDS = 30_000
+SPACE = re.compile(r"[^\S\x1c-\x1f]+")  # what tokenizers takes for white space
 
 
-def build_tokenizer(start: str | Path | None, texts: Iterable[str], max_tokens: int) -> PreTrainedTokenizerBase:
+def build_tokenizer(start: str | Path | None, texts: Iterable[pa.Array], max_tokens: int) -> PreTrainedTokenizerBase:
     """The tokenizer of the checkpoint to start from, or for a model from scratch one trained on the training texts."""
     return train_tokenizer(texts, max_tokens) if start is None else load_tokenizer(start, max_tokens)
 
 
-def train_tokenizer(texts: Iterable[str], max_tokens: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the texts' words, split at spaces; [SEP] within a text is the special token."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the texts' words, split at spaces; [SEP] within a text is the special token.
+
+    The most frequent words have the lowest numbers, as tokenizers' own WordLevelTrainer gives them.
+
+    Args:
+        texts: In a list, or in arrays one after the other.
+        max_tokens: Longer texts lose their oldest events.
+    """
+    counts = Counter()
+    for part in [pa.array(texts, pa.large_string())] if isinstance(texts, list) else texts:
+        for found in pc.value_counts(pc.split_pattern(part, " ").flatten()).to_pylist():
+            for word in SPACE.split(found["values"].replace("[SEP]", " ")):
+                counts[word] += found["counts"]
+    words = sorted(counts.keys() - {"", *SPECIAL.values()}, key=lambda word: (-counts[word], word))
+    known = [*SPECIAL.values(), *words][:MOST_WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words = (text.replace("[SEP]", " ") for text in texts)  # counted as a word, it would take a second id
-    tokenizer.train_from_iterator(
-        words, trainers.WordLevelTrainer(special_tokens=list(SPECIAL.values()), show_progress=False)
-    )
+    tokenizer.add_special_tokens(list(SPECIAL.values()))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -69,49 +87,35 @@ def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedToken
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, list]:
-    """The tokens of each text; those longer than the tokenizer's model_max_length lose their oldest events, whole ones.
-
-    A text whose newest event alone is too long is cut within it.
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list]:
+    """The tokens of a few texts as lists; see `finetune.encoding.Encoder`.
 
     Returns:
         input_ids, attention_mask, and under `event` the number of each token's event, 0 for the newest one and -1 for
         the header and special tokens; each of shape (texts, tokens).
     """
-    encoded = tokenizer(texts, truncation=False, return_offsets_mapping=True, verbose=False)
-    found: dict[str, list] = {"input_ids": [], "attention_mask": [], "event": []}
-    for i, (text, ids) in enumerate(zip(texts, encoded["input_ids"], strict=True)):
-        special = np.array([sequence is None for sequence in encoded.sequence_ids(i)])
-        # By its end, as some tokens begin with the space before them.
-        ends = np.array(encoded["offset_mapping"][i])[:, 1] - 1
-        event = np.searchsorted(event_starts(text), ends, side="right") - 1
-        event[special] = -1
-        if len(ids) > tokenizer.model_max_length:
-            tail = int(np.argmin(special[::-1]))  # special tokens at the end
-            room = tokenizer.model_max_length - tail
-            starts = np.flatnonzero((event[1:] > event[:-1]) & (event[1:] > 0)) + 1
-            fitting = starts[starts <= room]
-            end = fitting[-1] if len(fitting) else room
-            ids, event = ids[:end] + ids[len(ids) - tail :], np.r_[event[:end], event[len(event) - tail :]]
-        found["input_ids"].append(ids)
-        found["attention_mask"].append([1] * len(ids))
-        found["event"].append(event.tolist())
-    return found
+    ids, event, lengths = Encoder(tokenizer)(pa.array(texts, pa.large_string()))
+    parts = np.cumsum(lengths)[:-1]
+    found = [part.tolist() for part in np.split(ids, parts)] if len(lengths) else []
+    return {
+        "input_ids": found,
+        "attention_mask": [[1] * len(row) for row in found],
+        "event": [part.tolist() for part in np.split(event, parts)] if len(lengths) else [],
+    }
 
 
-def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], multiple: int = 8) -> BatchEncoding:
-    """Tensors input_ids and attention_mask of shape (texts, tokens) of texts by `encode`.
+def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], multiple: int = 8) -> BatchEncoding:
+    """Tensors input_ids and attention_mask of shape (texts, tokens) of the token ids of texts.
 
     The number of tokens is a multiple of 8, which GPUs are fastest at in training, or of another number, or
     model_max_length where that comes first: a model may have no positions beyond it.
     """
-    longest = max(map(len, ids))
-    return tokenizer.pad(
-        {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]},
-        padding="max_length",
-        max_length=min(-(-longest // multiple) * multiple, tokenizer.model_max_length),
-        return_tensors="pt",
-    )
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    width = min(-(-int(lengths.max()) // multiple) * multiple, tokenizer.model_max_length)
+    mask = np.arange(width) < lengths[:, None]
+    found = np.full(mask.shape, tokenizer.pad_token_id)
+    found[mask] = np.concatenate([np.asarray(row) for row in ids])
+    return BatchEncoding({"input_ids": torch.from_numpy(found), "attention_mask": torch.from_numpy(mask.astype(int))})
 
 
 def first_line(error: Exception) -> str:

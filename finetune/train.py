@@ -25,9 +25,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
 from data_prep.prepare import replacing, write_whole
+from data_prep.prepared import column_array, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
-from finetune.batching import Collator, LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
+from finetune.batching import Collator, LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
     PRETRAINED,
     alone,
@@ -43,8 +44,10 @@ from finetune.checkpoints import (
 from finetune.config import Experiment
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
+from finetune.packing import batches_for
 from finetune.scoring import TASK
 from finetune.tokenization import build_tokenizer, first_line, name_for_others
+from finetune.tokens import CHUNK, tokens_of_split
 
 AFTER_PRETRAINING = ("peft", "freeze", "pooling")  # of the model section: what pretraining does not know
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
@@ -108,8 +111,8 @@ def build_trainer(
     """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
     limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
-    texts = {split: load_texts(experiment.data_folder, split, limit) for split, limit in limits.items()}
-    labels = {split: np.array(texts[split]["label"]) for split in texts}
+    folder = experiment.data_folder
+    labels = {split: column_array(read_split(folder, split, n, ["label"])["label"]) for split, n in limits.items()}
     best = arguments.metric_for_best_model
     if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels["validation"])) < 2:
         raise InputError(
@@ -120,19 +123,19 @@ def build_trainer(
     scale = None
     if objective.task == "value":
         scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
-        for split, values in labels.items():
-            texts[split] = texts[split].remove_columns("label").add_column("label", scale.learned(values))
+        labels = {split: scale.learned(values) for split, values in labels.items()}
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
-    tokenizer = build_tokenizer(start, texts["train"]["text"], experiment.model.max_tokens)
+    _, texts = split_texts(folder, "train", limits["train"], CHUNK)
+    tokenizer = build_tokenizer(start, texts, experiment.model.max_tokens)
     steps = arguments.max_steps
     if steps < 0:
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        steps = math.ceil(arguments.num_train_epochs * math.ceil(len(texts["train"]) / batch))
+        steps = math.ceil(arguments.num_train_epochs * math.ceil(len(labels["train"]) / batch))
     batch = arguments.train_batch_size * arguments.world_size
-    if arguments.dataloader_drop_last and batch > len(texts["train"]):
+    if arguments.dataloader_drop_last and batch > len(labels["train"]):
         raise InputError(
-            f"training.dataloader_drop_last drops all {len(texts['train']):,} examples, as a batch has {batch:,}; set "
+            f"training.dataloader_drop_last drops all {len(labels['train']):,} examples, as a batch has {batch:,}; set "
             f"it to false, or per_device_train_batch_size lower"
         )
     try:
@@ -151,8 +154,11 @@ def build_trainer(
         "pooling": experiment.model.pooling,
         "base": weights_hash(start) if experiment.model.peft else None,
     }
-    data = {split: tokenize(texts[split], tokenizer, split) for split in texts}
-    collator = Collator(tokenizer, experiment.finetuning.event_dropout, arguments.seed)
+    packs = packs_on(model, arguments, experiment.model.pooling)
+    with arguments.main_process_first(local=False):
+        tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
+    data = {split: tokens[split].labelled(labels[split]) for split in tokens}
+    collator = Collator(batches_for(model, tokenizer), experiment.finetuning.event_dropout, arguments.seed)
     callbacks = [collator]
     if getattr(model, "peft_type", None) == "ADALORA":
         callbacks.append(BudgetCallback())
@@ -170,10 +176,11 @@ def build_trainer(
         return objective.metrics(*(scale.value(part) if scale else part for part in (found, scores)))
 
     trainer = LengthGroupedTrainer(
+        packs=packs,
         model=model,
         args=arguments,
-        train_dataset=data["train"].add_column("row", np.arange(len(data["train"]))),
-        eval_dataset=data["validation"].remove_columns("event"),
+        train_dataset=data["train"],
+        eval_dataset=data["validation"].without_events(),
         processing_class=tokenizer,
         data_collator=collator,
         compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights),

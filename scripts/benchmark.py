@@ -3,6 +3,10 @@
 python scripts/benchmark.py prepare
 python scripts/benchmark.py prepare --table 1_000_000,10_000_000,100_000_000 --memory-limit 3GB
 python scripts/benchmark.py evaluate
+python scripts/benchmark.py tokenize
+python scripts/benchmark.py train --device cuda --model bert-base --json train.json
+python scripts/benchmark.py score
+python scripts/benchmark.py all
 
 Each job runs in a process of its own, one after the other. Seconds run from the first byte read to the last one
 written, without the start of Python and its imports; peak MiB is the resident memory of the whole process; events/s are
@@ -30,6 +34,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import benchmark_model as jobs
 
 if TYPE_CHECKING:  # a library is imported where it is measured, so that no process holds another one's memory
     import numpy as np
@@ -75,6 +81,73 @@ def evaluate(rows: int, scorers: int, resamples: int) -> None:
     _print_row("metrics and intervals", *_seconds(run), run.mebibytes)
     run = measure(("finetune.evaluation",), compare_parts, rows, scorers, resamples)
     _print_row("with threshold, profit, curves, 4 cutoffs and 4 groups", *_seconds(run), run.mebibytes)
+
+
+def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: object) -> None:
+    """Print how many texts a second become tokens, by EventScribe and by the tokenizer itself, with all cores."""
+    texts = jobs.made_up_texts(rows, lengths)
+    hows = {
+        "EventScribe, words": "words",
+        "EventScribe, WordPiece": "own",
+        "the tokenizer itself, WordPiece": "tokenizer",
+    }
+    _model_rows("tokenize", {name: (jobs.tokenize_with, how, model, texts) for name, how in hows.items()}, {}, json)
+
+
+def train(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+    """Print the speed of fine-tuning, of EventScribe and of transformers' text-classification example."""
+    texts, steps = jobs.made_up_texts(rows, lengths), 40 if device == "cuda" else 8
+    todo = {
+        name: (jobs.train_with, how, model, texts, device, steps) for name, how in jobs.training_jobs(device).items()
+    }
+    _model_rows("train", todo, _limits(device), json)
+
+
+def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+    """Print the speed from texts to scores, of EventScribe and of transformers' pipeline."""
+    texts, todo = jobs.made_up_texts(rows, lengths), {}
+    for name, how in jobs.scoring_jobs(device, rows).items():
+        todo[name] = (jobs.score_with, how, model, texts, device)
+    _model_rows("score", todo, _limits(device), json)
+
+
+def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
+    """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
+    prepare(1_000_000, 8, [], "3GB", None)
+    sizes = {"tokenize": 100_000, "train": 4_000, "score": 60_000 if device == "cuda" else 600}
+    for name, step in {"tokenize": tokenize, "train": train, "score": score}.items():
+        path = json.with_name(f"{json.stem}-{name}.json") if json else None
+        print()
+        step(rows=sizes[name], model=model, lengths=lengths, device=device, json=path)
+    print()
+    evaluate(200_000, 5, 1000)
+
+
+def _limits(device: str) -> dict[str, float]:
+    kinds = {"fp32": "float32"} | ({"bf16": "bfloat16"} if device == "cuda" else {})
+    return {name: jobs.in_process(jobs.matrix_limit, device, kind)["flops"] for name, kind in kinds.items()}
+
+
+def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], json: Path | None) -> None:
+    """Run the jobs, print their rows, and write them as JSON with what they ran on."""
+    said = ", ".join(f"{limit / 1e12:,.2f} TFLOP/s in {name}" for name, limit in limits.items())
+    print(f"{_machine()}{f'; large matrix products: {said}' if said else ''}\n")
+    _print_row(step, "texts/s", "tokens/s", "padding", "MFU", "peak MiB", "warm-up s", "first row is times as fast")
+    _print_row(*["---"] * 8)
+    first, found = None, {}
+    for name, (job, *arguments) in todo.items():
+        run = jobs.in_process(job, *arguments)
+        limit = limits.get("fp32" if "fp32" in name or "bf16" not in limits else "bf16")
+        figures = found[name] = jobs.figures(run, limit, first)
+        first = first or run
+        shown = [figures[key] for key in ("rows_per_second", "tokens_per_second")]
+        shown += ["" if figures[key] is None else f"{figures[key]:.2f}" for key in ("padding", "mfu")]
+        shown += ["" if figures["peak_mib"] is None else figures["peak_mib"]]
+        for key in ("warm_up_seconds", "first_is_times_as_fast"):
+            shown.append("" if figures[key] is None else f"{figures[key]:.1f}")
+        _print_row(name, *shown)
+    if json:
+        jobs.write_json(json, {"machine": _machine(), "limits": limits, step: found})
 
 
 def compare_predictions(rows: int, scorers: int, resamples: int) -> int:
@@ -488,6 +561,34 @@ def _memory(text: str) -> str:
     return text
 
 
+def _rows(text: str) -> int:
+    if not re.fullmatch(r"\d+(_\d+)*", text) or int(text) < 64:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 64 on; write 4_000")
+    return int(text)
+
+
+def _model(text: str) -> str:
+    if text == jobs.BERT_BASE or text == "minilm":
+        return text
+    if not (Path(text) / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a model; write minilm, bert-base or one")
+    return text
+
+
+def _device(text: str) -> str:
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no device; write cpu or cuda")
+    if text == "cuda" and not _has_cuda():
+        raise argparse.ArgumentTypeError("cuda: torch finds no GPU on this machine; write cpu")
+    return text
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -511,10 +612,26 @@ def main() -> None:
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
+    for name, rows in {"tokenize": 100_000, "train": 4_000, "score": 1_000, "all": None}.items():
+        doc = {"tokenize": tokenize, "train": train, "score": score, "all": everything}[name].__doc__
+        step = steps.add_parser(name, help=doc.split(",")[0].removeprefix("Print ") + ".", description=doc)
+        if rows:
+            step.add_argument("--rows", type=_rows, default=rows, help="Texts.")
+        step.add_argument(
+            "--model", type=_model, default="minilm", help="minilm, bert-base (random weights) or a folder."
+        )
+        step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
+        step.add_argument(
+            "--device", type=_device, default=None, help="cpu or cuda; by default cuda where there is one."
+        )
+        step.add_argument("--json", type=Path, help="Also write the figures there.")
     given = vars(parser.parse_args())
+    if "device" in given:
+        given["device"] = given["device"] or _device("cuda" if _has_cuda() else "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        {"prepare": prepare, "evaluate": evaluate}[given.pop("step")](**given)
+        all_steps = {"prepare": prepare, "evaluate": evaluate, "tokenize": tokenize, "train": train, "score": score}
+        (all_steps | {"all": everything})[given.pop("step")](**given)
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is deleted, but for the logs in --folder", file=sys.stderr)
         sys.exit(130)

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_prep.serving import PART_USERS
 from finetune.config import CommandParser, guarded
 from finetune.given_log import add_log_arguments, given_log, own_names
+from finetune.inference import BATCH
 from finetune.prediction import MEMORY, predict_log
 
 
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--text", action="store_true", help="Also write the text that the model read.")
     parser.add_argument("--population", action="store_true", help="Score only the users whom the task asks about.")
-    parser.add_argument("--batch-size", type=int, default=256, help="Texts at a time; default 256.")
+    parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
         "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
     )

@@ -1,11 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from transformers import TrainerState
 
-from data_prep import InputError
-from finetune.batching import Collator, LengthGroupedSampler, load_texts, sampled
-from finetune.tokenization import train_tokenizer
+from finetune.batching import Collator, LengthGroupedSampler
+from finetune.tokenization import padded, train_tokenizer
 
 LENGTHS = np.random.default_rng(0).integers(5, 128, 5003)
 
@@ -58,7 +59,7 @@ def tokenizer():
 
 
 def test_event_dropout_leaves_out_whole_events_at_its_rate(tokenizer):
-    collator = Collator(tokenizer, 0.3, seed=1)
+    collator = Collator(partial(padded, tokenizer), 0.3, seed=1)
     kept = collated(collator, rows())
     for ids in kept:
         assert ids[:3] + ids[-1:] == [7, 8, 9, 9]
@@ -71,7 +72,7 @@ def test_event_dropout_leaves_out_whole_events_at_its_rate(tokenizer):
 
 
 def test_event_dropout_keeps_the_newest_event_at_least_and_leaves_validation_alone(tokenizer):
-    collator = Collator(tokenizer, 1.0)
+    collator = Collator(partial(padded, tokenizer), 1.0)
     assert collated(collator, rows(count=2)) == [[7, 8, 9, 100, 100, 9]] * 2
     assert len(collated(collator, rows(events=0, count=1))[0]) == 4
     validation = [{key: row[key] for key in ("input_ids", "label")} for row in rows(count=2)]
@@ -80,15 +81,5 @@ def test_event_dropout_keeps_the_newest_event_at_least_and_leaves_validation_alo
 
 def test_labels_are_whole_numbers_for_classes_and_floats_otherwise(tokenizer):
     for label, kind in ((1, torch.int64), (0.5, torch.float32), ([0, 1], torch.float32)):
-        assert Collator(tokenizer)([{"input_ids": [1], "label": label}])["labels"].dtype == kind
-
-
-def test_a_part_of_the_rows_is_always_the_same():
-    assert sampled(5, None).tolist() == sampled(5, 9).tolist() == [0, 1, 2, 3, 4]
-    assert len(set(sampled(100, 10))) == 10
-    assert (sampled(100, 10) == sampled(100, 10)).all()
-
-
-def test_a_split_that_is_not_prepared_is_refused_with_the_command_to_run(tmp_path):
-    with pytest.raises(InputError, match=r"prepare\.py"):
-        load_texts(tmp_path, "train")
+        collator = Collator(partial(padded, tokenizer))
+        assert collator([{"input_ids": [1], "label": label}])["labels"].dtype == kind

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from finetune.batching import read_split
+from data_prep.prepared import read_split
 from finetune.config import parse_experiment
 from finetune.drift import drift
 

@@ -28,8 +28,8 @@ from data_prep.features import Features
 from data_prep.serializer import EventSerializer, TextConfig, TextField
 from finetune.attribution import attribute, deletion_test, explained
 from finetune.explain import explain_sample, explain_user, refuse_output, write_page
-from finetune.modeling import pool_by_mean
 from finetune.objective import Objective
+from finetune.pooling import pool
 from finetune.reading import reading, words_of
 from finetune.scoring import EventClassifier
 from finetune.tokenization import encode, train_tokenizer
@@ -81,7 +81,7 @@ def tiny(family, texts, task="binary", scale=None, pooling="cls"):
     torch.manual_seed(0)
     model = Classifier.from_config(config, dtype=torch.float32).eval()
     if pooling == "mean":
-        pool_by_mean(model)
+        pool(model, "mean")
     return model, tokenizer
 
 

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 from data_prep import InputError
 from finetune.config import guarded, parse_experiment
 from finetune.export import export_onnx
-from finetune.scoring import load_classifier, score_texts
+from finetune.inference import score_texts
+from finetune.scoring import load_classifier
 from finetune.tokenization import encode
 from finetune.train import train
 

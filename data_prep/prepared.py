@@ -1,0 +1,93 @@
+"""Reading the splits that `data_prep.prepare` wrote."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep import InputError
+from data_prep.history import combined
+
+
+def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:
+    """These columns of a prepared split.
+
+    Args:
+        folder: The prepared data.
+        split: Its name.
+        limit: The number of rows that are drawn at random, always the same ones; None for all.
+        columns: Their names; the histories of users who are not asked (`data_prep.examples.UNLABELLED`) have no label.
+
+    Raises:
+        InputError: The split has not been prepared.
+    """
+    file = opened(folder, split)
+    try:
+        table = file.read(columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(Path(folder) / f"{split}.parquet") from error
+    return table.take(sampled(len(table), limit)) if limit else table
+
+
+def split_texts(folder: Path, split: str, limit: int | None, size: int) -> tuple[int, Iterator[pa.Array]]:
+    """The number of texts of a split, and the texts in arrays of at most so many, read one after the other.
+
+    Args:
+        folder: The prepared data.
+        split: Its name.
+        limit: See `read_split`.
+        size: Of an array.
+
+    Raises:
+        InputError: See `read_split`.
+    """
+    if limit:
+        texts = read_split(folder, split, limit, ["text"])["text"]
+        chunks = (combined(texts.slice(start, size)) for start in range(0, len(texts), size))
+        return len(texts), chunks
+    file = opened(folder, split)
+    return file.metadata.num_rows, _texts(file, size, Path(folder) / f"{split}.parquet")
+
+
+def opened(folder: Path, split: str) -> pq.ParquetFile:
+    """The file of a split.
+
+    Raises:
+        InputError: The split has not been prepared, or its file is damaged.
+    """
+    path = Path(folder) / f"{split}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise _damaged(path) from error
+
+
+def column_array(column: pa.ChunkedArray) -> np.ndarray:
+    """Labels or scores as an array of shape (rows,), of lists (rows, classes)."""
+    values = combined(column)
+    if pa.types.is_list(values.type):
+        return values.flatten().to_numpy().reshape(len(values), -1)
+    return values.to_numpy(zero_copy_only=False)
+
+
+def sampled(rows: int, limit: int | None) -> np.ndarray:
+    """The indices of at most `limit` rows, drawn at random but always the same, in their order."""
+    if limit is None or limit >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
+
+
+def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:
+    try:
+        for batch in file.iter_batches(size, columns=["text"]):
+            yield batch["text"]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged; delete {path.parent} and run scripts/prepare.py again")
