@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.prepare import files_hash, held, write_whole
-from finetune.config import Experiment
+from finetune.sections import Experiment
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete

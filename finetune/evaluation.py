@@ -25,13 +25,13 @@ from finetune.batching import column_array, prepared_manifest, read_split, sampl
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG, told, trained_with
-from finetune.config import EvaluationConfig, Experiment
 from finetune.curves import curves, training
 from finetune.drift import drift
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
 from finetune.model_card import read_json, read_settings, write_model_card
 from finetune.objective import Objective
 from finetune.scoring import load_classifier, score_texts
+from finetune.sections import EvaluationConfig, Experiment
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokenization import encode
 from finetune.wording import FEW_POSITIVES, number, span, worded

@@ -25,8 +25,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
 from data_prep.prepare import files_hash
-from finetune.config import ModelConfig
 from finetune.objective import Objective
+from finetune.sections import ModelConfig
 from finetune.tokenization import first_line
 
 # What transformers calls it in one encoder or another.

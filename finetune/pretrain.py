@@ -11,6 +11,7 @@ from transformers import set_seed
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
+from finetune.arguments import training_arguments
 from finetune.batching import LengthGroupedTrainer, load_texts, prepared_manifest, tokenize
 from finetune.checkpoints import (
     PRETRAINED,
@@ -23,12 +24,12 @@ from finetune.checkpoints import (
     starts_anew,
     told,
 )
-from finetune.config import Experiment
 from finetune.masking import MaskingCollator
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
+from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer
-from finetune.train import pretraining_origin, refuse_later, show_progress, training_arguments
+from finetune.train import pretraining_origin, refuse_later, show_progress
 
 
 def pretrain(experiment: Experiment) -> Path | None:
