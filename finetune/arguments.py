@@ -87,6 +87,11 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
             "training.debug underflow_overflow cannot read the masks of these models; leave it out, and look at "
             "grad_norm in the log"
         )
+    if settings["load_best_model_at_end"] and (experiment.model.peft or {}).get("prefix_projection"):
+        raise InputError(
+            "model.peft.prefix_projection cannot be loaded back as the best checkpoint; leave it out, or give "
+            "--training.load_best_model_at_end false --training.save_strategy no"
+        )
     if settings["batch_eval_metrics"]:
         raise InputError("training.batch_eval_metrics: AUROC is none of single batches; leave it at false")
 

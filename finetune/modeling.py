@@ -92,7 +92,7 @@ def build_classifier(
         return model
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
-    if config.is_prompt_learning and config.peft_type != peft.PeftType.PREFIX_TUNING:  # stand before the text
+    if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return adapted

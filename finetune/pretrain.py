@@ -20,18 +20,22 @@ from finetune.checkpoints import (
     begin,
     checkpoint_to_resume,
     pretraining_log,
+    refuse_not_finite,
     refuse_other_run,
     starts_anew,
     told,
 )
 from finetune.masking import MaskingCollator
+from finetune.memory import TRAINING_REMEDY, enough_memory
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
+from finetune.rehearsal import rehearse
 from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer
 from finetune.train import pretraining_origin, refuse_later, show_progress
 
 
+@enough_memory(TRAINING_REMEDY)
 def pretrain(experiment: Experiment) -> Path | None:
     """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
@@ -64,6 +68,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     )
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
+    rehearse(experiment)  # of what comes after it
     if experiment.model.name_or_path:
         refuse_later(Path(experiment.model.name_or_path), manifest)
     folder = experiment.base_folder / PRETRAINED
@@ -104,6 +109,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         last = checkpoints / "last"
         trainer.save_model(str(last))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
+            refuse_not_finite(last)
             with replacing(folder) as made:
                 shutil.copytree(last, made, dirs_exist_ok=True)
                 log = {

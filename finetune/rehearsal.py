@@ -1,45 +1,72 @@
-"""A model built once before any work, and one text sent through it: what cannot be trained is refused at once."""
+"""The classifier of an experiment, built once before any work: what could not be trained is refused at once."""
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.task import class_names
+from finetune.memory import TRAINING_REMEDY, enough_memory, refuse_too_large
 from finetune.modeling import build_classifier, build_masked_lm
 from finetune.objective import Objective
 from finetune.sections import Experiment
-from finetune.tokenization import build_tokenizer, encode, first_line, padded
-
-BYTES = 4  # of a weight in float32; AdamW holds its gradient and two averages beside it
-TRAINED = 4 * BYTES
+from finetune.tokenization import build_tokenizer, first_line, padded
 
 
 def rehearse(experiment: Experiment) -> None:
-    """Build the experiment's classifier and let it read a text as long as model.max_tokens.
+    """Build the classifier and let it read a text of model.max_tokens beside a short one.
 
-    In place of pretrained weights that are not there yet, it takes new ones with a vocabulary of a few words.
+    New weights with a vocabulary of two words stand for those of a pretraining. A BERT from scratch without peft is
+    only measured, as nothing else can fail.
 
     Raises:
-        InputError: The model does not fit into memory, or is no encoder that reads texts, or peft refuses its settings.
+        InputError: The model does not fit into memory, is no encoder that reads texts, or peft refuses its settings.
     """
-    model = experiment.model
-    label = experiment.task.label
+    model, label = experiment.model, experiment.task.label
     objective = Objective.of(label, class_names(label, [f"value {i}" for i in range(label.top or 1)]))
-    with tempfile.TemporaryDirectory() as folder, enough_memory("take a smaller model"):
-        tokenizer = build_tokenizer(model.name_or_path, ["a text"], model.max_tokens)
-        if model.name_or_path is None:
-            with torch.device("meta"):  # the sizes alone
-                encoder = build_masked_lm(model, tokenizer)
-            _refuse_too_large(encoder, experiment)
+    start: str | Path | None = model.name_or_path
+    with tempfile.TemporaryDirectory() as folder, enough_memory(TRAINING_REMEDY):
+        tokenizer = build_tokenizer(start, ["a text"], model.max_tokens)
+        if start is None:
+            with torch.device("meta"):
+                refuse_too_large(build_masked_lm(model, tokenizer), experiment)
             if not model.peft and model.freeze is None:
                 return
-        start: str | Path | None = model.name_or_path
-        if experiment.pretraining.max_steps and model.name_or_path is None:
-            start = Path(folder)
-            build_masked_lm(model, tokenizer).save_pretrained(start)
-        _read_a_text(experiment, objective, start, tokenizer)
+            if experiment.pretraining.max_steps:
+                start = Path(folder)
+                build_masked_lm(model, tokenizer).save_pretrained(start)
+        try:
+            _read(experiment, objective, start, tokenizer)
+        except InputError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+                raise
+            said = f"{type(error).__name__}: {first_line(error)}"
+            if model.peft:
+                raise InputError(
+                    f"model.peft: no text could be read with {model.peft} ({said}); see the method's settings in peft"
+                ) from error
+            raise InputError(
+                f"model.name_or_path: '{start}' could not read a text ({said}); take an encoder like BERT, RoBERTa, "
+                f"DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2, or another model.max_tokens"
+            ) from error
+
+
+def _read(
+    experiment: Experiment, objective: Objective, start: str | Path | None, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    steps = max(experiment.training["max_steps"], 100)
+    classifier = build_classifier(experiment.model, objective, start, tokenizer, steps).eval()
+    room = tokenizer.model_max_length
+    if room < 8:
+        raise InputError(
+            f"model.peft: its virtual tokens leave {max(room, 0)} tokens for a text; give fewer, or a longer "
+            f"model.max_tokens"
+        )
+    texts = ["a text", "a text " * room]
+    batch = padded(tokenizer, tokenizer(texts, truncation=True, max_length=room)["input_ids"])
+    with torch.inference_mode():
+        classifier(**batch)

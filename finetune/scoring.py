@@ -28,6 +28,7 @@ from data_prep.serializer import EventSerializer, event_starts
 from data_prep.serving import parse_cutoff, past_texts, read_past
 from data_prep.task import Population
 from finetune.calibration import Calibration
+from finetune.memory import SCORING_REMEDY, enough_memory
 from finetune.modeling import pool_by_mean, weights_hash
 from finetune.objective import Objective, Scale
 from finetune.tokenization import encode, first_line, padded
@@ -252,6 +253,7 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
+@enough_memory(SCORING_REMEDY)
 @torch.inference_mode()
 def score_texts(
     model: torch.nn.Module,

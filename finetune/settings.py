@@ -51,6 +51,7 @@ KINDS = {
 }
 EXAMPLES = {
     "data.sources": "[{path: logs/*.parquet}]",
+    "--columns": "{user_id: visitorid, event_time: timestamp}",
     "data.sources.columns": "{user_id: visitorid, event_time: timestamp}",
     "task.cutoffs.*": "[2024-01-29] or {first: 2024-01-29, last: 2024-03-25, every: 7 days}",
     "task.label.tiers": "[0, 50, 200]",

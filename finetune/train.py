@@ -36,12 +36,15 @@ from finetune.checkpoints import (
     finish,
     made_by,
     pretraining_log,
+    refuse_not_finite,
     refuse_other_run,
     starts_anew,
     told,
 )
+from finetune.memory import TRAINING_REMEDY, enough_memory
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
 from finetune.objective import Objective, Scale, class_weights
+from finetune.rehearsal import rehearse
 from finetune.scoring import TASK
 from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer, first_line, name_for_others
@@ -66,6 +69,7 @@ def train(experiment: Experiment) -> list[Path]:
     """
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
+    rehearse(experiment)
     runs = [(run, {"training": told(run), "content_hash": manifest["content_hash"]}) for run in experiment.runs()]
     finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
@@ -80,6 +84,7 @@ def _checkpoints(experiment: Experiment) -> Path:
     return experiment.run_folder / "checkpoints"
 
 
+@enough_memory(TRAINING_REMEDY)
 def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
     arguments = training_arguments(experiment, output_dir=str(_checkpoints(experiment)))
     resume = checkpoint_to_resume(arguments, origin)
@@ -96,6 +101,7 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
         best = Path(arguments.output_dir) / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
+            refuse_not_finite(best)
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
             finish(_checkpoints(experiment), origin)
