@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.trainer_utils import IntervalStrategy
-from transformers.utils.logging import log_levels
+from transformers.training_args import trainer_log_levels
 
 from data_prep import InputError
 from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective
@@ -131,9 +131,9 @@ def _check_values(made: TrainingArguments) -> None:
         if getattr(made, f"{what}_strategy") == IntervalStrategy.STEPS and steps is not None and steps <= 0:
             raise InputError(f"training.{what}_steps is {steps:g}; give a number of steps, or a share of them below 1")
     for name in ("log_level", "log_level_replica"):
-        if getattr(made, name) not in (*log_levels, "passive"):
+        if getattr(made, name) not in trainer_log_levels:
             raise InputError(
-                f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(log_levels)}, passive"
+                f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}, passive"
             )
     if made.train_sampling_strategy not in SAMPLING:
         raise InputError(

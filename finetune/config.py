@@ -7,7 +7,7 @@ import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from textwrap import shorten
 from typing import Any, Literal, NoReturn
@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from data_prep import InputError
+from data_prep.serializer import TextConfig
 from finetune.sections import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.settings import read_arguments
 
@@ -84,6 +85,8 @@ def build_parser(description: str) -> ArgumentParser:
             text = TRAINING_HELP.get(action.dest, explained[action.dest])
             action.help = " ".join(text.split()).replace("%", "%%")
     parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
+    # As a file would say it: jsonargparse saves no dataclass within a mapping.
+    parser.set_defaults({"text.fields": {name: asdict(field) for name, field in TextConfig().fields.items()}})
     return parser
 
 

@@ -108,7 +108,7 @@ def test_merged_mappings_and_aliases_are_read_and_what_stands_beside_them_goes_f
             + "\n".join(f"    a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)),
             "unfold to more than 100,000 values",
         ),
-        ("spark: " + "[" * 1200 + "]" * 1200, "nests too deeply"),
+        ("spark: " + "[" * 600 + "]" * 600, "nests too deeply"),
         ("spark: {master: a, master: b}", r"'master' stands twice \(line \d+\)"),
         ("spark: {[a]: b}", r"the key in line \d+ is a list or a mapping"),
         ("spark: {<<: 3}", "<< in line .* takes a mapping"),
