@@ -7,6 +7,7 @@ its defaults; a null where none is allowed is refused.
 import difflib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -84,7 +85,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It is no YAML, says something twice, contains itself, or a value does not fit its setting.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; give --config a YAML such as configs/quickstart.yaml")
     try:
         root = _composed(path.read_text(encoding="utf-8"))
@@ -142,7 +143,7 @@ def _argument(text: str, name: str) -> str:
         if any(required for _, required in _settings(section).values()) or section is TrainingArguments:
             raise InputError(f"--{name} null leaves no setting; leave it out")
         return json.dumps(asdict(section()))  # also where a file says something else
-    if text != "null" and str in kinds and not (text[:1] in "{[" and _of_kind(kinds, _is_structure)):
+    if text != "null" and str in kinds and not (text.startswith(("{", "[")) and _of_kind(kinds, _is_structure)):
         return text
     value = read_text(text, hint, name)
     return json.dumps(value) if isinstance(value, dict | list) else text
@@ -231,7 +232,7 @@ def _read(node: yaml.Node, hint: Any, name: str) -> Any:
     kinds = _members(hint)
     section = _of_kind(kinds, is_dataclass)
     if isinstance(node, yaml.ScalarNode):
-        if section and len(kinds) == 1 and Path(node.value).is_file():  # a section may lie in a file of its own
+        if section and len(kinds) == 1 and os.path.isfile(node.value):  # a section may lie in a file of its own
             return _section(_composed(Path(node.value).read_text(encoding="utf-8")), section, name, whole=False)
         return _scalar(node, kinds, name)
     is_mapping = isinstance(node, yaml.MappingNode)
@@ -269,7 +270,8 @@ def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> d
         if _is_null(value) and NoneType not in _members(hint):
             if _of_kind(_members(hint), is_dataclass):
                 continue
-            _refuse(value, _members(hint), setting, "" if known[key][1] else "leave it out for its default, or ")
+            required = known.get(key, (hint, False))[1]
+            _refuse(value, _members(hint), setting, "" if required else "leave it out for its default, or ")
         given[key] = _read(value, hint, setting)
     lacking = [key for key, (_, required) in known.items() if required and key not in given]
     if whole and lacking:
@@ -347,9 +349,10 @@ def _refuse(node: yaml.Node, kinds: tuple[Any, ...], name: str, otherwise: str =
     """Say what is given, what is allowed, and an example."""
     given = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
     if isinstance(node, yaml.ScalarNode):
-        given = "null" if _is_null(node) else f"'{shorten(node.value, 80, placeholder=' ...')}'"
-        if node.tag in (f"{TAG}int", f"{TAG}float", f"{TAG}bool"):
-            given = shorten(node.value, 40, placeholder=" ...")
+        text = " ".join(node.value.split())
+        text = text if len(text) <= 80 else f"{text[:80]} ..."
+        plain = node.tag in (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
+        given = "null" if _is_null(node) else text if plain else f"'{text}'"
     allowed = " or ".join(_described(kind) for kind in sorted(kinds, key=lambda kind: kind is NoneType))
     if node.tag == f"{TAG}int" and len(node.value) > 18:
         allowed += " below 10^18"

@@ -179,6 +179,8 @@ def test_a_file_that_is_not_text_is_refused_by_name(file):
         ("seeds: [1.5]", r"seeds\[0\] is 1\.5; give a whole number"),
         ("engine: dask", "engine is 'dask'; give one of duckdb, spark"),
         ("foo: {}", "foo is no setting"),
+        ("training.learning_rate:", r"training\.learning_rate is null"),
+        (f"text: {'x' * 300}", "text is 'x{80} \\.\\.\\.'; give a mapping"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_what_was_given_what_is_allowed_and_an_example(file, change, message):
