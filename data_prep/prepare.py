@@ -40,7 +40,7 @@ from data_prep.examples import (
     sample_condition,
     split_log,
 )
-from data_prep.serializer import TextConfig
+from data_prep.serializer import EventSerializer, TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
 from data_prep.task import (
     SPLITS,
@@ -219,6 +219,8 @@ def _write(
     for reason, rows in log.rejected.items():
         if rows:
             print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
+    splits = examples.describe(summary)
+    doubts += _never_seen(splits["train"], examples.serializer)
     for doubt in doubts:
         print(f"warning: {doubt}")
     return {
@@ -229,13 +231,27 @@ def _write(
         "label_kind": task.label.kind,
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log),
-        "splits": examples.describe(summary),
+        "splits": splits,
         UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,
         "aggregates": examples.aggregates,
         "text_columns": examples.serializer.columns(),
         "content_hash": files_hash(folder.iterdir()),
     }
+
+
+def _never_seen(train: dict, serializer: EventSerializer) -> list[str]:
+    """A sentence for each class without a training example, and for each field of which no value is kept."""
+    empty = [name for name, rows in train.get("classes", {}).items() if not rows]
+    said = [f"no training example has the label '{name}', which the model cannot learn then" for name in empty]
+    for name, fitted in serializer.fields.items():
+        if not fitted.get("values", fitted.get("words", True)):
+            what = "other" if fitted["kind"] == "categorical" else "nothing"
+            said.append(
+                f"text.fields.{name}: fewer than {serializer.config.fields[name].min_users} users had any one of its "
+                f"values in training, so that each is written as {what}; lower min_users or leave the field out"
+            )
+    return said
 
 
 def _describe_log(log: EventLog) -> dict:

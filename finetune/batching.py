@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -164,6 +164,14 @@ class LengthGroupedTrainer(Trainer):
         """Stop the clock meanwhile."""
         with self._without_clock():
             return super().evaluate(*arguments, **named)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """All examples: training.dataloader_drop_last is for training alone."""
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = dropped
 
     def _save_checkpoint(self, *arguments: object, **named: object) -> None:
         with self._without_clock():

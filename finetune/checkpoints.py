@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.prepare import files_hash, held, write_whole
-from finetune.config import Experiment
+from finetune.sections import Experiment
 
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
@@ -225,8 +227,31 @@ def finish(folder: Path, origin: dict) -> None:
     write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
 
 
+def refuse_not_finite(folder: Path) -> None:
+    """Delete a folder whose weights are not finite: nothing is to be continued from them, or scored with them.
+
+    Raises:
+        InputError: They are not.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            if all(torch.isfinite(weights.get_tensor(name)).all() for name in weights.keys()):  # noqa: SIM118
+                continue
+        shutil.rmtree(folder)
+        section = "pretraining" if folder.parent.name == "pretraining" else "training"
+        raise InputError(
+            f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept; lower "
+            f"the rate"
+        )
+
+
 def write_checksums(checkpoint: Path) -> None:
-    """Write into a checkpoint what its files contain, by which damage is seen before a run continues from it."""
+    """Write into a checkpoint what its files contain, by which damage is seen before a run continues from it.
+
+    Raises:
+        InputError: Its weights are not finite; see `refuse_not_finite`.
+    """
+    refuse_not_finite(checkpoint)
     write_whole(checkpoint / CHECKSUMS, json.dumps(_checksums(checkpoint)))
 
 

@@ -26,7 +26,6 @@ from finetune.batching import prepared_manifest
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG, told, trained_with
-from finetune.config import EvaluationConfig, Experiment
 from finetune.curves import curves, training
 from finetune.drift import drift
 from finetune.inference import for_scoring, score_texts
@@ -34,6 +33,7 @@ from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measu
 from finetune.model_card import read_json, read_settings, write_model_card
 from finetune.objective import Objective
 from finetune.scoring import load_classifier
+from finetune.sections import EvaluationConfig, Experiment
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokens import tokens_of_split
 from finetune.wording import FEW_POSITIVES, number, span, worded

@@ -1,15 +1,15 @@
 """The events that a command is given beside a trained model: --events with what the files need said, or --config."""
 
+import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import yaml
 
 from data_prep import InputError
 from data_prep.events import MICROSECONDS, DataConfig, connect
 from data_prep.serving import file_source
 from finetune.config import CommandParser, parse_experiment
+from finetune.settings import read_text
 
 
 def add_log_arguments(parser: CommandParser) -> None:
@@ -66,15 +66,9 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
         raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
     columns = _columns(given.columns)
     with connect() as con:
-        source = file_source(con, given.events, columns, time_unit=given.time_unit)
+        source = file_source(con, os.path.expanduser(given.events), columns, time_unit=given.time_unit)
     return DataConfig([source], timezone=given.timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
 
 
 def _columns(text: str | None) -> dict[str, str]:
-    try:
-        columns = yaml.safe_load(text or "{}")
-    except yaml.YAMLError:
-        columns = None
-    if not isinstance(columns, dict) or not all(isinstance(part, str) for pair in columns.items() for part in pair):
-        raise InputError(f"--columns: {text} is no mapping; write '{{user_id: visitorid, event_time: ts}}'")
-    return columns
+    return read_text(text or "{}", dict[str, str], "--columns")

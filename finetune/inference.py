@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from finetune.memory import SCORING_REMEDY, enough_memory
 from finetune.objective import Objective, Scale
 from finetune.packing import batches_for, pack
 from finetune.tokens import Tokens, tokenize
@@ -41,6 +42,7 @@ def for_scoring(model: torch.nn.Module) -> torch.nn.Module:
     return found
 
 
+@enough_memory(SCORING_REMEDY)
 @torch.inference_mode()
 def score_texts(
     model: torch.nn.Module,

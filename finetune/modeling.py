@@ -24,10 +24,10 @@ from transformers import (
 
 from data_prep import InputError
 from data_prep.prepare import files_hash
-from finetune.config import ModelConfig
 from finetune.objective import Objective
 from finetune.packing import ATTENTION_DROPOUT
 from finetune.pooling import pool
+from finetune.sections import ModelConfig
 from finetune.tokenization import first_line
 
 # Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
@@ -91,7 +91,7 @@ def build_classifier(
         return model
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
-    if config.is_prompt_learning and config.peft_type != peft.PeftType.PREFIX_TUNING:  # stand before the text
+    if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return adapted

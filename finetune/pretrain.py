@@ -12,6 +12,7 @@ from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.prepare import replacing
 from data_prep.prepared import split_texts
+from finetune.arguments import training_arguments
 from finetune.batching import LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
     PRETRAINED,
@@ -20,20 +21,24 @@ from finetune.checkpoints import (
     begin,
     checkpoint_to_resume,
     pretraining_log,
+    refuse_not_finite,
     refuse_other_run,
     starts_anew,
     told,
 )
-from finetune.config import Experiment
 from finetune.masking import MaskingCollator
+from finetune.memory import TRAINING_REMEDY, enough_memory
 from finetune.modeling import build_masked_lm
 from finetune.objective import mean_cross_entropy
 from finetune.packing import batches_for
+from finetune.rehearsal import rehearse
+from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer
 from finetune.tokens import CHUNK, join, tokens_of_split
-from finetune.train import pretraining_origin, refuse_later, show_progress, training_arguments
+from finetune.train import pretraining_origin, refuse_later, show_progress
 
 
+@enough_memory(TRAINING_REMEDY)
 def pretrain(experiment: Experiment) -> Path | None:
     """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
@@ -66,6 +71,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     )
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
+    rehearse(experiment)  # of what comes after it
     if experiment.model.name_or_path:
         refuse_later(Path(experiment.model.name_or_path), manifest)
     folder = experiment.base_folder / PRETRAINED
@@ -109,6 +115,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         last = checkpoints / "last"
         trainer.save_model(str(last))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
+            refuse_not_finite(last)
             with replacing(folder) as made:
                 shutil.copytree(last, made, dirs_exist_ok=True)
                 log = {

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from data_prep.prepare import replacing, write_whole
 from data_prep.prepared import column_array, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
+from finetune.arguments import training_arguments
 from finetune.batching import Collator, LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
     PRETRAINED,
@@ -37,15 +37,18 @@ from finetune.checkpoints import (
     finish,
     made_by,
     pretraining_log,
+    refuse_not_finite,
     refuse_other_run,
     starts_anew,
     told,
 )
-from finetune.config import Experiment
+from finetune.memory import TRAINING_REMEDY, enough_memory
 from finetune.modeling import BudgetCallback, build_classifier, weights_hash
-from finetune.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective, Scale, class_weights
+from finetune.objective import Objective, Scale, class_weights
 from finetune.packing import batches_for
+from finetune.rehearsal import rehearse
 from finetune.scoring import TASK
+from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.tokens import CHUNK, tokens_of_split
 
@@ -69,6 +72,7 @@ def train(experiment: Experiment) -> list[Path]:
     """
     refuse_other_run(experiment)
     manifest = prepared_manifest(experiment)
+    rehearse(experiment)
     runs = [(run, {"training": told(run), "content_hash": manifest["content_hash"]}) for run in experiment.runs()]
     finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
@@ -83,6 +87,7 @@ def _checkpoints(experiment: Experiment) -> Path:
     return experiment.run_folder / "checkpoints"
 
 
+@enough_memory(TRAINING_REMEDY)
 def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
     arguments = training_arguments(experiment, output_dir=str(_checkpoints(experiment)))
     resume = checkpoint_to_resume(arguments, origin)
@@ -99,6 +104,7 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
         best = Path(arguments.output_dir) / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
+            refuse_not_finite(best)
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
             finish(_checkpoints(experiment), origin)
@@ -239,66 +245,6 @@ def show_progress(trainer: Trainer, name: str) -> None:
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress(name))
-
-
-def training_arguments(experiment: Experiment, **overrides: object) -> TrainingArguments:
-    """TrainingArguments of the config's training section.
-
-    Raises:
-        InputError: A value or a combination that transformers refuses.
-    """
-    name = "-".join(part for part in (experiment.name, experiment.part) if part)
-    settings = experiment.training | {"length_column_name": "length", "remove_unused_columns": False} | overrides
-    settings["run_name"] = settings["run_name"] or name
-    if settings["project"] == "huggingface":  # where trackio puts what names no project
-        settings["project"] = experiment.name
-    objective = Objective.of(experiment.task.label, [])
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and settings["load_best_model_at_end"]:
-        raise InputError(
-            "the best checkpoint cannot be loaded back into sharded weights; give --training.load_best_model_at_end "
-            "false --training.save_strategy no"
-        )
-    if settings["push_to_hub"]:
-        raise InputError(
-            "training.push_to_hub would upload every checkpoint as it is; publish the model with scripts/publish.py"
-        )
-    if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
-        raise InputError(
-            f"training.label_smoothing_factor: a {objective.task} label has no classes to smooth; leave it at 0"
-        )
-    if experiment.finetuning.log_scale and objective.task != "value":
-        raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
-    if settings["load_best_model_at_end"] or settings["save_strategy"] == "best":
-        best = (settings["metric_for_best_model"] or objective.best).removeprefix("eval_")
-        known = (*VALIDATION_METRICS[objective.task], "loss")
-        if settings["eval_strategy"] == "no":
-            raise InputError(
-                "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"
-            )
-        if best not in known:
-            raise InputError(f"training.metric_for_best_model: '{best}' is not one of {', '.join(known)}")
-        settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
-    if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
-        settings["use_cpu"] = True  # or each process would train a model of its own
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
-    try:
-        made = TrainingArguments(**settings)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise InputError(f"training: {first_line(error)}") from error
-    for name, smallest in (
-        ("per_device_train_batch_size", 1),
-        ("per_device_eval_batch_size", 1),
-        ("gradient_accumulation_steps", 1),
-        ("learning_rate", 0),
-        ("seed", 0),
-    ):
-        if getattr(made, name) < smallest:
-            raise InputError(f"training.{name} is {getattr(made, name)}; give {smallest} or more")
-    if not 0 <= made.label_smoothing_factor < 1:
-        raise InputError(f"training.label_smoothing_factor is {made.label_smoothing_factor}; give 0 to below 1")
-    if made.max_steps == 0:
-        raise InputError("training.max_steps is 0; give a number of steps, or -1 to train for num_train_epochs")
-    return made
 
 
 def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:

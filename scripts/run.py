@@ -11,12 +11,14 @@ import os
 
 from data_prep import InputError
 from data_prep.prepare import prepare
+from finetune.arguments import training_arguments
 from finetune.checkpoints import refuse_other_run
 from finetune.config import Experiment, command
 from finetune.evaluation import check_evaluation, evaluate, table
 from finetune.pretrain import pretrain
+from finetune.rehearsal import rehearse
 from finetune.report import write_report
-from finetune.train import train, training_arguments
+from finetune.train import train
 
 
 def main(experiment: Experiment) -> None:
@@ -30,6 +32,7 @@ def main(experiment: Experiment) -> None:
     refuse_other_run(experiment)
     check_evaluation(experiment)
     training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
+    rehearse(experiment)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
     pretrain(experiment)
     train(experiment)

@@ -129,6 +129,21 @@ def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop,
     assert "1900" not in printed
 
 
+def test_a_class_without_a_training_example_and_a_field_without_a_kept_value_are_named(shop, capsys):
+    rows = [row | {"note": "red tea"} for row in shop.regulars()]
+    text = shop.text(fields={"category": TextField(top=5, min_users=9), "note": TextField(words=2, min_users=9)})
+    label = {"kind": "sum", "field": "value", "tiers": [0, 1000.0]}
+    folder = shop.prepare(rows, shop.task(label=label), text)
+    warnings = read_manifest(folder)["warnings"]
+    assert "no training example has the label 'above 1000', which the model cannot learn then" in warnings
+    for field, what in (("category", "other"), ("note", "nothing")):
+        (warning,) = (warning for warning in warnings if warning.startswith(f"text.fields.{field}: "))
+        assert "fewer than 9 users" in warning
+        assert f"written as {what}; lower min_users" in warning
+    assert capsys.readouterr().out.count("warning: ") == len(warnings)
+    assert not read_manifest(shop.prepare(rows))["warnings"]
+
+
 def test_a_column_of_text_or_categories_is_no_number(shop):
     rows = [row | {"note": "red tea", "tags": ["a", "b"]} for row in shop.regulars()]
     text = shop.text()

@@ -52,29 +52,67 @@ def test_every_config_of_the_repository_parses(config):
         (["--training.num_train_epochs", "5"], "num_train_epochs 5"),
         (["--text.max_evnts", "3"], "text.max_evnts"),
         (["--task.label.kind", "vanish"], "task.label.kind"),
-        (["--model.max_tokens", "0"], "model.max_tokens"),
         (["--training.learning_rate", "fast"], "training.learning_rate"),
-        (["--pretraining.mask", "1.5"], "pretraining.mask"),
         (["--name", "a/b"], "a/b"),
+        (["--name", "a\tb"], r"name 'a\tb' must be usable as a folder's name"),
+        (["--name", "a\nb"], r"name 'a\nb' must be usable"),
         (["--model.from_scratch.heads", "3"], "heads"),
         (["--seeds", "-1"], "seeds"),
+        (["--seeds", "3", "3"], "seeds"),
         (["--model.peft", "{}"], "model.peft needs a method"),
         (["--model.max_tokens", "2"], "max_tokens 2"),
-        (["--evaluation.costs", "{contact: 1}"], "kept_customer"),
-        (["--evaluation.costs", "{contact: .inf, kept_customer: 25}"], "evaluation.costs must be numbers"),
         (["--evaluation.slices", '{"": user_id}'], "evaluation.slices: a slice needs a name"),
-        (["--seeds", "3", "3"], "seeds"),
+        (["--evaluation.threshold", "money"], "needs evaluation.costs"),
+        (["--data.folder", "$NOWHERE/data"], "data.folder: the environment has no NOWHERE"),
+        (["--smoke", "yes"], "unrecognized arguments: yes"),
     ],
 )
 def test_a_setting_out_of_place_is_refused_in_one_line_that_names_it(tiny, capsys, arguments, named):
     assert named in refusal(capsys, tiny, *arguments)
 
 
-def test_an_unknown_key_of_the_file_is_refused_by_name(tiny, capsys):
+def test_what_neither_the_file_nor_the_command_line_says_is_named(tiny, capsys):
+    tiny.write_text("name: tiny\ntask:\n")
+    assert "task.label.kind" in refusal(capsys, tiny)
+
+
+def test_a_file_whose_sections_are_left_empty_is_the_experiment_of_the_defaults(tiny):
     config = yaml.safe_load(tiny.read_text())
-    config["text"]["max_evnts"] = 3
+    whole = parse(tiny)
+    for section in ("text", "model", "pretraining", "training", "evaluation"):
+        config[section] = None
     tiny.write_text(yaml.safe_dump(config))
-    assert "max_evnts" in refusal(capsys, tiny)
+    found = parse(tiny)
+    assert (found.text.style, found.model.max_tokens, found.training["max_steps"]) == ("words", 128, 500)
+    assert found.data == whole.data
+    tiny.write_text(found.resolved)
+    assert parse(tiny).text == found.text
+
+
+def test_an_experiment_does_not_change_the_one_that_is_parsed_after_it(tiny):
+    first = parse(tiny)
+    first.text.header.append("nothing")
+    first.evaluation.slices["all"] = "true"
+    first.sweep.space.clear()
+    first.training["seed"] = 9
+    second = parse(tiny)
+    assert (second.text.header[-1], second.evaluation.slices, second.training["seed"]) == ("value", {}, 42)
+    assert second.sweep.space
+
+
+def test_a_home_folder_and_the_environment_are_known_in_every_path(tiny, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("SHOP", "/mnt/shop")
+    config = yaml.safe_load(tiny.read_text())
+    config["data"] |= {"folder": "~/data", "sources": [{"path": "$SHOP/${examples}/*.csv"}]}
+    config["evaluation"]["folder"] = "${SHOP}/runs"
+    config["training"]["resume_from_checkpoint"] = "~/checkpoint-8"
+    tiny.write_text(yaml.safe_dump(config))
+    found = parse(tiny, "--model.name_or_path=~/bert")
+    assert (found.data.folder, found.evaluation.folder) == ("/home/ada/data", "/mnt/shop/runs")
+    assert found.data.sources[0].path == "/mnt/shop/${examples}/*.csv"  # what is in braces may be a variable of data
+    assert found.training["resume_from_checkpoint"] == "/home/ada/checkpoint-8"
+    assert found.model.name_or_path == "/home/ada/bert"
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tiny, capsys):

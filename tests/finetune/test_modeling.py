@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from data_prep import InputError
-from finetune.config import ModelConfig
 from finetune.modeling import BudgetCallback, build_classifier, build_masked_lm
 from finetune.objective import Objective
+from finetune.sections import ModelConfig
 from finetune.tokenization import build_tokenizer, encode, train_tokenizer
 
 TEXTS = [

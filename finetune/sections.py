@@ -1,0 +1,246 @@
+"""Every setting of an experiment: its sections, each setting with its type, default and help text."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import set_parsing_settings
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
+from transformers import TrainingArguments
+
+from data_prep.events import DataConfig
+from data_prep.serializer import TextConfig
+from data_prep.spark import SparkConfig
+from data_prep.task import TaskConfig
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# Where our defaults differ from transformers' own, each with its reason.
+TRAINING_DEFAULTS = {
+    "learning_rate": 1e-3,  # a small model from scratch; a pretrained one wants 2e-5 to 5e-5
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 256,
+    "max_steps": 500,
+    "weight_decay": 0.01,
+    "warmup_steps": 0.08,  # below 1: a share of all steps
+    "eval_strategy": "steps",
+    "eval_steps": 100,
+    "logging_steps": 20,
+    "logging_nan_inf_filter": False,  # it waits for the GPU in each step, and hides a loss that is no number
+    "save_strategy": "best",  # a checkpoint only where the validation metric improves
+    "save_total_limit": 2,  # if the machine stops while the newest is written, there is one before it
+    "load_best_model_at_end": True,  # by auroc, for values by mae; see finetune.objective
+    "restore_callback_states_from_checkpoint": True,  # or a resumed run would stop early at another step
+    "train_sampling_strategy": "group_by_length",  # little padding
+    "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU it only warns
+    "ddp_find_unused_parameters": False,  # every trained weight is used in every step
+    "report_to": "tensorboard",  # files beside the run, without an account or a server
+    "disable_tqdm": False,
+}
+# Fields of TrainingArguments that a run sets itself or that would take its metrics away, and the token, which comes
+# from the hub's own login: a config is saved and shared.
+TRAINING_FIXED = {
+    "output_dir",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "label_names",
+    "length_column_name",
+    "hub_token",
+    "remove_unused_columns",
+    "prediction_loss_only",
+    "eval_do_concat_batches",
+}
+
+
+@dataclass
+class FromScratch:
+    """Sizes of a BERT that is built anew, on the words of the log."""
+
+    hidden_size: PositiveInt = 128
+    """Width of the hidden states; a multiple of `heads`."""
+    layers: PositiveInt = 2
+    """Number of transformer layers."""
+    heads: PositiveInt = 2
+    """Attention heads a layer."""
+    dropout: ClosedUnitInterval = 0.1
+    """Dropout of hidden states and of the classifier; attention dropout is 0, because it halves the speed on CPUs."""
+
+
+@dataclass
+class ModelConfig:
+    """The classifier: a pretrained BERT, or one built from scratch."""
+
+    name_or_path: str | None = None
+    """A hub name such as google-bert/bert-base-uncased, or a folder; null builds a model from scratch."""
+    from_scratch: FromScratch = field(default_factory=FromScratch)
+    """Sizes of the model built from scratch; without effect where name_or_path is given."""
+    max_tokens: PositiveInt = 128
+    """Longest text in tokens; longer ones lose their end, which is the oldest events."""
+    peft: dict[str, Any] | None = None
+    """A method of the peft library and its own settings, such as {method: lora, r: 16, lora_alpha: 32}; the
+    classification head is always trained. null trains all weights."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """What the head reads: the first token's state, or the mean over all tokens. Except for ModernBERT, which has it
+    built in, a model with mean is read rightly by EventScribe only, not by transformers alone."""
+    freeze: Literal["embeddings", "encoder"] | NonNegativeInt | None = None
+    """What a pretrained model keeps as it is: its embeddings, the whole encoder (only the head is trained), or the
+    embeddings and that many of the first layers. null keeps nothing."""
+
+
+@dataclass
+class FinetuningConfig:
+    """What fine-tuning does beside the settings of `training`."""
+
+    class_weights: Literal["none", "auto"] | dict[str, float] = "none"
+    """What an example counts for in the loss: auto gives rare classes as much weight as frequent ones, {churn: 3} says
+    it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
+    event_dropout: ClosedUnitInterval = 0.0
+    """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
+    log_scale: bool = False
+    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
+    max_train_examples: PositiveInt | None = None
+    """Train on a random part of this size, for a quick try; null takes all."""
+    max_eval_examples: PositiveInt | None = None
+    """The same for validation and test."""
+
+
+@dataclass
+class PretrainingConfig:
+    """Masked-language-model pretraining on the training texts and those of users who are not asked."""
+
+    max_steps: NonNegativeInt = 0
+    """Number of steps; 0 leaves pretraining out. 300 suit a log of a few thousand users, 900 overfit it."""
+    mask: OpenUnitInterval = 0.2
+    """Share of the tokens that are masked."""
+    mask_unit: Literal["token", "event"] = "token"
+    """What is masked as a whole: single tokens, or all tokens of an event (header words singly)."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate; the other settings are those of `training`."""
+
+
+@dataclass
+class Costs:
+    """What a contact costs and what it brings, in one currency; for expected profit."""
+
+    contact: NonNegativeFloat
+    """The cost of contacting one user."""
+    kept_customer: PositiveFloat
+    """What is gained on average by contacting a user whose label is 1."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What the test metrics are compared with, and how sure they are."""
+
+    folder: str = "runs"
+    """A run goes to FOLDER/NAME."""
+    bootstrap: PositiveInt = 1000
+    """Resamples of the users behind each 95 % interval."""
+    patience: NonNegativeInt = 3
+    """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
+    calibration: Literal["none", "temperature", "isotonic"] = "none"
+    """How scores become the probabilities that validation saw: temperature divides the logits by one number, isotonic
+    (absent and exists only) follows any rising curve. It is fitted on validation and used whenever the model scores."""
+    threshold: Literal["f1", "budget", "money"] = "f1"
+    """What chooses the score above which a user counts as positive, on validation and for absent and exists only: the
+    best F1, the top share `budget`, or the highest expected profit by `costs`."""
+    budget: OpenUnitInterval = 0.1
+    """The share of the users who can be contacted, for threshold: budget."""
+    costs: Costs | None = None
+    """What a contact costs and brings, such as {contact: 1, kept_customer: 25}; draws the expected profit."""
+    slices: dict[str, str] = field(default_factory=dict)
+    """Groups of users that are compared with each other: name -> SQL over the aggregates of an example and over the
+    newest values of the log's fields, such as {country: country, tenure: "tenure_days < 90"}."""
+    min_slice: PositiveInt = 100
+    """Rows below which a group is not measured by itself."""
+    stack: bool = False
+    """Also fit boosting on the aggregates and the model's score, which shows what each adds to the other."""
+
+
+def _default_space() -> dict[str, dict[str, Any]]:
+    return {
+        "training.learning_rate": {"low": 1e-5, "high": 3e-3, "log": True},
+        "training.weight_decay": {"low": 0.0, "high": 0.1},
+        "training.per_device_train_batch_size": {"choices": [32, 64]},
+        "finetuning.event_dropout": {"low": 0.0, "high": 0.3},
+    }
+
+
+@dataclass
+class SweepConfig:
+    """The search of scripts/sweep.py; without effect elsewhere."""
+
+    trials: PositiveInt = 20
+    """Trials of the study in all, those that were pruned among them; a study that has fewer is continued."""
+    space: dict[str, dict[str, Any]] = field(default_factory=_default_space)
+    """Settings of training, model and finetuning, each with the range or the values that are tried:
+    {training.learning_rate: {low: 1e-5, high: 1e-3, log: true}, model.from_scratch.layers: {choices: [2, 4]}}. Whole
+    numbers as low and high give whole numbers."""
+    pruning: Literal["median", "none"] = "median"
+    """Whether a trial ends early that is worse than the median of the others at the same step; the first five never."""
+
+
+@dataclass
+class Experiment:
+    """One experiment, as one YAML file."""
+
+    name: str
+    data: DataConfig
+    task: TaskConfig
+    text: TextConfig
+    model: ModelConfig
+    pretraining: PretrainingConfig
+    finetuning: FinetuningConfig
+    training: dict[str, Any]  # fields of TrainingArguments
+    seeds: list[int]  # a run each; empty for one run with training.seed
+    evaluation: EvaluationConfig
+    sweep: SweepConfig
+    spark: SparkConfig | None  # None prepares on this machine
+    resolved: str  # the whole config as YAML
+    part: str = ""  # the folder of one of several seeds
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the prepared data lies."""
+        return Path(self.data.folder) / self.name
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's outputs lie."""
+        return self.base_folder / self.part
+
+    @property
+    def base_folder(self) -> Path:
+        """The same for all seeds of a run."""
+        return Path(self.evaluation.folder) / self.name
+
+    def runs(self) -> list["Experiment"]:
+        """The fine-tuning runs: this one, or one for each of the seeds, in folders within this one's."""
+        if not self.seeds:
+            return [self]
+        return [
+            replace(self, seeds=[], part=f"seed-{seed}", training=self.training | {"seed": seed}) for seed in self.seeds
+        ]
+
+
+SECTIONS = {
+    "spark": SparkConfig,
+    "data": DataConfig,
+    "task": TaskConfig,
+    "text": TextConfig,
+    "model": ModelConfig,
+    "pretraining": PretrainingConfig,
+    "finetuning": FinetuningConfig,
+    "training": TrainingArguments,
+    "evaluation": EvaluationConfig,
+    "sweep": SweepConfig,
+}

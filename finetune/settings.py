@@ -1,0 +1,388 @@
+"""The settings that a YAML file or a command line gives: read by their types, and refused by their names.
+
+Keys and texts are taken as they are written, as YAML's `no` and `on` may name a column. A section that is left empty is
+its defaults; a null where none is allowed is refused.
+"""
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from textwrap import shorten
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
+from transformers import TrainingArguments
+
+from data_prep import InputError
+from finetune.sections import SECTIONS, TRAINING_FIXED
+
+TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
+LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger
+MOST_VALUES = 100_000  # of a file: its aliases may repeat each other
+TAG = "tag:yaml.org,2002:"
+KINDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    PositiveInt: "a whole number above 0",
+    NonNegativeInt: "a whole number from 0 on",
+    float: "a finite number",
+    PositiveFloat: "a finite number above 0",
+    NonNegativeFloat: "a finite number from 0 on",
+    ClosedUnitInterval: "a number from 0 to 1",
+    OpenUnitInterval: "a number between 0 and 1",
+    NoneType: "null",
+    Any: "a text, a finite number, true, false or null",
+}
+EXAMPLES = {
+    "data.sources": "[{path: logs/*.parquet}]",
+    "--columns": "{user_id: visitorid, event_time: timestamp}",
+    "data.sources.columns": "{user_id: visitorid, event_time: timestamp}",
+    "task.cutoffs.*": "[2024-01-29] or {first: 2024-01-29, last: 2024-03-25, every: 7 days}",
+    "task.label.tiers": "[0, 50, 200]",
+    "text.header": "[recency, counts]",
+    "text.fields": "{event_type: {top: 20}}",
+    "text.fields.*": "{top: 20}",
+    "model.peft": "{method: lora}",
+    "finetuning.class_weights": "{churn: 3}",
+    "evaluation.costs": "{contact: 1, kept_customer: 25}",
+    "evaluation.slices": '{new: "tenure_days < 90"}',
+    "sweep.space": "{training.learning_rate: {low: 1e-5, high: 1e-3, log: true}}",
+    "seeds": "[0, 1, 2]",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Dates stay text, and 1e-3 without a point is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != f"{TAG}timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{TAG}float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), "-+0123456789")
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What an experiment's YAML says, without the sections that it leaves empty.
+
+    Raises:
+        InputError: It is no YAML, says something twice, contains itself, or a value does not fit its setting.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"there is no file {path}; give --config a YAML such as configs/quickstart.yaml")
+    try:
+        root = _composed(path.read_text(encoding="utf-8"))
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError("it is no experiment in YAML; start from configs/quickstart.yaml")
+        return _section(root, None, "", whole=False)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text in UTF-8; save it so") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_arguments(given: list[str]) -> list[str]:
+    """A command line with the content of its files in place of their names, all mappings and lists as JSON.
+
+    Raises:
+        InputError: There is no such setting, or a value does not fit it.
+    """
+    made, rest = [], list(given)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name in ("smoke", "help") or name.startswith("print_"):
+            made.append(argument)
+            continue
+        if name == "seeds":
+            seeds = [text] if equals else []
+            while rest and not rest[0].startswith("--"):
+                seeds.append(rest.pop(0))
+            made += ["--seeds", *(str(read_text(seed, int, "seeds")) for seed in seeds)]
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"--{name} needs a value behind it; see --help")
+            text = rest.pop(0)
+        value = json.dumps(read_file(Path(text))) if name == "config" else _argument(text, name)
+        made.append(f"--{name}={value}")
+    return made
+
+
+def read_text(text: str, hint: Any, name: str) -> Any:
+    """A value in YAML, such as {user_id: visitorid}, by its type; see `read_file` for what it raises."""
+    try:
+        return _read(_composed(text), hint, name)
+    except InputError as error:
+        raise error if name in str(error) else InputError(f"{name}: {error}") from error
+
+
+def _argument(text: str, name: str) -> str:
+    hint = _hint(name.removesuffix("+"))
+    if name.endswith("+"):  # adds to a list
+        hint = Union[hint, *get_args(hint)]
+    kinds = _members(hint)
+    if text == "null" and NoneType not in kinds and (section := _of_kind(kinds, is_dataclass)):
+        if any(required for _, required in _settings(section).values()) or section is TrainingArguments:
+            raise InputError(f"--{name} null leaves no setting; leave it out")
+        return json.dumps(asdict(section()))  # also where a file says something else
+    if text != "null" and str in kinds and not (text.startswith(("{", "[")) and _of_kind(kinds, _is_structure)):
+        return text
+    value = read_text(text, hint, name)
+    return json.dumps(value) if isinstance(value, dict | list) else text
+
+
+def _hint(name: str) -> Any:
+    """The type of a setting by its name with dots."""
+    hint, so_far = None, ""
+    for part in name.split("."):
+        kinds = _members(hint)
+        known = _settings(None) if not so_far else _settings(kind) if (kind := _of_kind(kinds, is_dataclass)) else None
+        if known is not None:
+            if part not in known:
+                _refuse_unknown(so_far, part, known)
+            hint = known[part][0]
+        elif mapping := _of_kind(kinds, lambda kind: kind in (dict, Any) or get_origin(kind) is dict):
+            hint = (Any, *get_args(mapping))[-1]
+        else:
+            raise InputError(f"{name} is no setting, as {so_far} is one value; see --help")
+        so_far = f"{so_far}.{part}".lstrip(".")
+    return hint
+
+
+@cache
+def _settings(section: type | None) -> dict[str, tuple[Any, bool]]:
+    """Name -> type, and whether it must be given; None is the whole file."""
+    if section is None:
+        return {name: (hint, name == "name") for name, hint in TOP.items()}
+    hints = get_type_hints(section)
+    return {
+        field.name: (
+            hints[field.name] | None if field.default is None else hints[field.name],
+            field.default is MISSING and field.default_factory is MISSING,
+        )
+        for field in fields(section)
+        if field.init and not (section is TrainingArguments and field.name in TRAINING_FIXED)
+    }
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, texts last, as they take everything."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(sorted(kinds, key=lambda kind: kind is str))
+
+
+def _of_kind(kinds: Iterable[Any], test: Any) -> Any:
+    return next((kind for kind in kinds if test(kind)), None)
+
+
+def _is_structure(kind: Any) -> bool:
+    return is_dataclass(kind) or kind in (dict, list, Any) or get_origin(kind) in (dict, list)
+
+
+def _composed(text: str) -> yaml.Node:
+    """The tree of a YAML text, with aliases as the nodes that they name."""
+    try:
+        root = yaml.compose(text, _Loader) or yaml.ScalarNode(f"{TAG}null", "")
+        if _size(root, {}) > MOST_VALUES:
+            raise InputError("its aliases unfold to more than 100,000 values; write it without them")
+        return root
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it has characters that are no text"
+        raise InputError(f"this is not valid YAML{where}: {what}; mend it there") from None
+    except RecursionError:
+        raise InputError("it nests too deeply for a YAML of settings; flatten it") from None
+
+
+def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """The number of values that a node unfolds to."""
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise InputError(f"what begins in line {node.start_mark.line + 1} contains itself; remove the alias")
+        return known[id(node)]
+    known[id(node)] = None
+    parts = node.value if isinstance(node, yaml.SequenceNode) else ()
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _read(node: yaml.Node, hint: Any, name: str) -> Any:
+    """What a node says of a setting of this type."""
+    kinds = _members(hint)
+    section = _of_kind(kinds, is_dataclass)
+    if isinstance(node, yaml.ScalarNode):
+        if section and len(kinds) == 1 and os.path.isfile(node.value):  # a section may lie in a file of its own
+            return _section(_composed(Path(node.value).read_text(encoding="utf-8")), section, name, whole=False)
+        return _scalar(node, kinds, name)
+    is_mapping = isinstance(node, yaml.MappingNode)
+    if is_mapping and section:
+        return _section(node, section, name, whole=len(kinds) > 1 or name.endswith("]"))
+    kind = _of_kind(kinds, lambda kind: kind is Any or (get_origin(kind) or kind) is (dict if is_mapping else list))
+    if kind is None:
+        _refuse(node, kinds, name)
+    inner = (Any, *get_args(kind))[-1]
+    if is_mapping:
+        return {key: _read(value, inner, f"{name}.{key}") for key, value in _pairs(node, name).items()}
+    return [_read(value, inner, f"{name}[{i}]") for i, value in enumerate(node.value)]
+
+
+def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> dict[str, Any]:
+    """The settings of a section that a mapping gives.
+
+    Args:
+        node: The mapping.
+        section: Its dataclass; None is the whole file.
+        name: Of the section.
+        whole: Whether what it lacks can be given nowhere else.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        _refuse(node, (section,), name)
+    known, given = _settings(section), {}
+    for key, value in _pairs(node, name).items():
+        setting = f"{name}.{key}".lstrip(".")
+        if section is None and "." in key:
+            hint = _hint(key)
+        elif key in known:
+            hint = known[key][0]
+        else:
+            _refuse_unknown(name, key, known)
+        if _is_null(value) and NoneType not in _members(hint):
+            if _of_kind(_members(hint), is_dataclass):
+                continue
+            required = known.get(key, (hint, False))[1]
+            _refuse(value, _members(hint), setting, "" if required else "leave it out for its default, or ")
+        given[key] = _read(value, hint, setting)
+    lacking = [key for key, (_, required) in known.items() if required and key not in given]
+    if whole and lacking:
+        raise InputError(f"{name}.{lacking[0]} is missing; give {name} {', '.join(known)}{_example(name)}")
+    return given
+
+
+def _pairs(node: yaml.MappingNode, name: str) -> dict[str, yaml.Node]:
+    """Key -> value, keys as they are written; those of merged mappings (<<) first."""
+    own, merged = {}, {}
+    for key, value in node.value:
+        line = f"line {key.start_mark.line + 1}"
+        if key.tag == f"{TAG}merge":
+            for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(base, yaml.MappingNode):
+                    raise InputError(f"<< in {line} takes a mapping; name one by its alias")
+                merged = _pairs(base, name) | merged
+        elif not isinstance(key, yaml.ScalarNode):
+            raise InputError(f"the key in {line} is a list or a mapping; write a word")
+        elif key.value in own:
+            raise InputError(f"'{key.value}' stands twice ({line}); remove one")
+        else:
+            own[key.value] = value
+    return merged | own
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return node.tag == f"{TAG}null"
+
+
+def _scalar(node: yaml.ScalarNode, kinds: tuple[Any, ...], name: str) -> Any:
+    if _is_null(node):
+        if NoneType in kinds or Any in kinds:
+            return None
+        if _of_kind(kinds, is_dataclass):
+            return {}
+    else:
+        for kind in [str] if node.style and str in kinds else kinds:  # in quotes it is text
+            try:
+                return _value(node, kind)
+            except (ValueError, TypeError, yaml.YAMLError):
+                continue
+    _refuse(node, kinds, name)
+
+
+def _value(node: yaml.ScalarNode, kind: Any) -> Any:
+    """A scalar as one type; ValueError where it is none such."""
+    text = node.value
+    if kind is str:
+        return text
+    if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
+        values = get_args(kind) or [name for of in kind for name in (of.value, of.name)]
+        if text not in values:
+            raise ValueError
+        return text
+    if kind is bool:
+        if text.lower() not in _Loader.bool_values:
+            raise ValueError
+        return _Loader.bool_values[text.lower()]
+    if kind is not Any and not (isinstance(kind, type) and issubclass(kind, int | float)):
+        raise ValueError
+    value = _Loader("").construct_object(node)
+    if isinstance(value, str) and kind is not Any:  # in quotes
+        value = (int if issubclass(kind, int) else float)(text)
+    if kind is not Any and (isinstance(value, bool) or (issubclass(kind, int) and not isinstance(value, int))):
+        raise ValueError
+    if not math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError
+    if kind is not Any:
+        kind(value)  # within its range
+    return value
+
+
+def _refuse(node: yaml.Node, kinds: tuple[Any, ...], name: str, otherwise: str = "") -> NoReturn:
+    """Say what is given, what is allowed, and an example."""
+    given = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    if isinstance(node, yaml.ScalarNode):
+        text = " ".join(node.value.split())
+        text = text if len(text) <= 80 else f"{text[:80]} ..."
+        plain = node.tag in (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
+        given = "null" if _is_null(node) else text if plain else f"'{text}'"
+    allowed = " or ".join(_described(kind) for kind in sorted(kinds, key=lambda kind: kind is NoneType))
+    if node.tag == f"{TAG}int" and len(node.value) > 18:
+        allowed += " below 10^18"
+    raise InputError(f"{name} is {given}; {otherwise}give {allowed}{_example(name)}")
+
+
+def _refuse_unknown(section: str, key: str, known: Iterable[str]) -> NoReturn:
+    close = difflib.get_close_matches(key, known, 1)
+    names = [f"{section}.{name}".lstrip(".") for name in (key, *close)]
+    remedy = f"did you mean {names[1]}?" if close else "see --help"
+    if not close and len(known) <= 12:
+        remedy = f"{section or 'a file'} has {', '.join(known)}"
+    raise InputError(f"{names[0]} is no setting; {remedy}")
+
+
+def _described(kind: Any) -> str:
+    if kind in KINDS:
+        return KINDS[kind]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if is_dataclass(kind):
+        return f"a mapping with {shorten(', '.join(_settings(kind)), 120, placeholder=' ...')}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {shorten(', '.join(str(of.value) for of in kind), 120, placeholder=' ...')}"
+    if (get_origin(kind) or kind) is list:
+        return f"a list{''.join(' of which each is ' + _described(of) for of in get_args(kind) if of is not Any)}"
+    return "a mapping"
+
+
+def _example(name: str) -> str:
+    plain = re.sub(r"\[\d+\]", "", name)
+    example = EXAMPLES.get(plain) or EXAMPLES.get(f"{plain.rpartition('.')[0]}.*")
+    return f", such as {example}" if example else ""
