@@ -218,6 +218,7 @@ def _write(
                 writer.write(batch)
                 summary.add(batch)
                 bar.update()
+        splits = examples.describe(summary)
         leaks = suspected_leaks(folder / "train.parquet", examples.aggregates, examples.serializer)
         doubts += map(describe_leak, leaks)
         bar.set_postfix_str("done")
@@ -234,7 +235,7 @@ def _write(
         "label_kind": task.label.kind,
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log),
-        "splits": examples.describe(summary),
+        "splits": splits,
         UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,
         "suspected_leaks": leaks,

@@ -187,12 +187,13 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
             raise InputError(f"{setting}: {error}; check the SQL and what it reads") from None
         first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
         what = f"runs {first}" if first else f"has {len(statements)} statements"
-        raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; take it out, or {TRUST}")
+        raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or {TRUST}")
     nodes = list(_nodes(statements[0]))
     for node in nodes:
         if _kind(node) not in EXPRESSIONS | RELATIONS:
             raise InputError(
-                f"{setting}: the SQL contains {_said(_kind(node))} and may only be one SELECT; take it out, or {TRUST}"
+                f"{setting}: the SQL contains {_said(_kind(node))} and may only be one SELECT; check the SQL, or "
+                f"{TRUST}"
             )
     # An argument of a reader may be a list, which is a function, too.
     readers = [node["function"] for node in nodes if _kind(node) == "TABLE_FUNCTION"]
@@ -202,7 +203,7 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
     if strange:
         raise InputError(
             f"{setting}: the SQL calls {min(strange)}, which a source may not, as it reads files by read_csv, "
-            f"read_parquet, read_json or their names alone; take it out, or {TRUST}"
+            f"read_parquet, read_json or their names alone; check the SQL, or {TRUST}"
         )
     names = [*_tables(con, setting, nodes), *(name for reader in readers for name in _arguments(setting, reader))]
     for name in names:
@@ -336,7 +337,7 @@ def _tables(con: duckdb.DuckDBPyConnection, setting: str, nodes: list[dict]) -> 
             elif len(path) > 1 or name.lower() not in known:
                 raise InputError(
                     f"{setting}: the SQL reads '{name}', which is neither a file that DuckDB knows by its ending nor a "
-                    f"name of the same SQL; name a file, or {TRUST}"
+                    f"name of the same SQL; check the SQL, or {TRUST}"
                 )
 
 

@@ -439,7 +439,7 @@ def test_no_file_of_the_output_has_the_password(shop, shop_postgresql, tmp_path)
     sql = """SELECT u AS user_id, timestamp '2024-01-01 12:00' + d * interval '1 day' AS event_time,
                     CASE u WHEN 'buyer' THEN 'purchase' ELSE 'view' END AS event_type
              FROM generate_series(0, 89) d, (VALUES ('buyer'), ('looker')) users(u)"""
-    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path))
+    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path), trust_sql=True)
     folder = prepare("shop", data, shop.task(), shop.text(fields={"event_type": TextField(top=3)}, header=["recency"]))
     assert "${SHOP_PASSWORD}" in (folder / "manifest.json").read_text()
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
