@@ -43,7 +43,8 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     for name in aggregates:
         values = combined(table[name]).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
         # What is missing is below or above all else, whichever tells more.
-        found[name] = max(_auroc(np.nan_to_num(values, nan=end), labels) for end in (-np.inf, np.inf))
+        ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
+        found[name] = max(_auroc(np.where(np.isnan(values), end, values), labels) for end in ends)
     for name, present in _words(table["text"].to_pylist(), serializer):
         found[name] = _auroc(present, labels)
     suspected = [{"input": name, "auroc": round(auroc, 4)} for name, auroc in found.items() if auroc > SUSPICIOUS]
