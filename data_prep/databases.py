@@ -22,6 +22,8 @@ SQLITE_ROWS = {"adbc.sqlite.query.batch_rows": "1000000"}
 WORD = r"(?:[^\s:@/?#%]|%[0-9A-Fa-f]{2})*"
 POSTGRESQL = re.compile(rf"postgresql://({WORD}(:(?P<password>{WORD}))?@)?[^\s@]*")
 
+WRITES = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(ATTACH|DETACH|PRAGMA|VACUUM)\b", re.I | re.S)
+
 
 @contextmanager
 def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBatchReader]:
@@ -52,6 +54,8 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
         driver = importlib.import_module(f"{DRIVERS[scheme]}.dbapi")
     except ImportError as error:
         raise InputError(f"{setting}.database needs {error.name}; pip install -e '.[databases]'") from error
+    if scheme == "sqlite" and WRITES.match(sql):  # what it writes into files, a rollback does not take back
+        raise InputError(f"{setting}: {shorten(sql, 60, placeholder=' ...')} is no SELECT; ask for rows")
     path, options = (path, SQLITE_ROWS) if scheme == "sqlite" else (address, {})
     try:
         with driver.connect(path) as connection, connection.cursor(adbc_stmt_kwargs=options) as cursor:

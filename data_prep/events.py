@@ -6,8 +6,8 @@ import hmac
 import importlib.util
 import os
 import re
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from glob import glob
@@ -21,6 +21,7 @@ from jsonargparse.typing import ClosedUnitInterval
 
 from data_prep import InputError
 from data_prep.databases import numeric_columns, query_database, stored_password
+from data_prep.sql import TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_list
 
 REQUIRED = ("user_id", "event_time", "event_type")
 REASON = ("rejected_because", "rejected_detail")
@@ -65,6 +66,8 @@ class Source:
     database: str | None = None
     """A database that runs `sql` in its own dialect: sqlite:///shop.db or postgresql://user:${PASSWORD}@host/shop, with
     the password from the environment (pip install -e '.[databases]')."""
+    looks_back_only: bool = False
+    """Your word that no row of `sql` depends on later events, where a window function may look ahead."""
 
 
 @dataclass
@@ -87,6 +90,9 @@ class DataConfig:
     """The prepared data goes to FOLDER/NAME."""
     memory_limit: str | None = None
     """DuckDB's memory limit, such as 4GB; it spills to disk beyond it. Default: DuckDB's own, 80 % of the machine."""
+    trust_sql: bool = False
+    """Run `sql` without limits: addresses (s3://, postgresql://), extensions, whatever else than one SELECT over files
+    that it names. A YAML with it is a program: set it only where you wrote the SQL or trust who did."""
 
 
 @dataclass
@@ -104,13 +110,37 @@ class EventLog:
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB in UTC that spills to `spill_folder` when its memory limit is reached."""
     con = duckdb.connect()
-    con.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+    con.execute(
+        """SET TimeZone = 'UTC'; SET enable_progress_bar = false;
+           SET autoinstall_known_extensions = false; SET python_enable_replacements = false"""
+    )
     if spill_folder is not None:
         con.execute(f"SET temp_directory = {quote(str(spill_folder))}")
     if memory_limit:
         with refused("data.memory_limit", "write a size such as 4GB"):
             con.execute(f"SET memory_limit = {quote(memory_limit)}")
     return con
+
+
+@contextmanager
+def confined(con: duckdb.DuckDBPyConnection, config: DataConfig, *folders: Path) -> Iterator[None]:
+    """Within the block the connection reads the files of the sources and no others, without network or extensions.
+
+    Behind it, and with data.trust_sql only there, it is locked (see `lock_down`).
+
+    Args:
+        con: No other one than for these sources.
+        config: The sources.
+        folders: Where it may read and write during the block and behind it.
+    """
+    if config.trust_sql:
+        print("data.trust_sql: the SQL of data.sources runs without limits")
+        con.execute("SET autoinstall_known_extensions = true")
+        yield
+        lock_down(con, folders)
+        return
+    lock_down(con, folders, [name for i in range(len(config.sources)) for name in _named(con, config, i)])
+    yield
 
 
 def read_events(
@@ -217,6 +247,16 @@ def source_paths(config: DataConfig, i: int) -> list[Path]:
     return sorted(_glob(expand(config.sources[i].path, config, f"data.sources[{i}].path")))
 
 
+def _named(con: duckdb.DuckDBPyConnection, config: DataConfig, i: int) -> list[str]:
+    """The files and globs that DuckDB reads for a source."""
+    source, name = config.sources[i], f"data.sources[{i}]"
+    if source.path is not None:
+        return [expand(source.path, config, f"{name}.path")]
+    if source.database is not None or source.sql is None:
+        return []
+    return check_source(con, name, expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), True)
+
+
 def source_files(config: DataConfig) -> list[Path] | None:
     """Every file that the sources read, or None where one names no file, so that a change could not be seen."""
     files = set()
@@ -253,21 +293,6 @@ def expand(text: str, config: DataConfig, setting: str) -> str:
     return re.sub(r"\$\{(\w+)\}", value, text)
 
 
-def identifier(name: str) -> str:
-    """A column name, quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote(text: str) -> str:
-    """A string literal for SQL."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def timestamp(moment: datetime) -> str:
-    """A timestamp literal for SQL."""
-    return f"TIMESTAMP {quote(moment.isoformat(sep=' '))}"
-
-
 def count_on(con: duckdb.DuckDBPyConnection) -> Count:
     """Counts over the table `log` of one connection."""
     return lambda sql: dict(con.execute(sql).fetchall())
@@ -276,45 +301,6 @@ def count_on(con: duckdb.DuckDBPyConnection) -> Count:
 def most_frequent(counts: dict[str, int], top: int) -> list[str]:
     """The keys with the highest counts, ties in alphabetical order."""
     return sorted(counts, key=lambda key: (-counts[key], key))[:top]
-
-
-def text_list(values: list[str]) -> str:
-    """A list of string literals for SQL."""
-    return "[" + ", ".join(map(quote, values)) + "]::VARCHAR[]"
-
-
-def word(text: str) -> str:
-    """SQL that makes one word of a text: 'Frozen Food' -> 'frozen_food'."""
-    return rf"trim(regexp_replace(lower({text}), '[^\pL\pM\pN]+', '_', 'g'), '_')"
-
-
-def condition(where: str) -> str:
-    """SQL of 1 where a condition of the config holds for an event, else 0; a comment may end the condition."""
-    return f"CAST(coalesce(CAST(({where}\n) AS BOOLEAN), false) AS TINYINT)"
-
-
-class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.where", "check its names"): ...`
-    """Context that turns DuckDB's complaint about a part of the config into an InputError naming part and remedy."""
-
-    def __init__(self, setting: str, remedy: str) -> None:
-        self.setting, self.remedy = setting, remedy
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, duckdb.OutOfMemoryException):
-            raise InputError("the memory does not suffice; raise data.memory_limit or free memory and disk") from error
-        if isinstance(error, duckdb.Error):
-            # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
-            text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")
-            text = re.split(r"\nPossible|\nThe search space|Try setting", text)[0]
-            text = re.sub(r"^Original Line: .*\n", "", text, flags=re.M)  # has the user's name
-            text = re.sub(r"^.*\bERROR: ", "", text)  # PostgreSQL's own, inside of DuckDB's
-            text = text.replace(" in FROM clause!\nCandidate bindings:", ", perhaps").replace(" on Line:", " on line")
-            file = re.search(r"^  file = (.+)$", more, re.M)
-            text = shorten((f"{file[1]}: " if file else "") + text, 300, placeholder=" ...").rstrip(" .!")
-            raise InputError(f"{self.setting}: {text}; {self.remedy}") from error
 
 
 def _open_source(
@@ -340,6 +326,8 @@ def _open_source(
             query = _database_query(con, source, config, name, view, databases)
         else:
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
+            if not config.trust_sql:
+                check_source(con, name, query, source.looks_back_only)
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
     columns = column_types(con, view)
     names = {column.lower() for column in columns}
@@ -383,9 +371,11 @@ def _path_query(
         read = f"{READERS[suffix]}({_paths(files)}, union_by_name = true)"
     if not source.columns:
         return f"SELECT * FROM {read}"
+    for name, expression in source.columns.items():
+        check_column(con, f"{setting.removesuffix('path')}columns.{name}", expression, lambda: column_types(con, read))
     # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
     # the file lacks could be taken from there.
-    inner = ", ".join(f'{expression} AS "#{i}"' for i, expression in enumerate(source.columns.values()))
+    inner = ", ".join(f'({expression}\n) AS "#{i}"' for i, expression in enumerate(source.columns.values()))
     outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(source.columns))
     return f"SELECT {outer} FROM (SELECT {inner} FROM {read})"
 
@@ -446,6 +436,8 @@ def _database_query(
             f"{name}.database: the password would be saved with the data; write ${{NAME}} for it and export NAME, "
             f"or leave it out and export PGPASSWORD"
         )
+    if address.startswith("postgresql:") and not config.trust_sql:
+        raise InputError(f"{name}.database: postgresql:// is an address, to which ${{NAME}} and the SQL go; {TRUST}")
     answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
     con.register(f"{view}_answer", answer)
     numbers = ", ".join(f"CAST({column} AS DOUBLE) AS {column}" for column in map(identifier, numeric_columns(answer)))

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import InputError
-from data_prep.events import Count, EventLog, quote
+from data_prep.events import Count, EventLog
 from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types
 from data_prep.history import EPOCH, combined, microseconds
 from data_prep.serializer import EventSerializer, TextConfig, TextField, check_fields
+from data_prep.sql import quote
 from data_prep.task import (
     SPLITS,
     LabelRule,
@@ -275,12 +276,10 @@ def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder:
         f"""CREATE TEMP TABLE places AS SELECT user_id, {BUCKET} * {parts} // 65536 AS part
             FROM (SELECT DISTINCT user_id FROM ({events}))"""
     )
-    con.execute("SET preserve_insertion_order = false")
     con.execute(
         f"""COPY (SELECT * FROM ({events}) JOIN places USING (user_id))
-            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4)"""
+            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4, PRESERVE_ORDER false)"""
     )
-    con.execute("SET preserve_insertion_order = true")
     users = dict(con.execute("SELECT part, count(*) FROM places GROUP BY part ORDER BY part").fetchall())
     con.execute("DROP TABLE places")
     return users

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import Count, condition, identifier, most_frequent, timestamp, word
+from data_prep.events import Count, most_frequent
 from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
+from data_prep.sql import condition, identifier, timestamp, word
 
 WINDOWS = (7, 14, 28, 56, 84)  # days
 MAX_TYPES = 10  # event types with counts of their own

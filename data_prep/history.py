@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from data_prep.events import identifier
+from data_prep.sql import identifier
 
 DAY = 86_400_000_000  # microseconds
 EPOCH = datetime(1970, 1, 1)

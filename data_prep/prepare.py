@@ -22,12 +22,12 @@ from data_prep import InputError
 from data_prep.events import (
     DataConfig,
     EventLog,
+    confined,
     connect,
     count_on,
     expanded,
     key_mark,
     read_events,
-    refused,
     source_files,
 )
 from data_prep.examples import (
@@ -40,8 +40,10 @@ from data_prep.examples import (
     sample_condition,
     split_log,
 )
+from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.serializer import EventSerializer, TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
+from data_prep.sql import refused
 from data_prep.task import (
     SPLITS,
     TaskConfig,
@@ -183,7 +185,8 @@ def _write(
     with ExitStack() as stack, tqdm(total=3, desc="prepare", unit="step") as bar:
         bar.set_postfix_str("read the log")
         on_spark = SparkLog(stack.enter_context(spark_session(spark)), data) if spark else None
-        log = on_spark.read(con, folder) if on_spark else read_events(con, data, folder)
+        with confined(con, data, folder.parent):  # where the parts will lie, too
+            log = on_spark.read(con, folder) if on_spark else read_events(con, data, folder)
         cutoffs = resolve_cutoffs(task, log)
         bar.update()
         bar.set_postfix_str("learn bins and vocabularies")
@@ -215,6 +218,9 @@ def _write(
                 writer.write(batch)
                 summary.add(batch)
                 bar.update()
+        splits = examples.describe(summary)
+        leaks = suspected_leaks(folder / "train.parquet", examples.aggregates, examples.serializer)
+        doubts += map(describe_leak, leaks)
         bar.set_postfix_str("done")
     for reason, rows in log.rejected.items():
         if rows:
@@ -234,6 +240,7 @@ def _write(
         "splits": splits,
         UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,
+        "suspected_leaks": leaks,
         "aggregates": examples.aggregates,
         "text_columns": examples.serializer.columns(),
         "content_hash": files_hash(folder.iterdir()),
@@ -316,6 +323,7 @@ def _card(name: str, task: TaskConfig, manifest: dict) -> str:
         for split, counts in manifest["splits"].items()
     )
     log = manifest["log"]
+    suspected = "".join(f"\n**Warning:** {describe_leak(leak)}\n" for leak in manifest["suspected_leaks"])
     return f"""---
 configs:
 - config_name: default
@@ -340,7 +348,7 @@ from events strictly before the cutoff, its label from the {task.label.horizon} 
 
 `unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
 cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it who are not asked there. It has no labels.
-
+{suspected}
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
 Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.

@@ -21,25 +21,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import InputError
-from data_prep.events import (
-    NUMERIC,
-    REQUIRED,
+from data_prep.events import NUMERIC, REQUIRED, connect
+from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
+from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
+from data_prep.shapes import fits
+from data_prep.sql import (
+    check_type,
     condition,
-    connect,
     identifier,
+    lock_down,
+    parse_expression,
     quote,
     refused,
     text_list,
     timestamp,
     word,
 )
-from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
-from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
 from data_prep.task import Population, parse_duration
 
 VERSION = 2
 HEADER_BINS = 16
 MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
+
+BINS = {"edges": [float], "centers": [float]}
+COUNT = (int, None)
+CONTENT = {  # of serializer.json
+    "config": {
+        "style": ("words", "sentences"),
+        "header": [str],
+        "fields": {...: {"top": COUNT, "bins": COUNT, "words": COUNT, "vocabulary": int, "min_users": int}},
+        "max_events": int,
+    },
+    "features": {
+        "target": str,
+        "types": {...: str},
+        "kinds": {...: ("numeric", "categorical", "text")},
+        "event_types": [str],
+    },
+    "fields": {
+        ...: (
+            {"kind": "numeric", **BINS},
+            {"kind": "categorical", "list": bool, "values": [str]},
+            {"kind": "text", "words": [str]},
+        )
+    },
+    "header": {...: BINS},
+}
 
 # Days as words: each day to 14, then steps of 15 % up to 400, as recency matters in proportion.
 DAY_STEPS = list(range(15))
@@ -243,6 +270,7 @@ class EventSerializer:
         casts = self.casts(events.column_names, trimmed)
         with connect() as con:
             con.register("given", events)
+            lock_down(con)
             with refused("events", "give each column the type that it had in training"):
                 con.execute(f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
@@ -310,11 +338,32 @@ class EventSerializer:
         if version != VERSION:
             raise InputError(f"{path} has version {version}, this EventScribe reads version {VERSION}; prepare again")
         try:
+            if not fits(content, CONTENT):
+                raise ValueError
             config = content["config"]
             config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
-            return cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
-        except (KeyError, TypeError, AttributeError) as error:
+            made = cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
+            made._check(path)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged; prepare again") from error
+        return made
+
+    def _check(self, path: Path) -> None:
+        """Refuse columns that the log did not have, and types and conditions that are more: they go into SQL."""
+        features = self.features
+        words = [self.config.fields[name].words for name, fitted in self.fields.items() if fitted["kind"] == "text"]
+        columns = set(features.types) | {"event_type"}
+        if (
+            not all(words)
+            or not set(self.fields) | set(features.kinds) <= columns
+            or not set(self.header) <= set(aggregate_names(features))
+        ):
+            raise ValueError
+        with duckdb.connect() as con:
+            for name, kind in features.types.items():
+                check_type(con, f"{path}: features.types.{name}", kind)
+            remedy = "the file is damaged or forged; prepare again"
+            parse_expression(con, f"{path}: features.target", features.target, remedy, lambda: self.types)
 
     def to_json(self) -> str:
         """The content of serializer.json."""

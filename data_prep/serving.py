@@ -12,19 +12,10 @@ import duckdb
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import (
-    RESERVED,
-    DataConfig,
-    Source,
-    column_types,
-    file_columns,
-    identifier,
-    read_events,
-    refused,
-    timestamp,
-)
+from data_prep.events import RESERVED, DataConfig, Source, column_types, confined, file_columns, read_events
 from data_prep.examples import number_of_parts, read_part, write_parts
 from data_prep.serializer import EventSerializer
+from data_prep.sql import identifier, refused, timestamp
 from data_prep.task import Population, show
 
 GIVEN = "given_events"  # what a caller has in memory, as a relation
@@ -105,22 +96,30 @@ def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, st
 
 
 def read_past(
-    con: duckdb.DuckDBPyConnection, events: Any, serializer: EventSerializer, cutoff: datetime, called: str = "events"
+    con: duckdb.DuckDBPyConnection,
+    events: Any,
+    serializer: EventSerializer,
+    cutoff: datetime,
+    called: str = "events",
+    folder: Path | None = None,
 ) -> ServedLog:
     """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
 
     Args:
-        con: Where they are made.
+        con: Where they are made. It is locked then, so that no SQL of a model's folder reaches a file (see `confined`).
         events: See `as_sources`.
         serializer: Knows the columns of training.
         cutoff: In UTC, without a zone.
         called: What the events are called in messages; "data.sources[0]" for those of a config.
+        folder: The only one where `con` may read and write from then on.
 
     Raises:
         InputError: See `as_sources` and `read_events`; or there is no event before the cutoff.
     """
     with _called(called):
-        log = read_events(con, as_sources(con, events), types=serializer.features.types)
+        data = as_sources(con, events)
+        with confined(con, data, *filter(None, [folder])):
+            log = read_events(con, data, types=serializer.features.types)
     columns = column_types(con, "log")
     con.execute(
         f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}"

@@ -30,14 +30,15 @@ from data_prep.events import (
     DataConfig,
     EventLog,
     column_types,
+    confined,
     connect,
     describe_log,
     fill_log,
-    identifier,
     move_rejected,
     source_paths,
 )
 from data_prep.examples import BUCKET, Batch, Examples, number_of_parts
+from data_prep.sql import identifier, lock_down
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -210,7 +211,9 @@ def _read(
                 sources[i] = replace(sources[i], path=file)
             with _connection(config.memory_limit) as con:
                 _create(con, "log", types)
-                fill_log(con, replace(config, sources=sources), only=i)
+                config = replace(config, sources=sources)
+                with confined(con, config):
+                    fill_log(con, config, only=i)
                 users = (
                     f"SELECT user_id AS id, {BUCKET} * {SLOTS} // 65536 AS slot FROM (SELECT DISTINCT user_id FROM log)"
                 )
@@ -233,7 +236,7 @@ def _work(
     from pyspark import TaskContext
 
     with _connection(memory_limit) as con:
-        _create(con, "log", types)
+        _create(lock_down(con), "log", types)
         for batch in batches:
             for data in batch["data"]:
                 _insert(con, "log", data.as_py())

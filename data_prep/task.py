@@ -1,10 +1,11 @@
 """What is predicted, for whom and when: labels, populations, cutoffs, and the rules that keep the future out."""
 
-import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import duckdb
@@ -12,22 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import (
-    NUMERIC,
-    Count,
-    EventLog,
-    condition,
-    identifier,
-    most_frequent,
-    quote,
-    refused,
-    text_list,
-    timestamp,
-)
+from data_prep.events import NUMERIC, REQUIRED, Count, EventLog, most_frequent
 from data_prep.history import MILLION, TOO_LARGE, History, combined, exact, microseconds, running
+from data_prep.sql import condition, identifier, parse_expression, quote, refused, text_list, timestamp
 
 SPLITS = ("train", "validation", "test")
-VOLATILE = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
 LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}
 
 
@@ -177,7 +167,7 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         raise InputError(f"task.label.top is {label.top}; give a number above zero")
     for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
         remedy = "write a condition over the columns of one event"
-        parse_expression(con, setting, where, remedy)
+        parse_expression(con, setting, where, remedy, lambda: [*REQUIRED, *types])
         with refused(setting, remedy):
             found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
@@ -193,26 +183,25 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
             )
 
 
-def parse_expression(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) -> dict:
-    """An SQL expression of the config as DuckDB parses it, in a SELECT behind WHERE.
+def check_loaded(path: Path, task: dict, columns: Iterable[str]) -> None:
+    """Refuse a task that was read back and that `check_task` would not have let pass: its conditions go into SQL.
+
+    Args:
+        path: Where it was read, for messages.
+        task: With label and population.
+        columns: Those of an event.
 
     Raises:
-        InputError: It does not parse, contains a SELECT, or calls a function that is not the same each time.
+        InputError: A condition or a length of time is none.
+        KeyError, TypeError: Something is missing, or there is too much of it.
     """
-    parsed = json.loads(con.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE {sql}\n"]).fetchall()[0][0])
-    if parsed["error"]:  # alone it must stand, too, lest its parentheses reach into our SQL
-        raise InputError(f"{setting}: {sql}: {parsed['error_message'].splitlines()[0]}; {remedy}")
-    text = json.dumps(parsed)
-    if '"class": "SUBQUERY"' in text:
-        raise InputError(
-            f"{setting}: {sql} contains a SELECT, which could look at later events; compute what it needs as a column "
-            f"in data.sources"
-        )
-    volatile = {row[0] for row in con.execute(VOLATILE).fetchall()}
-    called = volatile & set(re.findall(r'"function_name": "([^"]+)"', text))
-    if called:
-        raise InputError(f"{setting}: {sql} calls {called.pop()}, which is not the same each time; {remedy}")
-    return parsed
+    label, population = Label(**task["label"]), Population(**task["population"])
+    with duckdb.connect() as con:
+        for part, where in (("label", label.where), ("population", population.where)):
+            remedy = "the file is damaged or forged; run scripts/train.py again"
+            parse_expression(con, f"{path}: task.{part}.where", where, remedy, lambda: columns)
+    parse_duration(label.horizon, f"{path}: task.label.horizon")
+    parse_duration(population.within, f"{path}: task.population.within")
 
 
 def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]]) -> list[str]:

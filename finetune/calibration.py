@@ -15,8 +15,17 @@ from sklearn.metrics import log_loss, precision_recall_curve
 
 from data_prep import InputError
 from data_prep.prepare import write_whole
+from data_prep.shapes import fits
 
 FILE = "calibration.json"
+CONTENT = {  # of calibration.json
+    "method": ("none", "temperature", "isotonic"),
+    "temperature": (float, None),
+    "x": [float],
+    "y": [float],
+    "threshold": (float, None),
+    "threshold_by": ("f1", "budget", "money", None),
+}
 STEPS = 100  # shares of the rows at which profit is given
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
 
@@ -93,9 +102,18 @@ class Calibration:
         if not path.is_file():
             return cls()
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = cls(**content)
+            curve = found.method != "isotonic" or 0 < len(found.x) == len(found.y)
+            if (
+                not fits(content, CONTENT)
+                or not curve
+                or (found.method == "temperature") != ((found.temperature or 0) > 0)
+            ):
+                raise ValueError
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged; run scripts/evaluate.py again") from error
+        return found
 
 
 def check_method(method: str, task: str) -> None:

@@ -15,9 +15,10 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.events import DataConfig, condition, connect, source_files, timestamp
+from data_prep.events import DataConfig, connect, source_files
 from data_prep.prepare import write_whole
 from data_prep.serving import parse_cutoff, read_past
+from data_prep.sql import condition, timestamp
 from data_prep.task import parse_duration, show
 from finetune.attribution import Attribution, attribute, deletion_test
 from finetune.bootstrap import interval, user_weights

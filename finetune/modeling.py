@@ -1,6 +1,7 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import peft
 import torch
@@ -151,7 +152,7 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
             start, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
         return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _not_loaded(start, error) from error
 
 

@@ -26,6 +26,7 @@ from data_prep.events import DataConfig, connect, expanded, key_mark, source_fil
 from data_prep.prepare import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
+from data_prep.sql import lock_down
 from data_prep.task import Population, show
 from finetune.inference import BATCH
 from finetune.scoring import EventClassifier, model_folder
@@ -160,7 +161,7 @@ def _plan(
         for name in ("log", "spill"):
             shutil.rmtree(work / name, ignore_errors=True)
         with connect(data.memory_limit or MEMORY, work / "spill") as con:
-            log = read_past(con, data, serializer, cutoff, called)
+            log = read_past(con, data, serializer, cutoff, called, work)
             users = write_past(con, log, work / "log", part_users)
         plan = {"origin": origin, "users": {str(part): count for part, count in users.items()}, "notes": log.notes()}
         write_whole(work / PLAN, json.dumps(plan) + "\n")
@@ -182,6 +183,7 @@ def _texts(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Part by part the texts; the next one's are written while the last one's are scored."""
     with connect(data.memory_limit or MEMORY, work / "spill") as con, ThreadPoolExecutor(1) as pool:
+        lock_down(con, [work])
 
         def make(part: int) -> pa.Table:
             return part_texts(con, serializer, work / "log", part, cutoff, population)

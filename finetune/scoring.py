@@ -5,6 +5,7 @@ import tempfile
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ from data_prep import InputError
 from data_prep.events import DataConfig, connect
 from data_prep.serializer import EventSerializer, event_starts
 from data_prep.serving import parse_cutoff, past_texts, read_past
-from data_prep.task import Population
+from data_prep.task import Population, check_loaded
 from finetune.calibration import Calibration
 from finetune.inference import BATCH, for_scoring, score_texts
 from finetune.modeling import weights_hash
 from finetune.objective import Objective
 from finetune.pooling import pool
+from finetune.safety import PICKLES, refuse_code
 from finetune.tokenization import encode, first_line
 
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
@@ -77,14 +79,14 @@ class EventClassifier:
         """
         folder = model_folder(name_or_path, token, revision)
         model, tokenizer = load_classifier(folder)
-        path = folder / TASK
+        serializer, path = EventSerializer.from_pretrained(folder), folder / TASK
         try:
             task = json.loads(path.read_text(encoding="utf-8"))
-            Population(**task["task"]["population"])
+            check_loaded(path, task["task"], serializer.types)
         except (OSError, ValueError, TypeError, KeyError) as error:
             state = "damaged" if path.is_file() else "missing"
             raise InputError(f"{path} is {state}; run scripts/train.py again, which writes it") from error
-        return cls(model, tokenizer, EventSerializer.from_pretrained(folder), Calibration.load(folder), task)
+        return cls(model, tokenizer, serializer, Calibration.load(folder), task)
 
     def predict(
         self,
@@ -121,7 +123,7 @@ class EventClassifier:
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
-            log = read_past(con, events, self.serializer, moment, called)
+            log = read_past(con, events, self.serializer, moment, called, Path(folder))
             for note in log.notes():
                 print(note)
             parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
@@ -201,7 +203,8 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
     if str(name_or_path) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:
-        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=["*.onnx*"]))
+        never_read = ["*.onnx*", "*.py", *PICKLES]
+        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=never_read))
     except HFValidationError:
         raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
     except LocalEntryNotFoundError as error:
@@ -223,6 +226,7 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+    refuse_code(folder)
     start = folder
     try:  # the config has the labels, which an adapter's base does not know
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -240,13 +244,17 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
             raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            start, config=config, dtype=torch.float32, trust_remote_code=False
+            start,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True if start is folder else None,
         )
         if config.eventscribe["pooling"] == "mean":
             pool(model, "mean")
         if start is not folder:
             model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         if start is not folder and not (Path(start) / "config.json").is_file():
             raise InputError(
                 f"{folder} is an adapter of '{start}', which cannot be loaded ({first_line(error)}); put the base "

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 
 from data_prep import InputError
-from data_prep.events import connect, identifier, read_events, refused
+from data_prep.events import column_types, confined, connect, read_events
 from data_prep.history import combined
 from data_prep.prepare import read_manifest
 from data_prep.prepared import read_split
-from data_prep.task import parse_expression, show
+from data_prep.sql import check_type, identifier, lock_down, parse_expression, refused
+from data_prep.task import show
 from finetune.bootstrap import INTERVALS, bootstrap, interval, user_weights
 from finetune.config import Experiment
 from finetune.metrics import MAIN, measure, metric_names
@@ -79,6 +80,8 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
         newest = {name: log_columns[name] for key, name in fields.items() if key in named}
         if newest:
             _read_newest(con, experiment, newest)
+        else:
+            lock_down(con)
         joins = "".join(f' LEFT JOIN "#newest_{i}" USING ("#row")' for i in range(len(newest)))
         con.execute(f"CREATE TEMP VIEW examples AS SELECT * FROM asked{joins}")
         return {
@@ -90,6 +93,8 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
 def _make_empty(con: duckdb.DuckDBPyConnection, schema: pa.Schema, stored: list[str], log: dict[str, str]) -> None:
     """The relation `examples` without rows, against which expressions are checked before anything is read."""
     con.register("nothing", pa.schema([schema.field(name) for name in stored]).empty_table())
+    for name, kind in log.items():
+        check_type(con, f"manifest.json: log.fields.{name}", kind)
     fields = "".join(f", CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in log.items())
     con.execute(f"CREATE OR REPLACE TEMP VIEW empty AS SELECT *{fields} FROM nothing")
 
@@ -100,7 +105,8 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
     Raises:
         InputError: It is no expression over the columns of one example.
     """
-    parsed = parse_expression(con, setting, sql, remedy)
+    columns = column_types(con, "empty")
+    parsed = parse_expression(con, setting, sql, remedy, lambda: columns)
     with refused(f"{setting}: {sql}", remedy):
         described = con.execute(f"DESCRIBE SELECT ({sql}\n) AS v FROM empty").fetchall()
         rows = con.execute(f"SELECT ({sql}\n) AS v FROM empty").fetchall()
@@ -114,7 +120,8 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
 
 def _read_newest(con: duckdb.DuckDBPyConnection, experiment: Experiment, fields: dict[str, str]) -> None:
     """Make the tables #newest_0, ...: row and newest value before its cutoff, of each row where there is one."""
-    read_events(con, experiment.data)
+    with confined(con, experiment.data):
+        read_events(con, experiment.data)
     columns = ", ".join(f"log.{identifier(name)}" for name in fields if name != "event_type")
     con.execute(
         f"""CREATE TEMP TABLE events AS SELECT user_id, event_time, event_type{", " * bool(columns)}{columns}

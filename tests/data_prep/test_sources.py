@@ -357,14 +357,14 @@ def shop_postgresql(postgresql, monkeypatch) -> str:
 
 def test_postgresql_is_read_with_its_types(shop_postgresql, monkeypatch):
     source = Source(sql="SELECT * FROM events", database=shop_postgresql)
-    assert rows(DataConfig([source])) == EXPECTED
+    assert rows(DataConfig([source], trust_sql=True)) == EXPECTED
     with connect() as con:
-        fields = read_events(con, DataConfig([source])).fields
+        fields = read_events(con, DataConfig([source], trust_sql=True)).fields
     assert fields["price"] == "DOUBLE"
     assert fields["tags"] == "VARCHAR[]"
     monkeypatch.setenv("PGPASSWORD", "s3cret-w0rd")
     without = shop_postgresql.replace(":${SHOP_PASSWORD}", "")
-    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=without)])) == EXPECTED
+    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=without)], trust_sql=True)) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,9 @@ def test_postgresql_is_read_with_its_types(shop_postgresql, monkeypatch):
 def test_times_of_postgresql_keep_their_zone(shop_postgresql, time, utc):
     sql = f"SELECT user_id, {time} AS event_time, event_type FROM events WHERE user_id = 'a'"
     unit = "seconds" if "epoch" in time else None
-    data = DataConfig([Source(sql=sql, database=shop_postgresql, time_unit=unit)], timezone="Europe/Berlin")
+    data = DataConfig(
+        [Source(sql=sql, database=shop_postgresql, time_unit=unit)], timezone="Europe/Berlin", trust_sql=True
+    )
     with connect() as con:
         assert read_events(con, data).first == utc
 
@@ -396,7 +398,7 @@ def test_times_of_postgresql_keep_their_zone(shop_postgresql, time, utc):
 )
 def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypatch, capfd, password, reason):
     monkeypatch.setenv("SHOP_PASSWORD", password)
-    text = message(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)]))
+    text = message(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)], trust_sql=True))
     assert reason in text
     shown = text + "".join(capfd.readouterr())
     assert not any(part in shown for part in (password, "s3cret", "w0rd", "wr0ng"))
@@ -412,12 +414,12 @@ def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypat
     ],
 )
 def test_sql_that_postgresql_refuses_is_refused_and_changes_nothing(shop_postgresql, sql, reason):
-    assert reason in message(DataConfig([Source(sql=sql, database=shop_postgresql)]))
-    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)])) == EXPECTED
+    assert reason in message(DataConfig([Source(sql=sql, database=shop_postgresql)], trust_sql=True))
+    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)], trust_sql=True)) == EXPECTED
 
 
 def test_a_server_that_does_not_answer_is_refused():
-    text = message(DataConfig([Source(sql="SELECT 1", database="postgresql://shop@127.0.0.1:1/shop")]))
+    text = message(DataConfig([Source(sql="SELECT 1", database="postgresql://shop@127.0.0.1:1/shop")], trust_sql=True))
     assert "Connection refused; check the address" in text
 
 
@@ -437,7 +439,7 @@ def test_no_file_of_the_output_has_the_password(shop, shop_postgresql, tmp_path)
     sql = """SELECT u AS user_id, timestamp '2024-01-01 12:00' + d * interval '1 day' AS event_time,
                     CASE u WHEN 'buyer' THEN 'purchase' ELSE 'view' END AS event_type
              FROM generate_series(0, 89) d, (VALUES ('buyer'), ('looker')) users(u)"""
-    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path))
+    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path), trust_sql=True)
     folder = prepare("shop", data, shop.task(), shop.text(fields={"event_type": TextField(top=3)}, header=["recency"]))
     assert "${SHOP_PASSWORD}" in (folder / "manifest.json").read_text()
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

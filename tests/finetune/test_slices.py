@@ -1,4 +1,7 @@
 import csv
+import json
+import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
@@ -104,6 +107,20 @@ def test_pseudonyms_of_the_same_key_match_and_another_key_is_refused(experiment,
     with pytest.raises(InputError, match=r"no event of .* any more.*the key in SHOP_KEY.*prepare again"):
         sliced(hidden, **slices)
     assert not list(hidden.data_folder.parent.glob(".slices*"))
+
+
+@pytest.mark.parametrize("kind", ["VARCHAR) AS x; COPY (SELECT 1) TO 'out.csv' --", "VARCHAR) FROM glob('*'", 7])
+def test_a_type_in_a_forged_manifest_runs_nothing(experiment, tmp_path, monkeypatch, kind):
+    forged = replace(experiment, data=replace(experiment.data, folder=str(tmp_path / "data")))
+    shutil.copytree(experiment.data_folder, forged.data_folder)
+    manifest = json.loads((forged.data_folder / "manifest.json").read_text())
+    manifest["log"]["fields"]["shop"] = kind
+    (forged.data_folder / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=r"manifest\.json: log\.fields\.shop: .* is no type of DuckDB"):
+        sliced(forged, shop="shop")
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""A last look at prepared data: an input that tells the label by itself has probably seen the future."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import rankdata
+
+from data_prep.history import combined
+from data_prep.serializer import EventSerializer, event_starts
+
+SUSPICIOUS = 0.98  # AUROC of one input alone
+ROWS, GROUPS = 2_000, 4  # that are looked at of the training examples, from so many row groups
+FEWEST = 10  # rows with and without the label, below which chance alone may tell them apart
+
+
+def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializer) -> list[dict]:
+    """The inputs whose own AUROC on training labels is above .98, in either direction.
+
+    Inputs are the aggregates, and each value of the columns that the texts tell of: whether an event of a text has it,
+    and whether the newest one has.
+    Labels of several classes and numbers are taken as yes or no in several ways: each class, each tier, above zero and
+    above the median.
+
+    Args:
+        path: The prepared training examples.
+        aggregates: Names of their columns of numbers.
+        serializer: Wrote their texts.
+
+    Returns:
+        input (an aggregate, or COLUMN = VALUE ...) and auroc of each, the most suspicious first.
+    """
+    table = _sample(path, aggregates)
+    labels = _yes_or_no(combined(table["label"]))
+    labels = labels[:, (labels.sum(axis=0) >= FEWEST) & ((~labels).sum(axis=0) >= FEWEST)]
+    if not labels.shape[1]:
+        return []
+    found = {}
+    for name in aggregates:
+        values = combined(table[name]).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
+        # What is missing is below or above all else, whichever tells more.
+        ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
+        found[name] = max(_auroc(np.where(np.isnan(values), end, values), labels) for end in ends)
+    for name, present in _words(table["text"].to_pylist(), serializer):
+        found[name] = _auroc(present, labels)
+    suspected = [{"input": name, "auroc": round(auroc, 4)} for name, auroc in found.items() if auroc > SUSPICIOUS]
+    return sorted(suspected, key=lambda leak: -leak["auroc"])
+
+
+def describe_leak(leak: dict) -> str:
+    """What a user should know of a suspected leak, in a sentence."""
+    return (
+        f"{leak['input']} alone tells the training labels with an AUROC of {leak['auroc']:.3f}, a suspected leak; is "
+        f"it known at the time of its event?"
+    )
+
+
+def _sample(path: Path, aggregates: list[str]) -> pa.Table:
+    """Evenly spread rows of a split, from some of its row groups."""
+    file = pq.ParquetFile(path)
+    groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).round().astype(int))
+    table = file.read_row_groups(groups.tolist(), columns=["label", "text", *aggregates])
+    return table.take(pa.array(np.arange(0, len(table), -(-len(table) // ROWS))))
+
+
+def _yes_or_no(labels: pa.Array) -> np.ndarray:
+    """Labels as columns of true and false, of shape (rows, ways)."""
+    if pa.types.is_list(labels.type):
+        return labels.flatten().to_numpy().reshape(len(labels), -1) > 0
+    values = labels.to_numpy()
+    limits = {0.0, float(np.median(values))}
+    if values.dtype.kind == "i" and values.max() < 100:
+        limits |= set(range(int(values.max())))
+    return np.stack([values > limit for limit in sorted(limits)], axis=1)
+
+
+def _auroc(values: np.ndarray, labels: np.ndarray) -> float:
+    """The highest AUROC over the columns of labels, above one half whatever the direction."""
+    positives = labels.sum(axis=0)
+    above = rankdata(values) @ labels - positives * (positives + 1) / 2
+    auroc = above / (positives * (len(labels) - positives))
+    return float(np.maximum(auroc, 1 - auroc).max())
+
+
+def _words(texts: list[str], serializer: EventSerializer) -> Iterator[tuple[str, np.ndarray]]:
+    """Each value of a column, and whether a text's events have it, or its newest event that tells of the column."""
+    words = serializer.config.style == "words"
+    columns = {
+        value if words else value.replace("_", " "): name
+        for name, fitted in serializer.fields.items()
+        for value in fitted.get("values", fitted.get("words", []))
+    }
+    having: dict[str, set[int]] = defaultdict(set)
+    for row, text in enumerate(texts):
+        events, told = text[(event_starts(text) or [0])[0] :], set()
+        for said in events.split(" ") if words else re.split(r": |, |\. |\.$", events):
+            name, _, value = said.rpartition("=")
+            name = name or columns.get(value)
+            if name and name != "gap":
+                having[f"{name} = {value}"].add(row)
+                if name not in told:
+                    having[f"{name} = {value} in the newest event that has one"].add(row)
+                told.add(name)
+    for name, rows in having.items():
+        present = np.zeros(len(texts), bool)
+        present[list(rows)] = True
+        yield name, present

@@ -1,0 +1,385 @@
+"""DuckDB's words, and what SQL may do that comes from a config, from a model's folder or from the hub.
+
+Conditions, expressions and sources are parsed by DuckDB itself, and every node of the tree that it gives must be a
+known one: what a later DuckDB learns to do (2.0 learned COPY within WITH) is refused until it is listed here.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from textwrap import shorten
+
+import duckdb
+
+from data_prep import InputError
+
+# Nodes of DuckDB's tree: an expression is a function of its own row, a source also relates tables.
+EXPRESSIONS = {
+    *("COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "FUNCTION", "OPERATOR", "CAST", "TYPE", "CASE", "BETWEEN"),
+    *("LAMBDA", "LAMBDA_REF", "COLLATE", "STAR", "ORDER_MODIFIER", "ORDER_DEFAULT", "ASCENDING", "DESCENDING"),
+}
+RELATIONS = {
+    *("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE", "BASE_TABLE", "JOIN", "SUBQUERY"),
+    *("TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "PIVOT", "WINDOW", "POSITIONAL_REFERENCE"),
+    *("LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"),
+}
+FILES = re.compile(
+    r"\.(parquet|csv|tsv|json|jsonl|ndjson)(\.gz|\.zst)?$", re.I
+)  # names that DuckDB reads without a function
+READERS = {
+    *("read_csv", "read_csv_auto", "read_parquet", "parquet_scan", "read_text", "read_blob", "read_json"),
+    *("read_json_auto", "read_json_objects", "read_json_objects_auto"),
+    *("read_ndjson", "read_ndjson_auto", "read_ndjson_objects"),
+}
+MAKERS = {"range", "generate_series", "unnest", "json_each", "json_tree", "repeat"}  # tables of their arguments
+# Functions that DuckDB holds for the same each time, or that a source has no use for: they read settings, plan other
+# statements, or wait.
+NEVER = {"json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"}
+# Names that are functions without parentheses where no column is called so.
+BARE = {
+    *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "user"),
+    *("session_user", "current_role", "current_catalog", "current_schema"),
+}
+TYPES = "type_name FROM duckdb_types() WHERE internal"
+AGGREGATES = "function_name FROM duckdb_functions() WHERE function_type = 'aggregate'"
+# Functions that are not the same each time, macros that call them or look into the catalog, and DuckDB's internal ones.
+CHANGING = """function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'
+    OR regexp_matches(macro_definition, 'SELECT|current_') OR starts_with(function_name, '__')"""
+FORWARD = {"lead", "last_value", "last", "nth_value", "ntile", "percent_rank", "cume_dist", "fill"}  # of a window
+GLOB = r"[*?\[{]"
+TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
+
+
+def identifier(name: str) -> str:
+    """A column name, quoted for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote(text: str) -> str:
+    """A string literal for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def timestamp(moment: datetime) -> str:
+    """A timestamp literal for SQL."""
+    return f"TIMESTAMP {quote(moment.isoformat(sep=' '))}"
+
+
+def text_list(values: list[str]) -> str:
+    """A list of string literals for SQL."""
+    return "[" + ", ".join(map(quote, values)) + "]::VARCHAR[]"
+
+
+def word(text: str) -> str:
+    """SQL that makes one word of a text: 'Frozen Food' -> 'frozen_food'."""
+    return rf"trim(regexp_replace(lower({text}), '[^\pL\pM\pN]+', '_', 'g'), '_')"
+
+
+def condition(where: str) -> str:
+    """SQL of 1 where a condition of the config holds for an event, else 0; a comment may end the condition."""
+    return f"CAST(coalesce(CAST(({where}\n) AS BOOLEAN), false) AS TINYINT)"
+
+
+class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.where", "check its names"): ...`
+    """Context that turns DuckDB's complaint about a part of the config into an InputError naming part and remedy."""
+
+    def __init__(self, setting: str, remedy: str) -> None:
+        self.setting, self.remedy = setting, remedy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise InputError("the memory does not suffice; raise data.memory_limit or free memory and disk") from error
+        if isinstance(error, duckdb.Error):
+            # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
+            text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")
+            text = re.split(r"\nPossible|\nThe search space|Try setting", text)[0]
+            text = re.sub(r"^Original Line: .*\n", "", text, flags=re.M)  # has the user's name
+            text = re.sub(r"^.*\bERROR: ", "", text)  # PostgreSQL's own, inside of DuckDB's
+            text = text.replace(" in FROM clause!\nCandidate bindings:", ", perhaps").replace(" on Line:", " on line")
+            file = re.search(r"^  file = (.+)$", more, re.M)
+            text = shorten((f"{file[1]}: " if file else "") + text, 300, placeholder=" ...").rstrip(" .!")
+            raise InputError(f"{self.setting}: {text}; {self.remedy}") from error
+
+
+def parse_expression(
+    con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str, columns: Callable[[], Iterable[str]] = tuple
+) -> dict:
+    """An SQL expression over the columns of one row, as DuckDB parses it.
+
+    Args:
+        con: To parse with.
+        setting: Where the expression stands, for messages.
+        sql: The expression; a comment may end it.
+        remedy: What to do, at the end of messages.
+        columns: Gives the names of the columns, among which one may be called like a function without parentheses.
+
+    Raises:
+        InputError: It does not parse, is more than one expression, looks at other rows or at files, or calls a function
+            that is not the same each time.
+    """
+    if not isinstance(sql, str) or not _is_text(sql):
+        raise InputError(f"{setting}: {sql!a} is no text; {remedy}")
+    said = sql if len(sql) <= 300 else f"{sql[:300]} ..."
+    # Alone it must stand, lest its parentheses reach into our SQL.
+    statements, error = _parsed(con, f"SELECT 1 WHERE {sql}\n")
+    if error or len(statements) != 1:
+        raise InputError(f"{setting}: {said}: {error or 'these are several statements'}; {remedy}")
+    tree = _only(con, statements[0], "SELECT 1 WHERE true", "where_clause")
+    if not tree:
+        raise InputError(f"{setting}: {said}: syntax error, as more than an expression stands there; {remedy}")
+    kinds = {_kind(part) for part in _nodes(tree)}
+    if "SUBQUERY" in kinds:
+        raise InputError(
+            f"{setting}: {said} contains a SELECT, which could look at later events; compute what it needs as a column "
+            f"in data.sources"
+        )
+    if "WINDOW" in kinds:
+        raise InputError(f"{setting}: {said} looks at other rows by a window function; {remedy}")
+    if kinds - EXPRESSIONS:
+        raise InputError(f"{setting}: {said} contains {_said(min(kinds - EXPRESSIONS))}; {remedy}")
+    bare = {node["column_names"][0].lower() for node in _nodes(tree) if _kind(node) == "COLUMN_REF"} & BARE
+    bare -= {name.lower() for name in columns()} if bare else set()
+    if bare:
+        raise InputError(
+            f"{setting}: {said} names {min(bare)}, which is no column but a function that is not the same each time; "
+            f"{remedy}"
+        )
+    called = min(_called(tree) & (NEVER | _catalog(CHANGING)), default=None)
+    if called:
+        raise InputError(f"{setting}: {said} calls {called}, which is not the same each time; {remedy}")
+    return tree
+
+
+def check_column(con: duckdb.DuckDBPyConnection, setting: str, sql: str, columns: Callable[[], Iterable[str]]) -> None:
+    """Refuse an expression of a source's `columns` that is no function of its own row; see `parse_expression`."""
+    remedy = "write an expression over the columns of one row, or a whole SELECT as `sql`"
+    tree = parse_expression(con, setting, sql, remedy, columns)
+    aggregate = min(_called(tree) & _catalog(AGGREGATES), default=None)
+    if aggregate:
+        raise InputError(f"{setting}: {sql} calls {aggregate}, which looks at other rows; {remedy}")
+
+
+def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_back_only: bool) -> list[str]:
+    """The files and globs that the SQL of a source names, which is one SELECT over them.
+
+    Args:
+        con: To parse with; the SQL may also name the tables and views that it has.
+        setting: The source, for messages.
+        sql: With its variables filled in.
+        looks_back_only: Let window functions be, by the owner's word.
+
+    Raises:
+        InputError: It is more than a SELECT, reads another thing than named files, or looks ahead by a window function.
+    """
+    if not _is_text(sql):
+        raise InputError(f"{setting}: the SQL holds a NUL or half a character; check the SQL and what it reads")
+    statements, error = _parsed(con, sql)
+    if error or len(statements) != 1:
+        try:  # what it does, where that is not just a wrong word
+            found = [one for one in duckdb.extract_statements(sql) if one.type != duckdb.StatementType.SELECT]
+        except duckdb.Error:
+            raise InputError(f"{setting}: {error}; check the SQL and what it reads") from None
+        first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
+        what = f"runs {first}" if first else f"has {len(statements)} statements"
+        raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or {TRUST}")
+    nodes = list(_nodes(statements[0]))
+    for node in nodes:
+        if _kind(node) not in EXPRESSIONS | RELATIONS:
+            raise InputError(
+                f"{setting}: the SQL contains {_said(_kind(node))} and may only be one SELECT; check the SQL, or "
+                f"{TRUST}"
+            )
+    # An argument of a reader may be a list, which is a function, too.
+    readers = [node["function"] for node in nodes if _kind(node) == "TABLE_FUNCTION"]
+    strange = {reader["function_name"].lower() for reader in readers if not reader["schema"]} - READERS - MAKERS
+    strange |= {".".join(reader["qualified_name"]["path"]) for reader in readers if reader["schema"]}
+    strange |= _called(statements[0]) & NEVER
+    if strange:
+        raise InputError(
+            f"{setting}: the SQL calls {min(strange)}, which a source may not, as it reads files by read_csv, "
+            f"read_parquet, read_json or their names alone; check the SQL, or {TRUST}"
+        )
+    names = [*_tables(con, setting, nodes), *(name for reader in readers for name in _arguments(setting, reader))]
+    for name in names:
+        if "://" in name:
+            address = name.partition("://")[0]  # the rest may hold a secret
+            raise InputError(
+                f"{setting}: the SQL reads the address {address}://..., but only files on this machine may be read; "
+                f"fetch them first, or {TRUST}"
+            )
+    ahead = [] if looks_back_only else filter(None, map(_looks_ahead, nodes))
+    for reason in ahead:
+        raise InputError(
+            f"{setting}: the window function {reason} could look at later events; order it by time and end its frame "
+            f"at CURRENT ROW, or set looks_back_only: true in this source if it never looks ahead"
+        )
+    return names
+
+
+def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> None:
+    """Refuse a text that is no type of DuckDB, such as one that goes on behind the type."""
+    refusal = InputError(f"{setting}: {kind!a} is no type of DuckDB; the file is damaged or forged, make it again")
+    if not isinstance(kind, str) or not _is_text(kind):
+        raise refusal
+    statements, error = _parsed(con, f"SELECT CAST(NULL AS {kind}\n)")
+    if error or len(statements) != 1:
+        raise refusal
+    items = _only(con, statements[0], "SELECT NULL", "select_list") or []
+    if len(items) != 1 or _kind(items[0]) != "CAST" or items[0]["child"].get("literal", {}).get("text") != "":
+        raise refusal
+    for part in _nodes(items[0]["type_expr"]):
+        named = _kind(part) == "TYPE" and part["type_name"].lower() in _catalog(TYPES) and not part["schema"]
+        if not named and _kind(part) != "CONSTANT":
+            raise refusal
+
+
+def lock_down(
+    con: duckdb.DuckDBPyConnection, folders: Iterable[Path] = (), patterns: Iterable[str] = ()
+) -> duckdb.DuckDBPyConnection:
+    """Take from a connection, for good, all files but these, the network, extensions and its settings.
+
+    Args:
+        con: Its folder for spilling stays.
+        folders: Where it may read and write.
+        patterns: Files and globs that it may read; of a glob, the folder in which it begins.
+    """
+    begins = {_folder(name) for name in patterns if re.search(GLOB, name)}
+    allowed = [*map(str, folders), *sorted(begins)]
+    con.execute(
+        f"""SET allowed_directories = {text_list(allowed)};
+            SET allowed_paths = {text_list(sorted(set(patterns)))};
+            SET allowed_configs = ['TimeZone'];
+            SET enable_external_access = false;
+            SET lock_configuration = true"""
+    )
+    return con
+
+
+def _parsed(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[dict], str | None]:
+    """The statements as DuckDB's trees, and its complaint where they are none or no SELECT."""
+    try:
+        found = json.loads(con.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+    except duckdb.Error as error:
+        return [], str(error).splitlines()[0]
+    except RecursionError:
+        return [], "it is nested too deeply"
+    if found["error"]:
+        return [], found["error_message"].splitlines()[0]
+    return found["statements"], None
+
+
+def _only(con: duckdb.DuckDBPyConnection, statement: dict, plain: str, part: str) -> object:
+    """A part of a statement that is otherwise the plain one, else None."""
+    expected = _parsed(con, plain)[0][0]["node"]
+    found = statement["node"].pop(part, None)
+    return found if statement["node"] == {key: value for key, value in expected.items() if key != part} else None
+
+
+def _is_text(sql: str) -> bool:
+    """Whether it is Unicode without a NUL, behind which DuckDB reads nothing."""
+    return "\0" not in sql and not re.search("[\ud800-\udfff]", sql)
+
+
+def _nodes(tree: object) -> Iterator[dict]:
+    """Every node of a tree that says what it is."""
+    waiting = [tree]
+    while waiting:  # and not by recursion, as a tree may be deep
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if _kind(part):
+                yield part
+            part = list(part.values())
+        if isinstance(part, list):
+            waiting += reversed(part)
+
+
+def _kind(node: dict) -> str | None:
+    kind = node.get("class") or node.get("type")
+    return kind if isinstance(kind, str) else None
+
+
+def _said(kind: str) -> str:
+    """COPY_QUERY_NODE -> COPY"""
+    return re.sub(r"_(QUERY_NODE|NODE|REF)$", "", kind).replace("_", " ")
+
+
+def _called(tree: object) -> set[str]:
+    """The names of the functions that are called, in lower case."""
+    return {node["function_name"].lower() for node in _nodes(tree) if _kind(node) in ("FUNCTION", "WINDOW")}
+
+
+@cache
+def _catalog(what: str) -> frozenset[str]:
+    """What DuckDB answers to a SELECT of names over its own catalog, in lower case; that takes a while."""
+    with duckdb.connect() as con:
+        return frozenset(row[0].lower() for row in con.execute(f"SELECT DISTINCT {what}").fetchall())
+
+
+def _tables(con: duckdb.DuckDBPyConnection, setting: str, nodes: list[dict]) -> Iterator[str]:
+    """The files that stand in the place of tables."""
+    own = con.execute(
+        "SELECT table_name FROM duckdb_tables() UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal"
+    ).fetchall()
+    known = {row[0].lower() for row in own}
+    known |= {entry["key"].lower() for node in nodes for entry in (node.get("cte_map") or {"map": []})["map"]}
+    for node in nodes:
+        if _kind(node) == "BASE_TABLE":
+            path = node["qualified_name"]["path"]
+            name = ".".join(path)
+            if "://" in name or FILES.search(name):
+                yield name
+            elif len(path) > 1 or name.lower() not in known:
+                raise InputError(
+                    f"{setting}: the SQL reads '{name}', which is neither a file that DuckDB knows by its ending nor a "
+                    f"name of the same SQL; check the SQL, or {TRUST}"
+                )
+
+
+def _arguments(setting: str, reader: dict) -> Iterator[str]:
+    """The files that a function reads."""
+    if reader["function_name"].lower() not in READERS:
+        return
+    for given in (argument["expression"] for argument in reader["arguments"] if not argument["name"]):
+        if _kind(given) == "COMPARISON" and _kind(given["left"]) == "COLUMN_REF":  # header = true
+            continue
+        is_list = _kind(given) == "FUNCTION" and given["function_name"] == "list_value"
+        for part in [argument["expression"] for argument in given["arguments"]] if is_list else [given]:
+            if _kind(part) != "CONSTANT" or part["literal"]["kind"] != "STRING":
+                raise InputError(
+                    f"{setting}: the SQL computes the name of a file that {reader['function_name']} reads; write it "
+                    f"out, or {TRUST}"
+                )
+            yield part["literal"]["text"]
+
+
+def _looks_ahead(node: dict) -> str | None:
+    """Of a window function that may see later rows what it is called and why."""
+    if _kind(node) != "WINDOW":
+        return None
+    name = node["function_name"].lower()
+    if name in FORWARD:
+        return name
+    orders = [order for order in node["orders"] if _kind(order["expression"]) != "CONSTANT"]
+    if not orders:
+        return f"{name} over rows without an order"
+    if any(order["type"] == "DESCENDING" for order in orders):
+        return f"{name} in descending order"
+    if "FOLLOWING" in node["end"]:
+        return f"{name} with FOLLOWING"
+    # A negative distance behind PRECEDING, or of lag, turns it around.
+    distance = node["end_expr"] if name != "lag" else [argument["expression"] for argument in node["arguments"][1:2]]
+    if "-" in json.dumps(distance) or any(_kind(part) == "COLUMN_REF" for part in _nodes(distance)):
+        return f"{name} with a distance that is not a number above zero"
+    return None
+
+
+def _folder(pattern: str) -> str:
+    """The folder in which a glob begins."""
+    head, slash, _ = re.split(GLOB, pattern)[0].rpartition("/")
+    return head + slash or "./"
