@@ -54,6 +54,7 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
+    settings["torch_compile"] = False  # of the whole model, which takes minutes; see finetune.modeling.compile_layers
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
     try:
         made = TrainingArguments(**settings)

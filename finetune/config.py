@@ -31,6 +31,10 @@ TRAINING_HELP = {
         "auroc, average_precision, log_loss or brier_score; for tiers also macro_f1, weighted_f1 and accuracy; for "
         "values mae and rmse. Default: auroc, for values mae."
     ),
+    "training.torch_compile": (
+        "Compile the encoder's layer, once for all of them; it takes some 20 seconds on a GPU, and pays in runs of many "
+        "minutes."
+    ),
     "training.num_train_epochs": "Passes over the training data; needs max_steps -1, as max_steps goes first.",
 }
 

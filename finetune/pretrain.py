@@ -28,7 +28,7 @@ from finetune.checkpoints import (
 )
 from finetune.masking import MaskingCollator
 from finetune.memory import TRAINING_REMEDY, enough_memory
-from finetune.modeling import build_masked_lm
+from finetune.modeling import build_masked_lm, compile_layers
 from finetune.objective import mean_cross_entropy
 from finetune.packing import batches_for
 from finetune.rehearsal import rehearse
@@ -95,6 +95,8 @@ def pretrain(experiment: Experiment) -> Path | None:
         raise InputError(f"model.name_or_path: the tokenizer of '{experiment.model.name_or_path}' has no mask token")
     model = build_masked_lm(experiment.model, tokenizer)
     packs = packs_on(model, arguments, None)
+    if experiment.training["torch_compile"]:
+        compile_layers(model)
     with arguments.main_process_first(local=False):
         tokens = join([tokens_of_split(tokenizer, experiment.data_folder, split, limit) for split in splits])
     trainer = LengthGroupedTrainer(

@@ -43,7 +43,7 @@ from finetune.checkpoints import (
     told,
 )
 from finetune.memory import TRAINING_REMEDY, enough_memory
-from finetune.modeling import BudgetCallback, build_classifier, weights_hash
+from finetune.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
 from finetune.objective import Objective, Scale, class_weights
 from finetune.packing import batches_for
 from finetune.rehearsal import rehearse
@@ -161,6 +161,8 @@ def build_trainer(
         "base": weights_hash(start) if experiment.model.peft else None,
     }
     packs = packs_on(model, arguments, experiment.model.pooling)
+    if experiment.training["torch_compile"]:
+        compile_layers(model)
     with arguments.main_process_first(local=False):
         tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
     data = {split: tokens[split].labelled(labels[split]) for split in tokens}

@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from finetune.masking import MaskingCollator
+from finetune.modeling import compile_layers
 from finetune.packing import batches_for, pack, packed
 from finetune.pooling import pool
 from finetune.tokenization import padded, train_tokenizer
@@ -91,6 +92,15 @@ def test_sliding_windows_and_attention_with_dropout_are_not_packed(tokenizer, id
     ):
         assert not pack(model, "cls")
         assert "attention_mask" in batches_for(model, tokenizer)(ids)
+
+
+def test_each_layer_is_compiled_and_no_weight_is_renamed(tokenizer):
+    model = classifier("bert", len(tokenizer))
+    names = list(model.state_dict())
+    compile_layers(model)
+    assert all(layer._compiled_call_impl is not None for layer in model.bert.encoder.layer)
+    assert model._compiled_call_impl is None
+    assert list(model.state_dict()) == names
 
 
 def test_masked_words_are_the_same_ones_whether_packed_or_padded(tokenizer, ids):
