@@ -32,8 +32,8 @@ TRAINING_HELP = {
         "values mae and rmse. Default: auroc, for values mae."
     ),
     "training.torch_compile": (
-        "Compile the encoder's layer, once for all of them; it takes some 20 seconds on a GPU, and pays in runs of many "
-        "minutes."
+        "Compile the encoder's layer, once for all of them; it takes some 20 seconds on a GPU, and pays in runs of "
+        "many minutes."
     ),
     "training.num_train_epochs": "Passes over the training data; needs max_steps -1, as max_steps goes first.",
 }
