@@ -88,12 +88,27 @@ def missing(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int | None = 3, sign: str = "") -> str:
-    """With a real minus sign; an en dash where there is no value; without `digits` four that tell something."""
+    """With a real minus sign; an en dash where there is no value; without `digits` four that tell something.
+
+    Where two decimals or more are asked for, a value that is not zero has as many as it takes to see that, and its
+    sign: the end of an interval decides by the side of zero that it is on.
+    """
     if missing(value):
         return "\u2013"
     if digits is None:
         digits = max(0, min(3, 3 - math.floor(math.log10(abs(value))))) if value else 0
-    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "\u2212")  # + 0.0: no negative zero
+    return plain_number(value, digits, sign, ",").replace("-", "\u2212")
+
+
+def plain_number(value: float, digits: int, sign: str = "", thousands: str = "") -> str:
+    """The same for a terminal."""
+    form = f"{thousands}.{digits}f"
+    if not round(value, digits):
+        if not value or digits < 2:
+            return f"{0:{form}}"  # zero has no sign
+        needed = -math.floor(math.log10(abs(value)))
+        form = f".{needed}f" if needed <= 9 else ".0e"
+    return f"{value:{sign}{form}}"
 
 
 def span(interval: list[float] | None, digits: int | None = 3, sign: str = "") -> str:

@@ -12,7 +12,7 @@ from finetune.metrics import METRICS
 from finetune.pictures import PICTURE_STYLE, dots, flat_figure, inline_svg, square_figure
 from finetune.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
 from finetune.score_pictures import ranking_pictures
-from finetune.wording import digits, listed, measure, named, number, percent, span
+from finetune.wording import digits, listed, measure, named, number, percent, plain_number, span
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,14 @@ def test_numbers_are_written_as_people_write_them():
     assert [number(value, None) for value in (12345.6, 123.456, 1.5, 0.001234, 0, None)] == [
         *("12,346", "123.5", "1.500", "0.001", "0", "\u2013")
     ]
+    # The end of an interval shows on which side of zero it is, whatever the number of decimals.
+    assert span([-0.00048, 0.0066], 3, "+") == "\u22120.0005 to +0.007"
+    assert span([0.00048, 0.0066], 3, "+") == "+0.0005 to +0.007"
+    assert [number(value, 3, "+") for value in (0.0, -0.0, -0.012, 2e-7, -3e-12)] == [
+        *("0.000", "0.000", "\u22120.012", "+0.0000002", "\u22123e\u221212")
+    ]
+    assert [number(value, 0, "+") for value in (-0.4, 3.0)] == ["0", "+3"]
+    assert plain_number(-0.00003, 4, "+") == "-0.00003"
     assert percent(0.1234, 1) == "12.3\u00a0%"
     assert span([0.1, None]) == span(None) == number(float("nan")) == "\u2013"
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
