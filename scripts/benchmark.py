@@ -63,8 +63,6 @@ class Measured(NamedTuple):
 
 def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, folder: Path | None) -> None:
     """Print the comparison, or the table of sizes where `table` is given."""
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="eventscribe-benchmark-", dir=folder) as temporary:
         if table:
             _sizes(table, spread(cutoffs), memory_limit, folder or Path(temporary), Path(temporary))
@@ -589,6 +587,14 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _folder(text: str) -> Path:
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no folder ({os.strerror(error.errno)}); name another") from error
+    return Path(text)
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -607,7 +613,7 @@ def main() -> None:
         help="Instead: EventScribe alone on logs of these sizes, with 100 events a user.",
     )
     step.add_argument("--memory-limit", type=_memory, default="3GB", help="data.memory_limit for --table.")
-    step.add_argument("--folder", type=Path, help="Keeps the logs there for the next time; outputs are always deleted.")
+    step.add_argument("--folder", type=_folder, help="Keeps the logs there for the next time; outputs are deleted.")
     step = steps.add_parser("evaluate", help="Predictions to metrics with intervals.", description=evaluate.__doc__)
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")

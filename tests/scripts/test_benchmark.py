@@ -138,6 +138,7 @@ def test_the_texts_of_pandas_have_the_same_events_after_a_header(benchmark, log,
         (["--table", "10_000,x"], "--table: 'x' is no whole number from 10_000 on; write 5_000_000"),
         (["--cutoffs", "2"], "--cutoffs: '2' is no whole number from 3 to 24; write 8"),
         (["--memory-limit", "much"], "--memory-limit: 'much' is no size; write 3GB"),
+        (["--folder", __file__], f"--folder: '{__file__}' is no folder (File exists); name another"),
         (["--events"], "--events: expected one argument; see --help"),
     ],
 )
