@@ -40,11 +40,14 @@ from data_prep.examples import (
     sample_condition,
     split_log,
 )
+from data_prep.files import LOG_HOLDS, a_moment, moments, read_json
 from data_prep.leaks import describe_leak, suspected_leaks
+from data_prep.likeness import log_facts
 from data_prep.serializer import EventSerializer, TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
 from data_prep.sql import refused
 from data_prep.task import (
+    LABEL_NAMES,
     SPLITS,
     TaskConfig,
     class_names,
@@ -55,7 +58,23 @@ from data_prep.task import (
     show,
 )
 
-FORMAT = 6  # raise it when the same config and log would give other files
+MANIFEST = "manifest.json"
+MANIFEST_HOLDS = {
+    "key": (None, str),
+    "files": {str: int},
+    "content_hash": str,
+    "config": {"data": dict, "task": dict, "text": dict},
+    "question": str,
+    "label": str,
+    "label_kind": {*LABEL_NAMES},
+    "classes": (None, [str]),
+    "log": LOG_HOLDS | {"fields": {str: str}},
+    "splits": {split: {"rows": int, "users": int, "cutoffs": moments} for split in SPLITS},
+    UNLABELLED: {"rows": int, "cutoff": a_moment},
+    "aggregates": [str],
+    "text_columns": [str],
+}
+FORMAT = 7  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
@@ -97,7 +116,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
         manifest |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
         (made / "README.md").write_text(_card(name, task, manifest), encoding="utf-8")
         manifest["files"] = _sizes(made, [path.name for path in made.iterdir()])
-        (made / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
     rows = ", ".join(f"{split} {manifest['splits'][split]['rows']:,}" for split in SPLITS)
     print(f"{folder}: {rows} examples in {manifest['seconds']} s")
     return folder
@@ -111,12 +130,11 @@ def _keep_freed_memory() -> None:
 
 
 def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, empty where there is none; InputError where it cannot be read."""
-    path = Path(folder) / "manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete {folder} and run scripts/prepare.py again") from error
+    """The manifest of a prepared folder, empty where there is none; InputError where it is damaged."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return {}
+    return read_json(path, MANIFEST_HOLDS, f"delete {folder} and run scripts/prepare.py again")
 
 
 @contextmanager
@@ -200,6 +218,7 @@ def _write(
         examples, labels = fit_examples(con, count, log, cutoffs, task, text)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(count, task, cutoffs)
+        facts = log_facts(con, count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
         if on_spark:
             parts, batches = on_spark.number_of_parts, on_spark.batches(examples)
@@ -236,7 +255,7 @@ def _write(
         "label": label_name(task.label),
         "label_kind": task.label.kind,
         "classes": class_names(task.label, examples.rule.classes),
-        "log": _describe_log(log),
+        "log": _describe_log(log) | facts,
         "splits": splits,
         UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from data_prep import InputError
 from data_prep.events import NUMERIC, REQUIRED, connect
 from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
+from data_prep.files import MayLack, Only, check, is_a, read_json
 from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
-from data_prep.shapes import fits
 from data_prep.sql import (
     check_type,
     condition,
@@ -41,32 +41,8 @@ from data_prep.task import Population, parse_duration
 
 VERSION = 2
 HEADER_BINS = 16
+LARGEST = 1_000_000_000  # of any number in text; no log has more of anything
 MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
-
-BINS = {"edges": [float], "centers": [float]}
-COUNT = (int, None)
-CONTENT = {  # of serializer.json
-    "config": {
-        "style": ("words", "sentences"),
-        "header": [str],
-        "fields": {...: {"top": COUNT, "bins": COUNT, "words": COUNT, "vocabulary": int, "min_users": int}},
-        "max_events": int,
-    },
-    "features": {
-        "target": str,
-        "types": {...: str},
-        "kinds": {...: ("numeric", "categorical", "text")},
-        "event_types": [str],
-    },
-    "fields": {
-        ...: (
-            {"kind": "numeric", **BINS},
-            {"kind": "categorical", "list": bool, "values": [str]},
-            {"kind": "text", "words": [str]},
-        )
-    },
-    "header": {...: BINS},
-}
 
 # Days as words: each day to 14, then steps of 15 % up to 400, as recency matters in proportion.
 DAY_STEPS = list(range(15))
@@ -108,6 +84,41 @@ class TextConfig:
     """The columns of an event that enter the text, in this order."""
     max_events: int = 20
     """The newest events that are kept."""
+
+
+def fitted_bins(content: object) -> bool:
+    """Ascending edges, and as many centers as there are bins."""
+    edges, centers = (content.get(key) if isinstance(content, dict) else None for key in ("edges", "centers"))
+    if not all(isinstance(part, list) and all(is_a(entry, float) for entry in part) for part in (edges, centers)):
+        return False
+    return len(centers) == len(edges) + 1 and edges == sorted(set(edges))
+
+
+# What serializer.json must hold; of a field its kind, and by it the setting that asks for it and what was learned.
+FITTED = {
+    "numeric": ("bins", fitted_bins),
+    "categorical": ("top", {"list": bool, "values": [str]}),
+    "text": ("words", {"words": [str]}),
+}
+SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(int)) | {"vocabulary": int, "min_users": int}
+HOLDS = {
+    "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=int),
+    "features": Only(target=str, types={str: str}, kinds={str: {*FITTED}}, event_types=[str]),
+    "fields": {str: {"kind": {*FITTED}}},
+    "header": {str: fitted_bins},
+}
+
+
+def _belonging(content: dict) -> dict:
+    """What serializer.json must hold besides: each field was asked for, has been learned, and has a type."""
+    fields, kinds = content["fields"], content["features"]["kinds"]
+    known = {name: FITTED[of["kind"]] for name, of in fields.items()}
+    return {
+        "config": {"fields": {name: {setting: int} for name, (setting, _) in known.items()}},
+        "features": {"types": dict.fromkeys({*fields, *kinds} - {"event_type"}, str)},
+        "fields": dict.fromkeys(content["config"]["fields"], dict)
+        | {name: learned for name, (_, learned) in known.items()},
+    }
 
 
 class EventSerializer:
@@ -319,6 +330,27 @@ class EventSerializer:
         table = example_table(history, at, users, aggregates)
         return table.add_column(2, "text", self.texts(history, at, users, aggregates).cast(pa.string()))
 
+    def known(self, con: duckdb.DuckDBPyConnection, events: str) -> dict[str, float]:
+        """Column -> share of those events with a value there of which a word, or one of a list, was kept in training.
+
+        Args:
+            con: Where the events are.
+            events: SQL of a relation with the columns of `types`; columns that hold no value are left out.
+        """
+        words = {"event_type": (_normalized("event_type", False), self.features.event_types)}
+        for name, fitted in self.fields.items():
+            if fitted["kind"] == "categorical":
+                words[name] = (_normalized(identifier(name), fitted["list"]), fitted["values"])
+            elif fitted["kind"] == "text":
+                words[name] = (_words(identifier(name)), fitted["words"])
+        words = {name: of for name, of in words.items() if of[1]}
+        shares = ", ".join(
+            f"avg(CAST(list_has_any({of}, {text_list(known)}) AS TINYINT)) FILTER (len({of}) > 0)"
+            for of, known in words.values()
+        )
+        found = con.execute(f"SELECT {shares} FROM {events}").fetchall()[0] if words else ()
+        return {name: round(share, 4) for name, share in zip(words, found, strict=True) if share is not None}
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write serializer.json into the folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -327,43 +359,28 @@ class EventSerializer:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "EventSerializer":
         """Read serializer.json from the folder; a file of another version is refused."""
-        path = Path(folder) / "serializer.json"
-        if not path.is_file():
-            raise InputError(f"{path} is missing; give a folder that scripts/prepare.py or scripts/train.py wrote")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.get("version")
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{path} is damaged; prepare again") from error
-        if version != VERSION:
-            raise InputError(f"{path} has version {version}, this EventScribe reads version {VERSION}; prepare again")
-        try:
-            if not fits(content, CONTENT):
-                raise ValueError
-            config = content["config"]
-            config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
-            made = cls(TextConfig(**config), Features(**content["features"]), content["fields"], content["header"])
-            made._check(path)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path} is damaged; prepare again") from error
+        path, remedy = Path(folder) / "serializer.json", "give a folder that scripts/prepare.py or train.py wrote"
+        content = read_json(path, {"version": int}, remedy)
+        if content["version"] != VERSION:
+            raise InputError(
+                f"{path} has version {content['version']}, this EventScribe reads version {VERSION}; prepare again"
+            )
+        check(path, content, HOLDS, remedy)
+        config, features, fields = content["config"], Features(**content["features"]), content["fields"]
+        check(path, content, _belonging(content), remedy)
+        config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
+        check(path, dict.fromkeys(aggregate_names(features)), dict.fromkeys(content["header"]), remedy)
+        made = cls(TextConfig(**config), features, fields, content["header"])
+        made._check(path)
         return made
 
     def _check(self, path: Path) -> None:
-        """Refuse columns that the log did not have, and types and conditions that are more: they go into SQL."""
-        features = self.features
-        words = [self.config.fields[name].words for name, fitted in self.fields.items() if fitted["kind"] == "text"]
-        columns = set(features.types) | {"event_type"}
-        if (
-            not all(words)
-            or not set(self.fields) | set(features.kinds) <= columns
-            or not set(self.header) <= set(aggregate_names(features))
-        ):
-            raise ValueError
+        """Refuse types and conditions that are more than that: they go into SQL."""
         with duckdb.connect() as con:
-            for name, kind in features.types.items():
+            for name, kind in self.features.types.items():
                 check_type(con, f"{path}: features.types.{name}", kind)
             remedy = "the file is damaged or forged; prepare again"
-            parse_expression(con, f"{path}: features.target", features.target, remedy, lambda: self.types)
+            parse_expression(con, f"{path}: features.target", self.features.target, remedy, lambda: self.types)
 
     def to_json(self) -> str:
         """The content of serializer.json."""
@@ -434,8 +451,7 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
         if sum(value is not None for value in (spec.top, spec.bins, spec.words)) != 1:
             raise InputError(f"{setting} needs exactly one of top (categorical), bins (numeric) and words (free text)")
         for key in ("top", "bins", "words", "vocabulary", "min_users"):
-            if getattr(spec, key) is not None and getattr(spec, key) < 1:
-                raise InputError(f"{setting}.{key} is {getattr(spec, key)}; give a number above zero")
+            _refuse_size(f"{setting}.{key}", getattr(spec, key))
         if spec.bins and spec.bins > MAX_BINS:
             raise InputError(f"{setting}.bins is {spec.bins}; give at most {MAX_BINS}")
         if spec.bins and not NUMERIC.fullmatch(types[name]):
@@ -445,8 +461,14 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
             )
         if spec.words and types[name] != "VARCHAR":
             raise InputError(f"{setting}: words needs text, but the column is {types[name]}; use bins or top")
-    if config.max_events < 1:
-        raise InputError(f"text.max_events is {config.max_events}; give a number above zero")
+    _refuse_size("text.max_events", config.max_events)
+
+
+def _refuse_size(setting: str, size: int | None) -> None:
+    if size is not None and size < 1:
+        raise InputError(f"{setting} is {size}; give a number above zero")
+    if size is not None and size > LARGEST:
+        raise InputError(f"{setting} is {size:,}; give at most {LARGEST:,}")
 
 
 def _fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:

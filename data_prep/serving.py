@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.events import RESERVED, DataConfig, Source, column_types, confined, file_columns, read_events
 from data_prep.examples import number_of_parts, read_part, write_parts
+from data_prep.likeness import doubts
 from data_prep.serializer import EventSerializer
 from data_prep.sql import identifier, refused, timestamp
 from data_prep.task import Population, show
@@ -32,6 +34,7 @@ class ServedLog:
     rejected: dict[str, int]
     missing: list[str]  # columns that a text can tell of, and that the log lacks
     ignored: list[str]  # columns that the training log did not have
+    doubts: list[str]  # sentences, see `data_prep.likeness`
 
     def notes(self) -> list[str]:
         """What a user should know of it, in sentences."""
@@ -43,41 +46,70 @@ class ServedLog:
             said.append(f"warning: no column {', '.join(self.missing)}: taken as missing in every event")
         if self.ignored:
             said.append(f"columns that the model does not know are ignored: {', '.join(self.ignored)}")
-        return said
+        return said + self.doubts
 
 
-def as_sources(con: duckdb.DuckDBPyConnection, events: Any) -> DataConfig:
+def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC") -> DataConfig:
     """The events of a caller as sources that `con` can read, without columns of names that EventScribe uses itself.
 
     Args:
         con: Where those in memory become a relation.
-        events: A DataConfig; a path or glob; a DuckDB relation; an Arrow table or reader; a pandas frame; or dicts.
+        events: A DataConfig; a path or glob; a DuckDB relation; an Arrow table, batch or reader; a pandas frame; or
+            dicts in a list or a tuple.
+        timezone: Of times that carry none; a DataConfig says its own.
 
     Raises:
-        InputError: Nothing of the kind, or values of one column that do not fit each other.
+        InputError: Nothing of the kind, no event, a column twice, or values of one that do not fit each other.
     """
     if isinstance(events, DataConfig):
         return events
     if isinstance(events, str | Path):
-        return DataConfig([file_source(con, str(events), {})])
+        return DataConfig([file_source(con, str(events), {})], timezone=timezone)
+    read = _in_memory(events)
+    names = read.schema.names
+    _refuse_twice(names)
+    if not names or (isinstance(read, pa.Table) and not len(read)):
+        raise InputError("events: there is none; give at least one with user_id, event_time and event_type")
+    con.register(GIVEN, read)
+    kept = ", ".join(identifier(name) for name in names if name.lower() not in RESERVED)
+    return DataConfig([Source(sql=f"SELECT {kept or '*'} FROM {GIVEN}")], timezone=timezone)
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = [name for i, name in enumerate(names) if name.lower() in {other.lower() for other in names[:i]}]
+    if twice:
+        raise InputError(f"events: the column {twice[0]} is there twice; give each column a name of its own")
+
+
+def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
     try:
         if isinstance(events, duckdb.DuckDBPyRelation):
-            events = events.to_arrow_reader()  # a relation belongs to its own connection
-        elif isinstance(events, list):
+            return events.to_arrow_reader()  # a relation belongs to its own connection
+        if isinstance(events, list | tuple) and all(isinstance(event, dict) for event in events):
             names = list(dict.fromkeys(name for event in events for name in event))
-            events = pa.table({name: pa.array([event.get(name) for event in events]) for name in names})
-        elif hasattr(events, "iloc"):
-            events = pa.Table.from_pandas(events, preserve_index=False)
-    except (pa.ArrowException, TypeError, AttributeError) as error:
+            return pa.table({name: pa.array([_plain(event.get(name)) for event in events]) for name in names})
+        if isinstance(events, pa.RecordBatch):
+            return pa.Table.from_batches([events])
+        if hasattr(events, "iloc"):
+            _refuse_twice([str(name) for name in events.columns])  # which pyarrow refuses in its own words
+            return pa.Table.from_pandas(events, preserve_index=False)
+    except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"events: {str(error).splitlines()[0]}; give each column values of one type") from error
-    if not isinstance(events, pa.Table | pa.RecordBatchReader):
-        raise InputError(
-            f"events: {type(events).__name__} cannot be read; give a path, a DuckDB relation, an Arrow table, a pandas "
-            f"frame, a list of dicts or a DataConfig"
-        )
-    con.register(GIVEN, events)
-    names = ", ".join(identifier(name) for name in events.schema.names if name.lower() not in RESERVED)
-    return DataConfig([Source(sql=f"SELECT {names or '*'} FROM {GIVEN}")])
+    if isinstance(events, pa.Table | pa.RecordBatchReader):
+        return events
+    raise InputError(
+        f"events: {type(events).__name__} cannot be read; give a path, a DuckDB relation, an Arrow table, a pandas "
+        f"frame, a list of dicts or a DataConfig"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Of numpy's and pandas' own values Python's, which pyarrow takes side by side; None where there is no time."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]")
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if isinstance(value, datetime) and value != value else value  # pandas' NaT equals nothing
 
 
 def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: str | None) -> Source:
@@ -102,6 +134,7 @@ def read_past(
     cutoff: datetime,
     called: str = "events",
     folder: Path | None = None,
+    task: dict | None = None,
 ) -> ServedLog:
     """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
 
@@ -112,12 +145,14 @@ def read_past(
         cutoff: In UTC, without a zone.
         called: What the events are called in messages; "data.sources[0]" for those of a config.
         folder: The only one where `con` may read and write from then on.
+        task: The model's task.json: its time zone counts, and its log is compared. None takes UTC and compares nothing.
 
     Raises:
         InputError: See `as_sources` and `read_events`; or there is no event before the cutoff.
     """
+    zone = trained_zone(task) if task else None
     with _called(called):
-        data = as_sources(con, events)
+        data = as_sources(con, events, zone or "UTC")
         with confined(con, data, *filter(None, [folder])):
             log = read_events(con, data, types=serializer.features.types)
     columns = column_types(con, "log")
@@ -133,7 +168,24 @@ def read_past(
     has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
-    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored)
+    said = [*_zone_notes(data.timezone, zone), *doubts(con, serializer, task, cutoff)] if task else []
+    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, said)
+
+
+def trained_zone(task: dict) -> str | None:
+    """data.timezone of a model's training, by its task.json; None where an older version did not keep it."""
+    return task["log"].get("timezone")
+
+
+def _zone_notes(used: str, trained: str | None) -> list[str]:
+    if trained is None:
+        return [
+            f"warning: the model was made before its log's time zone and days were kept with it: times without a zone "
+            f"are taken in {used}, and less of the log is compared; prepare and train again"
+        ]
+    if used != trained:
+        return [f"warning: times without a zone are taken in {used}, and in training they were in {trained}"]
+    return [] if used == "UTC" else [f"times without a zone are taken in {used}, as in training"]
 
 
 def write_past(con: duckdb.DuckDBPyConnection, log: ServedLog, folder: Path, part_users: int) -> dict[int, int]:
@@ -160,7 +212,8 @@ def part_texts(
         f"CREATE OR REPLACE TEMP VIEW rows AS SELECT {serializer.casts(serializer.types)} FROM "
         f"({read_part(folder, part)})"
     )
-    return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
+    with refused("events", "give each column the type that it had in training"):
+        return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
 
 
 def past_texts(
@@ -181,22 +234,24 @@ def past_texts(
         yield part_texts(con, serializer, folder / "log", part, cutoff, population)
 
 
-def parse_cutoff(cutoff: datetime | date | str) -> datetime:
-    """A moment in UTC, without a zone; InputError where the text is none."""
+def parse_cutoff(cutoff: datetime | date | np.datetime64 | str) -> datetime:
+    """A moment in UTC, without a zone; InputError where it is none."""
+    given = cutoff
     if isinstance(cutoff, str):
         try:
             cutoff = datetime.fromisoformat(cutoff)
         except ValueError:
             raise InputError(f"cutoff: '{cutoff}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
-    if not isinstance(cutoff, datetime):
-        if not isinstance(cutoff, date):
-            raise InputError(f"cutoff: {cutoff!r} is not a date; give a datetime, a date or text such as 2024-01-31")
-        cutoff = datetime(cutoff.year, cutoff.month, cutoff.day)
-    if cutoff.tzinfo is not None:
-        cutoff = cutoff.astimezone(UTC).replace(tzinfo=None)
+    if isinstance(cutoff, np.datetime64):
+        cutoff = cutoff.astype("datetime64[us]").item()
+    if not isinstance(cutoff, date) or cutoff != cutoff:  # pandas' NaT is a date, too, and equals nothing
+        raise InputError(f"cutoff: {given!r} is not a date; give a datetime, a date or text such as 2024-01-31")
     if not 1900 <= cutoff.year < 2200:
-        raise InputError(f"cutoff: {show(cutoff)} is not between 1900 and 2199; correct the year")
-    return cutoff
+        raise InputError(f"cutoff: {given} is not between 1900 and 2199; correct the year")
+    if not isinstance(cutoff, datetime):
+        return datetime(cutoff.year, cutoff.month, cutoff.day)
+    cutoff = datetime.combine(cutoff.date(), cutoff.time(), cutoff.tzinfo)  # of pandas' own, without nanoseconds
+    return cutoff if cutoff.tzinfo is None else cutoff.astimezone(UTC).replace(tzinfo=None)
 
 
 @contextmanager

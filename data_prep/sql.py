@@ -95,6 +95,8 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, duckdb.OutOfMemoryException):
             raise InputError("the memory does not suffice; raise data.memory_limit or free memory and disk") from error
+        if isinstance(error, duckdb.IOException) and "No space left" in str(error):
+            raise InputError("no space is left on the disk that is written to; free some or write elsewhere") from error
         if isinstance(error, duckdb.Error):
             # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
             text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")

@@ -333,7 +333,7 @@ class Labels:
 def class_names(label: Label, classes: list[str] | None) -> list[str] | None:
     """What each class is called: two for yes-or-no labels, one for each tier or each value; None for numbers."""
     if label.kind in ("absent", "exists"):
-        return [f"no {label_name(label)}", label_name(label)]
+        return [f"no_{label_name(label)}", label_name(label)]
     if label.tiers is None:
         return classes
     limits = [f"{limit:g}" for limit in label.tiers]

@@ -15,18 +15,10 @@ from sklearn.metrics import log_loss, precision_recall_curve
 
 from data_prep import InputError
 from data_prep.prepare import write_whole
-from data_prep.shapes import fits
+from finetune.runs import CALIBRATION, read_calibration
 
-FILE = "calibration.json"
-CONTENT = {  # of calibration.json
-    "method": ("none", "temperature", "isotonic"),
-    "temperature": (float, None),
-    "x": [float],
-    "y": [float],
-    "threshold": (float, None),
-    "threshold_by": ("f1", "budget", "money", None),
-}
 STEPS = 100  # shares of the rows at which profit is given
+WITHIN_STEPS = 1e-6  # the part of a score by isotonic calibration that the uncalibrated score keeps
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
 
 
@@ -37,7 +29,8 @@ class Calibration:
     Attributes:
         method: temperature divides log-odds or log-probabilities by one number (Guo et al., "On Calibration of Modern
             Neural Networks", 2017, section 4.2); isotonic is a rising step curve through the validation rows (Zadrozny
-            and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", 2002).
+            and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", 2002), whose
+            steps rise by less than a millionth with the score, so that it ranks as without calibration.
         temperature: Above 1 draws probabilities towards the middle.
         x: Scores at the knots of the isotonic curve, ascending.
         y: The probabilities there.
@@ -86,34 +79,20 @@ class Calibration:
         if self.method == "none":
             return scores
         if self.method == "isotonic":
-            return np.interp(scores, self.x, self.y)
+            # The curve has steps, on which rows would tie that the model tells apart.
+            return (1 - WITHIN_STEPS) * np.interp(scores, self.x, self.y) + WITHIN_STEPS * scores
         if task == "tiers":
             return softmax(log_softmax(np.log(np.maximum(scores, SMALLEST)), axis=1) / self.temperature, axis=1)
         return expit(logit(np.clip(scores, SMALLEST, 1 - SMALLEST)) / self.temperature)
 
     def save(self, folder: Path) -> None:
         """Write calibration.json beside the model."""
-        write_whole(Path(folder) / FILE, json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(Path(folder) / CALIBRATION, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
         """Of a model's folder; one that changes nothing where there is no file."""
-        path = Path(folder) / FILE
-        if not path.is_file():
-            return cls()
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**content)
-            curve = found.method != "isotonic" or 0 < len(found.x) == len(found.y)
-            if (
-                not fits(content, CONTENT)
-                or not curve
-                or (found.method == "temperature") != ((found.temperature or 0) > 0)
-            ):
-                raise ValueError
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is damaged; run scripts/evaluate.py again") from error
-        return found
+        return cls(**read_calibration(folder))
 
 
 def check_method(method: str, task: str) -> None:

@@ -14,13 +14,11 @@ from safetensors import safe_open
 from transformers import TrainingArguments
 
 from data_prep import InputError
+from data_prep.files import MayLack
 from data_prep.prepare import files_hash, held, write_whole
+from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, TRAINING_LOG, read_notes
 from finetune.sections import Experiment
 
-ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
-CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
-PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
-PRETRAINING_LOG = "pretraining_log.json"  # in there
 RUN_FILES = re.compile(
     r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
     r"|report\.html|training_log\.json)"
@@ -68,18 +66,13 @@ def starts_anew(asked: str | None) -> bool:
 
 def made_by(folder: Path) -> dict:
     """What `begin` and `finish` wrote about the checkpoints in a folder; empty where there are none."""
-    try:
-        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    holds = {"training": MayLack({str: str}), "content_hash": MayLack(str), "finished": MayLack(bool)}
+    return read_notes(folder / ORIGIN, holds)
 
 
 def trained_with(folder: Path) -> dict[str, str]:
     """The settings of the finished model in a run's folder, as `told` gives them; empty where there is none."""
-    try:
-        return json.loads((folder / "training_log.json").read_text(encoding="utf-8")).get("settings", {})
-    except (OSError, ValueError, AttributeError):
-        return {}
+    return read_notes(folder / TRAINING_LOG, {"settings": {str: str}}).get("settings", {})
 
 
 @contextmanager
@@ -115,21 +108,6 @@ def refuse_other_run(experiment: Experiment) -> None:
         old = trained_with(run.run_folder)
         if old and not starts_anew(run.training["resume_from_checkpoint"]):
             _refuse_other_settings(run.run_folder, "a finished run of other settings", old, told(run))
-
-
-def pretraining_log(folder: Path) -> dict:
-    """What scripts/pretrain.py wrote about the weights in its folder; empty where it did not make them.
-
-    Raises:
-        InputError: The file is damaged.
-    """
-    path = Path(folder) / PRETRAINING_LOG
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; delete {folder} and run scripts/pretrain.py again") from error
 
 
 def _refuse_strange_files(folder: Path) -> None:
@@ -200,7 +178,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _refuse_other_origin(folder: Path, earlier: dict, origin: dict) -> None:
-    old, new = ({**made.get("training", {}), "data": made.get("content_hash")} for made in (earlier, origin))
+    old, new = ({**(made.get("training") or {}), "data": made.get("content_hash")} for made in (earlier, origin))
     _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
 
 
@@ -268,9 +246,5 @@ def _is_whole(checkpoint: Path, only_model: bool) -> bool:
         checkpoint: Its folder.
         only_model: Whether it was saved without the optimizer.
     """
-    try:
-        written = json.loads((checkpoint / CHECKSUMS).read_text(encoding="utf-8"))
-        found = _checksums(checkpoint)
-    except (OSError, ValueError):
-        return False
-    return written == found and (only_model or any(checkpoint.glob("optimizer*")))
+    written = read_notes(checkpoint / CHECKSUMS, {str: str})
+    return bool(written) and written == _checksums(checkpoint) and (only_model or any(checkpoint.glob("optimizer*")))

@@ -1,6 +1,5 @@
 """Several runs on the same test rows: paired differences, what each cost, and in which settings they differ."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import matplotlib.style
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
+from data_prep.files import MayLack
 from data_prep.prepare import write_whole
 from data_prep.prepared import column_array
 from finetune.bootstrap import bootstrap, interval
@@ -23,6 +22,7 @@ from finetune.checkpoints import WITHOUT_EFFECT
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
 from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report import page_template
+from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_settings, read_training_log
 from finetune.wording import FEW_POSITIVES, digits, listed, missing, number, short, span
 from finetune.wording import measure as wording
 
@@ -33,6 +33,7 @@ SHOWN = {  # the main measure and one more
     "value": ("mae", "spearman"),
 }
 MARK = "EventScribe comparison"  # in every page
+TOLD = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 COST = ("trained_parameters", "steps", "seconds")
 # On what a run is worth, and all that begins so.
 NO_MATTER = (
@@ -148,30 +149,23 @@ def _read_all(folders: list[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    names = ("metrics.json", "training_log.json", "config.yaml", "predictions/test.parquet")
+    names = (METRICS, TRAINING_LOG, SETTINGS, "predictions/test.parquet")
     for name in names:
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} is no evaluated run ({name} is missing); leave it out, or run scripts/train.py and "
                 f"scripts/evaluate.py with its --config first"
             )
-    path = folder / names[0]
+    task = read_metrics(folder, {})["task"]
+    needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
+    metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
+    runs = [folder / f"seed-{seed}" for seed in config["seeds"]] or [folder]
+    logs = [read_training_log(run, dict.fromkeys(("seconds", *TOLD), MayLack(float))) for run in runs]
+    path = folder / names[3]
     try:
-        metrics = json.loads(path.read_bytes())
-        path = folder / names[2]
-        config = yaml.safe_load(path.read_bytes())
-        seeds = config["seeds"]
-        path = folder / names[1]
-        logs = [folder / f"seed-{seed}" / names[1] for seed in seeds] or [path]
-        logs = [json.loads(path.read_bytes()) for path in logs]
-        path = folder / names[3]
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score"])
-        path = folder / names[0]
-        told = "task" in metrics and (metrics["validation"][MAIN[metrics["task"]]], metrics["question"])
-    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, FileNotFoundError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
-    if not told:
-        raise InputError(f"{folder / names[0]} is of an older version; run scripts/evaluate.py again")
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
     return Run(folder, metrics, logs, _flat(config), rows, column_array(table["score"]))
@@ -184,9 +178,15 @@ def _apart(one: Run, other: Run) -> str:
     keys = ["user_id", "cutoff"]
     if not one.rows.select(keys).equals(other.rows.select(keys)):
         return f"has other test rows ({len(other.rows):,}) than {one.folder} ({len(one.rows):,})"
-    if not one.rows.equals(other.rows) or one.metrics["classes"] != other.metrics["classes"]:
+    if not one.rows.equals(other.rows) or _classes(one) != _classes(other):
         return f"has other labels on the same test rows than {one.folder}"
     return ""
+
+
+def _classes(run: Run) -> list[str]:
+    """Their names; for yes-or-no labels that of label 1, as older versions wrote the other one with a space."""
+    classes = run.metrics["classes"] or []
+    return classes[-1:] if run.metrics["task"] == "binary" else classes
 
 
 def _flat(config: dict, before: str = "") -> dict[str, str]:
@@ -215,10 +215,11 @@ def _different(settings: list[dict[str, str]]) -> list[str]:
 def _cost(logs: list[dict]) -> dict[str, Any]:
     """Size and steps of one seed's training, and the seconds of all seeds."""
     last, seconds = logs[-1], [log.get("seconds") for log in logs]
+    trained, total, steps = (last.get(key) for key in TOLD)
     return {
-        "trained_parameters": last.get("trainable_parameters"),
-        "total_parameters": last.get("total_parameters"),
-        "steps": last.get("steps"),
+        "trained_parameters": trained,
+        "total_parameters": total,
+        "steps": steps,
         "seconds": None if None in seconds else sum(seconds),
     }
 

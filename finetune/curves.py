@@ -1,14 +1,13 @@
 """What the report's pictures draw of the test rows and of the training, small enough for metrics.json."""
 
 import heapq
-import json
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG
 from finetune.config import Experiment
 from finetune.metrics import deciles, running_total
+from finetune.runs import PRETRAINED, read_pretraining_log, read_training_log
 
 MODEL, MAJORITY = "model", "majority"
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
@@ -63,10 +62,10 @@ def training(experiment: Experiment, main: str) -> dict:
         the run has no pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction and
         pretraining_loss the steps and values that were logged.
     """
-    log = json.loads((experiment.runs()[-1].run_folder / "training_log.json").read_text(encoding="utf-8"))
-    before, path = {"steps": 0, "history": []}, experiment.base_folder / PRETRAINED / PRETRAINING_LOG
-    if experiment.pretraining.max_steps and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    log, before = read_training_log(experiment.runs()[-1].run_folder, {"history": [{"step": int}]}), {}
+    if experiment.pretraining.max_steps:
+        before = read_pretraining_log(experiment.base_folder / PRETRAINED)
+    before = before or {"steps": 0, "history": []}
     facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights")
     drawn = ("loss", "eval_loss", f"eval_{main}", "padding_fraction")
     return {

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from data_prep import InputError
+from data_prep.files import MayLack
 from data_prep.prepare import replacing, write_whole
 from data_prep.prepared import column_array, read_split, sampled
 from data_prep.task import SPLITS
@@ -25,18 +26,19 @@ from finetune.baselines import Baselines, score_baselines
 from finetune.batching import prepared_manifest
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
-from finetune.checkpoints import PRETRAINED, PRETRAINING_LOG, told, trained_with
+from finetune.checkpoints import told, trained_with
 from finetune.curves import curves, training
 from finetune.drift import drift
 from finetune.inference import for_scoring, score_texts
 from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
-from finetune.model_card import read_json, read_settings, write_model_card
+from finetune.model_card import LOGGED, settings_of, write_model_card
 from finetune.objective import Objective
+from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_training_log
 from finetune.scoring import load_classifier
 from finetune.sections import EvaluationConfig, Experiment
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokens import tokens_of_split
-from finetune.wording import FEW_POSITIVES, number, span, worded
+from finetune.wording import FEW_POSITIVES, number, plain_number, span, worded
 from finetune.wording import measure as measure_words
 
 MODEL, STACK = "model", "stack"
@@ -49,6 +51,7 @@ NOT_OF_THE_MODEL = {
     "finetuning.max_eval_examples",
     "training.use_cpu",
 }
+MOST_RESAMPLES = 100_000
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 SHOWN = {  # metrics of the table on the screen, the main one first
     "binary": ("auroc", "average_precision"),
@@ -121,7 +124,7 @@ def evaluate(experiment: Experiment) -> dict | None:
         "question": manifest["question"],
         "label": manifest["label"],
         "horizon": experiment.task.label.horizon,
-        "classes": manifest["classes"],
+        "classes": None if task == "value" else list(objective.classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
     }
@@ -177,7 +180,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     }
     metrics = without_nan(metrics)
     _save_calibration(experiment, task, fitted, by_run, labels["validation"])
-    write_whole(experiment.run_folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     write_model_card(experiment.run_folder)
     accelerator.wait_for_everyone()
     return metrics
@@ -270,8 +273,8 @@ def table(metrics: dict) -> str:
         cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
         apart = ""
         if name != MODEL:
-            apart = f"{_show(figures[f'{main}_difference'], '+.4f')} "
-            apart += _span(figures[f"{main}_difference_interval"], "+.4f")
+            apart = f"{_show(figures[f'{main}_difference'], '+')} "
+            apart += _span(figures[f"{main}_difference_interval"], "+")
         lines.append(f"{worded(name):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
     counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
         metrics["task"], metrics["label"]
@@ -302,6 +305,11 @@ def check_evaluation(experiment: Experiment) -> None:
     if task == "propensity" and settings.stack:
         raise InputError("evaluation.stack is for single labels, not for propensity; leave it out")
     check_method(settings.calibration, task)
+    if settings.bootstrap > MOST_RESAMPLES:
+        raise InputError(
+            f"evaluation.bootstrap is {settings.bootstrap:,}; give at most {MOST_RESAMPLES:,}; 1,000 resamples do for "
+            f"95 % intervals"
+        )
 
 
 def _score_run(
@@ -309,8 +317,9 @@ def _score_run(
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.run_folder / MODEL)
-    read_settings(experiment.run_folder / MODEL)  # the report shows it: refused now, not at the end
-    if read_json(experiment.run_folder / "training_log.json").get("content_hash") != manifest["content_hash"]:
+    settings_of(experiment.run_folder / MODEL)  # the card shows it: refused now, not at the end
+    log = read_training_log(experiment.run_folder, LOGGED)
+    if log["content_hash"] != manifest["content_hash"]:
         raise InputError(
             f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"
@@ -361,22 +370,19 @@ def _lengths(experiment: Experiment, limits: dict[str, int | None]) -> dict[str,
 
 def _seconds(experiment: Experiment) -> dict[str, float]:
     """What the steps before took, where their logs say it."""
-    logs = {"train": experiment.base_folder / "training_log.json"}
+    logs = {}
     if experiment.pretraining.max_steps:
-        logs = {"pretrain": experiment.base_folder / PRETRAINED / PRETRAINING_LOG} | logs
-    found = {}
-    for step, path in logs.items():
-        if path.is_file() and "seconds" in (log := json.loads(path.read_text(encoding="utf-8"))):
-            found[step] = log["seconds"]
-    return found
+        logs["pretrain"] = read_pretraining_log(experiment.base_folder / PRETRAINED)
+    logs["train"] = read_training_log(experiment.base_folder, {"seconds": MayLack(float)})
+    return {step: log["seconds"] for step, log in logs.items() if log.get("seconds") is not None}
 
 
-def _show(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else f"{value:{form}}"
+def _show(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else plain_number(value, 4, sign)
 
 
-def _span(bounds: list[float | None], form: str = ".4f") -> str:
-    return f"[{_show(bounds[0], form)}, {_show(bounds[1], form)}]"
+def _span(bounds: list[float | None], sign: str = "") -> str:
+    return f"[{_show(bounds[0], sign)}, {_show(bounds[1], sign)}]"
 
 
 def _write_predictions(folder: Path, rows: dict, scores: dict, baselines: Baselines) -> None:

@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections import defaultdict
-from contextlib import suppress
 from datetime import date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ from finetune.attribution import Attribution, attribute, deletion_test
 from finetune.bootstrap import interval, user_weights
 from finetune.reading import field_reading, reading
 from finetune.report import page_template
+from finetune.runs import read_notes
 from finetune.scoring import EventClassifier
 
 RESAMPLES = 1000
@@ -188,9 +188,7 @@ def refuse_output(path: Path, events: DataConfig) -> None:
     """The JSON beside the page replaces nothing but an earlier explanation; InputError otherwise."""
     told = path.with_suffix(".json")
     read = {source.resolve() for source in source_files(events) or []}
-    own = not told.exists()
-    with suppress(ValueError, OSError):
-        own = own or "captum" in json.loads(told.read_text(encoding="utf-8"))
+    own = not told.exists() or bool(read_notes(told, {"captum": str}))
     if not own or read & {path.resolve(), told.resolve()}:
         raise InputError(f"--output {path} would replace {told}, which is no explanation; choose another name")
 
@@ -229,7 +227,7 @@ def _texts(
     moment = parse_cutoff(cutoff)
     limit = events.memory_limit if isinstance(events, DataConfig) else None
     with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder)) as con:
-        log = read_past(con, events, classifier.serializer, moment)
+        log = read_past(con, events, classifier.serializer, moment, task=classifier.task)
         for note in log.notes():
             print(note)
         if users is None:

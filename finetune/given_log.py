@@ -4,11 +4,13 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from data_prep import InputError
 from data_prep.events import MICROSECONDS, DataConfig, connect
-from data_prep.serving import file_source
+from data_prep.serving import file_source, trained_zone
 from finetune.config import CommandParser, parse_experiment
+from finetune.runs import read_task
 from finetune.settings import read_text
 
 
@@ -19,7 +21,7 @@ def add_log_arguments(parser: CommandParser) -> None:
     events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are read.")
     parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
     parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
-    parser.add_argument("--timezone", default="UTC", help="Of times that carry none, as in training; default UTC.")
+    parser.add_argument("--timezone", help="Of times in --events that carry none; by default that of training.")
     parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
 
 
@@ -50,24 +52,26 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     """The events that the command line names.
 
     Args:
-        given: With the arguments of `add_log_arguments`.
+        given: With the arguments of `add_log_arguments`, and the model's folder as `model`, whose time zone counts for
+            --events unless --timezone says another.
         memory_limit: DuckDB's, instead of the YAML's.
 
     Raises:
         InputError: Arguments that do not go together or cannot be read.
     """
     if given.config:
-        if given.columns or given.time_unit:
-            raise InputError("--columns and --time-unit belong to --events; with --config the YAML says it")
+        if given.columns or given.time_unit or given.timezone:
+            raise InputError("--columns, --time-unit and --timezone belong to --events; with --config the YAML says it")
         data = parse_experiment("", ["--config", given.config]).data
         data.memory_limit = memory_limit or data.memory_limit
         return data
     if not 0 <= given.max_rejected <= 1:
         raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
     columns = _columns(given.columns)
+    timezone = given.timezone or trained_zone(read_task(Path(given.model))) or "UTC"
     with connect() as con:
         source = file_source(con, os.path.expanduser(given.events), columns, time_unit=given.time_unit)
-    return DataConfig([source], timezone=given.timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
+    return DataConfig([source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
 
 
 def _columns(text: str | None) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The model card: README.md beside the weights, which tells a stranger what the model predicts and how well."""
 
-import json
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,10 +15,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
+from data_prep.files import MayLack
 from data_prep.serializer import EventSerializer
 from finetune.calibration import Calibration
 from finetune.inference import score_texts
 from finetune.objective import Objective
+from finetune.runs import METRICS, read_metrics, read_settings, read_task, read_training_log
 from finetune.scoring import load_classifier
 from finetune.wording import FEW_POSITIVES, digits, measure, number, span
 
@@ -39,6 +40,38 @@ LABEL_SQL = {
     "which": 'list(DISTINCT "{field}") FILTER ({window})',
 }
 HUB_METRICS = {"auroc": "roc_auc"}  # where the hub knows it by another name
+# What a card needs of the run's files.
+GROUP = {"value": str, "rows": int, "users": int, "positives": int}
+EVALUATED = {
+    "main": str,
+    "verdict": str,
+    "test": {"rows": int, "users": int, "positives": int, "baselines": {str: dict}},
+    "calibration": MayLack({"before": MayLack({"expected_calibration_error": MayLack(float)})}),
+    "slices": MayLack({str: {"groups": [GROUP], "gaps": dict, "too_small": list}}),
+    "seeds": MayLack({str: dict}),
+    "made": {
+        "date": str,
+        "versions": {str: str},
+        "bootstrap_resamples": int,
+        "content_hash": str,
+        "log": {"first": str, "last": str},
+    },
+}
+LOGGED = {
+    "content_hash": str,
+    "steps": int,
+    "trainable_parameters": int,
+    "total_parameters": int,
+    "processes": int,
+    "device": str,
+}
+CONFIGURED = {
+    "data": {"folder": str},
+    "model": {"name_or_path": MayLack(str), "from_scratch": dict, "pooling": str, "max_tokens": int},
+    "pretraining": {"max_steps": int},
+    "training": {"seed": int},
+    "finetuning": {"class_weights": (str, dict)},
+}
 TRAINING = (
     "learning_rate",
     "per_device_train_batch_size",
@@ -93,7 +126,7 @@ def model_card(
     Raises:
         InputError: A file of the run is missing or damaged.
     """
-    task, metrics, settings = read_json(folder / "task.json"), read_metrics(folder), read_settings(folder)
+    task, metrics, settings = read_task(folder), metrics_of(folder), settings_of(folder)
     kind, config = model.config.eventscribe["task"], model.config
     seed, label, base = seed_of(folder), task["task"]["label"], hub_name(settings["model"].get("name_or_path"))
     own = metrics["test"] if seed is None else metrics["seeds"][seed]
@@ -103,7 +136,7 @@ def model_card(
     data = ModelCardData(
         model_name=task["name"],
         base_model=base,
-        library_name="transformers",
+        library_name="peft" if _adapted(model) else "transformers",
         pipeline_tag="text-classification",
         license=licence,
         datasets=[dataset] if dataset else None,
@@ -141,44 +174,32 @@ def model_card(
         source=source,
         base=base,
         adapter=_adapted(model),
-        settings=_settings(settings, seed, read_json(folder.parent / "training_log.json"), metrics),
+        settings=_settings(settings, seed, read_training_log(folder.parent, LOGGED), metrics),
         weighted=settings["finetuning"]["class_weights"] != "none",
     )
 
 
-def read_json(path: Path) -> dict:
-    """A file of a run; InputError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} is missing; give the folder runs/NAME/model where scripts/train.py and scripts/evaluate.py left it"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
-
-
-def read_metrics(folder: Path) -> dict:
+def metrics_of(folder: Path) -> dict:
     """metrics.json of a model's run, without what tells of few users, of this machine or of the shop's money.
 
     Raises:
         InputError: The run was not evaluated, or on other data.
     """
-    path = (folder.parent if seed_of(folder) is None else folder.parent.parent) / "metrics.json"
+    path = (folder.parent if seed_of(folder) is None else folder.parent.parent) / METRICS
     if not path.is_file():
         raise InputError(
             f"{path} is missing, and a card tells how well the model predicts; run scripts/evaluate.py first"
         )
-    metrics = read_json(path)
-    if metrics.get("made", {}).get("content_hash") != read_json(folder / "task.json")["content_hash"]:
+    metrics = read_metrics(path.parent, EVALUATED)
+    if metrics["made"]["content_hash"] != read_task(folder)["content_hash"]:
         raise InputError(f"{path} is of other data than the model was trained on; run scripts/evaluate.py again")
-    if seed_of(folder) is not None and seed_of(folder) not in metrics.get("seeds", {}):
+    if seed_of(folder) is not None and seed_of(folder) not in (metrics.get("seeds") or {}):
         raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
     made = metrics["made"]  # the log's first and last event are those of a user, to the second
     made["log"] |= {end: made["log"][end][:10] for end in ("first", "last")}
-    del made["evaluation"]  # costs, folder, and the slices' SQL, which may name anything
+    made.pop("evaluation", None)  # costs, folder, and the slices' SQL, which may name anything
     metrics["profit"] = None
-    for groups in metrics.get("slices", {}).values():
+    for groups in (metrics.get("slices") or {}).values():
         many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
         groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)
         if len(many) < len(groups["groups"]):  # a gap to a group that is hidden would tell of it
@@ -188,15 +209,9 @@ def read_metrics(folder: Path) -> dict:
     return metrics
 
 
-def read_settings(folder: Path) -> dict:
+def settings_of(folder: Path) -> dict:
     """The config of a model's run."""
-    path = folder.parent / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; give the folder runs/NAME/model where scripts/train.py left it")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is damaged; run scripts/train.py again") from error
+    return read_settings(folder.parent, CONFIGURED)
 
 
 def seed_of(folder: Path) -> str | None:
@@ -313,7 +328,7 @@ def _slices(metrics: dict) -> dict[str, dict]:
             ],
             "too_small": groups["too_small"],
         }
-        for name, groups in metrics.get("slices", {}).items()
+        for name, groups in (metrics.get("slices") or {}).items()
     }
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
-from data_prep.task import Label, label_name
+from data_prep.task import Label, class_names, label_name
 from finetune import metrics
 
 # Those of METRICS that are logged at each evaluation and may choose the best checkpoint.
@@ -76,7 +76,7 @@ class Objective:
         """For a label and the classes in the manifest."""
         name = label_name(label)
         if label.kind in ("absent", "exists"):
-            return cls("binary", (f"no_{name}", name))
+            return cls("binary", tuple(class_names(label, None)))
         if label.kind == "which":
             return cls("propensity", tuple(classes))
         return cls("tiers", tuple(classes)) if label.tiers is not None else cls("value", (name,))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +24,15 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
+from data_prep.files import read_json
 from data_prep.prepare import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.sql import lock_down
 from data_prep.task import Population, show
 from finetune.inference import BATCH
-from finetune.scoring import EventClassifier, model_folder
+from finetune.runs import whom
+from finetune.scoring import EventClassifier, check_size, model_folder, nobody
 
 MEMORY = "2GB"  # DuckDB's share, unless told otherwise; Python and the model come on top
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
@@ -75,6 +78,8 @@ def predict_log(
     waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # the others wait while the first splits the log
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
     moment, output = parse_cutoff(cutoff), Path(output)
+    check_size("batch_size", batch_size)
+    check_size("part_users", part_users)
     if output.suffix != ".parquet" or output.is_dir():
         raise InputError(f"output: {output} is not a name of a Parquet file; write one such as scores.parquet")
     if output.resolve() in [path.resolve() for path in source_files(data) or []]:
@@ -82,13 +87,13 @@ def predict_log(
     folder = model_folder(model)
     classifier = EventClassifier.from_pretrained(folder)
     work = output.with_name(f"{output.name}.parts")
-    asked = Population(**classifier.task["task"]["population"]) if population else None
+    asked = whom(classifier.task) if population else None
     settings = {"cutoff": str(moment), "text": text, "population": population}
     with _alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
             settings |= _origin(folder, data)
-            plan = _plan(work, settings, classifier.serializer, data, moment, part_users, called)
+            plan = _plan(work, settings, classifier, data, moment, part_users, called)
         (plan,) = broadcast_object_list([plan])
         users = {int(part): count for part, count in plan["users"].items()}
         pending = [part for part in users if not _scores(work, part).is_file()]
@@ -105,8 +110,17 @@ def predict_log(
         if accelerator.is_main_process:
             rows = _join(work, list(users), output)
             print(f"{output}: {rows:,} users scored at the cutoff {show(moment)}")
+            if not rows:
+                print(nobody(classifier.task, moment))
     accelerator.wait_for_everyone()
     return output
+
+
+def users_by_part(content: Any) -> bool:
+    """Number of a part -> its users."""
+    return isinstance(content, dict) and all(
+        key.isdecimal() and isinstance(users, int) and users > 0 for key, users in content.items()
+    )
 
 
 @contextmanager
@@ -142,7 +156,7 @@ def _origin(folder: Path, data: DataConfig) -> dict:
 def _plan(
     work: Path,
     origin: dict,
-    serializer: EventSerializer,
+    classifier: EventClassifier,
     data: DataConfig,
     cutoff: datetime,
     part_users: int,
@@ -150,7 +164,8 @@ def _plan(
 ) -> dict:
     """The users in each part and what is to be said of the log, which is split into WORK/log where it is not yet."""
     if (work / PLAN).is_file():
-        plan = json.loads((work / PLAN).read_text(encoding="utf-8"))
+        remedy = f"delete {work} and run the same command again"
+        plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
         changed = [key for key in origin if plan["origin"].get(key) != origin[key]]
         if changed:
             raise InputError(
@@ -161,7 +176,7 @@ def _plan(
         for name in ("log", "spill"):
             shutil.rmtree(work / name, ignore_errors=True)
         with connect(data.memory_limit or MEMORY, work / "spill") as con:
-            log = read_past(con, data, serializer, cutoff, called, work)
+            log = read_past(con, data, classifier.serializer, cutoff, called, work, classifier.task)
             users = write_past(con, log, work / "log", part_users)
         plan = {"origin": origin, "users": {str(part): count for part, count in users.items()}, "notes": log.notes()}
         write_whole(work / PLAN, json.dumps(plan) + "\n")

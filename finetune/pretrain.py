@@ -15,12 +15,9 @@ from data_prep.prepared import split_texts
 from finetune.arguments import training_arguments
 from finetune.batching import LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
-    PRETRAINED,
-    PRETRAINING_LOG,
     alone,
     begin,
     checkpoint_to_resume,
-    pretraining_log,
     refuse_not_finite,
     refuse_other_run,
     starts_anew,
@@ -32,6 +29,7 @@ from finetune.modeling import build_masked_lm, compile_layers
 from finetune.objective import mean_cross_entropy
 from finetune.packing import batches_for
 from finetune.rehearsal import rehearse
+from finetune.runs import PRETRAINED, PRETRAINING_LOG, read_pretraining_log
 from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer
 from finetune.tokens import CHUNK, join, tokens_of_split
@@ -77,7 +75,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     folder = experiment.base_folder / PRETRAINED
     origin = {"training": _settings(experiment), "content_hash": manifest["content_hash"]}
     anew = starts_anew(arguments.resume_from_checkpoint)
-    log = pretraining_log(folder)
+    log = read_pretraining_log(folder)
     if log.get("made_by") == origin and not anew:
         print(f"{folder} is there already, made with the same settings from the same data")
         return folder

@@ -16,19 +16,20 @@ from peft import PeftModel
 
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
+from data_prep.files import read_json
 from data_prep.prepare import read_manifest
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
-from finetune.calibration import FILE as CALIBRATION
 from finetune.calibration import Calibration
-from finetune.model_card import FEWEST_USERS, hub_name, model_card, read_json, read_metrics, read_settings
+from finetune.model_card import FEWEST_USERS, hub_name, metrics_of, model_card, settings_of
+from finetune.runs import CALIBRATION, METRICS, TASK, read_task
 from finetune.scoring import load_classifier
 from finetune.tokenization import first_line, name_for_others
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.
 OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.model"]
-MARKS = {"model": "task.json", "dataset": "manifest.json"}  # only EventScribe's repositories have it
+MARKS = {"model": TASK, "dataset": "manifest.json"}  # only EventScribe's repositories have it
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
 HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
 # What libraries write into a config of where they loaded it from.
@@ -109,7 +110,7 @@ def stage_model(
     Raises:
         InputError: A file of the run is missing, or would tell of single users or of this machine.
     """
-    task, metrics = read_json(folder / "task.json"), read_metrics(folder)
+    task, metrics = read_task(folder), metrics_of(folder)
     serializer = EventSerializer.from_pretrained(folder)
     _refuse_telling(task, serializer)
     model, tokenizer = load_classifier(folder)
@@ -137,10 +138,10 @@ def stage_model(
         calibration.save(staged)
     # The log's first and last event are those of a user, to the second.
     task["log"] |= {end: task["log"][end][:10] for end in ("first", "last")}
-    _write_json(staged / "task.json", task)
-    _write_json(staged / "metrics.json", metrics)
+    _write_json(staged / TASK, task)
+    _write_json(staged / METRICS, metrics)
     for path in staged.glob("*config.json"):
-        content = read_json(path)
+        content = read_json(path, {}, "train again")
         _write_json(path, {key: value for key, value in content.items() if key not in PATHS})
     card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
     (staged / "README.md").write_text(card, encoding="utf-8")
@@ -187,8 +188,8 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
     Raises:
         InputError: The data is not that of the model, or has the log's own user ids.
     """
-    task = read_json(folder / "task.json")
-    data = Path(data or Path(read_settings(folder)["data"]["folder"]) / task["name"])
+    task = read_task(folder)
+    data = Path(data or Path(settings_of(folder)["data"]["folder"]) / task["name"])
     manifest = read_manifest(data)
     if manifest.get("content_hash") != task["content_hash"]:
         raise InputError(f"{data} is not the data that {folder} was trained on; give its folder as --data")
@@ -316,7 +317,7 @@ def _why(error: BaseException, api: HfApi, repo_id: str) -> str:
 
 def _base_licence(folder: Path) -> str | None:
     """Of the hub's model that the run started from; None where it started from another one or says none."""
-    base, api = hub_name(read_settings(folder)["model"].get("name_or_path")), HfApi()
+    base, api = hub_name(settings_of(folder)["model"].get("name_or_path")), HfApi()
     card = base and getattr(_existing(api, base, "model"), "card_data", None)
     return card.license if card else None
 

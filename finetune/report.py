@@ -1,12 +1,12 @@
 """One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
 
-import json
 from pathlib import Path
 
 import matplotlib.style
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
+from data_prep.files import MayLack
 from data_prep.prepare import write_whole
 from finetune.curves import MODEL
 from finetune.metrics import LOWER_IS_BETTER
@@ -19,6 +19,7 @@ from finetune.run_pictures import (
     slice_pictures,
     text_pictures,
 )
+from finetune.runs import METRICS, SETTINGS, read_metrics
 from finetune.score_pictures import probability_pictures, ranking_pictures
 from finetune.wording import (
     FEW_POSITIVES,
@@ -41,6 +42,40 @@ LEADING = {
 }
 SLICED = "Over time and between groups"
 COUNTS = ("rows", "users", "positives")
+FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
+# What the page needs of metrics.json.
+REPORTED = {
+    "name": str,
+    "question": str,
+    "label": str,
+    "classes": MayLack([str]),
+    "main": str,
+    "lower_is_better": bool,
+    "verdict": str,
+    "validation": FIGURES,
+    "test": FIGURES,
+    "curves": {"rows": int, "unscored": int},
+    "training": dict,
+    "calibration": MayLack(dict),
+    "profit": MayLack(dict),
+    "by_cutoff": MayLack([{"cutoff": str, "rows": int}]),
+    "slices": MayLack({str: {"groups": [dict], "gaps": dict, "too_small": [dict]}}),
+    "drift": MayLack([{"input": str, "psi": MayLack(float)}]),
+    "lengths": MayLack({str: {"edges": [float], "counts": [int]}}),
+    "seeds": MayLack({str: dict}),
+    "made": {
+        "date": str,
+        "seconds": {str: float},
+        "device": str,
+        "processes": int,
+        "versions": {str: str},
+        "bootstrap_resamples": int,
+        "baseline_settings": {str: dict},
+        "content_hash": str,
+        "log": {"first": str, "last": str, "events": int, "users": int, "rejected": {str: int}},
+        "splits": {str: int},
+    },
+}
 OPTIONAL = {"calibration": None, "profit": None, "by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}
 
 
@@ -53,9 +88,9 @@ def write_report(run_folder: Path) -> Path:
         InputError: One of the files is missing or old.
     """
     folder = Path(run_folder)
-    metrics = OPTIONAL | json.loads(_existing(folder / "metrics.json").read_bytes())
-    if "curves" not in metrics:
-        raise InputError(f"{folder / 'metrics.json'} is of an older version; run scripts/evaluate.py again")
+    config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
+    _existing(folder / METRICS)
+    metrics = OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves"))
     test = metrics["test"]
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
@@ -80,7 +115,7 @@ def write_report(run_folder: Path) -> Path:
         few_positives=FEW_POSITIVES,
         sections={title: pictures for title, pictures in sections.items() if pictures},
         sliced=SLICED,
-        config=_existing(folder / "config.yaml").read_text(encoding="utf-8"),
+        config=config,
     )
     write_whole(folder / "report.html", page)
     return folder / "report.html"

@@ -2,10 +2,12 @@
 
 import json
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from accelerate import Accelerator
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -28,16 +29,15 @@ from data_prep import InputError
 from data_prep.events import DataConfig, connect
 from data_prep.serializer import EventSerializer, event_starts
 from data_prep.serving import parse_cutoff, past_texts, read_past
-from data_prep.task import Population, check_loaded
+from data_prep.task import an_event, check_loaded, show
 from finetune.calibration import Calibration
 from finetune.inference import BATCH, for_scoring, score_texts
 from finetune.modeling import weights_hash
 from finetune.objective import Objective
 from finetune.pooling import pool
+from finetune.runs import TASK, check_config, check_tokenizer, read_task, refuse_untrained, whom
 from finetune.safety import PICKLES, refuse_code
 from finetune.tokenization import encode, first_line
-
-TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 
 
 class EventClassifier:
@@ -79,13 +79,8 @@ class EventClassifier:
         """
         folder = model_folder(name_or_path, token, revision)
         model, tokenizer = load_classifier(folder)
-        serializer, path = EventSerializer.from_pretrained(folder), folder / TASK
-        try:
-            task = json.loads(path.read_text(encoding="utf-8"))
-            check_loaded(path, task["task"], serializer.types)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            state = "damaged" if path.is_file() else "missing"
-            raise InputError(f"{path} is {state}; run scripts/train.py again, which writes it") from error
+        serializer, task = EventSerializer.from_pretrained(folder), read_task(folder)
+        check_loaded(folder / TASK, task["task"], serializer.types)
         return cls(model, tokenizer, serializer, Calibration.load(folder), task)
 
     def predict(
@@ -104,8 +99,10 @@ class EventClassifier:
 
         Args:
             events: Columns user_id, event_time, event_type and the fields of the training log: a DuckDB relation, an
-                Arrow table, a pandas frame, a list of dicts, a path or glob of CSV, Parquet or JSON lines, or a
-                DataConfig with sources as in training. Times without a zone are in UTC; of a user, all events.
+                Arrow table or batch, a pandas frame, dicts in a list or tuple, a path or glob of CSV, Parquet or JSON
+                lines, or a DataConfig with sources as in training. Times without a zone are in the time zone that
+                training had (task["log"]["timezone"], UTC for older models), or in that of a DataConfig; of a user, all
+                events.
             cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
             text: Also give the text that the model read: its oldest events that do not fit are gone.
             batch_size: The most texts at a time.
@@ -113,22 +110,25 @@ class EventClassifier:
 
         Returns:
             A row a user, in the order of the ids: user_id, cutoff, label (but for values), score and, if asked, text;
-            see `answers`. The score is calibrated.
+            see `answers`. The score is calibrated. Where nobody is in the population, no row.
 
         Raises:
             InputError: A missing column, a value that does not fit, or no event before the cutoff.
         """
         moment = parse_cutoff(cutoff)
-        asked = Population(**self.task["task"]["population"]) if population else None
+        check_size("batch_size", batch_size)
+        asked = whom(self.task) if population else None
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
-            log = read_past(con, events, self.serializer, moment, called, Path(folder))
+            log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task)
             for note in log.notes():
                 print(note)
             parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
             with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
                 found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
+        if not len(found):
+            print(nobody(self.task, moment))
         return found.sort_by("user_id")
 
     def answers(self, texts: pa.Table, text: bool, batch_size: int, bar: tqdm | None = None) -> pa.Table:
@@ -162,6 +162,7 @@ class EventClassifier:
         self, texts: list[str], batch_size: int = BATCH, accelerator: Accelerator | None = None, bar: tqdm | None = None
     ) -> np.ndarray:
         """Calibrated scores: see `score_texts`."""
+        check_size("batch_size", batch_size)
         scores = score_texts(self.fastest, self.tokenizer, texts, batch_size, accelerator=accelerator, bar=bar)
         return self.calibration.apply(scores, self.objective.task)
 
@@ -194,6 +195,20 @@ class EventClassifier:
         return names.take(pa.array(positive.astype(np.int64)))
 
 
+def check_size(name: str, size: int) -> None:
+    """InputError where a number of texts or users at a time is none."""
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise InputError(f"{name} is {size!r}; give a whole number above zero")
+
+
+def nobody(task: dict, cutoff: datetime) -> str:
+    """A sentence where a population is empty."""
+    asked = whom(task)
+    return (
+        f"nobody is in the population at {show(cutoff)}: no user has {an_event(asked)} in the {asked.within} before it"
+    )
+
+
 def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
     """A folder as it is, or what the hub has under that name, fetched into its cache.
 
@@ -224,45 +239,55 @@ def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerB
     Raises:
         InputError: There is no trained model in the folder, or an adapter's base cannot be loaded.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+    refuse_untrained(folder)
     refuse_code(folder)
-    start = folder
-    try:  # the config has the labels, which an adapter's base does not know
+    start, adapted = folder, (folder / "adapter_config.json").is_file()
+    with _readable(f"{folder}: config.json or adapter_config.json cannot be read"):
+        # The config has the labels, which an adapter's base does not know.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if (folder / "adapter_config.json").is_file():
-            start = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{folder}: config.json or adapter_config.json cannot be read ({first_line(error)}); train again"
-        ) from error
-    if not hasattr(config, "eventscribe"):
-        raise InputError(f"{folder} holds a model that EventScribe did not train; run scripts/train.py first")
-    if start is not folder:
+        if adapted:
+            start = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    check_config(folder, config)
+    if adapted:
         base = config.eventscribe.get("base")
         if base and weights_hash(start) not in (base, None):
             raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
+    said, remedy = f"{folder}: the weights cannot be read", "train again"
+    if adapted and not (Path(start) / "config.json").is_file():
+        said = f"{folder} is an adapter of '{start}', which cannot be loaded"
+        remedy = "put the base there, or publish the model merged"
+    with _readable(said, remedy), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        model, info = AutoModelForSequenceClassification.from_pretrained(
             start,
             config=config,
             dtype=torch.float32,
+            output_loading_info=True,
             trust_remote_code=False,
-            use_safetensors=True if start is folder else None,
+            use_safetensors=None if adapted else True,
         )
+        if info["missing_keys"] and not adapted:  # an adapter has the head, and its base may lack it
+            raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
         if config.eventscribe["pooling"] == "mean":
             pool(model, "mean")
-        if start is not folder:
+        if adapted:
             model = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
-        if start is not folder and not (Path(start) / "config.json").is_file():
-            raise InputError(
-                f"{folder} is an adapter of '{start}', which cannot be loaded ({first_line(error)}); put the base "
-                f"there, or publish the model merged"
-            ) from error
-        raise InputError(f"{folder}: the weights cannot be read ({first_line(error)}); train again") from error
-    try:
+    check_tokenizer(folder)
+    with _readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: its tokenizer.json cannot be read; run scripts/train.py again") from error
+        known = model.get_input_embeddings().num_embeddings
+        if tokenizer.pad_token is None or max(tokenizer.get_vocab().values()) >= known:
+            raise ValueError(f"it has no padding token, or more words than the {known:,} of the model")
+        most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
+        if most > takes > 0:
+            raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+@contextmanager
+def _readable(said: str, remedy: str = "train again") -> Iterator[None]:
+    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{said} ({first_line(error)}); {remedy}") from error

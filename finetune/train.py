@@ -30,13 +30,11 @@ from data_prep.task import SPLITS
 from finetune.arguments import training_arguments
 from finetune.batching import Collator, LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
-    PRETRAINED,
     alone,
     begin,
     checkpoint_to_resume,
     finish,
     made_by,
-    pretraining_log,
     refuse_not_finite,
     refuse_other_run,
     starts_anew,
@@ -47,7 +45,7 @@ from finetune.modeling import BudgetCallback, build_classifier, compile_layers, 
 from finetune.objective import Objective, Scale, class_weights
 from finetune.packing import batches_for
 from finetune.rehearsal import rehearse
-from finetune.scoring import TASK
+from finetune.runs import PRETRAINED, SETTINGS, TASK, TRAINING_LOG, read_pretraining_log, read_task
 from finetune.sections import Experiment
 from finetune.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.tokens import CHUNK, tokens_of_split
@@ -265,7 +263,7 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
             f"pretraining.max_steps to 0"
         )
-    if pretraining_log(folder).get("origin") != pretraining_origin(experiment, manifest):
+    if read_pretraining_log(folder).get("origin") != pretraining_origin(experiment, manifest):
         raise InputError(
             f"{folder} was made from other data or with other settings of model or pretraining; "
             f"run scripts/pretrain.py with the same arguments first"
@@ -275,9 +273,9 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
 
 def refuse_later(start: Path, manifest: dict) -> None:
     """Weights that EventScribe made of later histories would tell a model of the time that it is tested on."""
-    seen = [pretraining_log(start).get("last_cutoff") or ""]
+    seen = [read_pretraining_log(start).get("last_cutoff") or ""]
     if (start / TASK).is_file():
-        splits = json.loads((start / TASK).read_text(encoding="utf-8"))["splits"]
+        splits = read_task(start)["splits"]
         seen += [*splits["train"]["cutoffs"], *splits["validation"]["cutoffs"]]
     first = manifest["splits"]["validation"]["cutoffs"][0]
     if max(seen) > first:
@@ -319,5 +317,5 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
     config = yaml.safe_load(experiment.resolved)
     config["training"].pop("resume_from_checkpoint", None)  # is of this call: kept, it would replace the run silently
     for folder in {experiment.run_folder, experiment.base_folder}:  # the report of several seeds shows the last one
-        write_whole(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_whole(folder / "training_log.json", json.dumps(log, indent=1) + "\n")
+        write_whole(folder / SETTINGS, yaml.safe_dump(config, sort_keys=False))
+        write_whole(folder / TRAINING_LOG, json.dumps(log, indent=1) + "\n")

@@ -12,11 +12,12 @@ from pathlib import Path
 from finetune.config import CommandParser, guarded
 from finetune.explain import explain_sample, explain_user, refuse_output, write_page
 from finetune.given_log import add_log_arguments, given_log, own_names
-from finetune.scoring import EventClassifier
+from finetune.scoring import EventClassifier, model_folder
 
 
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
+    given.model = model_folder(given.model)
     with own_names(given):
         events = given_log(given)
         refuse_output(given.output, events)

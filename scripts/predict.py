@@ -17,6 +17,7 @@ from finetune.config import CommandParser, guarded
 from finetune.given_log import add_log_arguments, given_log, own_names
 from finetune.inference import BATCH
 from finetune.prediction import MEMORY, predict_log
+from finetune.scoring import model_folder
 
 
 def arguments() -> argparse.Namespace:
@@ -44,6 +45,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Score what the command line says."""
     given = arguments()
+    given.model = model_folder(given.model)
     with own_names(given):
         predict_log(
             given.model,

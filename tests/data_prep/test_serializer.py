@@ -364,6 +364,12 @@ def test_a_serializer_of_another_version_is_refused(shop, tmp_path):
         EventSerializer.from_pretrained(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("change", [{"max_events": 10**30}, {"fields": {"note": TextField(words=10**30)}}])
+def test_a_number_that_no_log_reaches_is_refused(change):
+    with pytest.raises(InputError, match=r"text\..* is 1,000,.*; give at most 1,000,000,000"):
+        check_fields(TextConfig(**change), TYPES)
+
+
 # Leakage
 
 FUTURE = st.lists(

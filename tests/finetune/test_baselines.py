@@ -18,7 +18,7 @@ from finetune.objective import Objective
 AGGREGATES = ["target_recency_days", "target_28d", "paid_sum", "signal", "sometimes_missing", "never", "constant"]
 ROWS = {"train": 900, "validation": 400, "test": 400}
 LABELS = {  # task.label of each task, and the classes of the manifest
-    "binary": ({"kind": "absent"}, ["no churn", "churn"]),
+    "binary": ({"kind": "absent"}, ["no_churn", "churn"]),
     "tiers": ({"kind": "sum", "field": "paid", "tiers": [20, 60]}, ["up to 20", "above 20 to 60", "above 60"]),
     "value": ({"kind": "sum", "field": "paid"}, None),
     "propensity": ({"kind": "which", "field": "category", "top": 4}, ["a", "b", "c", "d"]),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
-from sklearn.metrics import f1_score, log_loss
+from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from data_prep import InputError
 from finetune.calibration import Calibration, choose_threshold, profit_curve
@@ -54,6 +54,18 @@ def test_probabilities_stay_within_zero_and_one(scores):
         found = Calibration.fit(method, "binary", *overconfident(200)).apply(scores, "binary")
         assert ((found >= 0) & (found <= 1)).all()
         assert (np.diff(found[np.argsort(scores)]) >= 0).all()
+
+
+def test_isotonic_ranks_as_the_scores_do_and_takes_part_in_no_tie():
+    labels, scores = overconfident(500)
+    calibration = Calibration.fit("isotonic", "binary", labels, scores)
+    others, theirs = overconfident(2000, seed=1)
+    found = calibration.apply(theirs, "binary")
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(theirs))
+    assert average_precision_score(others, found) == average_precision_score(others, theirs)
+    steps = np.interp(theirs, calibration.x, calibration.y)
+    assert len(np.unique(steps)) < 1900
+    np.testing.assert_allclose(found, steps, atol=1e-6)
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -209,6 +209,11 @@ def test_several_seeds_score_by_their_mean(prepared, tmp_path):
         ("tiers", ["--evaluation.calibration", "isotonic"], "evaluation.calibration"),
         ("tiers", ["--evaluation.costs", "{contact: 1, kept_customer: 5}"], "evaluation.costs"),
         ("propensity", ["--evaluation.stack", "true"], "evaluation.stack"),
+        (
+            "value",
+            ["--evaluation.bootstrap", "100000000000"],
+            r"evaluation\.bootstrap is 100,000,000,000; give at most",
+        ),
     ],
 )
 def test_a_setting_that_the_label_has_no_use_for_is_refused_before_any_work(tiny, tmp_path, label, arguments, named):

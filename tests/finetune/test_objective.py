@@ -23,8 +23,8 @@ def label(**settings: object) -> Label:
 @pytest.mark.parametrize(
     ("asked", "classes", "expected"),
     [
-        (label(kind="absent"), ["no churn", "churn"], BINARY),
-        (label(kind="exists", name="refund"), ["no refund", "refund"], Objective("binary", ("no_refund", "refund"))),
+        (label(kind="absent"), ["no_churn", "churn"], BINARY),
+        (label(kind="exists", name="refund"), ["no_refund", "refund"], Objective("binary", ("no_refund", "refund"))),
         (label(kind="sum", field="value", tiers=[0, 9]), ["none", "some", "much"], TIERS),
         (label(kind="count", tiers=[0, 9]), ["none", "some", "much"], TIERS),
         (label(kind="sum", field="value"), None, VALUE),

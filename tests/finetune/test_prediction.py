@@ -1,10 +1,12 @@
 import fcntl
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from data_prep import InputError
 from data_prep.events import DataConfig, Source
 from finetune.config import guarded
+from finetune.given_log import given_log
 from finetune.prediction import predict_log
 from finetune.scoring import EventClassifier
 
@@ -151,6 +154,41 @@ def test_a_population_is_kept_on_demand_and_texts_too(model, log, tmp_path, trai
     rows = pq.read_table(trained.data_folder / "test.parquet", columns=["user_id", "cutoff", "text"]).to_pylist()
     texts = {row["user_id"]: row["text"] for row in rows if row["cutoff"] == datetime.fromisoformat(CUTOFF)}
     assert dict(zip(*(found[name].to_pylist() for name in ("user_id", "text")), strict=True)) == texts
+
+
+def test_a_population_of_nobody_gives_a_file_without_rows_and_leaves_no_parts(model, log, tmp_path, capsys):
+    data, late = DataConfig([Source(path=str(log))]), "2026-01-01"
+    path = predict_log(model, data, late, tmp_path / "s.parquet", population=True, **PARTS)
+    found = pq.read_table(path)
+    assert found.equals(EventClassifier.from_pretrained(model).predict(data, late, population=True))
+    assert (len(found), found.column_names) == (0, ["user_id", "cutoff", "label", "score"])
+    assert [left.name for left in tmp_path.iterdir()] == ["s.parquet"]
+    assert capsys.readouterr().out.count("nobody is in the population at 2026-01-01") == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "users": {"a": 1}, "notes": []}'])
+def test_a_damaged_plan_is_named_with_the_remedy(model, log, tmp_path, content):
+    work = tmp_path / "scores.parquet.parts"
+    work.mkdir()
+    (work / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json is damaged.*; delete .*\.parts and run the same command again"):
+        predict_log(model, DataConfig([Source(path=str(log))]), CUTOFF, tmp_path / "scores.parquet")
+
+
+def test_the_commands_take_times_without_a_zone_in_that_of_training(model, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "log.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")
+    task = json.loads((own / "task.json").read_text())
+    given = Namespace(config=None, events=str(tmp_path / "log.csv"), columns=None, time_unit=None, max_rejected=0.05)
+    given.model, given.timezone = own, None
+    for kept, asked, expected in (
+        ("Asia/Tokyo", None, "Asia/Tokyo"),
+        ("Asia/Tokyo", "UTC", "UTC"),
+        (None, None, "UTC"),
+    ):
+        task["log"]["timezone"], given.timezone = kept, asked
+        (own / "task.json").write_text(json.dumps(task))
+        assert given_log(given).timezone == expected
 
 
 def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, tmp_path):

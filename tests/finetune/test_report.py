@@ -23,7 +23,7 @@ from finetune.wording import digits, number
 CHROMIUM = Path("/usr/bin/chromium")
 BASELINES = ("recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority")
 CLASSES = {
-    "binary": ["no churn", "churn"],
+    "binary": ["no_churn", "churn"],
     "tiers": ["up to 0", "above 0 to 50", "above 50 to 200", "above 200"],
     "value": None,
     "propensity": [f"category {i}" for i in range(20)],

@@ -5,6 +5,7 @@ from itertools import product
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -87,6 +88,8 @@ def test_events_may_come_in_any_form(trained, classifier, events, tmp_path):
     rows = [{name: value for name, value in row.items() if value is not None} for row in events.to_pylist()]
     (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(row, default=str) for row in rows))
     forms = [events, events.to_pandas(), rows, duckdb.from_arrow(events), events.to_reader(), trained.data]
+    forms += [events.combine_chunks().to_batches()[0], tuple(rows)]
+    forms += [[row | {"event_time": np.datetime64(row["event_time"], "s")} for row in rows]]
     forms += [tmp_path / "log-*.parquet", str(tmp_path / "log.csv"), tmp_path / "log.jsonl"]
     first = classifier.predict(events, CUTOFF, text=True)
     for form in forms[1:]:
@@ -96,7 +99,8 @@ def test_events_may_come_in_any_form(trained, classifier, events, tmp_path):
 def test_a_cutoff_may_be_a_moment_a_day_or_text():
     zoned = datetime.fromisoformat("2024-04-01T02:00:00+02:00")
     texts = ["2024-04-01", "2024-04-01 00:00", "2024-03-31T22:00-02:00"]
-    for cutoff in (CUTOFF, CUTOFF.replace(tzinfo=UTC), zoned, date(2024, 4, 1), *texts):
+    others = [np.datetime64("2024-04-01"), np.datetime64(CUTOFF, "ns"), pd.Timestamp(zoned)]
+    for cutoff in (CUTOFF, CUTOFF.replace(tzinfo=UTC), zoned, date(2024, 4, 1), *texts, *others):
         assert parse_cutoff(cutoff) == CUTOFF
 
 
@@ -145,6 +149,15 @@ def test_users_without_a_history_and_rows_without_a_user_are_left_out_and_counte
         (lambda events: [{"user_id": "a"}, {"user_id": 7}], CUTOFF, "values of one type"),
         (lambda events: "nowhere/*.parquet", CUTOFF, "no file matches"),
         (lambda events: events.set_column(3, "amount", events["shop"]), CUTOFF, "type that it had in training"),
+        (lambda events: [], CUTOFF, "there is none"),
+        (lambda events: events.slice(0, 0), CUTOFF, "there is none"),
+        (lambda events: pd.DataFrame(), CUTOFF, "there is none"),
+        (lambda events: [("u1", CUTOFF, "view")], CUTOFF, "list cannot be read"),
+        (lambda events: events.append_column("Shop", events["shop"]), CUTOFF, "the column Shop is there twice"),
+        (lambda events: pd.concat([events.to_pandas()] * 2, axis=1), CUTOFF, "the column user_id is there twice"),
+        (lambda events: events, pd.NaT, "NaT is not a date"),
+        (lambda events: events, np.datetime64("NaT"), "is not a date"),
+        (lambda events: events, datetime.min.replace(tzinfo=UTC), "is not between 1900 and 2199"),
         (lambda events: events, "soon", "'soon' is not a date"),
         (lambda events: events, 7, "7 is not a date"),
         (lambda events: events, "2023-01-01", "no event lies before the cutoff 2023-01-01"),
@@ -154,6 +167,13 @@ def test_events_that_cannot_be_scored_are_refused_in_one_sentence(classifier, ev
     with pytest.raises(InputError, match=named) as refused:
         classifier.predict(change(events), cutoff)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None, True, "8"])
+def test_a_number_of_texts_at_a_time_that_is_none_is_refused(classifier, events, size):
+    for score in (lambda: classifier.predict(events, CUTOFF, batch_size=size), lambda: classifier.score(["a"], size)):
+        with pytest.raises(InputError, match=r"batch_size is .*; give a whole number above zero"):
+            score()
 
 
 def test_a_plain_pipeline_gives_the_same_probabilities_on_the_text_that_was_read(trained, events, tmp_path):
@@ -197,7 +217,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("task", LABELS)
-def test_labels_of_every_kind_are_answered_in_their_own_way(tiny, tmp_path, task):
+def test_labels_of_every_kind_are_answered_in_their_own_way(tiny, tmp_path, task, capsys):
     label, kind = LABELS[task]
     config = yaml.safe_load(tiny.read_text())
     config["task"]["label"] = label | {"where": "event_type = 'purchase'", "horizon": "14 days"}
@@ -216,6 +236,9 @@ def test_labels_of_every_kind_are_answered_in_their_own_way(tiny, tmp_path, task
     np.testing.assert_allclose(np.array(found["score"].to_pylist()), expected, atol=1e-6 * max(1, expected.max()))
     classes = json.loads(found.schema.metadata[b"classes"])
     assert classes == list(classifier.objective.classes)
+    late = classifier.predict(run.data, "2026-01-01", text=True, population=True)
+    assert (late.schema, len(late)) == (found.schema, 0)
+    assert "nobody is in the population at 2026-01-01: no user has an event in the 28 days" in capsys.readouterr().out
     if kind is None:
         return
     assert found.schema.field("label").type == kind

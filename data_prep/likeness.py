@@ -1,0 +1,89 @@
+"""What a training log is like, kept with the model, and doubts about a log that is to be scored with it."""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import duckdb
+
+from data_prep.events import Count
+from data_prep.serializer import EventSerializer
+from data_prep.sql import timestamp
+from data_prep.task import parse_duration, show
+
+DAY = timedelta(days=1)
+MANY_USERS = 100  # of fewer, the newest and the oldest event say little of the whole log
+ROWS = 20_000  # about so many events are looked at for values that are known
+
+
+def log_facts(
+    con: duckdb.DuckDBPyConnection, count: Count, serializer: EventSerializer, before: datetime, timezone: str
+) -> dict:
+    """What the manifest and the model keep of the training log, for `doubts`.
+
+    Args:
+        con: Has the relation `rows` of events.
+        count: Counts over the relation `log` of all events.
+        serializer: Fitted on it.
+        before: The last training cutoff.
+        timezone: Of times that carry none.
+
+    Returns:
+        timezone; silent_days, the most days in a row without an event; and known, column -> share, see
+        `EventSerializer.known`.
+    """
+    days = sorted(map(datetime.fromisoformat, count("SELECT strftime(event_time, '%Y-%m-%d'), 1 FROM log GROUP BY 1")))
+    past = f"(SELECT * FROM rows WHERE event_time < {timestamp(before)})"
+    return {
+        "timezone": timezone,
+        "silent_days": max(((later - earlier) // DAY - 1 for earlier, later in pairwise(days)), default=0),
+        "known": serializer.known(con, _some(con, past)),
+    }
+
+
+def doubts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, task: dict, cutoff: datetime) -> list[str]:
+    """Sentences about what makes the scores of a log worth less than the model's figures say.
+
+    Args:
+        con: Has the relation `past` of the events before the cutoff, of which there is one at least.
+        serializer: Of the model.
+        task: The model's task.json; older ones lack the facts, and less is compared.
+        cutoff: In UTC, without a zone.
+    """
+    first, last, users = con.execute(
+        "SELECT min(event_time), max(event_time), count(DISTINCT user_id) FROM past"
+    ).fetchall()[0]
+    trained, found = task["log"], []
+    within, silent = task["task"]["population"]["within"], trained.get("silent_days")
+    empty = (cutoff - last.replace(hour=0, minute=0, second=0, microsecond=0) - DAY) // DAY
+    ends = f"warning: the log's last event before the cutoff is of {show(last)}"
+    if cutoff - last > parse_duration(within, "task.population.within"):
+        found.append(
+            f"{ends}, further back than the {within} in which the users that the model was trained on have one; take a "
+            f"newer log or an earlier cutoff"
+        )
+    elif silent is not None and users >= MANY_USERS and empty > silent:
+        found.append(
+            f"{ends}, {empty} whole day{'s' * (empty > 1)} without any event, and the training log never had more than "
+            f"{silent}; is this one complete?"
+        )
+    learned = datetime.fromisoformat(task["splits"]["train"]["cutoffs"][0]) - datetime.fromisoformat(trained["first"])
+    if users >= MANY_USERS and cutoff - first < learned / 2:
+        found.append(
+            f"warning: the log begins {(cutoff - first) / DAY:.0f} days before the cutoff, and every history that the "
+            f"model was trained on could reach {learned / DAY:.0f} days back; give the earlier events too"
+        )
+    for name, share in serializer.known(con, _some(con, "past")).items():
+        before = trained.get("known", {}).get(name, 1.0)
+        if share < min(0.5, 0.75 * before):
+            found.append(
+                f"warning: {1 - share:.0%} of the events' values of {name} are none that the model knows"
+                + (f" ({1 - before:.0%} in training)" if "known" in trained else "")
+            )
+    return found
+
+
+def _some(con: duckdb.DuckDBPyConnection, events: str) -> str:
+    """SQL of the events of some users, always the same ones; of all users where the events are few."""
+    rows = con.execute(f"SELECT count(*) FROM {events}").fetchall()[0][0]
+    limit = 65536 * ROWS // max(rows, 1) + 1
+    return events if rows <= ROWS else f"(SELECT * FROM {events} WHERE hash(user_id) % 65536 < {limit})"

@@ -1,0 +1,178 @@
+"""What lies in a run's and in a model's folder: the names of the files, and readers that check what each must hold.
+
+A run is runs/NAME; its model lies in runs/NAME/model. A model's folder may come from a stranger: nothing in it is
+believed to be as training wrote it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep import InputError
+from data_prep.files import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
+from data_prep.task import LABEL_NAMES, SPLITS, Population
+
+PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
+TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
+CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
+SETTINGS = "config.yaml"  # in a run's folder, like the next two
+METRICS = "metrics.json"
+TRAINING_LOG = "training_log.json"
+PRETRAINING_LOG = "pretraining_log.json"  # in the folder PRETRAINED
+ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
+CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
+
+
+def a_number_above_zero(content: Any) -> bool:
+    """Of a temperature, or of a deviation."""
+    return isinstance(content, int | float) and 0 < content < 1e300
+
+
+def a_name_for_each_class(content: Any) -> bool:
+    """By 0, 1, 2 ..., as numbers or as text."""
+    names = content if isinstance(content, dict) else {}
+    return {*map(str, names)} == {*map(str, range(len(names) or 1))} and all(isinstance(n, str) for n in names.values())
+
+
+TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.objective.Objective
+LABEL = Only(
+    kind={*LABEL_NAMES},
+    where=str,
+    horizon=str,
+    field=(None, str),
+    tiers=(None, [float]),
+    top=(None, int),
+    name=(None, str),
+)
+SPLIT = {"rows": int, "users": int, "cutoffs": moments, "classes": MayLack({str: int})}
+TASK_HOLDS = {
+    "name": str,
+    "question": str,
+    "label": str,
+    "label_kind": {*LABEL_NAMES},
+    "classes": MayLack([str]),
+    "log": LOG_HOLDS,
+    "text_columns": [str],
+    "content_hash": str,
+    "task": {"label": LABEL, "population": Only(within=str, where=str)},
+    "splits": dict.fromkeys(SPLITS, SPLIT),
+}
+CALIBRATION_HOLDS = Only(
+    method={"none", "temperature", "isotonic"},
+    temperature=MayLack(a_number_above_zero),
+    x=[float],
+    y=[float],
+    threshold=MayLack(float),
+    threshold_by=MayLack({"f1", "budget", "money"}),
+)
+EVENTSCRIBE = {  # an entry of a model's config.json
+    "task": TASKS,
+    "scale": MayLack({"log": bool, "mean": float, "deviation": a_number_above_zero}),
+    "pooling": {"cls", "mean"},
+    "base": MayLack(str),
+}
+
+
+def refuse_untrained(folder: Path) -> None:
+    """InputError where a folder holds no model."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+
+
+def check_config(folder: Path, config: Any) -> None:
+    """What transformers has read from a model's config.json, a PreTrainedConfig, must be of EventScribe and whole."""
+    path, remedy = Path(folder) / "config.json", "train again"
+    if not hasattr(config, "eventscribe"):
+        raise InputError(f"{folder} holds a model that EventScribe did not train; run scripts/train.py first")
+    names = {"eventscribe": EVENTSCRIBE, "id2label": a_name_for_each_class}
+    check(path, {name: getattr(config, name) for name in names}, names, remedy)
+    task, classes, scale = config.eventscribe["task"], len(config.id2label), config.eventscribe.get("scale")
+    if {"value": 1, "binary": 2}.get(task, classes) != classes or (task == "value") != (scale is not None):
+        said = f"a {task} label with {classes} classes and {'no' if scale is None else 'a'} scale"
+        raise InputError(f"{path} is damaged ({said}); {remedy}")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """The two files of a model's tokenizer, before tokenizers read them."""
+    remedy = "run scripts/train.py again"
+    read_json(folder / "tokenizer.json", {"model": {"type": str}, "added_tokens": [dict]}, remedy)
+    holds = {"tokenizer_class": str, "model_max_length": a_number_above_zero}
+    read_json(folder / "tokenizer_config.json", holds, remedy)
+
+
+def read_task(folder: Path) -> dict:
+    """task.json of a model's folder."""
+    refuse_untrained(Path(folder))
+    return read_json(Path(folder) / TASK, TASK_HOLDS, "run scripts/train.py again, which writes it")
+
+
+def whom(task: dict) -> Population:
+    """Whom the model of a task.json was asked about."""
+    return Population(**task["task"]["population"])
+
+
+def read_calibration(folder: Path) -> dict:
+    """calibration.json of a model's folder; empty where there is none."""
+    path, remedy = Path(folder) / CALIBRATION, "run scripts/evaluate.py again"
+    if not path.is_file():
+        return {}
+    found = read_json(path, CALIBRATION_HOLDS, remedy)
+    x, y = found["x"], found["y"]
+    rising = len(x) == len(y) > 0 and x == sorted(set(x)) and [0, *y, 1] == sorted([0, *y, 1])
+    if not {"temperature": found.get("temperature") is not None, "isotonic": rising}.get(found["method"], True):
+        raise InputError(f"{path} is damaged ({found['method']} without what it needs); {remedy}")
+    return found
+
+
+def read_metrics(folder: Path, holds: dict, marks: tuple[str, ...] = ("task",)) -> dict:
+    """metrics.json of a run's folder.
+
+    Args:
+        folder: The run's.
+        holds: What its reader needs of it, beside task.
+        marks: Keys that older versions did not write.
+    """
+    path, remedy = Path(folder) / METRICS, "run scripts/evaluate.py again"
+    metrics = read_json(path, {}, remedy)
+    if not all(key in metrics for key in marks):
+        raise InputError(f"{path} is of an older version; {remedy}")
+    check(path, metrics, {"task": TASKS} | holds, remedy)
+    return metrics
+
+
+def read_training_log(folder: Path, holds: dict) -> dict:
+    """training_log.json of a run's folder; `holds` is what its reader needs of it."""
+    return read_json(
+        Path(folder) / TRAINING_LOG, holds, "run scripts/train.py with the same arguments, which writes it"
+    )
+
+
+def read_pretraining_log(folder: Path) -> dict:
+    """What scripts/pretrain.py wrote about the weights in its folder; empty where it did not make them."""
+    path = Path(folder) / PRETRAINING_LOG
+    if not path.is_file():
+        return {}
+    holds = {"steps": int, "history": [{"step": int}], "seconds": MayLack(float), "last_cutoff": MayLack(a_moment)}
+    return read_json(path, holds, f"delete {folder} and run scripts/pretrain.py again")
+
+
+def read_settings(folder: Path, holds: dict) -> dict:
+    """config.yaml of a run's folder; `holds` is what its reader needs of it."""
+    path, remedy = Path(folder) / SETTINGS, "run scripts/train.py again"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; give the folder runs/NAME/model where scripts/train.py left it")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged (it is no YAML); {remedy}") from error
+    check(path, settings, holds, remedy)
+    return settings
+
+
+def read_notes(path: Path, holds: dict) -> dict:
+    """A file that tells of work done; empty where it is missing or damaged, as the work can be done again."""
+    try:
+        return read_json(path, holds, "")
+    except (InputError, OSError):
+        return {}
