@@ -14,9 +14,10 @@ from data_prep import InputError
 from data_prep.prepare import read_manifest
 from data_prep.prepared import read_split
 from finetune.inference import scores_of, sorted_batches
-from finetune.model_card import read_json, read_settings
+from finetune.model_card import settings_of
 from finetune.objective import Objective
-from finetune.scoring import TASK, load_classifier, model_folder
+from finetune.runs import read_task
+from finetune.scoring import load_classifier, model_folder
 from finetune.tokenization import encode, first_line, padded
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
@@ -33,14 +34,15 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     Args:
         model: A folder or a name of the hub.
         output: The file, which is replaced.
-        int8: Quantize weights and, while it runs, activations, by one scale a batch ("dynamic"): about a fourth of the
-            size, and scores that depend a little on the batch.
+        int8: Also write NAME.int8.onnx beside it, with weights and, while it runs, activations quantized by one scale a
+            batch ("dynamic"): about a fourth of the size, and scores that depend a little on the batch.
         data: Prepared data, by default that of the run where it is there; its validation texts are compared, and the
             metric of int8 with that of PyTorch. Without any, made-up texts are compared.
 
     Returns:
-        texts: Their number. difference: The largest one of a logit between PyTorch and the file, before int8. With int8
-        also int8_difference; with data too metric (auroc, for values mae), value and int8_value.
+        texts: Their number. difference: The largest one of a logit between PyTorch and the file. With int8 also
+        int8_difference; with data too metric (auroc, for values mae), value and int8_value on these texts, of_rows, the
+        number of validation rows that they are drawn from.
 
     Raises:
         InputError: An optional package is missing, the model cannot be exported, or the file gives other logits.
@@ -57,7 +59,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     classifier, tokenizer = load_classifier(folder)
     classifier = _merged(classifier.cpu(), folder)
     data = data or _own_data(folder)
-    if data and read_manifest(Path(data)).get("content_hash") != read_json(folder / TASK)["content_hash"]:
+    if data and read_manifest(Path(data)).get("content_hash") != read_task(folder)["content_hash"]:
         raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
     rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
     texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
@@ -97,10 +99,11 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
             facts["int8_difference"] = float(np.abs(found - expected).max())
             if data:
                 labels = np.array(rows["label"].to_pylist())
-                facts["metric"] = objective.best
+                facts |= {"metric": objective.best, "of_rows": read_manifest(data)["splits"]["validation"]["rows"]}
                 for name, logits in (("value", expected), ("int8_value", found)):
                     facts[name] = objective.metrics(labels, scores_of(classifier, logits))[objective.best]
-        os.replace(smaller if int8 else made, output)
+            os.replace(smaller, int8_file(output))
+        os.replace(made, output)
     finally:
         for path in (made, smaller):
             path.unlink(missing_ok=True)
@@ -111,20 +114,30 @@ def _own_data(folder: Path) -> Path | None:
     """The data that a run on this machine was trained on, if it is still there."""
     if not (folder.parent / "config.yaml").is_file():
         return None
-    settings, task = read_settings(folder), read_json(folder / TASK)
+    settings, task = settings_of(folder), read_task(folder)
     data = Path(settings["data"]["folder"]) / task["name"]
     return data if read_manifest(data).get("content_hash") == task["content_hash"] else None
 
 
+def int8_file(output: Path) -> Path:
+    """Where the quantized model lies: model.onnx -> model.int8.onnx."""
+    return output.with_name(f"{output.stem}.int8.onnx")
+
+
 def described(output: Path, facts: dict) -> str:
     """What `export_onnx` found, for the screen."""
-    lines = [f"{output}: {output.stat().st_size / 2**20:.1f} MiB"]
-    lines.append(f"largest difference of a logit to PyTorch over {facts['texts']:,} texts: {facts['difference']:.1e}")
+    written = {output: facts["difference"]}
     if "int8_difference" in facts:
-        lines.append(f"in int8: {facts['int8_difference']:.1e}")
+        written[int8_file(output)] = facts["int8_difference"]
+    lines = [
+        f"{path}: {path.stat().st_size / 2**20:.1f} MiB, largest difference of a logit to PyTorch over "
+        f"{facts['texts']:,} texts {difference:.1e}"
+        for path, difference in written.items()
+    ]
     if "metric" in facts:
         name, value, small = facts["metric"].upper(), facts["value"], facts["int8_value"]
-        lines.append(f"validation {name}: {value:.4f} in PyTorch, {small:.4f} in int8 ({small - value:+.4f})")
+        rows = f"{facts['texts']:,} of {facts['of_rows']:,} validation rows"
+        lines.append(f"{name} on {rows}: {value:.4f} in PyTorch, {small:.4f} in int8 ({small - value:+.4f})")
     return "\n".join(lines)
 
 

@@ -4,8 +4,8 @@ python scripts/export.py --model runs/quickstart/model --output model.onnx
 python scripts/export.py --model runs/quickstart/model --output model.onnx --int8 --data data/quickstart
 
 The file is compared with PyTorch before it is written, on the validation texts of the run's data where it is there (or
-of --data), else on made-up ones; with --int8 it says what the quantization costs in AUROC. Needs
-pip install -e '.[export]'.
+of --data), else on made-up ones; with --int8 it also writes model.int8.onnx and says what the quantization costs in
+AUROC on these texts. Needs pip install -e '.[export]'.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
     parser.add_argument("--output", required=True, type=Path, help="The ONNX file that is written.")
-    parser.add_argument("--int8", action="store_true", help="Quantize to 8 bits: a fourth of the size.")
+    parser.add_argument("--int8", action="store_true", help="Also write NAME.int8.onnx: a fourth of the size.")
     parser.add_argument("--data", type=Path, help="Prepared data to compare on; default: the run's.")
     given = parser.parse_args()
     print(described(given.output, export_onnx(given.model, given.output, given.int8, given.data)))
