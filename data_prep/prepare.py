@@ -55,7 +55,7 @@ from data_prep.task import (
     show,
 )
 
-FORMAT = 6  # raise it when the same config and log would give other files
+FORMAT = 7  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
@@ -227,6 +227,8 @@ def _write(
             print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
     splits = examples.describe(summary)
     doubts += _never_seen(splits["train"], examples.serializer)
+    for note in log.notes:
+        print(note)
     for doubt in doubts:
         print(f"warning: {doubt}")
     return {
@@ -268,6 +270,8 @@ def _describe_log(log: EventLog) -> dict:
         "events": log.events,
         "users": log.users,
         "rejected": log.rejected,
+        "left_out": log.left_out,
+        "equal_rows": log.equal_rows,
         "fields": log.fields,
     }
 

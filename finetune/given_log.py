@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from data_prep import InputError
-from data_prep.events import MICROSECONDS, DataConfig, connect
+from data_prep.events import DataConfig, connect
 from data_prep.serving import file_source
+from data_prep.times import MICROSECONDS
 from finetune.config import CommandParser, parse_experiment
 from finetune.settings import read_text
 
@@ -19,6 +20,9 @@ def add_log_arguments(parser: CommandParser) -> None:
     events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are read.")
     parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
     parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
+    parser.add_argument(
+        "--time-format", help="Of event_time, where it is no ISO date, for strptime: '%%d/%%m/%%Y %%H:%%M'."
+    )
     parser.add_argument("--timezone", default="UTC", help="Of times that carry none, as in training; default UTC.")
     parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
 
@@ -28,6 +32,7 @@ ARGUMENTS = {
     "data.max_rejected": "--max-rejected",
     "data.memory_limit": "--memory-limit",
     "data.timezone": "--timezone",
+    "need time_format at their source": "need --time-format",
     "use `sql` to read it": "write it as one of these first",
 }
 
@@ -57,8 +62,10 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
         InputError: Arguments that do not go together or cannot be read.
     """
     if given.config:
-        if given.columns or given.time_unit:
-            raise InputError("--columns and --time-unit belong to --events; with --config the YAML says it")
+        if given.columns or given.time_unit or given.time_format:
+            raise InputError(
+                "--columns, --time-unit and --time-format belong to --events; with --config the YAML says it"
+            )
         data = parse_experiment("", ["--config", given.config]).data
         data.memory_limit = memory_limit or data.memory_limit
         return data
@@ -66,7 +73,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
         raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
     columns = _columns(given.columns)
     with connect() as con:
-        source = file_source(con, os.path.expanduser(given.events), columns, time_unit=given.time_unit)
+        more = {"time_unit": given.time_unit, "time_format": given.time_format}
+        source = file_source(con, os.path.expanduser(given.events), columns, **more)
     return DataConfig([source], timezone=given.timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
 
 
