@@ -560,6 +560,8 @@ def _event_time(
 ) -> tuple[str, str]:
     """See `time_sql`; the time_format of a source comes before that of all."""
     time_format = source.time_format
+    if time_format is not None and source.time_unit is not None:
+        raise InputError(f"{name}: time_unit and time_format exclude each other; keep the one that event_time is in")
     if time_format is None and source.time_unit is None:
         time_format = config.time_format
     if time_format is not None:

@@ -37,8 +37,6 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
     """
     numeric = NUMERIC.fullmatch(kind) is not None
     text = kind == "VARCHAR" or kind == "JSON" or kind.startswith("ENUM(")
-    if unit is not None and time_format is not None:
-        raise InputError(f"{name}: time_unit and time_format exclude each other; keep the one that event_time is in")
     if time_format is not None and (text or numeric):
         given = _text(kind)
         return given, _in_utc(

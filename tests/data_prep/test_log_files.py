@@ -63,7 +63,7 @@ def test_a_zone_of_late_rows_counts_for_each_of_them_and_the_others_are_in_data_
 @FORMATS
 def test_times_of_one_file_may_be_written_in_all_iso_ways(tmp_path, name):
     times = ["2024-01-01", "2024-01-01 12:00", "2024-01-01 12:00:00.25", "2024-01-01T12:00:00+05:30", "2024/01/01"]
-    _, rows = read(write(tmp_path / name, [["u", time, "view"] for time in times]))
+    _, rows = read(write(tmp_path / name, [[f"u{i}", time, "view"] for i, time in enumerate(times)]))
     midnight = datetime(2024, 1, 1)
     hours = [
         timedelta(0),
