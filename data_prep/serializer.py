@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import InputError
-from data_prep.events import NUMERIC, REQUIRED, connect
+from data_prep.events import REQUIRED, connect
 from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
 from data_prep.files import MayLack, Only, check, is_a, read_json
 from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
@@ -38,6 +38,7 @@ from data_prep.sql import (
     word,
 )
 from data_prep.task import Population, parse_duration
+from data_prep.times import NUMERIC
 
 VERSION = 2
 HEADER_BINS = 16

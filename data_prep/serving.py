@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import RESERVED, DataConfig, Source, column_types, confined, file_columns, read_events
+from data_prep.events import RESERVED, DataConfig, Source, confined, file_columns, read_events
 from data_prep.examples import number_of_parts, read_part, write_parts
 from data_prep.likeness import doubts
+from data_prep.log_files import column_types
 from data_prep.serializer import EventSerializer
 from data_prep.sql import identifier, refused, timestamp
 from data_prep.task import Population, show
@@ -34,11 +35,13 @@ class ServedLog:
     rejected: dict[str, int]
     missing: list[str]  # columns that a text can tell of, and that the log lacks
     ignored: list[str]  # columns that the training log did not have
+    read: list[str]  # what was found in reading it, in sentences
     doubts: list[str]  # sentences, see `data_prep.likeness`
 
     def notes(self) -> list[str]:
         """What a user should know of it, in sentences."""
         said = [f"left out {rows:,} row{'s' * (rows > 1)} with {why}" for why, rows in self.rejected.items() if rows]
+        said += self.read
         if self.without_history:
             have = "user has" if self.without_history == 1 else "users have"
             said.append(f"{self.without_history:,} {have} no event before the cutoff and no score")
@@ -169,7 +172,7 @@ def read_past(
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
     said = [*_zone_notes(data.timezone, zone), *doubts(con, serializer, task, cutoff)] if task else []
-    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, said)
+    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 
 def trained_zone(task: dict) -> str | None:

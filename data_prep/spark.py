@@ -29,15 +29,15 @@ from data_prep.events import (
     SPAN,
     DataConfig,
     EventLog,
-    column_types,
     confined,
     connect,
-    describe_log,
     fill_log,
+    leave_out,
     move_rejected,
     source_paths,
 )
 from data_prep.examples import BUCKET, Batch, Examples, number_of_parts
+from data_prep.log_files import column_types
 from data_prep.sql import identifier, lock_down
 
 if TYPE_CHECKING:
@@ -69,13 +69,14 @@ class SparkLog:
 
     def __init__(self, spark: "SparkSession", config: DataConfig) -> None:
         self.spark, self.config = spark, config
+        self.changes: list[str] = []  # SQL that each part's table `log` is changed by, in order
 
     def read(self, con: duckdb.DuckDBPyConnection, folder: Path) -> EventLog:
         """Read all sources in tasks, one for each Parquet file and one for each other source.
 
         The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet.
         """
-        fill_log(con, self.config, read=False)
+        notes = fill_log(con, self.config, read=False)
         tasks = _tasks(self.config)
         read = partial(_read, config=self.config, tasks=tasks, types=column_types(con, "log"))
         pieces = self.spark.range(len(tasks), numPartitions=len(tasks)).mapInArrow(read, PIECES).persist()
@@ -85,12 +86,21 @@ class SparkLog:
             _insert(con, "log", row["data"])
         rejected = move_rejected(con, self.config, sum(counts.values()), folder)
         self.types = column_types(con, "log")
-        self.number_of_parts = min(number_of_parts(sum(n for slot, n in counts.items() if slot >= 0)), SLOTS)
+        usable = pieces.where("key >= 0")
+        self._part(usable, sum(n for slot, n in counts.items() if slot >= 0))
+        log = EventLog(rejected=rejected, fields=self.types, notes=notes)
+        leave_out(log, self.config, self.count, self.changes.append)
+        if self.number_of_parts != min(number_of_parts(log.events), SLOTS):
+            self.parts.unpersist()
+            self._part(usable, log.events)
+        firsts, lasts = zip(*(span for span in self._answers(_span) if span[0] is not None), strict=True)
+        log.first, log.last = min(firsts), max(lasts)
+        return log
+
+    def _part(self, pieces: "DataFrame", events: int) -> None:
+        self.number_of_parts = min(number_of_parts(events), SLOTS)
         part = _integer(f"key * {self.number_of_parts} div {SLOTS}")
-        self.parts = pieces.where("key >= 0").repartitionById(self.number_of_parts, part).persist()
-        spans = [span for span in self._answers(_span) if span[2]]
-        firsts, lasts, events, users = zip(*spans, strict=True) if spans else ([None], [None], [], [])
-        return describe_log(con, (min(firsts), max(lasts), sum(events), sum(users)), rejected)
+        self.parts = pieces.repartitionById(self.number_of_parts, part).persist()
 
     def count(self, sql: str) -> dict[str, int]:
         """See events.Count."""
@@ -117,7 +127,7 @@ class SparkLog:
 
     def _map(self, work: Callable) -> "DataFrame":
         """What `work` gives for a connection with the table `log` of a part, and the number of the part."""
-        run = partial(_work, work=work, types=self.types, memory_limit=self.config.memory_limit)
+        run = partial(_work, work=work, types=self.types, changes=self.changes, memory_limit=self.config.memory_limit)
         return self.parts.mapInArrow(run, PIECES)
 
     def _answers(self, work: Callable) -> Iterator[object]:
@@ -230,7 +240,11 @@ def _read(
 
 
 def _work(
-    batches: Iterator[pa.RecordBatch], work: Callable, types: dict[str, str], memory_limit: str | None
+    batches: Iterator[pa.RecordBatch],
+    work: Callable,
+    types: dict[str, str],
+    changes: list[str],
+    memory_limit: str | None,
 ) -> Iterator[pa.RecordBatch]:
     """What some work gives for a connection with the table `log` of one part, and the number of the part."""
     from pyspark import TaskContext
@@ -240,6 +254,8 @@ def _work(
         for batch in batches:
             for data in batch["data"]:
                 _insert(con, "log", data.as_py())
+        for change in changes:
+            con.execute(change)
         yield from work(con, TaskContext.get().partitionId())
 
 

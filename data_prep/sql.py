@@ -73,6 +73,12 @@ def text_list(values: list[str]) -> str:
     return "[" + ", ".join(map(quote, values)) + "]::VARCHAR[]"
 
 
+def text_sql(column: str, kind: str) -> str:
+    """SQL of a column as text without spaces around it, NULL where that is nothing, given its type."""
+    text = {"VARCHAR": column, "JSON": f"{column} ->> '$'"}.get(kind, f"CAST({column} AS VARCHAR)")
+    return f"nullif(trim({text}), '')"
+
+
 def word(text: str) -> str:
     """SQL that makes one word of a text: 'Frozen Food' -> 'frozen_food'."""
     return rf"trim(regexp_replace(lower({text}), '[^\pL\pM\pN]+', '_', 'g'), '_')"

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import NUMERIC, REQUIRED, Count, EventLog, most_frequent
+from data_prep.events import REQUIRED, Count, EventLog, most_frequent
 from data_prep.history import MILLION, TOO_LARGE, History, combined, exact, microseconds, running
 from data_prep.sql import condition, identifier, parse_expression, quote, refused, text_list, timestamp
+from data_prep.times import NUMERIC
 
 SPLITS = ("train", "validation", "test")
 LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}

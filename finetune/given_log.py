@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.events import MICROSECONDS, DataConfig, connect
+from data_prep.events import DataConfig, connect
 from data_prep.serving import file_source, trained_zone
+from data_prep.times import MICROSECONDS
 from finetune.config import CommandParser, parse_experiment
 from finetune.runs import read_task
 from finetune.settings import read_text
@@ -22,6 +23,9 @@ def add_log_arguments(parser: CommandParser) -> None:
     parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
     parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
     parser.add_argument("--timezone", help="Of times in --events that carry none; by default that of training.")
+    parser.add_argument(
+        "--time-format", help="Of event_time, where it is no ISO date, for strptime: '%%d/%%m/%%Y %%H:%%M'."
+    )
     parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
 
 
@@ -30,6 +34,7 @@ ARGUMENTS = {
     "data.max_rejected": "--max-rejected",
     "data.memory_limit": "--memory-limit",
     "data.timezone": "--timezone",
+    "need time_format at their source": "need --time-format",
     "use `sql` to read it": "write it as one of these first",
 }
 
@@ -60,8 +65,11 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
         InputError: Arguments that do not go together or cannot be read.
     """
     if given.config:
-        if given.columns or given.time_unit or given.timezone:
-            raise InputError("--columns, --time-unit and --timezone belong to --events; with --config the YAML says it")
+        if given.columns or given.time_unit or given.time_format or given.timezone:
+            raise InputError(
+                "--columns, --time-unit, --time-format and --timezone belong to --events; with --config the "
+                "YAML says it"
+            )
         data = parse_experiment("", ["--config", given.config]).data
         data.memory_limit = memory_limit or data.memory_limit
         return data
@@ -70,7 +78,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     columns = _columns(given.columns)
     timezone = given.timezone or trained_zone(read_task(Path(given.model))) or "UTC"
     with connect() as con:
-        source = file_source(con, os.path.expanduser(given.events), columns, time_unit=given.time_unit)
+        more = {"time_unit": given.time_unit, "time_format": given.time_format}
+        source = file_source(con, os.path.expanduser(given.events), columns, **more)
     return DataConfig([source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
 
 

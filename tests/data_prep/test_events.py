@@ -3,9 +3,12 @@ import hmac
 import json
 import math
 import re
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +16,7 @@ from data_prep import InputError
 from data_prep.events import DataConfig, EventLog, Source, connect, expand, key_mark, read_events, source_files
 from data_prep.prepare import prepare
 from data_prep.serializer import TextField
+from data_prep.users import standing_out
 
 
 def read(data: DataConfig, folder: Path | None = None) -> tuple[EventLog, list[dict]]:
@@ -126,10 +130,73 @@ def test_rows_without_user_time_or_type_are_left_out_and_counted_by_reason(shop)
     assert (log.events, log.users) == (1, 1)
 
 
-def test_a_user_that_is_not_a_number_in_a_column_of_floats_is_no_user():
-    for number in ("nan", "inf", "1e300", "2.5"):
-        log, _ = read(from_sql(ONE, ONE.replace("1 AS", f"'{number}'::DOUBLE AS")))
-        assert counted(log) == {"no user": 1}
+FRACTION, NOBODY = (
+    "a user id that is a fraction or a rounded number",
+    "a user id that stands for nobody (nan, None, null)",
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        ("'nan'::DOUBLE", "no user"),
+        ("'inf'::DOUBLE", FRACTION),
+        ("1e300::DOUBLE", FRACTION),
+        ("2.5::DOUBLE", FRACTION),
+        ("9007199254740992::DOUBLE", FRACTION),  # 2^53, which 2^53 + 1 becomes too
+        ("-9007199254740994::DOUBLE", FRACTION),
+        ("16777216::FLOAT", FRACTION),
+        ("2.5::DECIMAL(5, 2)", FRACTION),
+        ("'null'", NOBODY),
+        ("' None '", NOBODY),
+        ("'NaN'", NOBODY),
+        ("'<NA>'", NOBODY),
+        ("'\"null\"'::JSON", NOBODY),
+    ],
+)
+def test_a_user_id_that_is_nobodys_or_a_rounded_number_is_rejected_with_the_reason(number, why):
+    log, _ = read(from_sql(ONE, ONE.replace("1 AS", f"{number} AS")))
+    assert counted(log) == {why: 1}
+    if why == FRACTION:
+        text = message(from_sql(ONE, ONE.replace("1 AS", f"{number} AS"), max_rejected=0.1))
+        assert "(such as user_id " in text
+        assert "write ids as text or whole numbers" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "user"),
+    [
+        ("9007199254740991::DOUBLE", "9007199254740991"),
+        ("16777215::FLOAT", "16777215"),
+        ("-3.0::DOUBLE", "-3"),
+        ("7.00::DECIMAL(5, 2)", "7"),
+        ("18446744073709551615::UBIGINT", "18446744073709551615"),
+        ("99999999999999999999999999999999999999::HUGEINT", "9" * 38),
+        ("'12346.0'", "12346.0"),  # text keeps every letter
+        ("'2.5'", "2.5"),
+        ("'1e5'", "1e5"),
+        ("'007'", "007"),
+        ("'Nan Goldin'", "Nan Goldin"),
+        ("'\"a1\"'::JSON", "a1"),
+    ],
+)
+def test_a_user_id_of_any_type_is_kept_exactly(number, user):
+    log, rows = read(from_sql(ONE.replace("1 AS", f"{number} AS")))
+    assert [row["user_id"] for row in rows] == [user]
+    assert any("12346.0 is read as the user 12346" in note for note in log.notes) == (
+        "DOUBLE" in number or "FLOAT" in number
+    )
+
+
+def test_floats_of_one_file_beside_text_of_another_are_refused_and_not_made_other_users(shop):
+    folder = shop.folder()
+    times = pa.array([shop.day(0)])
+    for name, users in (("1", pa.array([12346.0])), ("2", pa.array(["12346"]))):
+        pq.write_table(
+            pa.table({"user_id": users, "event_time": times, "event_type": ["view"]}), folder / f"{name}.parquet"
+        )
+    text = message(DataConfig([Source(path=str(folder / "*.parquet"))]))
+    assert f"the user ids are floats in {folder / '1.parquet'} and text in other files" in text
 
 
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "9999-12-31", "0001-01-01", "20000-01-01"])
@@ -285,7 +352,8 @@ def test_no_file_of_the_output_has_an_id_or_the_key(shop, monkeypatch):
 )
 def test_numbers_are_taken_in_their_unit_and_in_utc(number, unit, utc):
     query = ONE.replace("TIMESTAMP '2024-01-01'", number)
-    _, rows = read(DataConfig([Source(sql=query, time_unit=unit)], timezone="Asia/Tokyo"))
+    data = DataConfig([Source(sql=query, time_unit=unit)], timezone="Asia/Tokyo", since="1969-01-01")
+    _, rows = read(data)
     assert rows[0]["event_time"] == utc
 
 
@@ -298,8 +366,199 @@ def test_numbers_in_another_unit_are_times_out_of_range(number):
     assert "a time outside 1900-2199 (such as event_time " in text
 
 
+UNIT, FUTURE = "a time in another unit or before data.since", "a time after data.until"
+
+
+def test_seconds_among_milliseconds_are_rejected_and_not_put_into_1970():
+    query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest([1704067200000, 1704067200001, 1704067200])")
+    log, _ = read(DataConfig([Source(sql=query, time_unit="milliseconds")], max_rejected=0.5))
+    assert counted(log) == {UNIT: 1}
+    assert log.first == datetime(2024, 1, 1)
+    text = message(DataConfig([Source(sql=query, time_unit="milliseconds")]))
+    assert "(such as event_time 1704067200.0)" in text
+    assert "set time_unit to the unit that event_time is in, or data.since" in text
+
+
+def test_the_future_is_rejected_unless_data_until_says_otherwise():
+    now = datetime.now(UTC).replace(tzinfo=None)
+    rows = ONE.replace("TIMESTAMP '2024-01-01'", f"unnest([TIMESTAMP '{now}', TIMESTAMP '{now + timedelta(days=3)}'])")
+    log, _ = read(from_sql(rows))
+    assert counted(log) == {FUTURE: 1}
+    assert log.last == now
+    assert "set data.until" in message(from_sql(rows, max_rejected=0.1))
+    assert not counted(read(from_sql(rows, until=str(now.year + 2) + "-01-01"))[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, ["1995-01-01 00:00:00", "2024-01-01 23:59:59", "2024-01-02 00:00:00"]),
+        ({"until": "2024-01-01"}, ["1995-01-01 00:00:00", "2024-01-01 23:59:59"]),
+        ({"until": "2024-01-01 12:00"}, ["1995-01-01 00:00:00"]),
+        (
+            {"since": "1980-06-01"},
+            ["1985-01-01 00:00:00", "1995-01-01 00:00:00", "2024-01-01 23:59:59", "2024-01-02 00:00:00"],
+        ),
+        ({"since": "2024-01-01 23:59:59+00:00"}, ["2024-01-01 23:59:59", "2024-01-02 00:00:00"]),
+    ],
+)
+def test_events_lie_between_data_since_and_data_until(changes, kept):
+    times = "unnest(['1985-01-01', '1995-01-01', '2024-01-01 23:59:59', '2024-01-02'])"
+    _, rows = read(from_sql(ONE.replace("TIMESTAMP '2024-01-01'", times), **changes))
+    assert [str(row["event_time"]) for row in rows] == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"until": "soon"}, "data.until: 'soon' is not a date"),
+        ({"since": "1.1.1990"}, "data.since: '1.1.1990' is not a date"),
+        ({"since": "2024-01-02", "until": "2024-01-01"}, "data.since 2024-01-02 is not before data.until 2024-01-01"),
+    ],
+)
+def test_bounds_that_are_no_dates_are_refused(changes, said):
+    assert said in message(from_sql(ONE, **changes))
+
+
+# Dates that are not ISO
+
+
+@pytest.mark.parametrize(
+    ("time", "time_format", "utc"),
+    [
+        ("'11/1/2000'", "%m/%d/%Y", datetime(2000, 10, 31, 23)),
+        ("'01/11/2000 13:45'", "%d/%m/%Y %H:%M", datetime(2000, 11, 1, 12, 45)),
+        ("'1 Nov 2000 1:05 PM'", "%d %b %Y %I:%M %p", datetime(2000, 11, 1, 12, 5)),
+        ("'01.11.2000 13:45 +0530'", "%d.%m.%Y %H:%M %z", datetime(2000, 11, 1, 8, 15)),
+        ("20001101", "%Y%m%d", datetime(2000, 10, 31, 23)),
+        ("'20001101'::VARCHAR", "%Y%m%d", datetime(2000, 10, 31, 23)),
+    ],
+)
+def test_a_date_is_read_as_its_time_format_says(time, time_format, utc):
+    query = ONE.replace("TIMESTAMP '2024-01-01'", time)
+    for source, whole in ((time_format, None), (None, time_format), (time_format, "%d %m %y")):
+        data = DataConfig([Source(sql=query, time_format=source)], time_format=whole, timezone="Europe/Berlin")
+        assert read(data)[1][0]["event_time"] == utc
+
+
+def test_a_date_that_two_orders_read_is_refused_with_both_readings_of_the_first_row():
+    query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest(['01/05/2024 10:00:00', '01/02/2024 10:00:00'])")
+    text = message(from_sql(query))
+    assert "01/05/2024 10:00:00 is 2024-05-01 10:00:00 by %d/%m/%Y %H:%M:%S and 2024-01-05 10:00:00 by %m/%d/%Y" in text
+    assert "need time_format at their source" in text
+    assert "2024-07-31 00:00:00 by %d.%m.%Y; set" in message(
+        from_sql(query.replace("01/05/2024 10:00:00", "31.07.2024"))
+    )
+
+
+def test_dates_that_a_time_format_does_not_read_are_counted():
+    query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest(['11/1/2000', '11/13/2000', '13/11/2000', '2000-11-01'])")
+    log, _ = read(DataConfig([Source(sql=query, time_format="%m/%d/%Y")], max_rejected=0.5))
+    assert counted(log) == {"a time that does not parse": 2}
+
+
+def test_the_time_format_of_all_sources_leaves_times_of_other_types_alone():
+    texts = ONE.replace("TIMESTAMP '2024-01-01'", "'1/2/2024'")
+    numbers = Source(sql=ONE.replace("TIMESTAMP '2024-01-01'", "1704067200"), time_unit="seconds")
+    _, rows = read(DataConfig([Source(sql=texts), Source(sql=ONE), numbers], time_format="%d/%m/%Y"))
+    assert [row["event_time"] for row in rows] == [datetime(2024, 1, 1), datetime(2024, 1, 1), datetime(2024, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"time_format": "%Q"}, "time_format '%Q': Failed to parse format specifier"),
+        ({"time_format": "%H:%M"}, "time_format: '%H:%M' gives no date; name year, month and day"),
+        ({"time_format": "%d/%m/%Y"}, "time_format is for text, but event_time is TIMESTAMP already"),
+        ({"time_format": "%d/%m/%Y", "time_unit": "seconds"}, "time_unit and time_format exclude each other"),
+    ],
+)
+def test_a_time_format_that_cannot_hold_is_refused(changes, said):
+    assert said in message(DataConfig([Source(sql=ONE, **changes)]))
+
+
+def test_the_refusal_of_a_date_has_no_users_name(monkeypatch):
+    monkeypatch.setenv("SECRET", KEYS[0])
+    for time, shown in (("01/05/2024", True), ("alice@mail.example", False)):
+        query = ONE.replace("TIMESTAMP '2024-01-01'", f"'{time}'")
+        assert (time in message(from_sql(query, pseudonymize="SECRET"))) == shown
+
+
+# Rows and users that count too much
+
+
+def test_equal_rows_are_counted_and_stay_or_are_left_out(shop):
+    rows = [shop.event("a", 0, tags=["x"]), shop.event("b", 1), shop.event("a", 0, tags=["y"])]
+    data = shop.data([*rows, *rows[:2], rows[0]])
+    log, kept = read(data)
+    assert (log.events, log.equal_rows, log.left_out, len(kept)) == (6, 3, {}, 6)
+    assert "3 of 6 rows are equal to another one" in log.notes[0]
+    assert "data.duplicates: drop" in log.notes[0]
+    log, kept = read(replace(data, duplicates="drop"))
+    assert (log.events, log.equal_rows, log.left_out) == (3, 0, {"equal to another row": 3})
+    assert log.notes == ["left out 3 rows equal to another row"]
+    assert kept == read(shop.data(rows))[1]
+    assert read(shop.data(rows))[0].notes == []
+
+
+def test_users_with_too_many_events_are_left_out_and_counted(shop):
+    rows = [shop.event(user, i) for user, n in (("a", 2), ("b", 3), ("bot", 9)) for i in range(n)]
+    log, kept = read(shop.data(rows, max_events_per_user=3))
+    assert {row["user_id"] for row in kept} == {"a", "b"}
+    assert (log.events, log.users, log.last) == (5, 2, shop.day(2))
+    assert log.left_out == {"of 1 user with more than data.max_events_per_user 3": 9}
+    assert "data.max_events_per_user" in message(shop.data(rows, max_events_per_user=1))
+
+
+def test_equal_rows_that_are_left_out_do_not_count_for_a_user(shop):
+    log, _ = read(shop.data([shop.event("a", 0)] * 9, duplicates="drop", max_events_per_user=1))
+    assert (log.events, log.left_out) == (1, {"equal to another row": 8})
+
+
+def test_one_user_of_very_many_events_is_named_with_the_remedy(shop):
+    rows = [shop.event(f"u{i}", i / 10) for i in range(300)]
+    log, _ = read(shop.data([*rows, *(shop.event("guest", i / 10) for i in range(30))]))
+    assert len(log.notes) == 1
+    assert log.notes[0].startswith("warning: of 330 events guest 30 are of one user each")
+    assert "data.max_events_per_user: 10 leaves such users out" in log.notes[0]
+    assert read(shop.data([*rows, *(shop.event("buyer", i / 10) for i in range(10))]))[0].notes == []
+    assert read(shop.data([shop.event("only", i / 10) for i in range(300)]))[0].notes == []
+
+
+def test_a_user_of_a_hundred_times_the_most_active_ones_stands_out():
+    assert standing_out({1: 1_000_000, 2: 2_000, 201: 1}) == 200
+    assert standing_out({1: 1_000_000, 2: 2_000, 200: 1}) is None
+    assert standing_out({5: 1, 6: 1}) is None
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_two_files_of_equal_content_are_refused(shop, name):
+    folder = shop.folder()
+    frame = pa.table({"user_id": ["a"], "event_time": ["2024-01-01"], "event_type": ["view"], "price": [1]})
+    for copy in ("1", "2", "3"):
+        (folder / copy).mkdir()
+        write = f"COPY {'(FROM frame LIMIT 0)' if copy == '3' else 'frame'} TO '{folder / copy / name}'"
+        duckdb.connect().register("frame", frame).execute(write)
+    data = DataConfig([Source(path=str(folder / "?" / name))])
+    assert f"{folder / '1' / name} and {folder / '2' / name} have the same content" in message(data)
+    (folder / "2" / name).unlink()
+    (folder / "4").mkdir()
+    (folder / "4" / name).write_bytes((folder / "3" / name).read_bytes())  # a day without events is like another one
+    if name != "log.jsonl":
+        assert read(data)[0].events == 1
+
+
+def test_a_file_that_two_sources_read_alike_is_refused_and_not_where_they_make_other_events_of_it(shop):
+    path = shop.write([shop.event("a", 0, value=1.0)])
+    columns = {"user_id": "user_id", "event_time": "event_time", "event_type": "'shipped'"}
+    sources = [Source(path=str(path)), Source(path=str(path), columns=columns)]
+    assert read(DataConfig(sources))[0].events == 2
+    text = message(DataConfig([*sources, Source(path=str(path.parent / "*.parquet"))]))
+    assert f"data.sources[2].path and data.sources[0].path both read {path}" in text
+
+
 def test_a_number_that_is_missing_is_no_time():
-    query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest([1.0::DOUBLE, NULL, 'nan'])")
+    query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest([1.7e9::DOUBLE, NULL, 'nan'])")
     log, _ = read(DataConfig([Source(sql=query, time_unit="seconds")], max_rejected=0.9))
     assert counted(log) == {"no time": 2}
 

@@ -117,9 +117,13 @@ def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop,
     folder = shop.prepare(rows)
     assert read_manifest(folder)["log"]["rejected"] == {
         "no user": 2,
+        "a user id that stands for nobody (nan, None, null)": 0,
+        "a user id that is a fraction or a rounded number": 0,
         "a time that does not parse": 0,
         "no time": 1,
         "a time outside 1900-2199": 0,
+        "a time in another unit or before data.since": 0,
+        "a time after data.until": 0,
         "no event type": 1,
         "a line that cannot be read": 0,
     }
@@ -127,6 +131,17 @@ def test_rows_left_out_are_counted_in_the_manifest_and_named_on_the_screen(shop,
     printed = capsys.readouterr().out
     assert "left out 2 rows with no user (see rejected.parquet)\n" in printed
     assert "1900" not in printed
+
+
+def test_equal_rows_and_users_who_are_too_many_are_said_and_stand_in_the_manifest(shop, capsys):
+    rows = [*shop.regulars(), *shop.regulars()[:9], *(shop.event("bot", i / 50) for i in range(4_000))]
+    data = replace(shop.data(rows), max_events_per_user=3_000)
+    log = read_manifest(prepare("shop", data, shop.task(), shop.text()))["log"]
+    assert (log["equal_rows"], log["events"]) == (9, 189)
+    assert log["left_out"] == {"of 1 user with more than data.max_events_per_user 3,000": 4_000}
+    printed = capsys.readouterr().out
+    assert "left out 4,000 rows of 1 user with more than data.max_events_per_user 3,000\n" in printed
+    assert "9 of 189 rows are equal to another one" in printed
 
 
 def test_a_class_without_a_training_example_and_a_field_without_a_kept_value_are_named(shop, capsys):

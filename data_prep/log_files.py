@@ -1,0 +1,296 @@
+"""The files of a source, read in types that all of their rows bear out and never in those of the first rows alone.
+
+DuckDB finds types in the beginning of a file, and what comes later is then cast: a zone is dropped, 2.5 becomes 3, the
+ids 1e5 and 10e4 become one, and 11/1/2000 the first or the eleventh month. Here that type is a guess, which is kept
+where every value is written so; ids, event types and times stay text, which is parsed row by row.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from glob import glob
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from data_prep import InputError
+from data_prep.sql import identifier, quote, text_list
+from data_prep.times import NUMERIC
+from data_prep.written_types import WRITTEN, proven_types
+
+READERS = {
+    ".parquet": "read_parquet",
+    ".csv": "read_csv",
+    ".tsv": "read_csv",
+    ".json": "read_json",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
+}
+# What a column of a file is for: a text of its own; the time alone; part of an id's expression; anything else.
+TEXT, TIME, ID, FIELD = "text", "time", "id", "field"
+
+
+@dataclass
+class Reading:
+    """How the files of a source are read."""
+
+    sql: str  # of a relation with all rows
+    written: bool = False  # user ids are text of a file without types, so that one may be what a float was written as
+    floats: bool = False  # such ids were found
+
+
+def reading(
+    con: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    columns: dict[str, str] | None,
+    time_unit: str | None,
+    time_format: str | None,
+    types: dict[str, str],
+    setting: str,
+) -> Reading:
+    """How to read files of one kind.
+
+    Args:
+        con: Looks through them.
+        files: At least one.
+        columns: Name -> expression over the files' columns; None where they are called so already.
+        time_unit: Of event_time, which is a number then.
+        time_format: Of event_time, which is text then.
+        types: Column of the log -> type that it had in an earlier log; CSV says none.
+        setting: The source's path, for messages.
+
+    Raises:
+        InputError: A file that cannot be read, or ids of different kinds.
+    """
+    user = _bare((columns or {}).get("user_id", "user_id"))
+    reader = READERS[suffix(files[0].name)]
+    if reader == "read_parquet":
+        read = f"read_parquet({_paths(files)}, union_by_name = true)"
+        if len(files) > 1:
+            _refuse_floats_as_text(con, files, read, user, setting)
+        return Reading(read)
+    roles = partial(_roles, columns=columns, time_format=time_format)
+    if reader == "read_json":
+        return _json(con, files, roles, user)
+    named = columns or {name: name for name in types}
+    wanted = {_bare(column): types[name] for name, column in named.items() if name in types}
+    return _csv(con, files, roles, user, wanted, time_unit, setting)
+
+
+def _refuse_floats_as_text(
+    con: duckdb.DuckDBPyConnection, files: list[Path], read: str, user: str, setting: str
+) -> None:
+    """Where the ids of some files are text and of others floats, DuckDB would make 12346 of the latter 12346.0."""
+    kinds = {name.lower(): kind for name, kind in column_types(con, read).items()}
+    if kinds.get(user) != "VARCHAR":
+        return
+    floats = con.execute(
+        f"""SELECT min(file_name) FROM parquet_schema({_paths(files)})
+            WHERE lower(name) = {quote(user)} AND type IN ('FLOAT', 'DOUBLE')"""
+    ).fetchall()[0][0]
+    if floats is not None:
+        raise InputError(
+            f"{setting}: the user ids are floats in {floats} and text in other files; write them as text in all of "
+            f"them, or make those files a source of their own"
+        )
+
+
+def _json(con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, user: str) -> Reading:
+    # All rows are looked at, or keys that come late would be left out.
+    sample = f"union_by_name = true, sample_size = -1, maximum_sample_files = {len(files)}"
+    found = con.sql(f"FROM read_json({_paths(files)}, {sample})")
+    kinds = dict(zip(found.columns, found.types, strict=True))
+    types = {name: _strings_as_text(kind) for name, kind in kinds.items()}
+    used = roles(list(kinds))
+    users = {name.lower(): kind.id for name, kind in kinds.items()}
+    for name, role in used.items():
+        if role == TEXT or (role == TIME and not NUMERIC.fullmatch(types[name])):
+            types[name] = "VARCHAR"
+    given = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
+    read = f"read_json({_paths(files)}, columns = {{{given}}})"
+    guesses = {name: str(kinds[name]) for name, role in used.items() if role == FIELD and types[name] == "VARCHAR"}
+    guesses = {name: kind for name, kind in guesses.items() if kind in WRITTEN}
+    proven = proven_types(con, read, guesses, set())
+    replaced = {name: f"CAST({identifier(name)} AS {kind})" for name, kind in proven.items() if kind != "VARCHAR"}
+    replaced |= {name: "NULL" for name, kind in kinds.items() if kind.id == "null"}
+    return Reading(_replaced(read, replaced), user in users, users.get(user) == "double")
+
+
+def _csv(
+    con: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    roles: Callable,
+    user: str,
+    wanted: dict[str, str],
+    time_unit: str | None,
+    setting: str,
+) -> Reading:
+    """DuckDB keeps lines that do not fit only without union_by_name, so files of one header are read together."""
+    groups: dict[bytes, list[Path]] = defaultdict(list)
+    for file in files:
+        groups[_header(file, setting)].append(file)
+    guesses, reads = {}, []
+    for group in groups.values():
+        kinds = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        guesses = kinds | guesses
+        reads.append((f"{_paths(group)}{_quotes(con, group[0])}", list(kinds)))
+    used = roles(list(guesses))
+    for name, role in used.items():
+        if role == TIME and time_unit is not None:
+            guesses[name] = "BIGINT"
+        elif role == TIME and not (NUMERIC.fullmatch(guesses[name]) or guesses[name] in WRITTEN):
+            used[name] = TEXT
+    looked = {name: guesses[name] for name, role in used.items() if role != TEXT}
+    ids = {name for name, role in used.items() if role == ID}
+    types = proven_types(con, _csv_query(reads, {}, "ignore_errors"), looked, ids)
+    casts = {name: kind for name, kind in types.items() if kind in WRITTEN}
+    for name, role in used.items():
+        want = wanted.get(name.lower())
+        if role == FIELD and want is not None and family(want) != family(types[name]):
+            types[name] = want  # lines that are not written so are rejected
+            casts.pop(name, None)
+    read = _csv_query(reads, {name: kind for name, kind in types.items() if name not in casts}, "store_rejects")
+    read = _replaced(read, {name: f"CAST({identifier(name)} AS {kind})" for name, kind in casts.items()})
+    users = {name.lower(): kind for name, kind in guesses.items()}
+    return Reading(read, user in users, users.get(user) == "DOUBLE")
+
+
+def _csv_query(reads: list[tuple[str, list[str]]], types: dict[str, str], broken: str) -> str:
+    """A relation of all rows, in text but for some types; lines that do not fit are skipped."""
+    queries = []
+    for paths, names in reads:
+        given = ", ".join(f"{quote(name)}: {quote(types.get(name, 'VARCHAR'))}" for name in names)
+        queries.append(f"SELECT * FROM read_csv({paths}, types = {{{given}}}, {broken} = true)")
+    return f"({' UNION ALL BY NAME '.join(queries)})"
+
+
+def column_names(con: duckdb.DuckDBPyConnection, files: list[Path]) -> list[str]:
+    """The names of the files' columns."""
+    reader = READERS[suffix(files[0].name)]
+    # Keys of JSON may come late.
+    more = f", sample_size = -1, maximum_sample_files = {len(files)}" if reader == "read_json" else ""
+    more = ", ignore_errors = true" if reader == "read_csv" else more
+    return list(column_types(con, f"{reader}({_paths(files)}, union_by_name = true{more})"))
+
+
+def _roles(names: list[str], columns: dict[str, str] | None, time_format: str | None) -> dict[str, str]:
+    """Column of the files -> what the source uses it for; the others are not looked at."""
+    columns = columns or {name: name for name in names}
+    found = {}
+    for name in names:
+        named = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.I)
+        uses = {target.lower(): column for target, column in columns.items() if named.search(column)}
+        ids = {"user_id", "event_type"} & {*uses}
+        if not uses:
+            continue
+        if all(_bare(column) == name.lower() for column in uses.values()) and {*uses} <= {*ids, "event_time"}:
+            found[name] = TIME if "event_time" in uses and not ids and time_format is None else TEXT
+        else:
+            found[name] = ID if ids else FIELD
+    return found
+
+
+def _replaced(read: str, columns: dict[str, str]) -> str:
+    if not columns:
+        return read
+    given = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
+    return f"(SELECT * REPLACE ({given}) FROM {read})"
+
+
+def _strings_as_text(kind: "duckdb.sqltypes.DuckDBPyType") -> str:
+    """The type of a JSON's column, with text for what DuckDB finds in strings or in values of several types."""
+    if kind.id == "list":
+        return f"{_strings_as_text(kind.children[0][1])}[]"
+    if kind.id == "struct":
+        return f"STRUCT({', '.join(f'{identifier(name)} {_strings_as_text(child)}' for name, child in kind.children)})"
+    if kind.id == "map":
+        key, value = (_strings_as_text(child) for _, child in kind.children)
+        return f"MAP({key}, {value})"
+    return str(kind) if NUMERIC.fullmatch(str(kind)) or kind.id == "boolean" else "VARCHAR"
+
+
+def _quotes(con: duckdb.DuckDBPyConnection, file: Path) -> str:
+    """CSV quotes what needs it (RFC 4180), also where the first thousands of rows did not."""
+    found = con.execute(f"SELECT Quote FROM sniff_csv({quote(str(file))}, ignore_errors = true)").fetchall()[0][0]
+    return """, quote = '"', escape = '"'""" if suffix(file.name) == ".csv" and found == "(empty)" else ""
+
+
+def _header(file: Path, setting: str) -> bytes:
+    """The first line of a CSV file."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            header = lines.readline(1 << 20)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{setting}: {file} cannot be read ({error}); fetch it again or take it away") from error
+    if not header:
+        raise InputError(f"{setting}: {file} is empty; give it a header or take it away")
+    try:
+        if "\0" in header.decode():
+            raise ValueError
+    except ValueError as error:
+        raise InputError(
+            f"{setting}: {file} is not text in UTF-8; convert it, as in `iconv -f LATIN1 -t UTF-8`, or take it away"
+        ) from error
+    return header.strip()
+
+
+def refuse_copies(files: list[Path], setting: str) -> None:
+    """InputError where two files give the same events; files without rows, and in folders KEY=VALUE, may be equal."""
+    alike_files = defaultdict(list)
+    for file in files:
+        values = tuple(part for part in file.parts[:-1] if "=" in part)
+        alike_files[file.stat().st_size, values].append(file)
+    for alike in alike_files.values():
+        known: dict[bytes, Path] = {}
+        for file in alike if len(alike) > 1 else ():
+            with file.open("rb") as content:
+                same = known.setdefault(hashlib.file_digest(content, "sha256").digest(), file)
+            if same is not file and _has_rows(file):
+                raise InputError(
+                    f"{setting}: {same} and {file} have the same content: each event would count twice; take one "
+                    f"of them away"
+                )
+
+
+def _has_rows(file: Path) -> bool:
+    if file.suffix.lower() == ".parquet":
+        return pq.read_metadata(file).num_rows > 0
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        if READERS[suffix(file.name)] == "read_csv":
+            lines.readline()
+        return bool(lines.readline().strip())
+
+
+def _bare(expression: str) -> str:
+    """A column's name in lower case, if the expression is no more than that."""
+    return expression.strip().strip('"').lower()
+
+
+def family(kind: str) -> str:
+    """Types of one family may be united; others would silently become text."""
+    return "number" if NUMERIC.fullmatch(kind) else kind
+
+
+def suffix(path: str) -> str:
+    """The kind of a file or of those that a glob names: a key of READERS, if it can be read."""
+    return Path(path.removesuffix(".gz")).suffix.lower()
+
+
+def found_files(path: str) -> list[Path]:
+    """The files that a path or glob names."""
+    return [Path(found) for found in glob(path, recursive=True) if os.path.isfile(found)]
+
+
+def _paths(files: list[Path]) -> str:
+    return text_list([str(file) for file in files])
+
+
+def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """The type of each column of a relation."""
+    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}

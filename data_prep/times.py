@@ -1,0 +1,138 @@
+"""The moment of an event: how sources write it, and between which moments it is believed."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import duckdb
+
+from data_prep import InputError
+from data_prep.sql import quote, refused, text_sql, timestamp
+
+MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
+NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
+# What looks like a date whose order of day and month only its writer knows; nobody's name does.
+ANY_ORDER = r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?( ?[AaPp][Mm])?"
+PLAIN = r"[^.]{16}:\d\d\.\d+"  # 2024-01-31 12:00:00.123 without a zone
+DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%Y%m%d")
+CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+
+
+def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str, name: str) -> tuple[str, str]:
+    """SQL of event_time as it is given, NULL where nothing is; and of a TIMESTAMP in UTC over that as `given_time`.
+
+    The latter is NULL where it does not parse.
+
+    The session must be in `timezone`, for times that carry none; each one that carries a zone keeps its own.
+
+    Args:
+        kind: The type of event_time.
+        unit: Of numbers; see MICROSECONDS.
+        time_format: Of text or whole numbers, for strptime; None where they are ISO dates.
+        timezone: The session's.
+        name: The source, for messages.
+
+    Raises:
+        InputError: A number without unit or format, one of them where it does not belong, or a type that is no time.
+    """
+    numeric = NUMERIC.fullmatch(kind) is not None
+    text = kind == "VARCHAR" or kind == "JSON" or kind.startswith("ENUM(")
+    if time_format is not None and (text or numeric):
+        given = _text(kind)
+        return given, _in_utc(
+            f"try_strptime(trim(given_time), {quote(time_format)})", "%z" in time_format.lower(), timezone
+        )
+    if numeric:
+        if unit is None:
+            raise InputError(
+                f"{name}: event_time is a number ({kind}); set time_unit to {', '.join(MICROSECONDS)}, or time_format "
+                f"to what its digits are, as %Y%m%d"
+            )
+        # Far outside of the years 1900 to 2199, such as milliseconds taken for seconds, becomes the year 2255 or 1684.
+        given = "nullif(CAST(event_time AS DOUBLE), 'NaN')"
+        number = f"least(greatest(round(given_time * {MICROSECONDS[unit]}), -9e15), 9e15)"  # both pass over NULL
+        return given, f"CASE WHEN given_time IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
+    if unit is not None:
+        raise InputError(
+            f"{name}.time_unit is for numbers, but event_time is {kind}; leave time_unit out, or give {unit} since 1970"
+        )
+    if text:
+        given = _text(kind)
+        parsed = "make_timestamp(epoch_us(try_cast(trim(given_time) AS TIMESTAMPTZ)))"
+        if timezone == "UTC":  # 2024-01-31 12:00:00 has no zone, which the faster cast would drop
+            plain = "strlen(given_time) = 19 AND given_time[17] = ':'"
+            parsed = f"CASE WHEN {plain} THEN try_cast(given_time AS TIMESTAMP) ELSE {parsed} END"
+        return given, parsed
+    if kind == "TIMESTAMP WITH TIME ZONE" or re.fullmatch(r"DATE|TIMESTAMP(_\w+)?", kind):
+        cast = "given_time" if kind == "TIMESTAMP WITH TIME ZONE" else "try_cast(given_time AS TIMESTAMP)"
+        return "event_time", _in_utc(cast, kind == "TIMESTAMP WITH TIME ZONE", timezone)
+    raise InputError(f"{name}: event_time is {kind}, not a time; make it one, as in CAST(column AS TIMESTAMP)")
+
+
+def _text(kind: str) -> str:
+    """SQL of event_time as text; trimmed only where that is needed, as it takes longer than all else."""
+    return "event_time" if kind == "VARCHAR" else text_sql("event_time", kind)
+
+
+def _in_utc(time: str, zoned: bool, timezone: str) -> str:
+    """SQL of a time in UTC; without a detour where it is so already."""
+    return time if timezone == "UTC" and not zoned else f"make_timestamp(epoch_us(try_cast({time} AS TIMESTAMPTZ)))"
+
+
+def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting: str) -> None:
+    """InputError where a format is none that DuckDB's strptime knows, or none that gives a date."""
+    with refused(f"{setting} '{time_format}'", "write it as strptime takes it, such as %d/%m/%Y %H:%M:%S"):
+        con.execute(f"SELECT try_strptime('', {quote(time_format)})")
+    names = set(re.findall(r"%-?(\w)", time_format))
+    if not names & set("YyGcxs") or not (names & set("dejcxs") or names >= set("GVu")):
+        raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
+
+
+def span_of_belief(since: str, until: str | None) -> tuple[str, str]:
+    """SQL literals of the first moment that an event may have, and of the first that it may not, in UTC.
+
+    Args:
+        since: data.since, a date or a moment.
+        until: data.until, a date, which counts as a whole, or a moment; None ends today, wherever today ends last.
+
+    Raises:
+        InputError: One of them is no date, or they leave nothing between them.
+    """
+    first = _moment(since, "data.since")
+    if until is None:
+        day = (datetime.now(UTC) + timedelta(hours=14)).replace(tzinfo=None)  # in Kiribati
+        last = datetime(day.year, day.month, day.day) + timedelta(days=1)
+    else:
+        last = _moment(until, "data.until") + (timedelta(days=1) if len(until.strip()) <= 10 else timedelta(0))
+    if first >= last:
+        raise InputError(f"data.since {since} is not before data.until {until or 'today'}; correct one of them")
+    return timestamp(first), timestamp(last)
+
+
+def _moment(text: str, setting: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{setting}: '{text}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def readings(text: str) -> dict[str, datetime]:
+    """What a date that is not ISO may mean: format -> moment."""
+    separator = next((character for character in "/.-" if character in text), "/")
+    found = {}
+    for day, clock in product(DATES, CLOCKS):
+        form = day.replace("/", separator) + clock
+        try:
+            found[form] = datetime.strptime(text.replace("T", " "), form)
+        except ValueError:
+            continue
+    return found
+
+
+def date_remedy(text: str) -> str:
+    """What to set for times such as this one, with all that it may mean."""
+    meant = [f"{moment} by {form}" for form, moment in readings(text).items()]
+    if not meant:
+        return "dates that are not ISO (2024-01-31 12:00:00) need time_format, as strptime takes it, at their source"
+    return f"dates that are not ISO need time_format at their source: {text} is {' and '.join(meant)}; set one of them"

@@ -1,0 +1,300 @@
+"""Files whose first rows do not tell what comes: DuckDB looks at some 20,000 rows of a CSV file to find its types."""
+
+import json
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data_prep import InputError
+from data_prep.events import DataConfig, EventLog, Source, connect, read_events
+from data_prep.serving import as_sources, file_source
+
+MANY = 20_500  # rows, more than DuckDB looks at
+FRACTION, NOBODY = (
+    "a user id that is a fraction or a rounded number",
+    "a user id that stands for nobody (nan, None, null)",
+)
+HEADER = ["user_id", "event_time", "event_type"]
+
+
+def write(path: Path, rows: list[list], names: list[str] = HEADER) -> Path:
+    """A CSV file, or JSON lines with what is no text as it is."""
+    if path.suffix == ".csv":
+        path.write_text(
+            "\n".join(",".join("" if value is None else str(value) for value in row) for row in [names, *rows])
+        )
+    else:
+        path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    return path
+
+
+def read(path: Path, columns: dict[str, str] | None = None, **changes: object) -> tuple[EventLog, list[dict]]:
+    """The log of a file, and its rows by user."""
+    source = Source(
+        path=str(path), columns=columns, **{key: changes.pop(key) for key in ("time_unit",) if key in changes}
+    )
+    with connect() as con:
+        log = read_events(con, DataConfig([source], **({"max_rejected": 0.9} | changes)))
+        return log, con.sql("SELECT * FROM log ORDER BY user_id, rowid").to_arrow_table().to_pylist()
+
+
+def counted(log: EventLog) -> dict[str, int]:
+    return {why: count for why, count in log.rejected.items() if count}
+
+
+FORMATS = pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+
+
+# Times
+
+
+@FORMATS
+@pytest.mark.parametrize("late", ["2024-04-29T23:57:00-05:00", "2024-04-30T04:57:00Z", "2024-04-30 06:57:00+02"])
+@pytest.mark.parametrize("rows", [1, 2_000])
+def test_a_zone_of_late_rows_counts_for_each_of_them_and_the_others_are_in_data_timezone(tmp_path, name, late, rows):
+    early = [["u1", "2024-01-01T00:00:00", "view"]] * MANY
+    log, _ = read(write(tmp_path / name, early + [["u1", late, "view"]] * rows), timezone="Europe/Berlin")
+    assert (log.first, log.last) == (datetime(2023, 12, 31, 23), datetime(2024, 4, 30, 4, 57))
+    assert (log.events, counted(log)) == (MANY + rows, {})
+
+
+@FORMATS
+def test_times_of_one_file_may_be_written_in_all_iso_ways(tmp_path, name):
+    times = ["2024-01-01", "2024-01-01 12:00", "2024-01-01 12:00:00.25", "2024-01-01T12:00:00+05:30", "2024/01/01"]
+    _, rows = read(write(tmp_path / name, [[f"u{i}", time, "view"] for i, time in enumerate(times)]))
+    midnight = datetime(2024, 1, 1)
+    hours = [
+        timedelta(0),
+        timedelta(hours=12),
+        timedelta(hours=12, milliseconds=250),
+        timedelta(hours=6.5),
+        timedelta(0),
+    ]
+    assert [row["event_time"] for row in rows] == [midnight + after for after in hours]
+
+
+@FORMATS
+def test_dates_are_never_read_in_an_order_that_was_guessed(tmp_path, name):
+    path = write(tmp_path / name, [["u", "11/1/2000", "buy"]] * MANY)
+    with pytest.raises(
+        InputError, match="2000-01-11 00:00:00 by %d/%m/%Y and 2000-11-01 00:00:00 by %m/%d/%Y; set one"
+    ):
+        read(path)
+    with path.open("a") as file:
+        file.write("\nu,11/13/2000,buy\n" if name == "log.csv" else '\n{"event_time": "11/13/2000"}')
+    with pytest.raises(InputError, match=r"2000-11-(01|13) 00:00:00 by %m/%d/%Y; set one"):
+        read(path)
+    log, _ = read(path, time_format="%m/%d/%Y")
+    assert (log.first, log.events) == (datetime(2000, 11, 1), MANY + (name == "log.csv"))
+
+
+@FORMATS
+def test_seconds_among_milliseconds_are_rejected(tmp_path, name):
+    path = write(tmp_path / name, [["u", time, "buy"] for time in [1704067200000] * MANY + [1704067200, 1704067200.5]])
+    log, _ = read(path, time_unit="milliseconds")
+    assert counted(log) == {"a time in another unit or before data.since": 2}
+
+
+# User ids and event types
+
+
+@pytest.mark.parametrize(
+    "mapped", [None, dict(zip(HEADER, HEADER, strict=True)), {"user_id": "CAST(user_id AS VARCHAR)"}]
+)
+def test_ids_and_event_types_of_csv_stay_as_they_are_written(tmp_path, mapped):
+    ids = [
+        "1e5",
+        "10e4",
+        "4e15",
+        "007",
+        "7",
+        "01-01-20",
+        "00:01",
+        "2024-1-5",
+        "true",
+        "0x1F",
+        "1_000",
+        "12345678901234567890",
+    ]
+    path = write(tmp_path / "log.csv", [[value, "2024-01-01", value] for value in ids])
+    columns = mapped and dict(zip(HEADER, HEADER, strict=True)) | mapped
+    _, rows = read(path, columns)
+    assert [row["user_id"] for row in rows] == [row["event_type"] for row in rows] == sorted(ids)
+
+
+def test_ids_of_json_lines_are_kept_whether_they_are_numbers_or_text(tmp_path):
+    ids = [7, "a1", "007", 12345678901234567890, "01-01-20", "00:01", "1e5"]
+    _, rows = read(write(tmp_path / "log.jsonl", [[value, "2024-01-01", "view"] for value in ids]))
+    assert [row["user_id"] for row in rows] == sorted(str(value) for value in ids)
+
+
+@FORMATS
+def test_whole_floats_are_the_integer_and_rounded_ones_nobody(tmp_path, name):
+    ids = [123.0, 9007199254740991.0, 9007199254740993.0, 2.5, 4.00012e15, 1e16]
+    path = write(tmp_path / name, [[value, "2024-01-01", "view"] for value in ids])
+    log, rows = read(path)
+    assert [row["user_id"] for row in rows] == ["123", "4000120000000000", "9007199254740991"]
+    assert counted(log) == {FRACTION: 3}
+    assert "12346.0 is read as the user 12346" in log.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("user", "why"), [("4.00012E+15", FRACTION), ("1e+16", FRACTION), ("nan", NOBODY), ("None", NOBODY)]
+)
+def test_what_a_spreadsheet_or_pandas_wrote_for_an_id_is_rejected(tmp_path, user, why):
+    log, _ = read(write(tmp_path / "log.csv", [["ann", "2024-01-01", "view"], [user, "2024-01-01", "view"]]))
+    assert counted(log) == {why: 1}
+
+
+@pytest.mark.parametrize("user", ["ann.lee@shop.example", "+491234567", "10.0.0.1", "v1.2.3", "6.02e23.x"])
+def test_ids_with_points_and_signs_are_text(tmp_path, user):
+    _, rows = read(write(tmp_path / "log.csv", [[user, "2024-01-01", "view"]]))
+    assert [row["user_id"] for row in rows] == [user]
+
+
+def test_arithmetic_over_ids_of_csv_still_works_where_all_are_plain_integers(tmp_path):
+    columns = dict(zip(HEADER, HEADER, strict=True)) | {"user_id": "user_id + 1_000"}
+    assert read(write(tmp_path / "log.csv", [[7, "2024-01-01", "view"]]), columns)[1][0]["user_id"] == "1007"
+    with pytest.raises(InputError, match="No function matches"):
+        read(write(tmp_path / "log.csv", [["007", "2024-01-01", "view"]]), columns)
+
+
+@pytest.mark.parametrize("give", ["frame", "dicts", "csv", "parquet"])
+def test_the_ids_and_zones_of_events_to_be_scored_are_read_as_in_training(tmp_path, give):
+    users, times = [12346.0, 2.0**53, None], ["2024-01-01T00:00:00", "2024-01-01T00:00:00-05:00", "2024-01-01"]
+    frame = pd.DataFrame({"user_id": users, "event_time": times, "event_type": "view"})
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    frame.to_parquet(tmp_path / "log.parquet", index=False)
+    given = {"frame": frame, "dicts": frame.astype(object).where(frame.notna(), None).to_dict("records")}
+    with connect() as con:
+        data = as_sources(con, given.get(give, tmp_path / f"log.{give}"))
+        data.max_rejected = 0.9
+        log = read_events(con, data)
+        assert con.sql("SELECT user_id, event_time FROM log").fetchall() == [("12346", datetime(2024, 1, 1))]
+    assert counted(log) == {FRACTION: 1, "no user": 1}
+
+
+# Fields
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "kind", "last"),
+    [
+        ("1", "2.5", "DOUBLE", 2.5),
+        ("0", "true", "VARCHAR", "true"),
+        ("true", "maybe", "VARCHAR", "maybe"),
+        ("true", "f", "BOOLEAN", False),
+        ("1", "12345678901234567890", "VARCHAR", "12345678901234567890"),
+        ("100000", "1e5", "VARCHAR", "1e5"),
+        ("1.5", "1e-05", "DOUBLE", 1e-5),
+        ("1.5", "nan", "DOUBLE", None),
+        ("2024-01-31", "2024-02-01", "DATE", date(2024, 2, 1)),
+        ("2024-01-31", "31.01.2024", "VARCHAR", "31.01.2024"),
+        ("01-01-20", "13-01-20", "VARCHAR", "13-01-20"),
+        ("2024-01-31 00:00:00", "2024-02-01T00:00:00+05:00", "VARCHAR", "2024-02-01T00:00:00+05:00"),
+        ("2024-01-31 00:00:00", "2024-02-01 12:00:00.5", "TIMESTAMP", datetime(2024, 2, 1, 12, 0, 0, 500_000)),
+        ("00:01:00", "1 hour", "VARCHAR", "1 hour"),
+        ("shoes", "7", "VARCHAR", "7"),
+        (None, "7", "BIGINT", 7),
+    ],
+)
+def test_a_field_of_csv_has_a_type_that_every_row_bears_out(tmp_path, early, late, kind, last):
+    rows = [["u", "2024-01-01", "view", early]] * MANY + [["z", "2024-01-01", "view", late]] * 30
+    log, found = read(write(tmp_path / "log.csv", rows, [*HEADER, "field"]))
+    assert (log.fields, found[-1]["field"], log.events) == ({"field": kind}, last, len(rows))
+
+
+@pytest.mark.parametrize("place", [0, 15_000, 29_999])
+@pytest.mark.parametrize("strays", [20, 40])
+def test_a_column_of_numbers_may_have_one_stray_value_in_a_thousand_wherever_it_stands(tmp_path, place, strays):
+    rows = [["u", "2024-01-01", "view", i] for i in range(30_000)]
+    for i in range(strays):
+        rows[(place + i) % 30_000][3] = "n/a"
+    log, _ = read(write(tmp_path / "log.csv", rows, [*HEADER, "field"]))
+    assert log.fields == {"field": "BIGINT" if strays == 20 else "VARCHAR"}
+    assert counted(log) == ({"a line that cannot be read": 20} if strays == 20 else {})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2.5], "DOUBLE"),
+        ([1, "n/a"], "VARCHAR"),
+        ([True, "maybe"], "VARCHAR"),
+        (["2024-01-31", "2024-02-01"], "DATE"),
+        (["01-01-20", "13-01-20"], "VARCHAR"),
+        (["6ba7b810-9dad-11d1-80b4-00c04fd430c8", "x"], "VARCHAR"),
+        ([["a"], ["b", "c"]], "VARCHAR[]"),
+        ([["2024-01-31"], ["soon"]], "VARCHAR[]"),
+        ([["a"], "b"], "VARCHAR"),
+        ([None, "b"], "VARCHAR"),
+        ([None, [1.5]], "DOUBLE[]"),
+    ],
+)
+def test_a_field_of_json_lines_has_a_type_that_every_row_bears_out(tmp_path, values, kind):
+    rows = [["a", "2024-01-01", "view", values[0]]] * MANY + [["z", "2024-01-01", "view", values[1]]]
+    log, found = read(write(tmp_path / "log.jsonl", rows, [*HEADER, "field"]))
+    assert log.fields == {"field": kind}
+    last = found[-1]["field"]
+    assert (last.isoformat() if kind == "DATE" else last) == values[1]
+
+
+def test_a_key_that_comes_late_in_json_lines_is_read(tmp_path):
+    lines = ['{"user_id": 1, "event_time": "2024-01-01", "event_type": "view", "nothing": null}'] * MANY
+    lines.append('{"user_id": 9, "event_time": "2024-01-01", "event_type": "view", "price": 2.5, "item": {"id": 7}}')
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    _, rows = read(tmp_path / "log.jsonl")
+    assert rows[-1] | {"event_time": 0} == {
+        "user_id": "9", "event_time": 0, "event_type": "view", "nothing": None, "price": 2.5, "item": {"id": 7}
+    }  # fmt: skip
+
+
+def test_quotes_that_come_late_in_csv_are_quotes(tmp_path):
+    rows = [["u", "2024-01-01", "view", "plain"]] * MANY + [["z", "2024-01-01", "view", '"a ""b"", c\nd"']]
+    log, found = read(write(tmp_path / "log.csv", rows, [*HEADER, "note"]))
+    assert (found[-1]["note"], counted(log)) == ('a "b", c\nd', {})
+
+
+def test_columns_of_csv_have_the_types_that_expressions_need(tmp_path):
+    names = ["id", "day", "clock", "stamp", "cents", "gift"]
+    path = write(tmp_path / "log.csv", [["u", "2024-01-31", "10:30:00", 1704067200, 250, "true"]], names)
+    columns = {
+        "user_id": "id",
+        "event_time": "day + clock",
+        "event_type": "CASE WHEN gift THEN 'gift' ELSE 'buy' END",
+        "price": "cents / 100",
+        "late": "to_timestamp(stamp) < day",
+    }
+    assert read(path, columns)[1] == [
+        {"user_id": "u", "event_time": datetime(2024, 1, 31, 10, 30), "event_type": "gift", "price": 2.5, "late": True}
+    ]
+
+
+def test_a_file_without_a_header_and_one_of_text_alone_are_read(tmp_path):
+    (tmp_path / "log.csv").write_text("u1,2024-01-01,view\nu2,2024-01-02,view\n")
+    columns = {"user_id": "column0", "event_time": "column1", "event_type": "column2"}
+    assert read(tmp_path / "log.csv", columns)[0].users == 2
+    write(tmp_path / "log.csv", [["a", "1 Jan 2024", "view"], ["b", "2 Jan 2024", "view"]])
+    assert read(tmp_path / "log.csv", time_format="%d %b %Y")[0].last == datetime(2024, 1, 2)
+
+
+def test_a_column_has_one_type_in_all_files_of_a_glob(tmp_path):
+    write(tmp_path / "1.csv", [["u", "2024-01-01", "view", "2024-01-31", 1]], [*HEADER, "day", "price"])
+    write(tmp_path / "2.csv", [["u", "2024-01-01", "view", 2.5, "soon"]], [*HEADER, "price", "day"])
+    write(tmp_path / "3.csv", [["u", "2024-01-01T00:00:00Z", "view"]])
+    log, rows = read(tmp_path / "*.csv")
+    assert log.fields == {"day": "VARCHAR", "price": "DOUBLE"}
+    assert sorted((str(row["day"]), str(row["price"])) for row in rows) == [
+        ("2024-01-31", "1.0"),
+        ("None", "None"),
+        ("soon", "2.5"),
+    ]
+
+
+def test_the_columns_of_a_file_to_be_scored_are_listed_without_reading_it_all(tmp_path):
+    path = write(tmp_path / "log.csv", [["u", "2024-01-01", "view", 1]], ["visitor", *HEADER[1:], "price"])
+    with connect() as con:
+        source = file_source(con, str(path), {"user_id": "visitor"})
+    assert source.columns == {"user_id": "visitor"} | {name: f'"{name}"' for name in (*HEADER[1:], "price")}
