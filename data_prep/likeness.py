@@ -36,22 +36,27 @@ def log_facts(
     return {
         "timezone": timezone,
         "silent_days": max(((later - earlier) // DAY - 1 for earlier, later in pairwise(days)), default=0),
-        "known": serializer.known(con, _some(con, past)),
+        "known": serializer.known(con, _some(past, con.execute(f"SELECT count(*) FROM {past}").fetchall()[0][0])),
     }
 
 
-def doubts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, task: dict, cutoff: datetime) -> list[str]:
+def doubts(
+    con: duckdb.DuckDBPyConnection,
+    span: tuple[datetime, datetime, int, int],
+    serializer: EventSerializer,
+    task: dict,
+    cutoff: datetime,
+) -> list[str]:
     """Sentences about what makes the scores of a log worth less than the model's figures say.
 
     Args:
         con: Has the relation `past` of the events before the cutoff, of which there is one at least.
+        span: The first and the last of these events, their number and that of their users.
         serializer: Of the model.
         task: The model's task.json; older ones lack the facts, and less is compared.
         cutoff: In UTC, without a zone.
     """
-    first, last, users = con.execute(
-        "SELECT min(event_time), max(event_time), count(DISTINCT user_id) FROM past"
-    ).fetchall()[0]
+    first, last, events, users = span
     trained, found = task["log"], []
     within, silent = task["task"]["population"]["within"], trained.get("silent_days")
     empty = (cutoff - last.replace(hour=0, minute=0, second=0, microsecond=0) - DAY) // DAY
@@ -72,7 +77,7 @@ def doubts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, task: di
             f"warning: the log begins {(cutoff - first) / DAY:.0f} days before the cutoff, and every history that the "
             f"model was trained on could reach {learned / DAY:.0f} days back; give the earlier events too"
         )
-    for name, share in serializer.known(con, _some(con, "past")).items():
+    for name, share in serializer.known(con, _some("past", events)).items():
         before = trained.get("known", {}).get(name, 1.0)
         if share < min(0.5, 0.75 * before):
             found.append(
@@ -82,8 +87,7 @@ def doubts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, task: di
     return found
 
 
-def _some(con: duckdb.DuckDBPyConnection, events: str) -> str:
-    """SQL of the events of some users, always the same ones; of all users where the events are few."""
-    rows = con.execute(f"SELECT count(*) FROM {events}").fetchall()[0][0]
+def _some(events: str, rows: int) -> str:
+    """SQL of the events of some users, always the same ones; of all users where there are few rows."""
     limit = 65536 * ROWS // max(rows, 1) + 1
     return events if rows <= ROWS else f"(SELECT * FROM {events} WHERE hash(user_id) % 65536 < {limit})"

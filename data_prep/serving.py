@@ -162,7 +162,10 @@ def read_past(
     con.execute(
         f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}"
     )
-    (events, users), *_ = con.execute("SELECT count(*), count(DISTINCT user_id) FROM past").fetchall()
+    span = con.execute(
+        "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
+    ).fetchall()[0]
+    *_, events, users = span
     if not events:
         raise InputError(
             f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}; give a later "
@@ -171,7 +174,7 @@ def read_past(
     has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
-    said = [*_zone_notes(data.timezone, zone), *doubts(con, serializer, task, cutoff)] if task else []
+    said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, cutoff)] if task else []
     return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 
