@@ -28,7 +28,7 @@ from data_prep.log_files import (
     refuse_copies,
     suffix,
 )
-from data_prep.sql import TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_sql
+from data_prep.sql import CONTROLS, TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_sql
 from data_prep.times import ANY_ORDER, check_time_format, date_remedy, span_of_belief, time_sql
 from data_prep.users import EXACT, NOBODY, SIZES, given_user_sql, hmac_sha256, read_key, standing_out, user_sql
 
@@ -449,6 +449,11 @@ def _open_source(
     taken = [column for column in columns if column.lower() in RESERVED]
     if taken:
         raise InputError(f"{name}: the column name '{taken[0]}' is used by EventScribe itself; give it another name")
+    broken = [column for column in columns if CONTROLS.search(column)]
+    if broken:
+        raise InputError(
+            f"{name}: the column name {broken[0]!a} has a line break or another control character; give it another name"
+        )
     user = next(kind for column, kind in columns.items() if column.lower() == "user_id")
     notes = [f"{name}: user ids are floats; 12346.0 is read as the user 12346"] if floats or user in EXACT else []
     return columns, written, notes

@@ -26,8 +26,9 @@ from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_na
 from data_prep.files import MayLack, Only, check, is_a, read_json
 from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
 from data_prep.sql import (
-    check_type,
+    check_types,
     condition,
+    execute_one,
     identifier,
     lock_down,
     parse_expression,
@@ -284,7 +285,7 @@ class EventSerializer:
             con.register("given", events)
             lock_down(con)
             with refused("events", "give each column the type that it had in training"):
-                con.execute(f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
+                execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
                 raise InputError("an event has no user_id, no event_time or no event_type; leave it out")
@@ -378,8 +379,7 @@ class EventSerializer:
     def _check(self, path: Path) -> None:
         """Refuse types and conditions that are more than that: they go into SQL."""
         with duckdb.connect() as con:
-            for name, kind in self.features.types.items():
-                check_type(con, f"{path}: features.types.{name}", kind)
+            check_types(con, f"{path}: features.types", self.features.types)
             remedy = "the file is damaged or forged; prepare again"
             parse_expression(con, f"{path}: features.target", self.features.target, remedy, lambda: self.types)
 

@@ -18,7 +18,7 @@ from data_prep.examples import number_of_parts, read_part, write_parts
 from data_prep.likeness import doubts
 from data_prep.log_files import column_types
 from data_prep.serializer import EventSerializer
-from data_prep.sql import identifier, refused, timestamp
+from data_prep.sql import execute_one, identifier, refused, timestamp
 from data_prep.task import Population, show
 
 GIVEN = "given_events"  # what a caller has in memory, as a relation
@@ -159,8 +159,9 @@ def read_past(
         with confined(con, data, *filter(None, [folder])):
             log = read_events(con, data, types=serializer.features.types)
     columns = column_types(con, "log")
-    con.execute(
-        f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}"
+    execute_one(
+        con,
+        f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}",
     )
     span = con.execute(
         "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
@@ -214,9 +215,10 @@ def part_texts(
 ) -> pa.Table:
     """user_id, cutoff and text of the users of a part that `write_past` wrote, in the order of their ids."""
     # Cast again: Parquet has no type for some, such as HUGEINT.
-    con.execute(
+    execute_one(
+        con,
         f"CREATE OR REPLACE TEMP VIEW rows AS SELECT {serializer.casts(serializer.types)} FROM "
-        f"({read_part(folder, part)})"
+        f"({read_part(folder, part)})",
     )
     with refused("events", "give each column the type that it had in training"):
         return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import cache
+from glob import glob
 from pathlib import Path
 from textwrap import shorten
 
@@ -49,7 +50,11 @@ AGGREGATES = "function_name FROM duckdb_functions() WHERE function_type = 'aggre
 CHANGING = """function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'
     OR regexp_matches(macro_definition, 'SELECT|current_') OR starts_with(function_name, '__')"""
 FORWARD = {"lead", "last_value", "last", "nth_value", "ntile", "percent_rank", "cume_dist", "fill"}  # of a window
-GLOB = r"[*?\[{]"
+# All that a type may be written with: words, numbers, brackets and quoted texts, so that no comment can begin in it. Of
+# E'...' a backslash would carry the end of the text elsewhere.
+TYPE = re.compile(r"""(?:[A-Za-z0-9_()\[\], ]|"[^"]*"|(?<!\w)'[^']*')+""", re.A)
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+GLOB = r"[*?\[]"
 TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
 
 
@@ -233,9 +238,10 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
 def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> None:
     """Refuse a text that is no type of DuckDB, such as one that goes on behind the type."""
     refusal = InputError(f"{setting}: {kind!a} is no type of DuckDB; the file is damaged or forged, make it again")
-    if not isinstance(kind, str) or not _is_text(kind):
+    if not isinstance(kind, str) or not _is_text(kind) or CONTROLS.search(kind) or not TYPE.fullmatch(kind):
         raise refusal
-    statements, error = _parsed(con, f"SELECT CAST(NULL AS {kind}\n)")
+    # The very text that a cast is written with: no line ends behind the type, as none does there.
+    statements, error = _parsed(con, f"SELECT CAST(NULL AS {kind})")
     if error or len(statements) != 1:
         raise refusal
     items = _only(con, statements[0], "SELECT NULL", "select_list") or []
@@ -247,6 +253,24 @@ def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> No
             raise refusal
 
 
+def check_types(con: duckdb.DuckDBPyConnection, setting: str, types: dict[str, object]) -> None:
+    """Refuse columns and types that were read back where a name has a line break, or a type is none (`check_type`)."""
+    for name, kind in types.items():
+        if CONTROLS.search(name):
+            raise InputError(
+                f"{setting}: the column name {name!a} has a line break or another control character; the file is "
+                f"damaged or forged, make it again"
+            )
+        check_type(con, f"{setting}.{name}", kind)
+
+
+def execute_one(con: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Run SQL that is put together from what was read back, and that must be one statement."""
+    if len(duckdb.extract_statements(sql)) != 1:
+        raise InputError("the model's folder makes several statements of one; it is damaged or forged, train again")
+    con.execute(sql)
+
+
 def lock_down(
     con: duckdb.DuckDBPyConnection, folders: Iterable[Path] = (), patterns: Iterable[str] = ()
 ) -> duckdb.DuckDBPyConnection:
@@ -255,13 +279,16 @@ def lock_down(
     Args:
         con: Its folder for spilling stays.
         folders: Where it may read and write.
-        patterns: Files and globs that it may read; of a glob, the folder in which it begins.
+        patterns: Files and globs that it may read; of a glob, the files that it names now, and not their folder.
     """
-    begins = {_folder(name) for name in patterns if re.search(GLOB, name)}
-    allowed = [*map(str, folders), *sorted(begins)]
+    files = set(patterns)
+    for pattern in sorted(files):
+        if re.search(GLOB, pattern) and "://" not in pattern:
+            files |= {row[0] for row in con.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}
+            files |= set(glob(pattern, recursive=True))  # the sources' own, where it differs from DuckDB's
     con.execute(
-        f"""SET allowed_directories = {text_list(allowed)};
-            SET allowed_paths = {text_list(sorted(set(patterns)))};
+        f"""SET allowed_directories = {text_list([str(folder) for folder in folders])};
+            SET allowed_paths = {text_list(sorted(files))};
             SET allowed_configs = ['TimeZone'];
             SET enable_external_access = false;
             SET lock_configuration = true"""
@@ -385,9 +412,3 @@ def _looks_ahead(node: dict) -> str | None:
     if "-" in json.dumps(distance) or any(_kind(part) == "COLUMN_REF" for part in _nodes(distance)):
         return f"{name} with a distance that is not a number above zero"
     return None
-
-
-def _folder(pattern: str) -> str:
-    """The folder in which a glob begins."""
-    head, slash, _ = re.split(GLOB, pattern)[0].rpartition("/")
-    return head + slash or "./"

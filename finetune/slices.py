@@ -21,7 +21,7 @@ from data_prep.events import column_types, confined, connect, read_events
 from data_prep.history import combined
 from data_prep.prepare import read_manifest
 from data_prep.prepared import read_split
-from data_prep.sql import check_type, identifier, lock_down, parse_expression, refused
+from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
 from data_prep.task import show
 from finetune.bootstrap import INTERVALS, bootstrap, interval, user_weights
 from finetune.config import Experiment
@@ -93,8 +93,7 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
 def _make_empty(con: duckdb.DuckDBPyConnection, schema: pa.Schema, stored: list[str], log: dict[str, str]) -> None:
     """The relation `examples` without rows, against which expressions are checked before anything is read."""
     con.register("nothing", pa.schema([schema.field(name) for name in stored]).empty_table())
-    for name, kind in log.items():
-        check_type(con, f"manifest.json: log.fields.{name}", kind)
+    check_types(con, "manifest.json: log.fields", log)
     fields = "".join(f", CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in log.items())
     con.execute(f"CREATE OR REPLACE TEMP VIEW empty AS SELECT *{fields} FROM nothing")
 

@@ -722,3 +722,9 @@ def test_a_source_that_names_no_file_cannot_be_watched(shop):
     path = shop.write([shop.event("a", 0)])
     assert source_files(DataConfig([Source(path=str(path)), Source(sql=ONE)])) is None
     assert source_files(DataConfig([Source(sql=f"SELECT '{path}'", database="sqlite:///shop.db")])) is None
+
+
+def test_a_column_name_with_a_line_break_is_refused():
+    data = DataConfig([Source(sql="""SELECT 'u' AS user_id, now() AS event_time, 'x' AS event_type, 1 AS "a\nb" """)])
+    with connect() as con, pytest.raises(InputError, match=r"the column name 'a\\nb' has a line break"):
+        read_events(con, data)

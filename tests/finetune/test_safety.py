@@ -8,11 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import data_prep.serving
 from data_prep import InputError
 from data_prep.events import connect
+from data_prep.serializer import EventSerializer
 from data_prep.serving import past_texts, read_past
 from finetune.safety import refuse_code
 from finetune.scoring import EventClassifier
@@ -37,6 +40,13 @@ def folder(trained, tmp_path, monkeypatch) -> Path:
     shutil.copytree(trained.run_folder / "model", copy)
     yield copy
     assert os.listdir(here) == []
+
+
+@pytest.fixture(scope="module")
+def events(trained) -> pa.Table:
+    """The log of its training, in memory."""
+    query = "SELECT user AS user_id, time AS event_time, what AS event_type, amount, shop FROM read_csv(?)"
+    return duckdb.sql(query, params=[trained.data.sources[0].path]).to_arrow_table()
 
 
 def forge(path: Path, keys: tuple, value: object) -> None:
@@ -83,6 +93,31 @@ def test_what_is_forged_in_a_json_is_refused_when_the_model_is_loaded(folder, fi
     with pytest.raises(InputError, match=file.replace(".", r"\.")) as refusal:
         EventClassifier.from_pretrained(folder)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("ending", ["VARCHAR --", "VARCHAR /*", "VARCHAR"])
+def test_a_type_that_ends_in_a_comment_and_a_name_that_ends_the_comment_write_no_file(folder, trained, events, ending):
+    pq.write_table(events, folder / "log.parquet")
+    evil = folder / "evil.py"
+    name = f"x\n) AS shop, NULL AS z FROM log; COPY (SELECT 'import os' AS c) TO '{evil}' (FORMAT csv, HEADER false) --"
+    forge(folder / "serializer.json", ("features", "types"), {"amount": "DOUBLE", "shop": ending, name: "VARCHAR"})
+    with pytest.raises(InputError, match=r"serializer\.json: features\.types"):
+        EventClassifier.from_pretrained(folder).predict(f"{folder}/*.parquet", CUTOFF)
+    assert not evil.exists()
+
+
+def test_neither_the_neighbours_of_the_given_files_nor_new_ones_are_in_reach(folder, events):
+    (folder / "logs").mkdir()
+    pq.write_table(events, folder / "logs" / "a.parquet")
+    (folder / "logs" / "secret.csv").write_text("a\n1\n")
+    serializer = EventSerializer.from_pretrained(folder)
+    for given in ("*.parquet", "**/*.parquet", "a.parquet"):
+        with connect() as con:
+            read_past(con, f"{folder}/logs/{given}", serializer, CUTOFF)
+            for sql in (f"FROM '{folder}/logs/secret.csv'", f"COPY (SELECT 1 AS x) TO '{folder}/logs/new.parquet'"):
+                with pytest.raises(duckdb.Error, match="disabled by configuration"):
+                    con.execute(sql)
+    assert sorted(os.listdir(folder / "logs")) == ["a.parquet", "secret.csv"]
 
 
 def test_a_pickle_beside_the_weights_is_ignored_and_one_in_their_place_is_refused(folder):
