@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep import InputError
 
-START = 1 << 20  # bytes that are looked at
+START = 1 << 16  # bytes that are looked at
 AWAY = "or take it away"
 TO_UTF8 = "convert it, as in `iconv -f {} -t UTF-8`"
 SHEET = "a zip archive or a workbook (xlsx)", "unpack it, or save its sheet as CSV in UTF-8"
