@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from data_prep import InputError
+from data_prep.contents import TO_UTF8, other_kind, refuse_no_text
 from data_prep.databases import numeric_columns, query_database, stored_password
 from data_prep.log_files import (
     READERS,
@@ -496,7 +497,12 @@ def _files(source: Source, config: DataConfig, setting: str) -> list[Path]:
             f"files of a folder, as in FOLDER/*.parquet"
         )
     if suffix(path) not in READERS:
-        raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); use `sql` to read it")
+        found = other_kind(files[0])
+        remedy = f"it is {found[0]}: {found[1]}" if found else "export it as CSV in UTF-8, or read it by `sql` as text"
+        raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); {remedy}")
+    reader = READERS[suffix(path)]
+    for file in files if reader != "read_parquet" else ():
+        refuse_no_text(file, setting, reader == "read_csv")
     return files
 
 
@@ -612,6 +618,8 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
         )
         most = max(found, key=lambda reason: reason[1])[0]
         remedy = _date_remedy(con) if most == UNPARSED else REMEDIES.get(most)
+        if most == BROKEN and any(why == BROKEN and "nicode" in (detail or "") for why, _, detail in found):
+            remedy = TO_UTF8.format("LATIN1")
         raise InputError(
             f"data.sources: {rejected:,} of {rows:,} rows cannot be used, a larger share than data.max_rejected "
             f"{config.max_rejected:g}: {reasons}; {f'{remedy}; else ' if remedy else ''}{MEND}"

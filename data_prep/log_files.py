@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.sql import identifier, quote, text_list
 from data_prep.times import NUMERIC
+from data_prep.users import EXACT, WHOLE
 from data_prep.written_types import WRITTEN, proven_types
 
 READERS = {
@@ -77,10 +78,10 @@ def reading(
         return Reading(read)
     roles = partial(_roles, columns=columns, time_format=time_format)
     if reader == "read_json":
-        return _json(con, files, roles, user)
+        return _json(con, files, roles, user, time_unit)
     named = columns or {name: name for name in types}
     wanted = {_bare(column): types[name] for name, column in named.items() if name in types}
-    return _csv(con, files, roles, user, wanted, time_unit, setting)
+    return _csv(con, files, roles, user, wanted, time_unit)
 
 
 def _refuse_floats_as_text(
@@ -101,7 +102,9 @@ def _refuse_floats_as_text(
         )
 
 
-def _json(con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, user: str) -> Reading:
+def _json(
+    con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, user: str, time_unit: str | None
+) -> Reading:
     # All rows are looked at, or keys that come late would be left out.
     sample = f"union_by_name = true, sample_size = -1, maximum_sample_files = {len(files)}"
     found = con.sql(f"FROM read_json({_paths(files)}, {sample})")
@@ -111,7 +114,9 @@ def _json(con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, us
     users = {name.lower(): kind.id for name, kind in kinds.items()}
     for name, role in used.items():
         if role == TEXT or (role == TIME and not NUMERIC.fullmatch(types[name])):
-            types[name] = "VARCHAR"
+            mixed = str(kinds[name]) == "JSON"  # numbers with something else among them
+            types[name] = "JSON" if time_unit is not None and mixed else "VARCHAR"
+    types |= dict.fromkeys(_beyond_integers(con, files, types, used), "VARCHAR")
     given = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
     read = f"read_json({_paths(files)}, columns = {{{given}}})"
     guesses = {name: str(kinds[name]) for name, role in used.items() if role == FIELD and types[name] == "VARCHAR"}
@@ -119,7 +124,8 @@ def _json(con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, us
     proven = proven_types(con, read, guesses, set())
     replaced = {name: f"CAST({identifier(name)} AS {kind})" for name, kind in proven.items() if kind != "VARCHAR"}
     replaced |= {name: "NULL" for name, kind in kinds.items() if kind.id == "null"}
-    return Reading(_replaced(read, replaced), user in users, users.get(user) == "double")
+    floats = users.get(user) == "double" and _has_floats(con, read, user)
+    return Reading(_replaced(read, replaced), user in users, floats)
 
 
 def _csv(
@@ -129,12 +135,11 @@ def _csv(
     user: str,
     wanted: dict[str, str],
     time_unit: str | None,
-    setting: str,
 ) -> Reading:
     """DuckDB keeps lines that do not fit only without union_by_name, so files of one header are read together."""
     groups: dict[bytes, list[Path]] = defaultdict(list)
     for file in files:
-        groups[_header(file, setting)].append(file)
+        groups[_header(file)].append(file)
     guesses, reads = {}, []
     for group in groups.values():
         kinds = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
@@ -148,7 +153,9 @@ def _csv(
             used[name] = TEXT
     looked = {name: guesses[name] for name, role in used.items() if role != TEXT}
     ids = {name for name, role in used.items() if role == ID}
-    types = proven_types(con, _csv_query(reads, {}, "ignore_errors"), looked, ids)
+    as_text = _csv_query(reads, {}, "ignore_errors")
+    times = [name for name, role in used.items() if role == TIME and time_unit is not None]
+    types = proven_types(con, as_text, looked, ids, times)
     casts = {name: kind for name, kind in types.items() if kind in WRITTEN}
     for name, role in used.items():
         want = wanted.get(name.lower())
@@ -158,7 +165,30 @@ def _csv(
     read = _csv_query(reads, {name: kind for name, kind in types.items() if name not in casts}, "store_rejects")
     read = _replaced(read, {name: f"CAST({identifier(name)} AS {kind})" for name, kind in casts.items()})
     users = {name.lower(): kind for name, kind in guesses.items()}
-    return Reading(read, user in users, users.get(user) == "DOUBLE")
+    return Reading(read, user in users, users.get(user) == "DOUBLE" and _has_floats(con, as_text, user))
+
+
+def _beyond_integers(
+    con: duckdb.DuckDBPyConnection, files: list[Path], types: dict[str, str], used: dict[str, str]
+) -> list[str]:
+    """The columns of floats in which an integer has so many digits that it would become equal to another one."""
+    floats = [name for name, kind in types.items() if kind == "DOUBLE" and used.get(name) in (FIELD, ID)]
+    if not floats:
+        return []
+    given = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in floats)
+    tests = ", ".join(
+        rf"count(*) FILTER (CASE WHEN regexp_full_match({column}, '-?\d{{16,}}') "
+        f"THEN abs(CAST({column} AS DOUBLE)) >= {EXACT['DOUBLE']} END) > 0"
+        for column in map(identifier, floats)
+    )
+    found = con.execute(f"SELECT {tests} FROM read_json({_paths(files)}, columns = {{{given}}})").fetchall()[0]
+    return [name for name, beyond in zip(floats, found, strict=True) if beyond]
+
+
+def _has_floats(con: duckdb.DuckDBPyConnection, relation: str, user: str) -> bool:
+    """Whether an id, as text, is written as a whole float; the codes 1e5 and 10e4 are none."""
+    found = f"SELECT 1 FROM {relation} WHERE regexp_full_match(CAST({identifier(user)} AS VARCHAR), {quote(WHOLE)})"
+    return con.execute(f"{found} LIMIT 1").fetchall() != []
 
 
 def _csv_query(reads: list[tuple[str, list[str]]], types: dict[str, str], broken: str) -> str:
@@ -221,23 +251,10 @@ def _quotes(con: duckdb.DuckDBPyConnection, file: Path) -> str:
     return """, quote = '"', escape = '"'""" if suffix(file.name) == ".csv" and found == "(empty)" else ""
 
 
-def _header(file: Path, setting: str) -> bytes:
+def _header(file: Path) -> bytes:
     """The first line of a CSV file."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            header = lines.readline(1 << 20)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{setting}: {file} cannot be read ({error}); fetch it again or take it away") from error
-    if not header:
-        raise InputError(f"{setting}: {file} is empty; give it a header or take it away")
-    try:
-        if "\0" in header.decode():
-            raise ValueError
-    except ValueError as error:
-        raise InputError(
-            f"{setting}: {file} is not text in UTF-8; convert it, as in `iconv -f LATIN1 -t UTF-8`, or take it away"
-        ) from error
-    return header.strip()
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        return lines.readline(1 << 20).strip()
 
 
 def refuse_copies(files: list[Path], setting: str) -> None:

@@ -42,16 +42,17 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
         return given, _in_utc(
             f"try_strptime(trim(given_time), {quote(time_format)})", "%z" in time_format.lower(), timezone
         )
-    if numeric:
+    if numeric or (unit is not None and kind == "JSON"):  # numbers with something else among them
         if unit is None:
             raise InputError(
                 f"{name}: event_time is a number ({kind}); set time_unit to {', '.join(MICROSECONDS)}, or time_format "
                 f"to what its digits are, as %Y%m%d"
             )
         # Far outside of the years 1900 to 2199, such as milliseconds taken for seconds, becomes the year 2255 or 1684.
-        given = "nullif(CAST(event_time AS DOUBLE), 'NaN')"
-        number = f"least(greatest(round(given_time * {MICROSECONDS[unit]}), -9e15), 9e15)"  # both pass over NULL
-        return given, f"CASE WHEN given_time IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
+        given = "nullif(CAST(event_time AS DOUBLE), 'NaN')" if numeric else _text(kind)
+        time = "given_time" if numeric else "nullif(try_cast(given_time AS DOUBLE), 'NaN')"
+        number = f"least(greatest(round({time} * {MICROSECONDS[unit]}), -9e15), 9e15)"  # both pass over NULL
+        return given, f"CASE WHEN {time} IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
     if unit is not None:
         raise InputError(
             f"{name}.time_unit is for numbers, but event_time is {kind}; leave time_unit out, or give {unit} since 1970"

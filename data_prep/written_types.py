@@ -1,5 +1,7 @@
 """The type of a column of text by how all of its values are written, wherever they stand."""
 
+from collections.abc import Collection
+
 import duckdb
 
 from data_prep.sql import identifier, quote
@@ -13,14 +15,19 @@ WRITTEN = {  # type -> how each value is written that may be read in it
     "TIMESTAMP": f"{DATE}([ T]{CLOCK})?",
     "TIMESTAMP WITH TIME ZONE": rf"{DATE}[ T]{CLOCK} ?(Z|UTC|[+-]\d{{2}}(:?\d{{2}})?)",
 }
-# 1e5, 1_000 and numbers of more digits than BIGINT has are codes: as numbers some of them would become equal.
-NUMBER = r" *[+-]?(\d{1,18}|(\d+\.\d*|\.\d+)([eE][+-]?\d+)?|\d+[eE][+-]\d+|(?i:nan|inf|infinity)) *"
+# 1e5, 1_000, 007, +5 and numbers of more digits than BIGINT has are codes: as numbers some of them would become equal.
+WHOLE = r"(0|[1-9]\d*)"
+NUMBER = rf" *-?(0|[1-9]\d{{0,17}}|({WHOLE}\.\d*|\.\d+)([eE][+-]?\d+)?|{WHOLE}[eE][+-]\d+|(?i:nan|inf|infinity)) *"
 NO_DIGITS = ("nan", "NaN", "NAN", "inf", "Inf", "infinity", "Infinity")  # numbers, too, and no integers
 STRAY = 1e-3  # up to that share of a column of numbers may be something else: such rows are rejected
 
 
 def proven_types(
-    con: duckdb.DuckDBPyConnection, relation: str, guesses: dict[str, str], ids: set[str]
+    con: duckdb.DuckDBPyConnection,
+    relation: str,
+    guesses: dict[str, str],
+    ids: set[str],
+    numbers: Collection[str] = (),
 ) -> dict[str, str]:
     """Column -> a type that its values bear out; VARCHAR where there is none.
 
@@ -30,12 +37,16 @@ def proven_types(
         guesses: The type of each column by its first values; one that is neither a number nor among WRITTEN is text,
             and may be numbers all the same.
         ids: Columns that are BIGINT only where each value is an integer as DuckDB writes it, so that nothing is lost.
+        numbers: Columns that are numbers by the config's word, where any value is one.
     """
     counts = _counted(con, relation, {name: _tests(name, guess, name in ids) for name, guess in guesses.items()})
-    doubtful = [name for name in guesses if _mostly_numbers(counts[name]) and counts[name].get("codes", 1)]
+    told = {name: "DOUBLE" if counts[name]["points"] else "BIGINT" for name in numbers if counts[name].get("numbers")}
+    doubtful = [
+        name for name in guesses if name not in told and _mostly_numbers(counts[name]) and counts[name].get("codes", 1)
+    ]
     for name, exact in _counted(con, relation, {name: _written_as_numbers(name) for name in doubtful}).items():
         counts[name] |= exact
-    return {name: _proven(guess, counts[name]) for name, guess in guesses.items()}
+    return {name: _proven(guess, counts[name]) for name, guess in guesses.items()} | told
 
 
 def _counted(
@@ -65,7 +76,8 @@ def _tests(column: str, guess: str, is_id: bool) -> dict[str, str]:
     if NUMERIC.fullmatch(guess) and not is_id:
         marks = " OR ".join(f"contains({name}, '{mark}')" for mark in "eE_")
         tests["points"] = _digits(name, f"contains({name}, '.')")
-        tests["codes"] = f"count(*) FILTER (CASE WHEN {name} < ':' THEN strlen({name}) > 18 OR {marks} END)"
+        padded = rf"{name} < '1' AND regexp_matches({name}, '^ *([+]|-?0\d)')"
+        tests["codes"] = f"count(*) FILTER (CASE WHEN {name} < ':' THEN strlen({name}) > 18 OR {marks} OR {padded} END)"
     return tests
 
 
@@ -73,7 +85,9 @@ def _written_as_numbers(column: str) -> dict[str, str]:
     """The slower tests: of text whose values are numbers, and of numbers that may be codes."""
     name = identifier(column)
     numbers = f"count(*) FILTER (regexp_full_match({name}, {quote(NUMBER)}))"
-    return {"numbers": numbers, "points": _digits(name, f"regexp_matches({name}, '[.eE]')")}
+    coded = f"try_cast({name} AS DOUBLE) IS NOT NULL AND NOT regexp_full_match({name}, {quote(NUMBER)})"
+    points = _digits(name, f"regexp_matches({name}, '[.eE]')")
+    return {"numbers": numbers, "points": points, "coded": f"count(*) FILTER ({coded})"}
 
 
 def _digits(name: str, condition: str) -> str:
@@ -94,5 +108,6 @@ def _proven(guess: str, counts: dict[str, int]) -> str:
 
 
 def _mostly_numbers(counts: dict[str, int]) -> bool:
+    """A single code makes the column text, as it would be cast and not be rejected like other strays."""
     numbers = counts.get("numbers", 0)
-    return numbers > 0 and counts["values"] - numbers <= STRAY * counts["values"]
+    return numbers > 0 and not counts.get("coded") and counts["values"] - numbers <= STRAY * counts["values"]

@@ -624,7 +624,17 @@ def test_a_file_of_another_kind_is_refused(shop):
     text = message(DataConfig([Source(path=str(path))]))
     assert str(path) in text
     assert ".parquet" in text
-    assert "use `sql`" in text
+    assert "export it as CSV in UTF-8, or read it by `sql` as text" in text
+    path.write_bytes(b"PK\x03\x04")
+    assert "it is a zip archive or a workbook (xlsx): unpack it, or save its sheet as CSV in UTF-8" in message(
+        DataConfig([Source(path=str(path))])
+    )
+
+
+def test_lines_that_are_not_in_utf_8_are_refused_with_the_way_to_convert_them(shop):
+    path = shop.folder() / "log.csv"
+    path.write_bytes(b"user_id,event_time,event_type\n" + "\u00fc,2024-01-01,view\n".encode("latin-1") * 3)
+    assert "`iconv -f LATIN1 -t UTF-8`" in message(DataConfig([Source(path=str(path))]))
 
 
 def test_a_missing_column_is_named_beside_those_that_there_are(shop):

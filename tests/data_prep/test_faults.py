@@ -171,7 +171,7 @@ def test_rejected_rows_that_do_not_fit_on_the_disk_end_with_one_sentence(command
     ("name", "content", "reason"),
     [
         ("log.csv", b"", "log.csv is empty"),
-        ("log.csv", "user,time\n1,2\n".encode("utf-16"), "log.csv is not text in UTF-8"),
+        ("log.csv", "user,time\n1,2\n".encode("utf-16"), "log.csv is not text in UTF-8 but in UTF-16"),
         ("log.csv.gz", b"not gzip", "log.csv.gz cannot be read"),
         ("log.parquet", b"PAR1", "log.parquet' too small to be a Parquet file"),
         ("log.csv", b"user,time,what,amount,shop\na,never,b,1,x\n", "1 of 1 rows cannot be used"),

@@ -97,6 +97,21 @@ def test_seconds_among_milliseconds_are_rejected(tmp_path, name):
     assert counted(log) == {"a time in another unit or before data.since": 2}
 
 
+@FORMATS
+@pytest.mark.parametrize("rows", [1, 20, 60, 99])
+def test_one_value_that_is_no_number_among_times_in_a_unit_is_rejected_alone(tmp_path, name, rows):
+    times = [*(1704067200 + i for i in range(rows)), "event_time"]
+    log, found = read(write(tmp_path / name, [["u", time, "view"] for time in times]), time_unit="seconds")
+    assert (log.events, sum(counted(log).values())) == (rows, 1)
+    assert found[0]["event_time"] == datetime(2024, 1, 1)
+
+
+@FORMATS
+def test_iso_dates_are_no_times_in_a_unit(tmp_path, name):
+    with pytest.raises(InputError, match="time_unit is for numbers"):
+        read(write(tmp_path / name, [["u", "2024-01-01", "view"]]), time_unit="seconds")
+
+
 # User ids and event types
 
 
@@ -176,6 +191,13 @@ def test_the_ids_and_zones_of_events_to_be_scored_are_read_as_in_training(tmp_pa
     assert counted(log) == {FRACTION: 1, "no user": 1}
 
 
+@FORMATS
+def test_only_whole_floats_among_the_ids_are_said_to_be_read_as_integers(tmp_path, name):
+    codes = ["1e5", "10e4"] if name == "log.csv" else [1.5, 2.5]
+    log, _ = read(write(tmp_path / name, [[user, "2024-01-01", "view"] for user in [*codes, *codes, "ann"]]))
+    assert [note for note in log.notes if "floats" in note] == []
+
+
 # Fields
 
 
@@ -188,6 +210,10 @@ def test_the_ids_and_zones_of_events_to_be_scored_are_read_as_in_training(tmp_pa
         ("true", "f", "BOOLEAN", False),
         ("1", "12345678901234567890", "VARCHAR", "12345678901234567890"),
         ("100000", "1e5", "VARCHAR", "1e5"),
+        ("7", "07", "VARCHAR", "07"),
+        ("5", "+5", "VARCHAR", "+5"),
+        ("7", "-07", "VARCHAR", "-07"),
+        ("0", "-0.5", "DOUBLE", -0.5),
         ("1.5", "1e-05", "DOUBLE", 1e-5),
         ("1.5", "nan", "DOUBLE", None),
         ("2024-01-31", "2024-02-01", "DATE", date(2024, 2, 1)),
@@ -204,6 +230,27 @@ def test_a_field_of_csv_has_a_type_that_every_row_bears_out(tmp_path, early, lat
     rows = [["u", "2024-01-01", "view", early]] * MANY + [["z", "2024-01-01", "view", late]] * 30
     log, found = read(write(tmp_path / "log.csv", rows, [*HEADER, "field"]))
     assert (log.fields, found[-1]["field"], log.events) == ({"field": kind}, last, len(rows))
+
+
+@pytest.mark.parametrize("code", ["07", "+5", "1e5", "1_000"])
+def test_one_code_among_very_many_numbers_makes_them_text(tmp_path, code):
+    rows = [["u", "2024-01-01", "view", 100000]] * MANY + [["z", "2024-01-01", "view", code]]
+    log, found = read(write(tmp_path / "log.csv", rows, [*HEADER, "field"]))
+    assert (log.fields, found[-1]["field"]) == ({"field": "VARCHAR"}, code)
+
+
+@pytest.mark.parametrize("values", [["00123", "123"], ["07", "7"], ["+5", "5"]])
+def test_codes_with_leading_zeros_and_signs_do_not_merge_with_numbers(tmp_path, values):
+    path = write(tmp_path / "log.csv", [["u", "2024-01-01", "view", value] for value in values], [*HEADER, "field"])
+    assert [row["field"] for row in read(path)[1]] == values
+
+
+@pytest.mark.parametrize("big", [2**53 + 1, 2**63, 2**64, 2**64 + 1, 10**30])
+@pytest.mark.parametrize("other", [1, 1.5])
+def test_large_integers_of_json_lines_keep_all_their_digits(tmp_path, big, other):
+    rows = [["u", "2024-01-01", "view", value] for value in (big, big + 1, other)]
+    _, found = read(write(tmp_path / "log.jsonl", rows, [*HEADER, "field"]))
+    assert [str(row["field"]) for row in found] == [str(big), str(big + 1), str(other)]
 
 
 @pytest.mark.parametrize("place", [0, 15_000, 29_999])
