@@ -38,7 +38,11 @@ READERS = {
 MAKERS = {"range", "generate_series", "unnest", "json_each", "json_tree", "repeat"}  # tables of their arguments
 # Functions that DuckDB holds for the same each time, or that a source has no use for: they read settings, plan other
 # statements, or wait.
-NEVER = {"json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"}
+NEVER = {
+    *("json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"),
+    *("current_localtime", "current_localtimestamp"),
+}
+SPREADING = {"unnest", "unlist", "generate_subscripts"}  # functions that make several rows of one
 # Names that are functions without parentheses where no column is called so.
 BARE = {
     *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "user"),
@@ -133,8 +137,8 @@ def parse_expression(
         columns: Gives the names of the columns, among which one may be called like a function without parentheses.
 
     Raises:
-        InputError: It does not parse, is more than one expression, looks at other rows or at files, or calls a function
-            that is not the same each time.
+        InputError: It does not parse, is more than one expression, looks at other rows or at files, gives several
+            rows or columns, or calls a function that is not the same each time.
     """
     if not isinstance(sql, str) or not _is_text(sql):
         raise InputError(f"{setting}: {sql!a} is no text; {remedy}")
@@ -163,19 +167,25 @@ def parse_expression(
             f"{setting}: {said} names {min(bare)}, which is no column but a function that is not the same each time; "
             f"{remedy}"
         )
-    called = min(_called(tree) & (NEVER | _catalog(CHANGING)), default=None)
-    if called:
-        raise InputError(f"{setting}: {said} calls {called}, which is not the same each time; {remedy}")
+    if "STAR" in kinds:
+        raise InputError(f"{setting}: {said} stands for several columns; {remedy}")
+    called = _called(tree)
+    since_today = any(node["function_name"].lower() == "age" and len(node["arguments"]) == 1 for node in _calls(tree))
+    for names, why in (
+        ({"age"} if since_today else set(), "counts from today with one argument and is not the same each time"),
+        (NEVER | _catalog(CHANGING), "is not the same each time"),
+        (SPREADING, "makes several rows of one"),
+        (_catalog(AGGREGATES), "is an aggregate and looks at other rows"),
+    ):
+        if called & names:
+            raise InputError(f"{setting}: {said} calls {min(called & names)}, which {why}; {remedy}")
     return tree
 
 
 def check_column(con: duckdb.DuckDBPyConnection, setting: str, sql: str, columns: Callable[[], Iterable[str]]) -> None:
     """Refuse an expression of a source's `columns` that is no function of its own row; see `parse_expression`."""
     remedy = "write an expression over the columns of one row, or a whole SELECT as `sql`"
-    tree = parse_expression(con, setting, sql, remedy, columns)
-    aggregate = min(_called(tree) & _catalog(AGGREGATES), default=None)
-    if aggregate:
-        raise InputError(f"{setting}: {sql} calls {aggregate}, which looks at other rows; {remedy}")
+    parse_expression(con, setting, sql, remedy, columns)
 
 
 def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_back_only: bool) -> list[str]:
@@ -346,7 +356,11 @@ def _said(kind: str) -> str:
 
 def _called(tree: object) -> set[str]:
     """The names of the functions that are called, in lower case."""
-    return {node["function_name"].lower() for node in _nodes(tree) if _kind(node) in ("FUNCTION", "WINDOW")}
+    return {node["function_name"].lower() for node in _calls(tree)}
+
+
+def _calls(tree: object) -> Iterator[dict]:
+    return (node for node in _nodes(tree) if _kind(node) in ("FUNCTION", "WINDOW"))
 
 
 @cache
