@@ -58,6 +58,10 @@ FORWARD = {"lead", "last_value", "last", "nth_value", "ntile", "percent_rank", "
 # E'...' a backslash would carry the end of the text elsewhere.
 TYPE = re.compile(r"""(?:[A-Za-z0-9_()\[\], ]|"[^"]*"|(?<!\w)'[^']*')+""", re.A)
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+INTERVALS = {  # how DuckDB reads INTERVAL 7 DAYS
+    *("trunc", "to_years", "to_months", "to_weeks", "to_days", "to_hours", "to_minutes", "to_seconds"),
+    *("to_quarters", "to_milliseconds", "to_microseconds"),
+}
 GLOB = r"[*?\[]"
 TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
 
@@ -408,21 +412,45 @@ def _arguments(setting: str, reader: dict) -> Iterator[str]:
 
 
 def _looks_ahead(node: dict) -> str | None:
-    """Of a window function that may see later rows what it is called and why."""
+    """Of a window function that may see later rows what it is called and why: what is not known to look back may.
+
+    It looks back where it is ordered by columns alone, ascending, its frame ends at the current row or a written number
+    of rows before it, and so does lag.
+    """
     if _kind(node) != "WINDOW":
         return None
     name = node["function_name"].lower()
     if name in FORWARD:
         return name
-    orders = [order for order in node["orders"] if _kind(order["expression"]) != "CONSTANT"]
-    if not orders:
+    orders = [order["expression"] for order in node["orders"]]
+    if not orders or all(_kind(order) == "CONSTANT" for order in orders):
         return f"{name} over rows without an order"
-    if any(order["type"] == "DESCENDING" for order in orders):
+    if any(order["type"] not in ("ORDER_DEFAULT", "ASCENDING") for order in node["orders"]):
         return f"{name} in descending order"
+    if any(_kind(order) != "COLUMN_REF" for order in orders):
+        return f"{name} ordered by another thing than a column"
+    columns, parts = ([_names(part) for part in _nodes(of)] for of in (orders, node["partitions"]))
+    if any(column in parts for column in columns):
+        return f"{name} ordered by a column that is the same in its partition"
     if "FOLLOWING" in node["end"]:
         return f"{name} with FOLLOWING"
-    # A negative distance behind PRECEDING, or of lag, turns it around.
-    distance = node["end_expr"] if name != "lag" else [argument["expression"] for argument in node["arguments"][1:2]]
-    if "-" in json.dumps(distance) or any(_kind(part) == "COLUMN_REF" for part in _nodes(distance)):
+    lagged = [argument["expression"] for argument in node["arguments"][1:2]] if name == "lag" else []
+    if not all(_is_distance(part) for part in (node["start_expr"], node["end_expr"], node["offset_expr"], *lagged)):
         return f"{name} with a distance that is not a number above zero"
     return None
+
+
+def _names(node: dict) -> str | None:
+    """A column's name without that of its table, in lower case."""
+    return node["column_names"][-1].lower() if _kind(node) == "COLUMN_REF" else None
+
+
+def _is_distance(node: dict | None) -> bool:
+    """Whether it is none, or a number or INTERVAL that is written out and not below zero."""
+    if node is None:
+        return True
+    parts = list(_nodes(node))
+    called, written = _called(node), [part["literal"] for part in parts if _kind(part) == "CONSTANT"]
+    kinds = {_kind(part) for part in parts}
+    whole = len(written) == 1 and written[0]["kind"] == "INTEGER" and written[0]["text"].isdecimal()
+    return whole and kinds <= {"CONSTANT", "FUNCTION", "CAST", "TYPE", "ORDER_MODIFIER"} and called <= INTERVALS

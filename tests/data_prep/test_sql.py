@@ -215,6 +215,18 @@ def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
         ("sum(x) OVER (ORDER BY t ROWS BETWEEN UNBOUNDED PRECEDING AND -1 PRECEDING)", "distance"),
         ("lag(x, -1) OVER (ORDER BY t)", "lag with a distance"),
         ("lag(x) OVER w", "lag in descending order"),
+        ("lag(x, ~0) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, n) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, 0 - 1) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, (SELECT -1)) OVER (ORDER BY t)", "lag with a distance"),
+        ("sum(x) OVER (ORDER BY t RANGE BETWEEN 3 PRECEDING AND ~5 PRECEDING)", "sum with a distance"),
+        ("first_value(x) OVER (PARTITION BY u ORDER BY -epoch(t))", "first_value ordered by another thing"),
+        ("sum(x) OVER (ORDER BY TIMESTAMP '2030-01-01' - t)", "sum ordered by another thing"),
+        ("count(*) OVER (PARTITION BY u ORDER BY u)", "count ordered by a column that is the same"),
+        ("count(*) OVER (PARTITION BY a.U ORDER BY u, t)", "count ordered by a column that is the same"),
+        ("count(*) OVER (ORDER BY (1 + 1))", "count ordered by another thing"),
+        ("count(*) OVER (ORDER BY NULL::INT)", "count ordered by another thing"),
+        ("sum(x) OVER (ORDER BY date_trunc('year', t))", "sum ordered by another thing"),
     ],
 )
 def test_a_window_function_that_looks_ahead_needs_the_owners_word(con, window, reason):
