@@ -5,6 +5,7 @@ known one: what a later DuckDB learns to do (2.0 learned COPY within WITH) is re
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -213,6 +214,11 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
         except duckdb.Error:
             raise InputError(f"{setting}: {error}; check the SQL and what it reads") from None
         first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
+        if re.search(r"\bPIVOT\b", sql, re.I):  # DuckDB makes several statements of it, to look for the values first
+            raise InputError(
+                f"{setting}: the SQL has a PIVOT that looks for its columns in the data and may only be one SELECT; "
+                f"name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x), or {TRUST}"
+            )
         what = f"runs {first}" if first else f"has {len(statements)} statements"
         raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or {TRUST}")
     nodes = list(_nodes(statements[0]))
@@ -247,6 +253,16 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
             f"at CURRENT ROW, or set looks_back_only: true in this source if it never looks ahead"
         )
     return names
+
+
+def refuse_missing(setting: str, names: Iterable[str]) -> None:
+    """InputError where a file or glob that SQL names is not there: a locked DuckDB says that it may not be read."""
+    for name in names:
+        path = os.path.expanduser(name)
+        if "://" not in name and not os.path.exists(path) and not glob(path, recursive=True):
+            raise InputError(
+                f"{setting}: no file matches '{name}'; check the SQL and the path, which starts at the current folder"
+            )
 
 
 def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> None:
@@ -295,7 +311,7 @@ def lock_down(
         folders: Where it may read and write.
         patterns: Files and globs that it may read; of a glob, the files that it names now, and not their folder.
     """
-    files = set(patterns)
+    files = {form for name in patterns for form in (name, os.path.expanduser(name))}  # DuckDB knows ~, too
     for pattern in sorted(files):
         if re.search(GLOB, pattern) and "://" not in pattern:
             files |= {row[0] for row in con.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}

@@ -87,6 +87,11 @@ def read(sql: str, **changes: object) -> None:
         ("FROM nowhere", "reads 'nowhere', which is neither a file"),
         ("FROM read_xlsx('a.xlsx')", "the SQL calls read_xlsx"),
         ("", "the SQL has 0 statements"),
+        ("FROM (PIVOT 'secret.csv' ON a USING sum(b))", "the SQL has a PIVOT that looks for its columns in the data"),
+        ("PIVOT 'secret.csv' ON a USING sum(b)", "PIVOT t ON kind IN ('a', 'b')"),
+        ("FROM 'nofile.csv'", "no file matches 'nofile.csv'; check the SQL and the path"),
+        ("FROM read_parquet('no/*.parquet')", "no file matches 'no/*.parquet'"),
+        ("FROM '~/no such file.csv'", "no file matches '~/no such file.csv'"),
         ("SELECT 1\0; " + COPY, "holds a NUL"),
     ],
 )
@@ -136,6 +141,14 @@ def test_a_source_reads_the_files_that_it_names_and_no_others(tmp_path, monkeypa
     data = DataConfig([Source(sql="FROM 'named/a.csv'"), Source(path="named/b.csv"), Source(path="o*/c.csv")])
     with connect() as con, confined(con, data):
         assert read_events(con, data).events == 3
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")
+    data = DataConfig([Source(sql="FROM '~/a.csv'")])
+    with connect() as con, confined(con, data):
+        assert read_events(con, data).events == 1
 
 
 def test_a_locked_connection_spills_and_writes_in_its_folder_and_reaches_nothing_else(tmp_path):
