@@ -29,7 +29,18 @@ from data_prep.log_files import (
     refuse_copies,
     suffix,
 )
-from data_prep.sql import CONTROLS, TRUST, check_column, check_source, identifier, lock_down, quote, refused, text_sql
+from data_prep.sql import (
+    CONTROLS,
+    TRUST,
+    check_column,
+    check_source,
+    identifier,
+    lock_down,
+    quote,
+    refuse_missing,
+    refused,
+    text_sql,
+)
 from data_prep.times import ANY_ORDER, check_time_format, date_remedy, span_of_belief, time_sql
 from data_prep.users import EXACT, NOBODY, SIZES, given_user_sql, hmac_sha256, read_key, standing_out, user_sql
 
@@ -358,7 +369,9 @@ def _named(con: duckdb.DuckDBPyConnection, config: DataConfig, i: int) -> list[s
         return [expand(source.path, config, f"{name}.path")]
     if source.database is not None or source.sql is None:
         return []
-    return check_source(con, name, expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), True)
+    names = check_source(con, name, expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), True)
+    refuse_missing(name, names)
+    return names
 
 
 def source_files(config: DataConfig) -> list[Path] | None:

@@ -96,15 +96,21 @@ def fitted_bins(content: object) -> bool:
     return len(centers) == len(edges) + 1 and edges == sorted(set(edges))
 
 
+def a_number_from_1_to_a_billion(content: object) -> bool:
+    """Of whatever `check_fields` limits so."""
+    return is_a(content, int) and 1 <= content <= LARGEST
+
+
 # What serializer.json must hold; of a field its kind, and by it the setting that asks for it and what was learned.
 FITTED = {
     "numeric": ("bins", fitted_bins),
     "categorical": ("top", {"list": bool, "values": [str]}),
     "text": ("words", {"words": [str]}),
 }
-SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(int)) | {"vocabulary": int, "min_users": int}
+SIZE = a_number_from_1_to_a_billion
+SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(SIZE)) | {"vocabulary": SIZE, "min_users": SIZE}
 HOLDS = {
-    "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=int),
+    "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=SIZE),
     "features": Only(target=str, types={str: str}, kinds={str: {*FITTED}}, event_types=[str]),
     "fields": {str: {"kind": {*FITTED}}},
     "header": {str: fitted_bins},
@@ -299,7 +305,8 @@ class EventSerializer:
     def casts(self, columns: Iterable[str], sql: dict[str, str] | None = None) -> str:
         """A SELECT list of the columns of the training log in their types, from a table that has `columns`.
 
-        A column that the table lacks is NULL in every row. Names are compared without case, as DuckDB does.
+        A column that the table lacks, or that held nothing in training, is NULL in every row. Names are compared
+        without case, as DuckDB does.
 
         Args:
             columns: What the table has.
@@ -307,6 +314,8 @@ class EventSerializer:
         """
         has = {name.lower() for name in columns}
         given = {name: identifier(name) if name.lower() in has else "NULL" for name in self.types} | (sql or {})
+        # A column that held nothing in training has a type of its own, to which no value could be cast.
+        given |= {name: "NULL" for name, kind in self.types.items() if kind == '"NULL"'}
         return ", ".join(f"CAST({given[name]} AS {kind}) AS {identifier(name)}" for name, kind in self.types.items())
 
     def examples(
@@ -382,6 +391,17 @@ class EventSerializer:
             check_types(con, f"{path}: features.types", self.features.types)
             remedy = "the file is damaged or forged; prepare again"
             parse_expression(con, f"{path}: features.target", self.features.target, remedy, lambda: self.types)
+            for name, kind in self.features.kinds.items():
+                if kind == "numeric" and not NUMERIC.fullmatch(self.types[name]):
+                    raise InputError(
+                        f"{path}: features.kinds.{name} is numeric and its type {self.types[name]}; {remedy}"
+                    )
+            # Over an event that says nothing, lest what is wrong here is said of a log.
+            event = {"user_id": "'u'", "event_time": "TIMESTAMP '2024-01-01'", "event_type": "'e'"}
+            with refused(f"{path}: features", remedy):
+                execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {self.casts([], event)}")
+                self.load(con, {})
+                self.known(con, "rows")
 
     def to_json(self) -> str:
         """The content of serializer.json."""

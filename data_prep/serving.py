@@ -21,6 +21,7 @@ from data_prep.serializer import EventSerializer
 from data_prep.sql import execute_one, identifier, refused, timestamp
 from data_prep.task import Population, show
 
+FIT = "give each column the type that it had in training"
 GIVEN = "given_events"  # what a caller has in memory, as a relation
 PART_USERS = 20_000  # a part has about that many, so that aggregates and texts stay small
 
@@ -159,13 +160,16 @@ def read_past(
         with confined(con, data, *filter(None, [folder])):
             log = read_events(con, data, types=serializer.features.types)
     columns = column_types(con, "log")
-    execute_one(
-        con,
-        f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log WHERE event_time < {timestamp(cutoff)}",
-    )
-    span = con.execute(
-        "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
-    ).fetchall()[0]
+    with refused("events", FIT):
+        execute_one(
+            con,
+            f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log "
+            f"WHERE event_time < {timestamp(cutoff)}",
+        )
+    with refused("events", FIT):
+        span = con.execute(
+            "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
+        ).fetchall()[0]
     *_, events, users = span
     if not events:
         raise InputError(
@@ -175,7 +179,8 @@ def read_past(
     has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
-    said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, cutoff)] if task else []
+    with refused("events", FIT):
+        said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, cutoff)] if task else []
     return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 
@@ -199,7 +204,7 @@ def write_past(con: duckdb.DuckDBPyConnection, log: ServedLog, folder: Path, par
     """Write `past` into the new folder in parts of about so many users, and drop `log`; see `write_parts`."""
     needed = max(log.users / part_users, number_of_parts(log.events), 1)
     parts = min(1 << (int(-(-needed // 1)) - 1).bit_length(), 65_536)
-    with refused("events", "give each column the type that it had in training"):
+    with refused("events", FIT):
         users = write_parts(con, "SELECT * FROM past", parts, folder)
     con.execute("DROP VIEW past; DROP TABLE log")
     return users
@@ -220,7 +225,7 @@ def part_texts(
         f"CREATE OR REPLACE TEMP VIEW rows AS SELECT {serializer.casts(serializer.types)} FROM "
         f"({read_part(folder, part)})",
     )
-    with refused("events", "give each column the type that it had in training"):
+    with refused("events", FIT):
         return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
 
 
@@ -235,7 +240,7 @@ def past_texts(
     """user_id, cutoff and text of the users in `past`, part by part through the folder where they are many."""
     if log.users <= 2 * PART_USERS and number_of_parts(log.events) == 1:
         con.execute("CREATE TEMP VIEW rows AS FROM past")
-        with refused("events", "give each column the type that it had in training"):
+        with refused("events", FIT):
             yield serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
         return
     for part in write_past(con, log, folder / "log", PART_USERS):

@@ -5,6 +5,7 @@ known one: what a later DuckDB learns to do (2.0 learned COPY within WITH) is re
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -38,7 +39,11 @@ READERS = {
 MAKERS = {"range", "generate_series", "unnest", "json_each", "json_tree", "repeat"}  # tables of their arguments
 # Functions that DuckDB holds for the same each time, or that a source has no use for: they read settings, plan other
 # statements, or wait.
-NEVER = {"json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"}
+NEVER = {
+    *("json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"),
+    *("current_localtime", "current_localtimestamp"),
+}
+SPREADING = {"unnest", "unlist", "generate_subscripts"}  # functions that make several rows of one
 # Names that are functions without parentheses where no column is called so.
 BARE = {
     *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "user"),
@@ -54,6 +59,10 @@ FORWARD = {"lead", "last_value", "last", "nth_value", "ntile", "percent_rank", "
 # E'...' a backslash would carry the end of the text elsewhere.
 TYPE = re.compile(r"""(?:[A-Za-z0-9_()\[\], ]|"[^"]*"|(?<!\w)'[^']*')+""", re.A)
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+INTERVALS = {  # how DuckDB reads INTERVAL 7 DAYS
+    *("trunc", "to_years", "to_months", "to_weeks", "to_days", "to_hours", "to_minutes", "to_seconds"),
+    *("to_quarters", "to_milliseconds", "to_microseconds"),
+}
 GLOB = r"[*?\[]"
 TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
 
@@ -133,8 +142,8 @@ def parse_expression(
         columns: Gives the names of the columns, among which one may be called like a function without parentheses.
 
     Raises:
-        InputError: It does not parse, is more than one expression, looks at other rows or at files, or calls a function
-            that is not the same each time.
+        InputError: It does not parse, is more than one expression, looks at other rows or at files, gives several
+            rows or columns, or calls a function that is not the same each time.
     """
     if not isinstance(sql, str) or not _is_text(sql):
         raise InputError(f"{setting}: {sql!a} is no text; {remedy}")
@@ -163,19 +172,25 @@ def parse_expression(
             f"{setting}: {said} names {min(bare)}, which is no column but a function that is not the same each time; "
             f"{remedy}"
         )
-    called = min(_called(tree) & (NEVER | _catalog(CHANGING)), default=None)
-    if called:
-        raise InputError(f"{setting}: {said} calls {called}, which is not the same each time; {remedy}")
+    if "STAR" in kinds:
+        raise InputError(f"{setting}: {said} stands for several columns; {remedy}")
+    called = _called(tree)
+    since_today = any(node["function_name"].lower() == "age" and len(node["arguments"]) == 1 for node in _calls(tree))
+    for names, why in (
+        ({"age"} if since_today else set(), "counts from today with one argument and is not the same each time"),
+        (NEVER | _catalog(CHANGING), "is not the same each time"),
+        (SPREADING, "makes several rows of one"),
+        (_catalog(AGGREGATES), "is an aggregate and looks at other rows"),
+    ):
+        if called & names:
+            raise InputError(f"{setting}: {said} calls {min(called & names)}, which {why}; {remedy}")
     return tree
 
 
 def check_column(con: duckdb.DuckDBPyConnection, setting: str, sql: str, columns: Callable[[], Iterable[str]]) -> None:
     """Refuse an expression of a source's `columns` that is no function of its own row; see `parse_expression`."""
     remedy = "write an expression over the columns of one row, or a whole SELECT as `sql`"
-    tree = parse_expression(con, setting, sql, remedy, columns)
-    aggregate = min(_called(tree) & _catalog(AGGREGATES), default=None)
-    if aggregate:
-        raise InputError(f"{setting}: {sql} calls {aggregate}, which looks at other rows; {remedy}")
+    parse_expression(con, setting, sql, remedy, columns)
 
 
 def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_back_only: bool) -> list[str]:
@@ -199,6 +214,11 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
         except duckdb.Error:
             raise InputError(f"{setting}: {error}; check the SQL and what it reads") from None
         first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
+        if re.search(r"\bPIVOT\b", sql, re.I):  # DuckDB makes several statements of it, to look for the values first
+            raise InputError(
+                f"{setting}: the SQL has a PIVOT that looks for its columns in the data and may only be one SELECT; "
+                f"name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x), or {TRUST}"
+            )
         what = f"runs {first}" if first else f"has {len(statements)} statements"
         raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or {TRUST}")
     nodes = list(_nodes(statements[0]))
@@ -233,6 +253,16 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
             f"at CURRENT ROW, or set looks_back_only: true in this source if it never looks ahead"
         )
     return names
+
+
+def refuse_missing(setting: str, names: Iterable[str]) -> None:
+    """InputError where a file or glob that SQL names is not there: a locked DuckDB says that it may not be read."""
+    for name in names:
+        path = os.path.expanduser(name)
+        if "://" not in name and not os.path.exists(path) and not glob(path, recursive=True):
+            raise InputError(
+                f"{setting}: no file matches '{name}'; check the SQL and the path, which starts at the current folder"
+            )
 
 
 def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> None:
@@ -281,7 +311,7 @@ def lock_down(
         folders: Where it may read and write.
         patterns: Files and globs that it may read; of a glob, the files that it names now, and not their folder.
     """
-    files = set(patterns)
+    files = {form for name in patterns for form in (name, os.path.expanduser(name))}  # DuckDB knows ~, too
     for pattern in sorted(files):
         if re.search(GLOB, pattern) and "://" not in pattern:
             files |= {row[0] for row in con.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}
@@ -346,7 +376,11 @@ def _said(kind: str) -> str:
 
 def _called(tree: object) -> set[str]:
     """The names of the functions that are called, in lower case."""
-    return {node["function_name"].lower() for node in _nodes(tree) if _kind(node) in ("FUNCTION", "WINDOW")}
+    return {node["function_name"].lower() for node in _calls(tree)}
+
+
+def _calls(tree: object) -> Iterator[dict]:
+    return (node for node in _nodes(tree) if _kind(node) in ("FUNCTION", "WINDOW"))
 
 
 @cache
@@ -394,21 +428,45 @@ def _arguments(setting: str, reader: dict) -> Iterator[str]:
 
 
 def _looks_ahead(node: dict) -> str | None:
-    """Of a window function that may see later rows what it is called and why."""
+    """Of a window function that may see later rows what it is called and why: what is not known to look back may.
+
+    It looks back where it is ordered by columns alone, ascending, its frame ends at the current row or a written number
+    of rows before it, and so does lag.
+    """
     if _kind(node) != "WINDOW":
         return None
     name = node["function_name"].lower()
     if name in FORWARD:
         return name
-    orders = [order for order in node["orders"] if _kind(order["expression"]) != "CONSTANT"]
-    if not orders:
+    orders = [order["expression"] for order in node["orders"]]
+    if not orders or all(_kind(order) == "CONSTANT" for order in orders):
         return f"{name} over rows without an order"
-    if any(order["type"] == "DESCENDING" for order in orders):
+    if any(order["type"] not in ("ORDER_DEFAULT", "ASCENDING") for order in node["orders"]):
         return f"{name} in descending order"
+    if any(_kind(order) != "COLUMN_REF" for order in orders):
+        return f"{name} ordered by another thing than a column"
+    columns, parts = ([_names(part) for part in _nodes(of)] for of in (orders, node["partitions"]))
+    if any(column in parts for column in columns):
+        return f"{name} ordered by a column that is the same in its partition"
     if "FOLLOWING" in node["end"]:
         return f"{name} with FOLLOWING"
-    # A negative distance behind PRECEDING, or of lag, turns it around.
-    distance = node["end_expr"] if name != "lag" else [argument["expression"] for argument in node["arguments"][1:2]]
-    if "-" in json.dumps(distance) or any(_kind(part) == "COLUMN_REF" for part in _nodes(distance)):
+    lagged = [argument["expression"] for argument in node["arguments"][1:2]] if name == "lag" else []
+    if not all(_is_distance(part) for part in (node["start_expr"], node["end_expr"], node["offset_expr"], *lagged)):
         return f"{name} with a distance that is not a number above zero"
     return None
+
+
+def _names(node: dict) -> str | None:
+    """A column's name without that of its table, in lower case."""
+    return node["column_names"][-1].lower() if _kind(node) == "COLUMN_REF" else None
+
+
+def _is_distance(node: dict | None) -> bool:
+    """Whether it is none, or a number or INTERVAL that is written out and not below zero."""
+    if node is None:
+        return True
+    parts = list(_nodes(node))
+    called, written = _called(node), [part["literal"] for part in parts if _kind(part) == "CONSTANT"]
+    kinds = {_kind(part) for part in parts}
+    whole = len(written) == 1 and written[0]["kind"] == "INTEGER" and written[0]["text"].isdecimal()
+    return whole and kinds <= {"CONSTANT", "FUNCTION", "CAST", "TYPE", "ORDER_MODIFIER"} and called <= INTERVALS

@@ -1,7 +1,6 @@
 """What is predicted, for whom and when: labels, populations, cutoffs, and the rules that keep the future out."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -184,23 +183,26 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
             )
 
 
-def check_loaded(path: Path, task: dict, columns: Iterable[str]) -> None:
+def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:
     """Refuse a task that was read back and that `check_task` would not have let pass: its conditions go into SQL.
 
     Args:
         path: Where it was read, for messages.
         task: With label and population.
-        columns: Those of an event.
+        types: Column of an event -> DuckDB type, by `check_types`.
 
     Raises:
         InputError: A condition or a length of time is none.
         KeyError, TypeError: Something is missing, or there is too much of it.
     """
     label, population = Label(**task["label"]), Population(**task["population"])
+    nothing = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in types.items())
     with duckdb.connect() as con:
         for part, where in (("label", label.where), ("population", population.where)):
-            remedy = "the file is damaged or forged; run scripts/train.py again"
-            parse_expression(con, f"{path}: task.{part}.where", where, remedy, lambda: columns)
+            setting, remedy = f"{path}: task.{part}.where", "the file is damaged or forged; run scripts/train.py again"
+            parse_expression(con, setting, where, remedy, lambda: types)
+            with refused(setting, remedy):
+                con.execute(f"SELECT {condition(where)} FROM (SELECT {nothing})")
     parse_duration(label.horizon, f"{path}: task.label.horizon")
     parse_duration(population.within, f"{path}: task.population.within")
 

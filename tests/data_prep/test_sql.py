@@ -87,6 +87,11 @@ def read(sql: str, **changes: object) -> None:
         ("FROM nowhere", "reads 'nowhere', which is neither a file"),
         ("FROM read_xlsx('a.xlsx')", "the SQL calls read_xlsx"),
         ("", "the SQL has 0 statements"),
+        ("FROM (PIVOT 'secret.csv' ON a USING sum(b))", "the SQL has a PIVOT that looks for its columns in the data"),
+        ("PIVOT 'secret.csv' ON a USING sum(b)", "PIVOT t ON kind IN ('a', 'b')"),
+        ("FROM 'nofile.csv'", "no file matches 'nofile.csv'; check the SQL and the path"),
+        ("FROM read_parquet('no/*.parquet')", "no file matches 'no/*.parquet'"),
+        ("FROM '~/no such file.csv'", "no file matches '~/no such file.csv'"),
         ("SELECT 1\0; " + COPY, "holds a NUL"),
     ],
 )
@@ -136,6 +141,14 @@ def test_a_source_reads_the_files_that_it_names_and_no_others(tmp_path, monkeypa
     data = DataConfig([Source(sql="FROM 'named/a.csv'"), Source(path="named/b.csv"), Source(path="o*/c.csv")])
     with connect() as con, confined(con, data):
         assert read_events(con, data).events == 3
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")
+    data = DataConfig([Source(sql="FROM '~/a.csv'")])
+    with connect() as con, confined(con, data):
+        assert read_events(con, data).events == 1
 
 
 def test_a_locked_connection_spills_and_writes_in_its_folder_and_reaches_nothing_else(tmp_path):
@@ -215,6 +228,18 @@ def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
         ("sum(x) OVER (ORDER BY t ROWS BETWEEN UNBOUNDED PRECEDING AND -1 PRECEDING)", "distance"),
         ("lag(x, -1) OVER (ORDER BY t)", "lag with a distance"),
         ("lag(x) OVER w", "lag in descending order"),
+        ("lag(x, ~0) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, n) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, 0 - 1) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x, (SELECT -1)) OVER (ORDER BY t)", "lag with a distance"),
+        ("sum(x) OVER (ORDER BY t RANGE BETWEEN 3 PRECEDING AND ~5 PRECEDING)", "sum with a distance"),
+        ("first_value(x) OVER (PARTITION BY u ORDER BY -epoch(t))", "first_value ordered by another thing"),
+        ("sum(x) OVER (ORDER BY TIMESTAMP '2030-01-01' - t)", "sum ordered by another thing"),
+        ("count(*) OVER (PARTITION BY u ORDER BY u)", "count ordered by a column that is the same"),
+        ("count(*) OVER (PARTITION BY a.U ORDER BY u, t)", "count ordered by a column that is the same"),
+        ("count(*) OVER (ORDER BY (1 + 1))", "count ordered by another thing"),
+        ("count(*) OVER (ORDER BY NULL::INT)", "count ordered by another thing"),
+        ("sum(x) OVER (ORDER BY date_trunc('year', t))", "sum ordered by another thing"),
     ],
 )
 def test_a_window_function_that_looks_ahead_needs_the_owners_word(con, window, reason):
@@ -242,7 +267,15 @@ def test_a_window_function_that_looks_back_passes(con, window):
     ("expression", "said"),
     [
         ("lead(what) OVER (PARTITION BY user ORDER BY time)", "looks at other rows by a window function"),
-        ("max(what)", "calls max, which looks at other rows"),
+        ("max(what)", "calls max, which is an aggregate and looks at other rows"),
+        ("age(time::TIMESTAMP)", "calls age, which counts from today"),
+        ("current_localtimestamp()", "calls current_localtimestamp, which is not the same each time"),
+        ("current_localtime()", "calls current_localtime"),
+        ("unnest([1, 2])", "calls unnest, which makes several rows of one"),
+        ("[1, 2].unnest()", "calls unnest"),
+        ("*", "stands for several columns"),
+        ("COLUMNS(*)", "stands for several columns"),
+        ("COLUMNS('time')", "stands for several columns"),
         ("random()", "calls random, which is not the same each time"),
         ('"RANDOM"()', "calls random"),
         ("TRY(uuid()::VARCHAR)", "calls uuid"),
@@ -359,6 +392,15 @@ ESCAPES = [
     "true /*",
     "$$true",
     "lead(event_type) OVER () = 'x'",
+    "unnest([true, false])",
+    "*",
+    "COLUMNS(*)",
+    "count(*) > 0",
+    "bool_or(event_type = 'x')",
+    "age(event_time) > INTERVAL 1 DAY",
+    "no_such_column = 1",
+    "event_type + 1 = 2",
+    "struct_pack(a := 1)",
     "random() < 1",
     "system.main.random() < 1",
     "getvariable('x') = 1",
@@ -428,6 +470,12 @@ INJECTED = f"1]; {COPY}; SELECT [1"
         (("config", "fields", "note", "words"), 1.5),
         (("config", "fields", "none"), {"words": 1}),
         (("config", "max_events"), "20; DROP TABLE rows"),
+        (("config", "max_events"), 10**30),
+        (("config", "max_events"), 0),
+        (("config", "fields", "note", "words"), 10**30),
+        (("features", "types", "value"), "STRUCT(a INTEGER)"),
+        (("features", "types", "value"), "INTEGER[3]"),
+        (("features", "types", "note"), "STRUCT(a INTEGER)"),
         (("config", "style"), "poems"),
         (("config", "header"), [1]),
         (("fields", "value", "edges"), [INJECTED]),
@@ -476,7 +524,7 @@ def test_names_and_values_of_a_forged_serializer_are_quoted(folder, fitted, shop
 )
 def test_lengths_of_time_that_are_read_back_are_checked(part, change):
     with pytest.raises(InputError, match=rf"^task\.json: task\.{part}\.\w+: .*is not a length"):
-        check_loaded(Path("task.json"), TASK | {part: TASK[part] | change}, [])
+        check_loaded(Path("task.json"), TASK | {part: TASK[part] | change}, {"event_type": "VARCHAR"})
 
 
 def test_a_column_may_be_called_like_a_function_without_parentheses(con):

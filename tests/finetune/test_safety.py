@@ -120,6 +120,37 @@ def test_neither_the_neighbours_of_the_given_files_nor_new_ones_are_in_reach(fol
     assert sorted(os.listdir(folder / "logs")) == ["a.parquet", "secret.csv"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["STRUCT(a INT)", "ENUM('a')", "INT[3]", "GEOMETRY", "TIMESTAMP WITH TIME ZONE", "UNION(a INT)", "DOUBLE"]
+)
+def test_a_type_that_the_given_values_cannot_have_ends_in_one_sentence(folder, events, kind):
+    forge(folder / "serializer.json", ("features", "types", "shop"), kind)
+    with pytest.raises(InputError) as refusal:
+        EventClassifier.from_pretrained(folder).predict(events, CUTOFF)
+    assert "\n" not in str(refusal.value)
+
+
+def test_text_in_place_of_a_number_is_refused_and_a_column_that_held_nothing_may_hold_something(folder, events):
+    strange = events.set_column(3, "amount", pa.array(["ten"] * len(events)))
+    classifier = EventClassifier.from_pretrained(folder)
+    with pytest.raises(InputError, match=r"^events: .*ten.*; give each column the type that it had in training"):
+        classifier.predict(strange, CUTOFF)
+    forge(folder / "serializer.json", ("features", "types", "note"), '"NULL"')
+    noted = events.append_column("note", events["shop"])
+    assert EventClassifier.from_pretrained(folder).predict(noted, CUTOFF).equals(classifier.predict(events, CUTOFF))
+
+
+@pytest.mark.parametrize("where", ["no_such = 1", "unnest([true, false])", "COLUMNS(*)", "count(*) > 0"])
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [("serializer.json", ("features", "target")), ("task.json", ("task", "population", "where"))],
+)
+def test_a_bad_condition_of_a_model_is_said_of_its_file_and_not_of_the_events(folder, file, keys, where):
+    forge(folder / file, keys, where)
+    with pytest.raises(InputError, match=rf"{file}.*damaged or forged"):
+        EventClassifier.from_pretrained(folder)
+
+
 def test_a_pickle_beside_the_weights_is_ignored_and_one_in_their_place_is_refused(folder):
     expected = EventClassifier.from_pretrained(folder).score(["gap=first"])
     for name in ("pytorch_model.bin", "training_args.bin", "model.pkl", "optimizer.pt"):
