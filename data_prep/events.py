@@ -29,6 +29,7 @@ from data_prep.log_files import (
     refuse_copies,
     suffix,
 )
+from data_prep.sniffing import sniffed
 from data_prep.sql import (
     CONTROLS,
     TRUST,
@@ -441,7 +442,7 @@ def _open_source(
         raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
     if source.path is not None and source.database is not None:
         raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
-    written, floats = False, False
+    written, floats, notes = False, False, []
     with _refused_source(source, config, name):
         if source.path is not None:
             query, written, floats = _path_query(con, source, config, f"{name}.path", types)
@@ -451,6 +452,11 @@ def _open_source(
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
             if not config.trust_sql:
                 check_source(con, name, query, source.looks_back_only)
+            notes = [
+                f"warning: {name}: the types in {read} are guessed from its first rows, so that ids and dates may "
+                f"change or merge; use {remedy}, and cast in the SQL"
+                for read, remedy in sniffed(con, query)
+            ]
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
     columns = column_types(con, view)
     names = {column.lower() for column in columns}
@@ -469,7 +475,8 @@ def _open_source(
             f"{name}: the column name {broken[0]!a} has a line break or another control character; give it another name"
         )
     user = next(kind for column, kind in columns.items() if column.lower() == "user_id")
-    notes = [f"{name}: user ids are floats; 12346.0 is read as the user 12346"] if floats or user in EXACT else []
+    if floats or user in EXACT:
+        notes.append(f"{name}: user ids are floats; 12346.0 is read as the user 12346")
     return columns, written, notes
 
 
