@@ -295,8 +295,11 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
         why = f"of {out:,} user{'s' * (out > 1)} with more than data.max_events_per_user {most:,}"
         log.left_out[why] = sum(n * users for n, users in sizes.items() if n > most)
     if not kept:
+        why = ", ".join(f"{rows:,} with {reason}" for reason, rows in log.rejected.items() if rows)
         raise InputError(
-            "data.sources gave no event with a user, a time and a type; check the paths and conditions"
+            "data.sources gave no event with a user, a time and a type"
+            + f" (rejected: {why})" * bool(why)
+            + "; check the paths and conditions"
             + " and data.max_events_per_user" * bool(sizes)
         )
     log.events, log.users = sum(n * users for n, users in kept.items()), sum(kept.values())
@@ -637,7 +640,7 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
             for why, n, detail in found
         )
         most = max(found, key=lambda reason: reason[1])[0]
-        remedy = _date_remedy(con) if most == UNPARSED else REMEDIES.get(most)
+        remedy = _date_remedy(con, config) if most == UNPARSED else REMEDIES.get(most)
         if most == BROKEN and any(why == BROKEN and "nicode" in (detail or "") for why, _, detail in found):
             remedy = TO_UTF8.format("LATIN1")
         raise InputError(
@@ -654,7 +657,7 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
     return {why: counts.get(why, 0) for why in (*REJECTED, BROKEN)}
 
 
-def _date_remedy(con: duckdb.DuckDBPyConnection) -> str:
+def _date_remedy(con: duckdb.DuckDBPyConnection, config: DataConfig) -> str:
     """What to set for the times that do not parse, given the first of them that may be a date."""
     found = con.execute(
         f"""SELECT arg_min(detail, rowid) FROM (
@@ -662,7 +665,9 @@ def _date_remedy(con: duckdb.DuckDBPyConnection) -> str:
                 WHERE rejected_because = {quote(UNPARSED)})
             WHERE regexp_full_match(detail, {quote(ANY_ORDER)})"""
     ).fetchall()[0][0]
-    return date_remedy(found or "")
+    # A source with a unit has no format.
+    formats = [source.time_format or (None if source.time_unit else config.time_format) for source in config.sources]
+    return date_remedy(found or "", formats if all(formats) else [])
 
 
 def _examples_folder() -> str:

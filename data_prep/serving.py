@@ -97,6 +97,8 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
         if hasattr(events, "iloc"):
             _refuse_twice([str(name) for name in events.columns])  # which pyarrow refuses in its own words
             return pa.Table.from_pandas(events, preserve_index=False)
+    except InputError:
+        raise
     except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"events: {str(error).splitlines()[0]}; give each column values of one type") from error
     if isinstance(events, pa.Table | pa.RecordBatchReader):

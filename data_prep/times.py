@@ -13,6 +13,9 @@ MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
 NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 # What looks like a date whose order of day and month only its writer knows; nobody's name does.
 ANY_ORDER = r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?( ?[AaPp][Mm])?"
+# Offsets from UTC go from -14:00 to +14:00; DuckDB takes +99:00 as well.
+OFFSET = r"[T :]\d{2}:?\d{2}(:?\d{2})?(\.\d+)? *[+-]\d"
+REAL_OFFSET = r"[+-]((0?\d|1[0-3])(:?[0-5]\d){0,2}|14(:?00){0,2})\D*$"
 PLAIN = r"[^.]{16}:\d\d\.\d+"  # 2024-01-31 12:00:00.123 without a zone
 DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%Y%m%d")
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
@@ -38,10 +41,9 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
     numeric = NUMERIC.fullmatch(kind) is not None
     text = kind == "VARCHAR" or kind == "JSON" or kind.startswith("ENUM(")
     if time_format is not None and (text or numeric):
-        given = _text(kind)
-        return given, _in_utc(
-            f"try_strptime(trim(given_time), {quote(time_format)})", "%z" in time_format.lower(), timezone
-        )
+        given, zoned = _text(kind), "%z" in time_format.lower()
+        parsed = _in_utc(f"try_strptime(trim(given_time), {quote(time_format)})", zoned, timezone)
+        return given, _real(parsed) if zoned else parsed
     if numeric or (unit is not None and kind == "JSON"):  # numbers with something else among them
         if unit is None:
             raise InputError(
@@ -59,7 +61,7 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
         )
     if text:
         given = _text(kind)
-        parsed = "make_timestamp(epoch_us(try_cast(trim(given_time) AS TIMESTAMPTZ)))"
+        parsed = _real("make_timestamp(epoch_us(try_cast(trim(given_time) AS TIMESTAMPTZ)))")
         if timezone == "UTC":  # 2024-01-31 12:00:00 has no zone, which the faster cast would drop
             plain = "strlen(given_time) = 19 AND given_time[17] = ':'"
             parsed = f"CASE WHEN {plain} THEN try_cast(given_time AS TIMESTAMP) ELSE {parsed} END"
@@ -87,6 +89,12 @@ def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting:
     names = set(re.findall(r"%-?(\w)", time_format))
     if not names & set("YyGcxs") or not (names & set("dejcxs") or names >= set("GVu")):
         raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
+
+
+def _real(parsed: str) -> str:
+    """SQL of a time, or NULL where its text has an offset that no place on earth has."""
+    unreal = f"regexp_matches(given_time, '{OFFSET}') AND NOT regexp_matches(trim(given_time), '{REAL_OFFSET}')"
+    return f"CASE WHEN NOT ({unreal}) THEN {parsed} END"
 
 
 def span_of_belief(since: str, until: str | None) -> tuple[str, str]:
@@ -131,8 +139,16 @@ def readings(text: str) -> dict[str, datetime]:
     return found
 
 
-def date_remedy(text: str) -> str:
-    """What to set for times such as this one, with all that it may mean."""
+def date_remedy(text: str, formats: list[str]) -> str:
+    """What to set for times such as this one, with all that it may mean.
+
+    Args:
+        text: "" where none of them looks like a date.
+        formats: The time_format of each source, where all have one.
+    """
+    if formats:
+        given = ", ".join(f"'{form}'" for form in dict.fromkeys(formats))
+        return f"time_format {given} does not read them; correct it, or leave it out where all are ISO dates"
     meant = [f"{moment} by {form}" for form, moment in readings(text).items()]
     if not meant:
         return "dates that are not ISO (2024-01-31 12:00:00) need time_format, as strptime takes it, at their source"

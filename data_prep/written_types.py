@@ -13,7 +13,7 @@ WRITTEN = {  # type -> how each value is written that may be read in it
     "DATE": DATE,
     "TIME": CLOCK,
     "TIMESTAMP": f"{DATE}([ T]{CLOCK})?",
-    "TIMESTAMP WITH TIME ZONE": rf"{DATE}[ T]{CLOCK} ?(Z|UTC|[+-]\d{{2}}(:?\d{{2}})?)",
+    "TIMESTAMP WITH TIME ZONE": rf"{DATE}[ T]{CLOCK} ?(Z|UTC|[+-](0\d|1[0-3])(:?[0-5]\d)?|[+-]14(:?00)?)",
 }
 # 1e5, 1_000, 007, +5 and numbers of more digits than BIGINT has are codes: as numbers some of them would become equal.
 WHOLE = r"(0|[1-9]\d*)"

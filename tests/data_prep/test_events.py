@@ -219,6 +219,11 @@ def test_a_log_without_a_usable_event_is_refused():
     assert "check the paths" in message(from_sql(ONE + " WHERE false"))
 
 
+def test_a_log_whose_rows_are_all_rejected_is_refused_with_the_reasons():
+    text = message(DataConfig([Source(sql=ONE.replace("SELECT 1 AS", "SELECT 'nan' AS"))], max_rejected=1.0))
+    assert "gave no event with a user, a time and a type (rejected: 1 with a user id that stands for nobody" in text
+
+
 def test_times_that_do_not_parse_are_counted_and_shown(shop):
     text = ONE.replace("TIMESTAMP '2024-01-01'", "unnest(['2024-01-01', '31.12.2024', 'soon'])")
     log, rows = read(from_sql(text))
@@ -455,6 +460,32 @@ def test_dates_that_a_time_format_does_not_read_are_counted():
     query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest(['11/1/2000', '11/13/2000', '13/11/2000', '2000-11-01'])")
     log, _ = read(DataConfig([Source(sql=query, time_format="%m/%d/%Y")], max_rejected=0.5))
     assert counted(log) == {"a time that does not parse": 2}
+
+
+@pytest.mark.parametrize("of", ["source", "whole"])
+def test_iso_dates_under_a_time_format_are_refused_with_that_format(of):
+    text = ONE.replace("TIMESTAMP '2024-01-01'", "'2024-01-01'")
+    sources = [Source(sql=text, time_format="%d/%m/%Y" if of == "source" else None)]
+    said = message(DataConfig(sources, time_format="%d/%m/%Y" if of == "whole" else None))
+    assert "time_format '%d/%m/%Y' does not read them; correct it, or leave it out where all are ISO dates" in said
+    assert "need time_format" not in said
+
+
+@pytest.mark.parametrize("offset", ["+99:00", "+15:00", "-14:30", "+05:99", "+9900"])
+@pytest.mark.parametrize("time_format", [None, "%Y-%m-%d %H:%M:%S%z"])
+def test_an_offset_that_no_place_has_is_a_time_that_does_not_parse(offset, time_format):
+    text = ONE.replace(
+        "TIMESTAMP '2024-01-01'", f"unnest(['2024-01-01 12:00:00+14:00', '2024-01-01 12:00:00{offset}'])"
+    )
+    log, rows = read(DataConfig([Source(sql=text, time_format=time_format)], max_rejected=0.5))
+    assert (counted(log), rows[0]["event_time"]) == ({"a time that does not parse": 1}, datetime(2023, 12, 31, 22))
+
+
+@pytest.mark.parametrize(
+    "time", ["2024-01-31", "2024-01-31 10:00", "2024-01-31T10:00:00-05", "2024-01-31 10:00:00-05:30"]
+)
+def test_days_of_a_month_and_true_offsets_are_no_wrong_offsets(time):
+    assert len(read(from_sql(ONE.replace("TIMESTAMP '2024-01-01'", f"'{time}'")))[1]) == 1
 
 
 def test_the_time_format_of_all_sources_leaves_times_of_other_types_alone():

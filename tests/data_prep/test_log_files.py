@@ -75,6 +75,18 @@ def test_times_of_one_file_may_be_written_in_all_iso_ways(tmp_path, name):
     assert [row["event_time"] for row in rows] == [midnight + after for after in hours]
 
 
+@pytest.mark.parametrize("offset", ["+99:00", "+15", "-1430"])
+def test_an_offset_that_no_place_has_is_rejected_in_csv_of_zones(tmp_path, offset):
+    log, _ = read(write(tmp_path / "log.csv", [["u", f"2024-01-01 00:00:00{zone}", "a"] for zone in ("+00", offset)]))
+    assert counted(log) == {"a time that does not parse": 1}
+
+
+def test_a_column_that_is_there_twice_in_events_to_be_scored_is_named_once():
+    frame = pd.DataFrame([["u", "2024-01-01", "view", 1, 2]], columns=[*HEADER, "price", "price"])
+    with connect() as con, pytest.raises(InputError, match=r"^events: the column price is there twice; give each"):
+        as_sources(con, frame)
+
+
 @FORMATS
 def test_dates_are_never_read_in_an_order_that_was_guessed(tmp_path, name):
     path = write(tmp_path / name, [["u", "11/1/2000", "buy"]] * MANY)

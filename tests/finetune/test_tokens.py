@@ -12,7 +12,8 @@ from finetune.tokens import FOLDER, join, tokenize, tokens_of_split
 
 @pytest.fixture
 def data(prepared, tmp_path):
-    shutil.copytree(parse_experiment("", ["--config", str(prepared)]).data_folder, tmp_path / "data")
+    made = parse_experiment("", ["--config", str(prepared)]).data_folder
+    shutil.copytree(made, tmp_path / "data", ignore=shutil.ignore_patterns(FOLDER))
     return tmp_path / "data"
 
 
