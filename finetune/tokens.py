@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep.prepare import read_manifest
-from data_prep.prepared import split_texts
+from data_prep.prepared import opened, split_texts
 from finetune.encoding import Encoder, Parts
 
 VERSION = 1  # of the files; another one makes them anew
@@ -101,7 +101,10 @@ def tokens_of_split(
         main: Of several processes that call this at the same time, whether this one shows progress.
     """
     key = xxhash.xxh3_128(tokenizer.backend_tokenizer.to_str().encode())
-    key.update(f"{VERSION} {read_manifest(folder)['content_hash']} {tokenizer.model_max_length} {limit}".encode())
+    opened(folder, split)  # or refused
+    stat = (Path(folder) / f"{split}.parquet").stat()  # a file that was changed by hand gets its own tokens
+    depends = (VERSION, read_manifest(folder)["content_hash"], stat.st_size, stat.st_mtime_ns)
+    key.update(repr((*depends, tokenizer.model_max_length, limit)).encode())
     made = Path(folder) / FOLDER / f"{split}-{key.hexdigest()}"
     if not made.is_dir():
         rows, texts = split_texts(folder, split, limit, CHUNK)

@@ -118,7 +118,7 @@ def test_a_type_in_a_forged_manifest_runs_nothing(experiment, tmp_path, monkeypa
     (forged.data_folder / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(InputError, match=r"manifest\.json: log\.fields\.shop: .* is no type of DuckDB"):
+    with pytest.raises(InputError, match=r"manifest\.json.*log\.fields\.shop.* (is no type of DuckDB|not a text)"):
         sliced(forged, shop="shop")
     assert os.listdir() == []
 

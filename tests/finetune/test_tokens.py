@@ -50,6 +50,13 @@ def test_another_length_tokenizer_or_limit_has_tokens_of_its_own(data, texts):
     assert len(list((data / FOLDER).iterdir())) == 4
 
 
+def test_a_file_that_was_changed_by_hand_is_encoded_anew(data, texts):
+    tokenizer = train_tokenizer(texts, 40)
+    tokens_of_split(tokenizer, data, "train")
+    pq.write_table(pq.read_table(data / "train.parquet").slice(5), data / "train.parquet")
+    assert rows(tokens_of_split(tokenizer, data, "train")) == encode(tokenizer, texts[5:])["input_ids"]
+
+
 def test_a_split_without_rows_has_no_tokens(data, texts):
     pq.write_table(pq.read_table(data / "unlabelled.parquet").slice(0, 0), data / "unlabelled.parquet")
     tokenizer = train_tokenizer(texts, 40)
