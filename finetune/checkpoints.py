@@ -34,6 +34,7 @@ WITHOUT_EFFECT = {
     "log_level_replica",
     "logging_steps",
     "logging_strategy",
+    "logging_nan_inf_filter",
     "dataloader_num_workers",
     "dataloader_pin_memory",
     "save_total_limit",
@@ -72,7 +73,12 @@ def made_by(folder: Path) -> dict:
 
 def trained_with(folder: Path) -> dict[str, str]:
     """The settings of the finished model in a run's folder, as `told` gives them; empty where there is none."""
-    return read_notes(folder / TRAINING_LOG, {"settings": {str: str}}).get("settings", {})
+    return _with_effect(read_notes(folder / TRAINING_LOG, {"settings": {str: str}}).get("settings", {}))
+
+
+def _with_effect(settings: dict[str, str]) -> dict[str, str]:
+    """Without those that an earlier version took for settings that change the weights."""
+    return {key: value for key, value in settings.items() if key.removeprefix("training.") not in WITHOUT_EFFECT}
 
 
 @contextmanager
@@ -129,6 +135,7 @@ def _refuse_strange_files(folder: Path) -> None:
 
 
 def _refuse_other_settings(folder: Path, what: str, old: dict[str, str], new: dict[str, str]) -> None:
+    old, new = _with_effect(old), _with_effect(new)
     changed = next((key for key in {**old, **new} if old.get(key) != new.get(key)), None)
     if changed:
         raise InputError(

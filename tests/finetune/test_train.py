@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
-from finetune.checkpoints import alone
+from finetune.checkpoints import alone, trained_with
 from finetune.config import parse_experiment
 from finetune.evaluation import evaluate
 from finetune.inference import score_texts
@@ -349,6 +349,13 @@ def test_a_finished_run_is_kept_whatever_lies_beside_it(prepared, tmp_path):
     with pytest.raises(InputError, match="a finished run of other settings"):
         train(saved)
     assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_settings_without_effect_that_an_older_version_told_of_are_no_other_settings(trained, tmp_path):
+    log = json.loads((trained.run_folder / "training_log.json").read_text())
+    log["settings"] |= {"training.logging_nan_inf_filter": "True"}
+    (tmp_path / "training_log.json").write_text(json.dumps(log))
+    assert trained_with(tmp_path) == trained_with(trained.run_folder)
 
 
 def test_a_model_is_evaluated_with_the_settings_that_it_was_trained_with(prepared, tmp_path):
