@@ -31,13 +31,15 @@ def write(path: Path, rows: list[list], names: list[str] = HEADER) -> Path:
 
 
 def read(path: Path, columns: dict[str, str] | None = None, **changes: object) -> tuple[EventLog, list[dict]]:
-    """The log of a file, and its rows by user."""
+    """The log of a file, and its rows in order of user, time and the rest."""
     source = Source(
         path=str(path), columns=columns, **{key: changes.pop(key) for key in ("time_unit",) if key in changes}
     )
     with connect() as con:
         log = read_events(con, DataConfig([source], **({"max_rejected": 0.9} | changes)))
-        return log, con.sql("SELECT * FROM log ORDER BY user_id, rowid").to_arrow_table().to_pylist()
+        return log, con.sql(
+            "SELECT user_id, event_time, event_type, * EXCLUDE (user_id, event_time, event_type) FROM log ORDER BY ALL"
+        ).to_arrow_table().to_pylist()
 
 
 def counted(log: EventLog) -> dict[str, int]:
@@ -253,16 +255,18 @@ def test_one_code_among_very_many_numbers_makes_them_text(tmp_path, code):
 
 @pytest.mark.parametrize("values", [["00123", "123"], ["07", "7"], ["+5", "5"]])
 def test_codes_with_leading_zeros_and_signs_do_not_merge_with_numbers(tmp_path, values):
-    path = write(tmp_path / "log.csv", [["u", "2024-01-01", "view", value] for value in values], [*HEADER, "field"])
+    rows = [[user, "2024-01-01", "view", value] for user, value in zip("ab", values, strict=True)]
+    path = write(tmp_path / "log.csv", rows, [*HEADER, "field"])
     assert [row["field"] for row in read(path)[1]] == values
 
 
 @pytest.mark.parametrize("big", [2**53 + 1, 2**63, 2**64, 2**64 + 1, 10**30])
 @pytest.mark.parametrize("other", [1, 1.5])
 def test_large_integers_of_json_lines_keep_all_their_digits(tmp_path, big, other):
-    rows = [["u", "2024-01-01", "view", value] for value in (big, big + 1, other)]
+    values = {"a": big, "b": big + 1, "c": other}  # rows of one user have no order
+    rows = [[user, "2024-01-01", "view", value] for user, value in values.items()]
     _, found = read(write(tmp_path / "log.jsonl", rows, [*HEADER, "field"]))
-    assert [str(row["field"]) for row in found] == [str(big), str(big + 1), str(other)]
+    assert [str(row["field"]) for row in found] == [str(value) for value in values.values()]
 
 
 @pytest.mark.parametrize("place", [0, 15_000, 29_999])
