@@ -104,7 +104,7 @@ def _called(holds: Any) -> str:
     if isinstance(holds, set):
         return f"one of {', '.join(sorted(map(str, holds)))}"
     if isinstance(holds, dict | list):
-        holds = type(holds)
+        holds = dict if isinstance(holds, dict) else list
     return NAMES.get(holds) or holds.__name__.strip("_").replace("_", " ")
 
 

@@ -133,9 +133,7 @@ def _check_values(made: TrainingArguments) -> None:
             raise InputError(f"training.{what}_steps is {steps:g}; give a number of steps, or a share of them below 1")
     for name in ("log_level", "log_level_replica"):
         if getattr(made, name) not in trainer_log_levels:
-            raise InputError(
-                f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}, passive"
-            )
+            raise InputError(f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}")
     if made.train_sampling_strategy not in SAMPLING:
         raise InputError(
             f"training.train_sampling_strategy is '{made.train_sampling_strategy}'; give one of {', '.join(SAMPLING)}"

@@ -1,11 +1,9 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import peft
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
@@ -134,7 +132,7 @@ def _encoder_config(start: str | Path) -> PreTrainedConfig:
     """The checkpoint's config; InputError where it is no encoder like BERT."""
     try:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file transformers raises what it stumbles over
         raise _not_loaded(start, error) from error
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
@@ -152,7 +150,9 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
             start, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
         return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _not_loaded(start, error) from error
 
 
@@ -234,6 +234,10 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     asked = settings.get("modules_to_save") or []
     if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
         raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    for name in asked:
+        if not any(module.endswith(f".{name}") for module in modules):
+            raise InputError(f"model.peft.modules_to_save: the model has no module '{name}'; leave it out")
     head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
     # Not what is within a module that is asked for: peft would wrap it twice.
     needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in asked)}

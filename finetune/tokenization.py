@@ -73,7 +73,7 @@ def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedToken
     """The tokenizer of a checkpoint, cutting texts at `max_tokens` or at what the checkpoint takes, if that is less."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file transformers raises what it stumbles over
         raise InputError(
             f"model.name_or_path: no tokenizer could be loaded from '{name_or_path}' ({first_line(error)}); "
             f"check the name, or the network and the hub's login"
@@ -119,5 +119,6 @@ def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], mul
 
 
 def first_line(error: Exception) -> str:
-    """The first sentence of an exception."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    """The first sentence of an exception; of a KeyError more than the key."""
+    said = "" if isinstance(error, KeyError) else str(error).strip()
+    return (said.splitlines() or [f"{type(error).__name__} {error}".strip()])[0].rstrip(".")

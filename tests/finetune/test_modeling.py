@@ -1,5 +1,6 @@
 """Every encoder and PEFT method with tiny random weights: built, trained, saved, and read in a new process."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -307,6 +308,19 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *itertools.product(["config.json", "tokenizer.json"], ["", "{}", "[]", "null", '{"model": {}}']),
+        *itertools.product(["tokenizer_config.json"], ["", "[]", "null"]),
+    ],
+)
+def test_a_checkpoint_with_a_damaged_file_is_named_in_one_sentence(tmp_path, name, content):
+    start = checkpoint(tmp_path / "bert", "bert")
+    (start / name).write_text(content)
+    assert f"'{start}'" in refused(start)
+
+
+@pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"peft": {"method": "magic"}}, "magic"),
@@ -314,6 +328,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(tmp_path):
         ({"peft": {"method": "lora", "target_modules": ["nowhere"]}}, "No modules were targeted"),
         ({"peft": {"method": "lora", "inference_mode": True}}, "inference_mode"),
         ({"peft": {"method": "lora", "modules_to_save": "pooler"}}, "modules_to_save"),
+        ({"peft": {"method": "lora", "modules_to_save": ["nowhere"]}}, "no module 'nowhere'"),
         ({"freeze": 3}, "the model has 2 layers"),
     ],
 )
