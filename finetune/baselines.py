@@ -25,6 +25,7 @@ from finetune.estimators import (
     curve,
     linear,
     normal,
+    out_of_fold,
     quality,
 )
 from finetune.objective import Objective
@@ -165,11 +166,7 @@ def fit_stack(
     folds = list(folds.split(rows, groups=users))
     best, validation, settings = -np.inf, None, None
     for point in _stack_grid(objective):
-        stages: dict[int, np.ndarray] = {}
-        for seen, unseen in folds:
-            fitted = Fitted(objective, boosting(objective, point, seed), rows[seen], labels[seen], seed, bar)
-            for trees, scores in curve(fitted, rows[unseen]):
-                stages.setdefault(trees, np.empty((len(rows), *scores.shape[1:])))[unseen] = scores
+        stages = out_of_fold(objective, boosting(objective, point, seed), rows, labels, folds, seed, bar)
         for trees, scores in stages.items():
             found = quality(objective.task, labels, scores)
             if validation is None or found > best:

@@ -58,15 +58,15 @@ def training(experiment: Experiment, main: str) -> dict:
     """What the report shows of the training's logs, of several seeds the last one's.
 
     Returns:
-        steps, trainable_parameters, total_parameters, device, processes and class_weights; pretraining_steps (0 where
-        the run has no pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction and
-        pretraining_loss the steps and values that were logged.
+        steps, trainable_parameters, total_parameters, device, processes, class_weights and teacher; pretraining_steps
+        (0 where the run has no pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction
+        and pretraining_loss the steps and values that were logged.
     """
     log, before = read_training_log(experiment.runs()[-1].run_folder, {"history": [{"step": int}]}), {}
     if experiment.pretraining.max_steps:
         before = read_pretraining_log(experiment.base_folder / PRETRAINED)
     before = before or {"steps": 0, "history": []}
-    facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights")
+    facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights", "teacher")
     drawn = ("loss", "eval_loss", f"eval_{main}", "padding_fraction")
     return {
         **{key: log.get(key) for key in facts},

@@ -177,6 +177,38 @@ def curve(fitted: Fitted, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     yield from islice(enumerate(fitted.staged(rows), start=1), TREE_STEP - 1, MAX_TREES, TREE_STEP)
 
 
+def out_of_fold(
+    objective: Objective,
+    estimator: BaseEstimator,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    seed: int,
+    bar: tqdm | None = None,
+) -> dict[int, np.ndarray]:
+    """The scores of each row by an estimator that was fitted without its fold.
+
+    Args:
+        objective: The task.
+        estimator: Not fitted yet.
+        rows: Inputs of shape (rows, columns).
+        labels: As `Fitted` takes them.
+        folds: Indices of the rows that are fitted to, and of those that are scored; each row is scored in one fold.
+        seed: See `Fitted`.
+        bar: Counts the fits.
+
+    Returns:
+        Number of trees -> scores, for boosting at every 25th tree; others have the single entry 0.
+    """
+    found: dict[int, np.ndarray] = {}
+    grows = isinstance(estimator, HistGradientBoostingClassifier | HistGradientBoostingRegressor)
+    for seen, unseen in folds:
+        fitted = Fitted(objective, estimator, rows[seen], labels[seen], seed, bar)
+        for trees, scores in curve(fitted, rows[unseen]) if grows else [(0, fitted.scores(rows[unseen]))]:
+            found.setdefault(trees, np.empty((len(rows), *scores.shape[1:])))[unseen] = scores
+    return found
+
+
 def normal(features: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Missing values at the median and flagged, all quantile-transformed to normal as the training rows say."""
     rows = len(features["train"])

@@ -115,6 +115,17 @@ class Objective:
             return partial(_mean_loss, functional.mse_loss)
         return partial(mean_cross_entropy, label_smoothing=label_smoothing, weights=weights)
 
+    def targets(self, labels: np.ndarray, teacher: np.ndarray, share: float) -> np.ndarray:
+        """The probability of each class, of shape (rows, classes): a teacher's scores mixed with the labels.
+
+        Args:
+            labels: Of shape (rows,), of binary or tiers.
+            teacher: As `scores` has them.
+            share: The teacher's, from 0 to 1.
+        """
+        said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
+        return share * said + (1 - share) * np.eye(len(self.classes))[labels]
+
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
         (rows, classes), or for values the output itself, of shape (rows,)."""
@@ -183,15 +194,22 @@ def mean_cross_entropy(
 
     Args:
         outputs: With logits of shape (..., classes).
-        labels: Class indices of shape (...); -100 is ignored.
+        labels: Class indices of shape (...), of which -100 is ignored, or the probability of each class, of the
+            logits' shape.
         num_items_in_batch: What the Trainer counted; None, in evaluation, averages over this batch.
         label_smoothing: Share of the probability that is spread over all classes.
         weights: What an example of each class counts for; None counts each as 1.
     """
-    logits, labels = outputs["logits"].flatten(0, -2), labels.flatten()
+    logits = outputs["logits"].flatten(0, -2)
+    counted = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
+    if labels.is_floating_point():
+        labels = labels.flatten(0, -2).to(logits.dtype)
+        counted = counted / labels.shape[-1]  # the Trainer, too, counts each class of an example
+    else:
+        labels = labels.flatten()
     weight = None if weights is None else torch.tensor(weights, device=logits.device, dtype=logits.dtype)
     total = functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
-    return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum())
+    return total / counted
 
 
 def _mean_loss(

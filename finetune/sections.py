@@ -103,6 +103,10 @@ class FinetuningConfig:
     class_weights: Literal["none", "auto"] | dict[str, float] = "none"
     """What an example counts for in the loss: auto gives rare classes as much weight as frequent ones, {churn: 3} says
     it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
+    teacher: ClosedUnitInterval = 0.0
+    """Share of what is learned that a teacher says, and not the label: boosting and regression on all aggregates, each
+    row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels alone.
+    Not for values and propensity."""
     event_dropout: ClosedUnitInterval = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     log_scale: bool = False

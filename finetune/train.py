@@ -47,6 +47,7 @@ from finetune.packing import batches_for
 from finetune.rehearsal import rehearse
 from finetune.runs import PRETRAINED, SETTINGS, TASK, TRAINING_LOG, read_pretraining_log, read_task
 from finetune.sections import Experiment
+from finetune.teacher import taught
 from finetune.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.tokens import CHUNK, tokens_of_split
 
@@ -124,6 +125,10 @@ def build_trainer(
             f"best checkpoint; choose another validation cutoff, or training.metric_for_best_model log_loss"
         )
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
+    if experiment.finetuning.teacher:
+        with arguments.main_process_first(local=False):
+            said = taught(folder, manifest, objective, limits["train"])
+        labels["train"] = objective.targets(labels["train"], said, experiment.finetuning.teacher)
     scale = None
     if objective.task == "value":
         scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
@@ -198,6 +203,7 @@ def build_trainer(
         "task": objective.task,
         "metric": arguments.metric_for_best_model,
         "class_weights": weights,
+        "teacher": experiment.finetuning.teacher,
     }
 
 

@@ -1,0 +1,151 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional
+
+from data_prep import InputError
+from data_prep.prepared import read_split
+from finetune import teacher
+from finetune.arguments import training_arguments
+from finetune.config import parse_experiment
+from finetune.objective import Objective
+from finetune.runs import TRAINING_LOG
+from finetune.teacher import FOLDER, mixed, taught, teach
+from finetune.train import train
+
+BINARY = Objective("binary", ("no_churn", "churn"))
+TIERS = Objective("tiers", ("none", "some", "much"))
+
+
+@pytest.fixture(autouse=True)
+def few_fits(monkeypatch):
+    monkeypatch.setattr(teacher, "POINTS", [{"learning_rate": 0.2, "max_leaf_nodes": 20, "min_samples_leaf": 5}])
+    monkeypatch.setattr(teacher, "LOGISTIC_GRID", teacher.LOGISTIC_GRID[-1:])
+
+
+def rows(users: int = 150, each: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Features of which the first names the user, whose each row is, and the generator."""
+    random = np.random.default_rng(seed)
+    whose = np.repeat(np.arange(users), each)
+    features = np.column_stack([random.permutation(users)[whose], random.normal(size=(users * each, 2))])
+    features[::7, 2] = np.nan
+    return features, whose, random
+
+
+def test_no_row_is_taught_by_a_model_that_saw_its_user():
+    features, users, random = rows()
+    labels = random.integers(0, 2, 150)[users]  # each user's own: known only to those who have seen another of its rows
+    assert 0.4 < roc_auc_score(labels, teach(BINARY, features, labels, users)) < 0.6
+    alone = teach(BINARY, features, labels, np.arange(len(users)))  # as if each row were a user
+    assert roc_auc_score(labels, alone) > 0.9
+
+
+def test_shuffled_labels_teach_nothing_and_others_what_there_is():
+    features, users, random = rows(users=400)
+    labels = (random.random(len(users)) < 1 / (1 + np.exp(-2 * features[:, 1]))).astype(int)
+    taught_well = teach(BINARY, features, labels, users)
+    assert roc_auc_score(labels, taught_well) > 0.8
+    np.testing.assert_array_equal(teach(BINARY, features, labels, users), taught_well)
+    shuffled = random.permutation(labels)
+    assert 0.45 < roc_auc_score(shuffled, teach(BINARY, features, shuffled, users)) < 0.55
+
+
+def test_tiers_have_a_probability_each():
+    features, users, _ = rows()
+    labels = np.digitize(features[:, 1], [-0.5, 0.5])
+    scores = teach(TIERS, features, labels, users)
+    assert scores.shape == (len(users), 3)
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert (scores.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_scores_are_mixed_by_their_logarithms():
+    even = mixed(BINARY, [np.array([0.8, 0.5, 1.0]), np.array([0.2, 0.5, 1.0])])
+    np.testing.assert_allclose(even, [0.5, 0.5, 1 - teacher.EDGE])
+    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])])
+    np.testing.assert_allclose(odds / (1 - odds), np.sqrt(9))
+    tiers = mixed(TIERS, [np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.4, 0.4]])])
+    np.testing.assert_allclose(tiers, np.sqrt([[0.16, 0.04, 0.04]]) / np.sqrt([0.16, 0.04, 0.04]).sum())
+
+
+def test_targets_are_the_share_of_each():
+    found = BINARY.targets(np.array([0, 1]), np.array([0.2, 0.6]), 0.7)
+    np.testing.assert_allclose(found, [[0.3 + 0.7 * 0.8, 0.14], [0.28, 0.3 + 0.42]])
+    found = TIERS.targets(np.array([2]), np.array([[0.5, 0.25, 0.25]]), 0.5)
+    np.testing.assert_allclose(found, [[0.25, 0.125, 0.625]])
+
+
+@pytest.mark.parametrize("objective", [BINARY, TIERS])
+def test_the_loss_of_targets_is_the_mean_however_a_step_is_cut_into_batches(objective):
+    classes = len(objective.classes)
+    logits, targets = torch.randn(12, classes), torch.rand(12, classes).softmax(-1)
+    loss = objective.loss(weights=list(range(1, classes + 1)))
+    weighted = targets * torch.arange(1, classes + 1) * functional.log_softmax(logits, -1)
+    assert torch.allclose(loss({"logits": logits}, targets), -weighted.sum(-1).mean())
+    items = torch.tensor(targets.numel())  # as the Trainer counts them
+    parts = [loss({"logits": logits[part]}, targets[part], items) for part in (slice(0, 3), slice(3, 12))]
+    assert torch.allclose(sum(parts), -weighted.sum(-1).mean())
+
+
+def test_targets_that_are_the_labels_have_the_loss_of_the_labels():
+    logits, labels = torch.randn(12, 3), torch.randint(0, 3, (12,))
+    targets = torch.tensor(TIERS.targets(labels.numpy(), np.full((12, 3), 1 / 3), 0.0))
+    assert torch.allclose(TIERS.loss(0.1)({"logits": logits}, targets), TIERS.loss(0.1)({"logits": logits}, labels))
+
+
+def test_few_users_are_refused():
+    features, users, random = rows(users=4)
+    with pytest.raises(InputError, match="teacher needs 5 users"):
+        teach(BINARY, features, random.integers(0, 2, len(users)), users)
+
+
+def experiment(prepared, folder, *more: str):
+    """On a copy of the prepared data, for the teacher's scores lie beside it."""
+    data = folder.parent / "data"
+    if not data.is_dir():
+        shutil.copytree(parse_experiment("", ["--config", str(prepared)]).data.folder, data)
+    places = ["--data.folder", str(data), "--evaluation.folder", str(folder)]
+    return parse_experiment("", ["--config", str(prepared), *places, "--pretraining.max_steps", "0", *more])
+
+
+def test_a_run_learns_what_its_teacher_says(prepared, tmp_path, capsys):
+    asked = experiment(prepared, tmp_path / "one", "--finetuning.teacher", "1")
+    train(asked)
+    assert "teacher: AUROC 0." in capsys.readouterr().out
+    kept = list((asked.data_folder / FOLDER).iterdir())
+    assert len(kept) == 1
+    manifest = json.loads((asked.data_folder / "manifest.json").read_text())
+    scores = taught(asked.data_folder, manifest, BINARY, None)
+    assert scores.shape == (len(read_split(asked.data_folder, "train", None, ["label"])),)
+    log = json.loads((asked.run_folder / TRAINING_LOG).read_text())
+    assert log["teacher"] == 1
+    losses = [entry["loss"] for entry in log["history"] if "loss" in entry]
+    again = experiment(prepared, tmp_path / "again", "--finetuning.teacher", "1")
+    train(again)  # from the kept scores
+    assert "teacher" not in capsys.readouterr().out
+    weights = [(run.run_folder / "model" / "model.safetensors").read_bytes() for run in (asked, again)]
+    assert weights[0] == weights[1]
+    np.save(kept[0] / "scores.npy", np.zeros_like(scores))  # a teacher who says that nobody churns
+    none = experiment(prepared, tmp_path / "none", "--finetuning.teacher", "1")
+    train(none)
+    log = json.loads((none.run_folder / TRAINING_LOG).read_text())
+    assert [entry["loss"] for entry in log["history"] if "loss" in entry][-1] < losses[-1]
+
+
+def test_a_part_of_the_rows_has_a_teacher_of_its_own(prepared, tmp_path):
+    asked = experiment(prepared, tmp_path / "part")
+    manifest = json.loads((asked.data_folder / "manifest.json").read_text())
+    assert taught(asked.data_folder, manifest, BINARY, 100).shape == (100,)
+
+
+@pytest.mark.parametrize("label", ["{kind: sum, field: amount}", "{kind: which, field: shop, top: 2}"])
+def test_values_and_propensity_have_no_teacher(prepared, tmp_path, label):
+    path = tmp_path / "label.yaml"
+    path.write_text(f"task: {{label: {label}}}\n")
+    asked = experiment(prepared, tmp_path / "other", "--config", str(path), "--finetuning.teacher", "0.7")
+    with pytest.raises(InputError, match="label has no teacher; leave it at 0"):
+        training_arguments(asked)
