@@ -464,6 +464,13 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
     assert "Only 48 positives:" in _read(run)
 
 
+def test_what_a_teacher_said_is_told(bare):
+    run = bare("binary")
+    assert "finetuning.teacher" not in _read(run)  # also of runs that were evaluated before there was one
+    _edit(run, {"teacher": 0.7}, "training")
+    assert "70 % was said by boosting and regression" in _read(run)
+
+
 class _Recorder(SimpleHTTPRequestHandler):
     def __init__(self, *args, requests: list[str], **kwargs):
         self.requests = requests
