@@ -468,7 +468,7 @@ def test_what_a_teacher_said_is_told(bare):
     run = bare("binary")
     assert "finetuning.teacher" not in _read(run)  # also of runs that were evaluated before there was one
     _edit(run, {"teacher": 0.7}, "training")
-    assert "70 % was said by boosting and regression" in _read(run)
+    assert "70\u00a0% was said by boosting and regression" in _read(run)
 
 
 class _Recorder(SimpleHTTPRequestHandler):
