@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.events import Count, EventLog
-from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types
+from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types, lists
 from data_prep.history import EPOCH, combined, microseconds
 from data_prep.serializer import EventSerializer, TextConfig, TextField, check_fields
 from data_prep.sql import quote
@@ -98,7 +98,7 @@ class Examples:
 
     def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
         """The history of the users in the relation `rows`, with their labels."""
-        return self.rule.read(con, self.serializer.load(con, self.rule.columns()))
+        return Labels(self.rule, self.serializer.load(con, self.rule.columns()))
 
     def batches(self, labels: Labels) -> Iterator[Batch]:
         """The examples of some users by split and cutoff, in the order of the users' ids."""
@@ -126,10 +126,11 @@ class Examples:
         if split == UNLABELLED:
             return self._unlabelled(aggregator, cutoff, users)
         aggregates = aggregator.at(cutoff, users)
-        text = self.serializer.texts(history, cutoff, users, aggregates)
+        own = aggregator.own(cutoff, users)
+        text = self.serializer.texts(history, cutoff, users, aggregates, own)
         values = labels.at(cutoff, users)
-        label = pa.array(values) if values.ndim == 1 else _lists(values)
-        table = example_table(history, cutoff, users, aggregates)
+        label = pa.array(values) if values.ndim == 1 else lists(values)
+        table = example_table(history, cutoff, users, aggregates | own)
         return users, table.add_column(2, "text", text).add_column(3, "label", label)
 
     def _unlabelled(self, aggregator: Aggregator, cutoff: int, asked: np.ndarray) -> tuple[np.ndarray, pa.Table]:
@@ -140,7 +141,8 @@ class Examples:
         users = np.flatnonzero(others)
         text = pa.array([], pa.large_string())
         if len(users):  # aggregates take their time even of nobody
-            text = self.serializer.texts(history, cutoff, users, aggregator.at(cutoff, users))
+            aggregates, own = aggregator.at(cutoff, users), aggregator.own(cutoff, users)
+            text = self.serializer.texts(history, cutoff, users, aggregates, own)
         return users, example_table(history, cutoff, users, {}).append_column("text", text)
 
     def describe(self, summary: Summary) -> dict[str, dict]:
@@ -222,9 +224,12 @@ def fit_examples(
     before = cutoffs["train"][-1]
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
     min_users = text.fields.get("event_type", TextField()).min_users
-    features = Features(task.label.where, log.fields, kinds, frequent_types(count, before, min_users))
+    classes = fit_classes(count, task, log.fields, cutoffs["train"])
+    types = frequent_types(count, before, min_users)
+    of_classes = (task.label.field, classes) if classes else ()
+    features = Features(task.label.where, log.fields, kinds, types, *of_classes)
     aggregates = aggregate_names(features)
-    rule = LabelRule(task, log.fields, fit_classes(count, task, log.fields, cutoffs["train"]))
+    rule = LabelRule(task, log.fields, classes)
     serializer = EventSerializer.fit(con, text, features, before)
     header = serializer.header_names()
     examples = Examples(task, cutoffs, serializer, rule, aggregates)
@@ -310,9 +315,3 @@ def part_batches(
 def number_of_parts(events: int) -> int:
     """A power of two, so that a part has at most about PART_EVENTS events; small logs stay whole."""
     return 1 if events <= 2 * PART_EVENTS else 1 << (-(-events // PART_EVENTS) - 1).bit_length()
-
-
-def _lists(labels: np.ndarray) -> pa.ListArray:
-    """A list for each row of a matrix."""
-    rows, classes = labels.shape
-    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * classes, pa.array(labels.ravel()))

@@ -9,18 +9,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep import InputError
 from data_prep.events import Count, most_frequent
-from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
-from data_prep.sql import condition, identifier, timestamp, word
+from data_prep.history import DAY, LATER, MILLION, NEVER, History, combined, exact, running
+from data_prep.sql import condition, identifier, text_list, timestamp, word
 
 WINDOWS = (7, 14, 28, 56, 84)  # days
 MAX_TYPES = 10  # event types with counts of their own
+OWN_WINDOWS = (7, 28, 84)  # days
+# What there is of each class of a `which` label: counts, and days since the last.
+OWN = (*(f"own_{days}d" for days in OWN_WINDOWS), "own", "own_recency_days")
 
 # Which aggregates a name in text.header stands for; {field} runs over the numeric fields.
 HEADER_GROUPS = {
@@ -44,6 +50,7 @@ HEADER_GROUPS = {
     ),
     "tenure": ("tenure_days",),
     "value": ("{field}_sum", "{field}_mean"),
+    "own": (),  # of a `which` label; see `Aggregator.own`
 }
 
 
@@ -59,6 +66,10 @@ class Features:
     """Field -> numeric, categorical or text."""
     event_types: list[str]
     """The event types with counts of their own, as words."""
+    class_field: str | None = None
+    """Of a `which` label, the column of its classes."""
+    classes: list[str] = dataclass_field(default_factory=list)
+    """Of a `which` label, its classes: how often and when a user had each of them before is told of, too."""
 
     def by_value(self) -> dict[str, tuple[str, str]]:
         """Name -> column and SQL of a text over it (see `load_history`)."""
@@ -71,6 +82,9 @@ class Features:
             column = identifier(name)
             if kind == "numeric":
                 sql[f"value:{name}"] = f"CAST({column} AS DOUBLE)"
+            elif kind == "categorical" and self.types.get(name, "").endswith("]"):  # the same of each member of a list
+                members = f"list_distinct(CAST({column} AS VARCHAR[]))"
+                sql[f"value:{name}"] = f"list_transform({members}, lambda member: hash(user_id, member))"
             elif kind == "categorical":  # one number for each user and value
                 if self.types.get(name) == "VARCHAR":  # CSV cannot tell an empty text from none
                     column = f"nullif(trim({column}), '')"
@@ -123,14 +137,46 @@ def aggregate_names(features: Features) -> list[str]:
     return list(Aggregator(history, features).at(0, none))
 
 
+def class_values(field: str, types: dict[str, str]) -> str:
+    """SQL of each value of a `which` label's column, a row each where the column holds lists."""
+    if types[field].endswith("]"):
+        return f"unnest(list_distinct(CAST({identifier(field)} AS VARCHAR[])))"
+    return f"CAST({identifier(field)} AS VARCHAR)"
+
+
+def load_classes(con: duckdb.DuckDBPyConnection, history: History, features: Features) -> None:
+    """Read `History.classes` of the users in the relation `rows`, whose history this is; see `Features.classes`."""
+    con.register("users", pa.table({"user_id": history.users, "row": np.arange(len(history.users))}))
+    known = text_list(features.classes)
+    found = con.sql(
+        f"""SELECT row, epoch_us(event_time) AS time, CAST(list_position({known}, value) - 1 AS BIGINT) AS class
+            FROM (SELECT user_id, event_time, {class_values(features.class_field, features.types)} AS value
+                  FROM rows WHERE ({features.target}\n)) JOIN users USING (user_id)
+            WHERE list_contains({known}, value) ORDER BY time"""
+    ).to_arrow_table()
+    con.unregister("users")
+    history.classes = tuple(combined(found[name]).to_numpy() for name in ("row", "time", "class"))
+
+
 def example_table(history: History, cutoff: int, users: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
-    """Columns of shape (rows,) as a table behind user_id and cutoff; counts have 32 bits, NaN becomes null."""
+    """Columns of shape (rows,) as a table behind user_id and cutoff; counts have 32 bits, NaN becomes null.
+
+    A matrix of shape (rows, classes) becomes a column of lists.
+    """
     cutoffs = pa.array(np.full(len(users), cutoff)).cast(pa.timestamp("us"))
-    arrays = {
-        name: pa.array(values.astype(np.int32) if values.dtype.kind == "i" else values, from_pandas=True)
-        for name, values in columns.items()
-    }
+    arrays = {}
+    for name, values in columns.items():
+        values = values.astype(np.int32) if values.dtype.kind == "i" else values
+        arrays[name] = lists(values) if values.ndim == 2 else pa.array(values, from_pandas=True)
     return pa.table({"user_id": history.users.take(pa.array(users)), "cutoff": cutoffs, **arrays})
+
+
+def lists(values: np.ndarray) -> pa.ListArray:
+    """A list for each row of a matrix; NaN becomes null."""
+    rows, width = values.shape
+    return pa.ListArray.from_arrays(
+        np.arange(rows + 1, dtype=np.int32) * width, pa.array(values.ravel(), from_pandas=True)
+    )
 
 
 def plain(name: str) -> str:
@@ -148,9 +194,8 @@ class Aggregator:
         with ThreadPoolExecutor(2) as pool:  # numpy lets go of Python's lock
             marks = {"": np.ones(len(target), bool), "target_": target.astype(bool)}
             active = {prefix: pool.submit(_ActiveDays, history, mark) for prefix, mark in marks.items()}
-            seen = {
-                name: pool.submit(_previous_times, history, history.columns[f"value:{name}"]) for name in categorical
-            }
+            values = {name: _each_value(history.columns[f"value:{name}"]) for name in categorical}
+            seen = {name: pool.submit(_previous_times, history, *of) for name, of in values.items()}
             self.active = {prefix: days.result() for prefix, days in active.items()}
             counted: dict[str, np.ndarray] = {"target": target}
             counted |= {f"{prefix}active_days": days.first for prefix, days in self.active.items()}
@@ -166,8 +211,9 @@ class Aggregator:
                 counted[f"sum {name}"] = np.where(counted[f"known {name}"], self.numbers[name], 0)
             # The sums before each event and before the end: of a range of events, the difference.
             self.running = dict(zip(counted, pool.map(running, counted.values()), strict=True))
-            self.previous = {name: times.result() for name, times in seen.items()}
-            self.first_seen = {name: running(previous == NEVER) for name, previous in self.previous.items()}
+            # Of each event's values: where those of an event begin, and when the user had the same one before.
+            self.previous = {name: (values[name][1], times.result()) for name, times in seen.items()}
+            self.first_seen = {name: running(of == NEVER)[starts] for name, (starts, of) in self.previous.items()}
         marked = ["target", *(f"type_{name}" for name in features.event_types), *(f"known {f}" for f in self.numbers)]
         self.marked = {name: np.append(np.flatnonzero(counted[name]), 0) for name in marked}
 
@@ -197,6 +243,30 @@ class Aggregator:
                 )
             found |= own
         return found | dict(_ratios(found, [plain(field) for field in self.numbers]))
+
+    def own(self, cutoff: int, users: np.ndarray) -> dict[str, np.ndarray]:
+        """How often and when each user had each class of a `which` label before a cutoff; empty for other labels.
+
+        Args:
+            cutoff: In microseconds since 1970, UTC.
+            users: Indices, of shape (rows,).
+
+        Returns:
+            Name (see OWN) -> values of shape (rows, classes): the number of matching events with the class within a
+            window and ever, and the days since the last one, NaN where there was none.
+        """
+        if not self.features.classes:
+            return {}
+        row, time, code = self.history.classes
+        shape = len(self.history.users), len(self.features.classes)
+        ends = np.searchsorted(time, [cutoff - days * DAY for days in OWN_WINDOWS] + [NEVER, cutoff])
+        cell = row[: ends[-1]] * shape[1] + code[: ends[-1]]
+        found = {}
+        for name, start in zip(OWN[:-1], ends[:-1], strict=True):
+            found[name] = np.bincount(cell[start:], minlength=shape[0] * shape[1]).reshape(shape)[users]
+        last = np.full(shape[0] * shape[1], np.nan, np.float32)
+        last[cell] = (cutoff - time[: ends[-1]]) / DAY  # of several values of a cell numpy keeps the last, the newest
+        return found | {OWN[-1]: last.reshape(shape)[users]}
 
     def _days(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
         events = span.high - span.low
@@ -238,10 +308,10 @@ class Aggregator:
             yield f"{name}_max", np.where(found, largest / MILLION, np.nan)
             yield f"{name}_last", np.where(found, self.numbers[field][last] / MILLION, np.nan)
         elif kind == "categorical":
-            previous = self.previous[field]
+            starts, previous = self.previous[field]
             yield f"{name}_distinct", self.first_seen[field][span.high] - self.first_seen[field][span.low]
             for w in (28, 84):  # an event counts where its value was not seen earlier in the window
-                first = running(previous < span.cutoff - w * DAY)
+                first = running(previous < span.cutoff - w * DAY)[starts]
                 yield f"{name}_distinct_{w}d", first[span.high] - first[span.since(w)]
 
 
@@ -328,13 +398,28 @@ class _ActiveDays:
         yield f"{prefix}gap_last3", _share(self.sums[high] - self.sums[newest], np.minimum(n, 3))
 
 
-def _previous_times(history: History, values: pa.Array) -> np.ndarray:
-    """The time of the user's previous event with the same value: NEVER for the first, LATER for no value."""
+def _each_value(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The values of all events, in the events' order, and where those of each event begin, of shape (events + 1,)."""
+    if not pa.types.is_list(column.type):
+        return column, np.arange(len(column) + 1)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    return column.flatten(), running(lengths.astype(np.int64))
+
+
+def _previous_times(history: History, values: pa.Array, starts: np.ndarray) -> np.ndarray:
+    """The time of the user's previous event with the same value: NEVER for the first, LATER for no value.
+
+    Args:
+        history: The events.
+        values: Of all events.
+        starts: Where those of each event begin; see `_each_value`.
+    """
+    time = np.repeat(history.time, np.diff(starts))
     found, known = np.full(len(values), NEVER), values.is_valid().to_numpy(zero_copy_only=False)
     values = values.fill_null(0).to_numpy()
     order = np.argsort(values, kind="stable")
     same = values[order[1:]] == values[order[:-1]]
-    found[order[1:][same]] = history.time[order[:-1][same]]
+    found[order[1:][same]] = time[order[:-1][same]]
     found[~known] = LATER
     return found
 

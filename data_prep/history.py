@@ -39,6 +39,8 @@ class History:
         columns: Whatever else was asked for, each of shape (events,).
         entries: The events' parts of the text, each with a space at its end, in the opposite order: the newest of the
             last user first.
+        classes: Of a `which` label, each value of a class in a matching event, in the order of time: the index of its
+            user, its time and its class, of shape (values,) each; else None.
     """
 
     users: pa.Array
@@ -46,6 +48,7 @@ class History:
     time: np.ndarray
     columns: dict[str, pa.Array]
     entries: pa.Array | None = None
+    classes: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     _first: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property

@@ -40,7 +40,8 @@ from data_prep.examples import (
     sample_condition,
     split_log,
 )
-from data_prep.files import LOG_HOLDS, a_moment, moments, read_json
+from data_prep.features import OWN
+from data_prep.files import LOG_HOLDS, MayLack, a_moment, moments, read_json
 from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.likeness import log_facts
 from data_prep.serializer import EventSerializer, TextConfig
@@ -72,9 +73,10 @@ MANIFEST_HOLDS = {
     "splits": {split: {"rows": int, "users": int, "cutoffs": moments} for split in SPLITS},
     UNLABELLED: {"rows": int, "cutoff": a_moment},
     "aggregates": [str],
+    "class_aggregates": MayLack([str]),
     "text_columns": [str],
 }
-FORMAT = 7  # raise it when the same config and log would give other files
+FORMAT = 8  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
@@ -263,6 +265,7 @@ def _write(
         "warnings": doubts,
         "suspected_leaks": leaks,
         "aggregates": examples.aggregates,
+        "class_aggregates": list(OWN) if examples.rule.classes else [],
         "text_columns": examples.serializer.columns(),
         "content_hash": files_hash(folder.iterdir()),
     }

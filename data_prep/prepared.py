@@ -70,7 +70,7 @@ def column_array(column: pa.ChunkedArray) -> np.ndarray:
     """Labels or scores as an array of shape (rows,), of lists (rows, classes)."""
     values = combined(column)
     if pa.types.is_list(values.type):
-        return values.flatten().to_numpy().reshape(len(values), -1)
+        return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
     return values.to_numpy(zero_copy_only=False)
 
 

@@ -22,7 +22,16 @@ import pyarrow.compute as pc
 
 from data_prep import InputError
 from data_prep.events import REQUIRED, connect
-from data_prep.features import HEADER_GROUPS, Aggregator, Features, aggregate_names, example_table, plain
+from data_prep.features import (
+    HEADER_GROUPS,
+    OWN,
+    Aggregator,
+    Features,
+    aggregate_names,
+    example_table,
+    load_classes,
+    plain,
+)
 from data_prep.files import MayLack, Only, check, is_a, read_json
 from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
 from data_prep.sql import (
@@ -43,6 +52,8 @@ from data_prep.times import NUMERIC
 
 VERSION = 2
 HEADER_BINS = 16
+OWN_SHOWN = 20  # classes of a `which` label in a header
+OWN_STEPS = [1, 2, 3, 4, 6, 9, 13, 19, 28, 42, 63, 95]  # how often, see `EventSerializer._own`
 LARGEST = 1_000_000_000  # of any number in text; no log has more of anything
 MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
 
@@ -79,9 +90,9 @@ class TextConfig:
 
     style: Literal["words", "sentences"] = "words"
     """words: one bin, one word, for models trained from scratch. sentences: natural language, for pretrained ones."""
-    header: list[str] = field(default_factory=lambda: ["recency", "counts", "gaps", "tenure", "value"])
-    """Aggregates on top of the text: the groups recency, counts, gaps, target_gaps, tenure and value, or names from
-    the manifest's list of aggregates."""
+    header: list[str] = field(default_factory=lambda: ["recency", "counts", "gaps", "tenure", "value", "own"])
+    """Aggregates on top of the text: the groups recency, counts, gaps, target_gaps, tenure, value and own (which: how
+    often and when the user had each class), or names from the manifest's list of aggregates."""
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
     max_events: int = 20
@@ -111,7 +122,14 @@ SIZE = a_number_from_1_to_a_billion
 SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(SIZE)) | {"vocabulary": SIZE, "min_users": SIZE}
 HOLDS = {
     "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=SIZE),
-    "features": Only(target=str, types={str: str}, kinds={str: {*FITTED}}, event_types=[str]),
+    "features": Only(
+        target=str,
+        types={str: str},
+        kinds={str: {*FITTED}},
+        event_types=[str],
+        class_field=MayLack(str),
+        classes=MayLack([str]),
+    ),
     "fields": {str: {"kind": {*FITTED}}},
     "header": {str: fitted_bins},
 }
@@ -120,10 +138,11 @@ HOLDS = {
 def _belonging(content: dict) -> dict:
     """What serializer.json must hold besides: each field was asked for, has been learned, and has a type."""
     fields, kinds = content["fields"], content["features"]["kinds"]
+    of_classes = [content["features"].get("class_field") or ""] if content["features"].get("classes") else []
     known = {name: FITTED[of["kind"]] for name, of in fields.items()}
     return {
         "config": {"fields": {name: {setting: int} for name, (setting, _) in known.items()}},
-        "features": {"types": dict.fromkeys({*fields, *kinds} - {"event_type"}, str)},
+        "features": {"types": dict.fromkeys({*fields, *kinds, *of_classes} - {"event_type"}, str)},
         "fields": dict.fromkeys(content["config"]["fields"], dict)
         | {name: learned for name, (_, learned) in known.items()},
     }
@@ -186,7 +205,9 @@ class EventSerializer:
             of_column = tuple(f"{plain(column)}_{what}" for what in ("sum", "mean", "max", "last", "distinct"))
             if kind != "text" and any(name.startswith(of_column) for name in names):
                 told.append(column)
-        if any(name.startswith("target") for name in names):
+        own = bool("own" in self.config.header and self.features.classes)
+        told += [self.features.class_field] * own
+        if own or any(name.startswith("target") for name in names):
             told += [name for name in ("event_type", "user_id", *self.features.types) if name in self.features.target]
         if any(name.startswith("type_") for name in names):
             told.append("event_type")
@@ -210,6 +231,8 @@ class EventSerializer:
                 by_value[f"words:{name}"] = (name, self._words_sql(name))
         history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
         history.entries = self._entries(history)
+        if self.features.classes:
+            load_classes(con, history, self.features)
         return history
 
     def _entries(self, history: History) -> pa.Array:
@@ -233,7 +256,12 @@ class EventSerializer:
         return pc.binary_join_element_wise(_join(entries, ": "), *(pa.scalar(t, pa.large_string()) for t in (". ", "")))
 
     def texts(
-        self, history: History, cutoff: int, users: np.ndarray, aggregates: dict[str, np.ndarray]
+        self,
+        history: History,
+        cutoff: int,
+        users: np.ndarray,
+        aggregates: dict[str, np.ndarray],
+        own: dict[str, np.ndarray],
     ) -> pa.LargeStringArray:
         """The texts of some users at a cutoff.
 
@@ -242,6 +270,7 @@ class EventSerializer:
             cutoff: In microseconds since 1970.
             users: Indices of users with an event before the cutoff, of shape (rows,).
             aggregates: Name -> values of shape (rows,).
+            own: By `Aggregator.own`.
         """
         high = history.first_at(cutoff)[users]
         entries = history.texts(np.maximum(high - self.config.max_events, history.start[users]), high)
@@ -253,9 +282,30 @@ class EventSerializer:
             if words:
                 written[-1] = f"{name}=na"
             header.append((_bins(aggregates[name], fitted["edges"]), written))
+        if "own" in self.config.header and self.features.classes:
+            header += self._own(own)
         if not header:
             return entries
         return _join([_written(header, " " if words else "; "), entries], " [SEP] " if words else ". ")
+
+    def _own(self, own: dict[str, np.ndarray]) -> list[tuple[np.ndarray, list[str | None]]]:
+        """A header word for each of the classes that a user had most often and last: how often, where an event of the
+        last 7, 28 and 84 days counts four, three and two times."""
+        often = sum(own[name] for name in OWN[:-1])
+        names = [plain(name) for name in self.features.classes]
+        names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
+        if self.config.style == "words":
+            named = f"{plain(self.features.class_field)}."
+            written = [f"{named}{name}={step}" for name in names for step in range(len(OWN_STEPS))]
+        else:
+            written = [f"{name.replace('_', ' ')} {size}" for name in names for size in OWN_STEPS]
+        ranked = np.argsort(-often, axis=1, kind="stable")[:, :OWN_SHOWN]
+        columns = []
+        for chosen in ranked.T:
+            size = often[np.arange(len(often)), chosen]
+            word = chosen * len(OWN_STEPS) + np.searchsorted(OWN_STEPS, size, side="right") - 1
+            columns.append((np.where(size > 0, word, len(written)), [*written, None]))
+        return columns
 
     def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
@@ -337,9 +387,10 @@ class EventSerializer:
             member = running(history.columns["member"].to_numpy())
             within = microseconds(parse_duration(population.within, "task.population.within"))
             users = history.having(member, at - within, at)
-        aggregates = Aggregator(history, self.features).at(at, users)
+        aggregator = Aggregator(history, self.features)
+        aggregates, own = aggregator.at(at, users), aggregator.own(at, users)
         table = example_table(history, at, users, aggregates)
-        return table.add_column(2, "text", self.texts(history, at, users, aggregates).cast(pa.string()))
+        return table.add_column(2, "text", self.texts(history, at, users, aggregates, own).cast(pa.string()))
 
     def known(self, con: duckdb.DuckDBPyConnection, events: str) -> dict[str, float]:
         """Column -> share of those events with a value there of which a word, or one of a list, was kept in training.

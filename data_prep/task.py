@@ -9,12 +9,12 @@ from typing import Literal
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.events import REQUIRED, Count, EventLog, most_frequent
-from data_prep.history import MILLION, TOO_LARGE, History, combined, exact, microseconds, running
-from data_prep.sql import condition, identifier, parse_expression, quote, refused, text_list, timestamp
+from data_prep.features import class_values
+from data_prep.history import MILLION, TOO_LARGE, History, exact, microseconds, running
+from data_prep.sql import condition, identifier, parse_expression, quote, refused, timestamp
 from data_prep.times import NUMERIC
 
 SPLITS = ("train", "validation", "test")
@@ -248,7 +248,7 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
         f"(event_time >= {timestamp(cutoff)} AND event_time < {timestamp(cutoff + horizon)})" for cutoff in cutoffs
     )
     counts = count(
-        f"""SELECT value, count(*) FROM (SELECT {_values(task.label, types)} AS value FROM log
+        f"""SELECT value, count(*) FROM (SELECT {class_values(task.label.field, types)} AS value FROM log
                                          WHERE ({task.label.where}\n) AND ({inside}))
             WHERE value <> '' GROUP BY value"""
     )
@@ -261,7 +261,7 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
 
 
 class LabelRule:
-    """Who is asked and what is answered; `read` gives both for the users of a history.
+    """Who is asked and what is answered; `Labels` gives both for the users of a history.
 
     Args:
         task: What is asked.
@@ -281,27 +281,12 @@ class LabelRule:
             sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
         return sql
 
-    def read(self, con: duckdb.DuckDBPyConnection, history: History) -> "Labels":
-        """The labels of the users in the relation `rows`, whose history this is."""
-        if not self.classes:
-            return Labels(self, history, None)
-        con.register("users", pa.table({"user_id": history.users, "row": np.arange(len(history.users))}))
-        found = con.sql(
-            f"""SELECT row, epoch_us(event_time) AS time,
-                       CAST(list_position({text_list(self.classes)}, value) - 1 AS BIGINT) AS class
-                FROM (SELECT user_id, event_time, {_values(self.label, self.types)} AS value
-                      FROM rows WHERE ({self.label.where}\n)) JOIN users USING (user_id)
-                WHERE list_contains({text_list(self.classes)}, value)"""
-        ).to_arrow_table()
-        con.unregister("users")
-        return Labels(self, history, [combined(found[name]).to_numpy() for name in ("row", "time", "class")])
-
 
 class Labels:
     """The population and the labels of a history's users at any cutoff."""
 
-    def __init__(self, rule: LabelRule, history: History, classes: list[np.ndarray] | None) -> None:
-        self.rule, self.history, self.classes = rule, history, classes
+    def __init__(self, rule: LabelRule, history: History) -> None:
+        self.rule, self.history = rule, history
         target = history.columns["target"].to_numpy()
         self.target, self.member = running(target), running(history.columns["member"].to_numpy())
         if rule.label.kind == "sum":
@@ -319,8 +304,8 @@ class Labels:
             Of shape (users,): int64, or float64 for a sum without tiers; for `which` int8 of shape (users, classes).
         """
         label, end = self.rule.label, cutoff + self.rule.horizon
-        if self.classes:
-            row, time, code = self.classes
+        if self.rule.classes:
+            row, time, code = self.history.classes
             inside = (time >= cutoff) & (time < end)
             everyone = np.zeros((len(self.history.users), len(self.rule.classes)), np.int8)
             everyone[row[inside], code[inside]] = 1
@@ -449,10 +434,3 @@ def _parse_moment(text: str, setting: str) -> datetime:
     if moment.tzinfo is not None:
         raise InputError(f"{setting}: '{text}' carries a time zone; cutoffs are in UTC, write it without one")
     return moment
-
-
-def _values(label: Label, types: dict[str, str]) -> str:
-    """SQL of each value of a `which` label's column, a row each where the column holds lists."""
-    if types[label.field].endswith("]"):
-        return f"unnest(list_distinct(CAST({identifier(label.field)} AS VARCHAR[])))"
-    return f"CAST({identifier(label.field)} AS VARCHAR)"

@@ -83,8 +83,8 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
         )
     if experiment.finetuning.log_scale and objective.task != "value":
         raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
-    if experiment.finetuning.teacher and objective.task not in ("binary", "tiers"):
-        raise InputError(f"finetuning.teacher: a {objective.task} label has no teacher; leave it at 0")
+    if experiment.finetuning.teacher and objective.task == "value":
+        raise InputError("finetuning.teacher: a value has no teacher; leave it at 0")
     if "underflow_overflow" in settings["debug"]:
         raise InputError(
             "training.debug underflow_overflow cannot read the masks of these models; leave it out, and look at "

@@ -1,7 +1,7 @@
 """What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from finetune.estimators import (
     Fitted,
     boosting,
     constant,
-    curve,
     linear,
     normal,
     out_of_fold,
     quality,
 )
 from finetune.objective import Objective
+from finetune.pairs import PAIR_GRIDS, PairModel, PairRows, PersonalFrequency, fit_pairs, pair_columns, pair_rows
 
 SMALL = 5000  # rows
 TUNED_CLASSES = 3  # of propensity, the most frequent ones
@@ -93,11 +93,14 @@ def score_baselines(
     if model_scores and objective.task == "propensity":
         raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
     names = manifest["aggregates"]
-    features, labels, users = {}, {}, {}
+    features, labels, users, pairs = {}, {}, {}, {}
+    own = pair_columns(manifest) if objective.task == "propensity" else []
     for split in SPLITS:
-        columns = [*names, "user_id", *(["label"] if split != "test" else [])]
+        columns = [*names, *own, "user_id", *(["label"] if split != "test" else [])]
         table = read_split(folder, split, (limits or {}).get(split), columns)
         features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+        if own:
+            pairs[split] = pair_rows(table)
         if split != "test":
             labels[split] = column_array(table["label"])
             users[split] = table["user_id"].to_numpy()
@@ -106,6 +109,7 @@ def score_baselines(
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
     threads = 1 if len(labels["train"]) < SMALL else None
     total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
+    total += sum(len(grid) + 1 for grid in PAIR_GRIDS.values()) * bool(pairs)
     with threadpool_limits(threads), tqdm(total=total, desc="baselines", unit="fit") as bar:
         for tuning in tunings:
             inputs = tuning.inputs()
@@ -113,6 +117,10 @@ def score_baselines(
             baselines.settings[tuning.name] = settings
             for split, scores in baselines.scores.items():
                 scores[tuning.name] = fitted.scores(inputs[split])
+        for name, fitted, settings in _pair_baselines(pairs, labels, seed, bar) if pairs else []:
+            baselines.settings[name] = settings
+            for split, scores in baselines.scores.items():
+                scores[name] = fitted.scores(pairs[split])
         if model_scores:
             known = {
                 split: np.column_stack([features[split], scores["gradient_boosting"]])
@@ -166,7 +174,10 @@ def fit_stack(
     folds = list(folds.split(rows, groups=users))
     best, validation, settings = -np.inf, None, None
     for point in _stack_grid(objective):
-        stages = out_of_fold(objective, boosting(objective, point, seed), rows, labels, folds, seed, bar)
+        estimator = boosting(objective, point, seed)
+        stages = out_of_fold(
+            lambda seen, made=estimator: Fitted(objective, made, rows[seen], labels[seen], seed, bar), rows, folds
+        )
         for trees, scores in stages.items():
             found = quality(objective.task, labels, scores)
             if validation is None or found > best:
@@ -183,14 +194,12 @@ class _Tuning:
         grid: The settings that are tried.
         make: Settings -> estimator.
         inputs: Makes split -> matrix of shape (rows, columns); large, so only one baseline's is kept at a time.
-        grows: Whether the number of trees is read from the validation curve.
     """
 
     name: str
     grid: list[dict]
     make: Callable[[dict], BaseEstimator]
     inputs: Callable[[], dict[str, np.ndarray]]
-    grows: bool = False
 
     def fits(self, objective: Objective) -> int:
         """How many estimators `run` fits."""
@@ -213,14 +222,28 @@ class _Tuning:
         tried = []
         for point in self.grid if len(self.grid) > 1 else []:
             fitted = Fitted(objective, self.make(point), inputs["train"], train, seed, bar)
-            rows = inputs["validation"]
-            if self.grows:
-                staged = {trees: quality(objective.task, validation, scores) for trees, scores in curve(fitted, rows)}
-                tried += [(found, point | {"max_iter": trees}) for trees, found in staged.items()]
-            else:
-                tried.append((quality(objective.task, validation, fitted.scores(rows)), point))
+            for trees, scores in fitted.stages(inputs["validation"]):
+                settings = point | ({"max_iter": trees} if trees else {})
+                tried.append((quality(objective.task, validation, scores), settings))
         settings = max(tried, key=lambda entry: entry[0])[1] if tried else self.grid[0]
         return Fitted(objective, self.make(settings), inputs["train"], labels["train"], seed, bar), settings
+
+
+def _pair_baselines(
+    pairs: dict[str, PairRows], labels: dict[str, np.ndarray], seed: int, bar: tqdm
+) -> Iterator[tuple[str, PersonalFrequency | PairModel, dict]]:
+    """The name, the model fitted on train and the settings, best on validation, of each baseline over pairs."""
+    for name, grid in PAIR_GRIDS.items():
+        tried = []
+        for point in grid:
+            fitted = fit_pairs(point, pairs["train"], labels["train"], seed)
+            for trees, scores in fitted.stages(pairs["validation"]):
+                settings = point | ({"max_iter": trees} if trees else {})
+                tried.append((quality("propensity", labels["validation"], scores), settings))
+            bar.update()
+        settings = max(tried, key=lambda entry: entry[0])[1]
+        yield name, fit_pairs(settings, pairs["train"], labels["train"], seed), settings
+        bar.update()
 
 
 def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndarray], seed: int) -> list[_Tuning]:
@@ -244,9 +267,7 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
         _Tuning("recency_rule", curves, linear, recency),
         _Tuning("rfm", grid, linear, some),
         _Tuning("linear_regression" if value else "logistic_regression", grid, linear, everything),
-        _Tuning(
-            "gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features, grows=True
-        ),
+        _Tuning("gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features),
     ]
 
 

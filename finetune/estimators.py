@@ -1,7 +1,8 @@
 """scikit-learn's estimators, fitted to any of the four tasks, with scores as the model has them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, repeat
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -60,7 +61,7 @@ class Fitted:
         seed: int,
         bar: tqdm | None = None,
     ) -> None:
-        self.objective, self.estimators, self.empty, self.odds = objective, [], [], []
+        self.objective, self.estimator, self.estimators, self.empty, self.odds = objective, estimator, [], [], []
         self.range = (labels.min(), labels.max())
         several = objective.task == "propensity"
         for column in labels.T if several else [labels]:
@@ -79,7 +80,14 @@ class Fitted:
         method = "predict" if self.objective.task == "value" else "predict_proba"
         return self._shaped([getattr(model, method)(filled) for model, filled in self._inputs(rows)])
 
-    def staged(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def stages(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Of boosting the number of trees and the scores of that many, at every 25th tree; of others 0 and theirs."""
+        if isinstance(self.estimator, HistGradientBoostingClassifier | HistGradientBoostingRegressor):
+            yield from islice(enumerate(self._staged(rows), start=1), TREE_STEP - 1, MAX_TREES, TREE_STEP)
+        else:
+            yield 0, self.scores(rows)
+
+    def _staged(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The scores of boosting after each tree."""
         method = "staged_predict" if self.objective.task == "value" else "staged_predict_proba"
         stages = [
@@ -172,39 +180,29 @@ def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
     return made(**{"max_iter": steps} | settings, early_stopping=False, random_state=seed)
 
 
-def curve(fitted: Fitted, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of trees and the scores of that many, at every 25th tree."""
-    yield from islice(enumerate(fitted.staged(rows), start=1), TREE_STEP - 1, MAX_TREES, TREE_STEP)
+class Stages(Protocol):
+    """A fitted model, which may have grown in stages."""
+
+    def stages(self, rows: Any) -> Iterator[tuple[int, np.ndarray]]:
+        """Number of trees and the scores of that many; 0 for what has none."""
 
 
 def out_of_fold(
-    objective: Objective,
-    estimator: BaseEstimator,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    folds: list[tuple[np.ndarray, np.ndarray]],
-    seed: int,
-    bar: tqdm | None = None,
+    fit: Callable[[np.ndarray], Stages], rows: Any, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[int, np.ndarray]:
-    """The scores of each row by an estimator that was fitted without its fold.
+    """The scores of each row by a model that was fitted without its fold.
 
     Args:
-        objective: The task.
-        estimator: Not fitted yet.
-        rows: Inputs of shape (rows, columns).
-        labels: As `Fitted` takes them.
+        fit: Fits to the rows of these indices.
+        rows: What is scored; to be indexed by an array.
         folds: Indices of the rows that are fitted to, and of those that are scored; each row is scored in one fold.
-        seed: See `Fitted`.
-        bar: Counts the fits.
 
     Returns:
-        Number of trees -> scores, for boosting at every 25th tree; others have the single entry 0.
+        Number of trees (0 for what has none) -> scores.
     """
     found: dict[int, np.ndarray] = {}
-    grows = isinstance(estimator, HistGradientBoostingClassifier | HistGradientBoostingRegressor)
     for seen, unseen in folds:
-        fitted = Fitted(objective, estimator, rows[seen], labels[seen], seed, bar)
-        for trees, scores in curve(fitted, rows[unseen]) if grows else [(0, fitted.scores(rows[unseen]))]:
+        for trees, scores in fit(seen).stages(rows[unseen]):
             found.setdefault(trees, np.empty((len(rows), *scores.shape[1:])))[unseen] = scores
     return found
 

@@ -30,9 +30,19 @@ from finetune.checkpoints import told, trained_with
 from finetune.curves import curves, training
 from finetune.drift import drift
 from finetune.inference import for_scoring, score_texts
-from finetune.metrics import LOWER_IS_BETTER, MAIN, at_threshold, deciles, measure, metric_names, tier_confusion
+from finetune.metrics import (
+    LOWER_IS_BETTER,
+    MAIN,
+    at_threshold,
+    deciles,
+    measure,
+    metric_names,
+    repeat_and_new,
+    tier_confusion,
+)
 from finetune.model_card import LOGGED, settings_of, write_model_card
 from finetune.objective import Objective
+from finetune.pairs import pair_columns
 from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_training_log
 from finetune.scoring import load_classifier
 from finetune.sections import EvaluationConfig, Experiment
@@ -52,6 +62,8 @@ NOT_OF_THE_MODEL = {
     "training.use_cpu",
 }
 MOST_RESAMPLES = 100_000
+SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
+SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 SHOWN = {  # metrics of the table on the screen, the main one first
     "binary": ("auroc", "average_precision"),
@@ -85,6 +97,9 @@ def evaluate(experiment: Experiment) -> dict | None:
     finetuning, aggregates = experiment.finetuning, manifest["aggregates"]
     columns = {"validation": ["user_id", "cutoff", "text", "label"]}
     columns["test"] = [*columns["validation"], *aggregates]
+    if task == "propensity":
+        pair_columns(manifest)
+        columns["test"].append("own")
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
     rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
     for split, table in rows.items():
@@ -133,7 +148,12 @@ def evaluate(experiment: Experiment) -> dict | None:
         resamples = settings.bootstrap if split == "test" else 0
         metrics[split] = compare(task, labels[split], everyone, users[split], resamples, threshold, **known)
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
-    metrics["verdict"] = verdict(metrics)
+    metrics["verdict"] = (SAYS_THE_SAME if says_the_same(scores["test"]) else "") + verdict(metrics)
+    if task == "propensity":
+        had = column_array(rows["test"]["own"]) > 0
+        for name, values in {MODEL: scores["test"], **baselines.scores["test"]}.items():
+            figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
+            figures |= repeat_and_new(labels["test"], values, had)
     before = measure(task, labels["test"], np.mean([run["test"] for run in raw], axis=0), **known)
     metrics["calibration"] = {
         "method": settings.calibration,
@@ -263,6 +283,16 @@ def verdict(metrics: dict) -> str:
     return said + ("; lower is better." if sign < 0 else ".")
 
 
+def says_the_same(scores: np.ndarray) -> bool:
+    """Whether a model tells no user from another, as one that has learned nothing but how frequent each class is.
+
+    Args:
+        scores: Of shape (rows,) or (rows, classes).
+    """
+    columns = scores.reshape(len(scores), -1)
+    return len(columns) > 1 and bool((np.ptp(columns, axis=0) <= SAME * np.abs(columns).mean(axis=0)).all())
+
+
 def table(metrics: dict) -> str:
     """The test results as a table for the screen."""
     test, shown = metrics["test"], SHOWN[metrics["task"]]
@@ -279,10 +309,11 @@ def table(metrics: dict) -> str:
     counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
         metrics["task"], metrics["label"]
     )
-    lines.append(
-        f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {counted}; "
-        f"95 % intervals by bootstrap over users"
-    )
+    rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {counted}"
+    if metrics["task"] == "propensity":
+        pairs = test["rows"] * len(metrics["classes"])
+        rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} of {pairs:,} labels are 1"
+    lines.append(f"{rows}; 95 % intervals by bootstrap over users")
     return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
 
 

@@ -175,6 +175,29 @@ def recommended(scores: np.ndarray) -> np.ndarray:
     return above + tied * ((k - above.sum(axis=1)) / tied.sum(axis=1))[:, None]
 
 
+def repeat_and_new(labels: np.ndarray, scores: np.ndarray, had: np.ndarray) -> dict[str, float]:
+    """Macro AUROC among the users who had a class before, and among those who had not, as most of what is bought next
+    was bought before, and the rest is another question (Li et al., A Next Basket Recommendation Reality Check, 2023).
+
+    Args:
+        labels: Of shape (rows, classes).
+        scores: Of the same shape.
+        had: Of the same shape, whether the user had the class before the cutoff.
+
+    Returns:
+        repeat_auroc and new_auroc, nan where no class has both labels.
+    """
+    found = {}
+    for name, asked in (("repeat_auroc", had), ("new_auroc", ~had)):
+        told = [
+            roc_auc_score(labels[rows, i], scores[rows, i])
+            for i, rows in enumerate(asked.T)
+            if 0 < labels[rows, i].sum() < rows.sum()
+        ]
+        found[name] = float(np.mean(told)) if told else float("nan")
+    return found
+
+
 def row_diversity(scores: np.ndarray) -> np.ndarray:
     """Diversity of each row, as the RecSys Challenge 2025 defines it: the entropy of a row's scores, scaled to sum 1,
     over that of a uniform row (https://github.com/Synerise/recsys2025, training_pipeline/metrics.py).

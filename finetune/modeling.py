@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import peft
 import torch
 from transformers import (
@@ -39,6 +40,7 @@ def build_classifier(
     start: str | Path | None,
     tokenizer: PreTrainedTokenizerBase,
     steps: int,
+    priors: np.ndarray | None = None,
 ) -> torch.nn.Module:
     """A sequence classifier with the objective's outputs.
 
@@ -48,6 +50,8 @@ def build_classifier(
         start: Folder or hub name of the weights to start from; None builds new ones.
         tokenizer: Gives the vocabulary's size and the special tokens of a new model.
         steps: Of the training, for the PEFT methods that plan by them.
+        priors: What a new head says of every text before it is trained, of shape (outputs,); None says nothing. A rare
+            class would else take many steps to be called rare.
 
     Raises:
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
@@ -60,6 +64,7 @@ def build_classifier(
                 f"pretraining.max_steps"
             )
         model = BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
+        _start_at(model, priors)
         if settings.pooling == "mean":
             pool(model, "mean")
         return model
@@ -82,6 +87,8 @@ def build_classifier(
         config.classifier_pooling = settings.pooling
     model, new = _load(AutoModelForSequenceClassification, start, config)
     _fit(model, tokenizer, start)
+    if not trained_head:
+        _start_at(model, priors)
     if settings.pooling == "mean":
         pool(model, "mean")
     if settings.freeze is not None:
@@ -94,6 +101,19 @@ def build_classifier(
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return adapted
+
+
+def _start_at(model: PreTrainedModel, priors: np.ndarray | None) -> None:
+    """Give the last layer of a new head these biases."""
+    if priors is None:
+        return
+    outputs = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    with torch.no_grad():
+        outputs[-1].bias.copy_(torch.from_numpy(priors))
 
 
 def weights_hash(folder: str | Path) -> str | None:
@@ -122,6 +142,7 @@ def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **label
         intermediate_size=4 * sizes.hidden_size,
         max_position_embeddings=model.max_tokens,
         hidden_dropout_prob=sizes.dropout,
+        initializer_range=sizes.initializer_range,
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
         **labels,

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.special import logit
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
@@ -115,14 +116,30 @@ class Objective:
             return partial(_mean_loss, functional.mse_loss)
         return partial(mean_cross_entropy, label_smoothing=label_smoothing, weights=weights)
 
+    def priors(self, labels: np.ndarray, weights: list[float] | None = None) -> np.ndarray | None:
+        """The logits that say how frequent each class is, of shape (classes,); None for values, which are centered.
+
+        Args:
+            labels: Of the training rows, of shape (rows,), for propensity (rows, classes).
+            weights: Of each class, see `class_weights`.
+        """
+        if self.task == "value":
+            return None
+        if self.task == "propensity":
+            return logit((labels.sum(axis=0) + 0.5) / (len(labels) + 1))
+        counts = np.bincount(labels, minlength=len(self.classes)) + 0.5
+        return np.log(counts / counts.sum()) + np.log(1.0 if weights is None else weights)
+
     def targets(self, labels: np.ndarray, teacher: np.ndarray, share: float) -> np.ndarray:
         """The probability of each class, of shape (rows, classes): a teacher's scores mixed with the labels.
 
         Args:
-            labels: Of shape (rows,), of binary or tiers.
+            labels: Of shape (rows,), for propensity (rows, classes); not of values.
             teacher: As `scores` has them.
             share: The teacher's, from 0 to 1.
         """
+        if self.task == "propensity":
+            return share * teacher + (1 - share) * labels
         said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
         return share * said + (1 - share) * np.eye(len(self.classes))[labels]
 

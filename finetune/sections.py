@@ -73,6 +73,9 @@ class FromScratch:
     """Attention heads a layer."""
     dropout: ClosedUnitInterval = 0.1
     """Dropout of hidden states and of the classifier; attention dropout is 0, because it halves the speed on CPUs."""
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of new weights. BERT's 0.02 is for a width of 768; 0.09 lets a narrow model learn in fewer
+    steps how many words each matter a little, as propensity needs it."""
 
 
 @dataclass
@@ -104,9 +107,9 @@ class FinetuningConfig:
     """What an example counts for in the loss: auto gives rare classes as much weight as frequent ones, {churn: 3} says
     it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
     teacher: ClosedUnitInterval = 0.0
-    """Share of what is learned that a teacher says, and not the label: boosting and regression on all aggregates, each
+    """Share of what is learned that a teacher says, and not the label: boosting and regression on the aggregates, each
     row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels alone.
-    Not for values and propensity."""
+    Values have none."""
     event_dropout: ClosedUnitInterval = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     log_scale: bool = False

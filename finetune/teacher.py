@@ -1,4 +1,4 @@
-"""A teacher: boosting and regression on all aggregates say what the model learns beside the labels.
+"""A teacher: boosting and regression on the aggregates say what the model learns beside the labels.
 
 A label is one throw of a coin; the teacher says how the coin was weighted. From a log of a few thousand users a BERT
 learns more of that than of the labels alone (Hinton et al., Distilling the Knowledge in a Neural Network, 2015; Fakoor
@@ -7,10 +7,13 @@ model that has seen its user.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit, softmax
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -19,8 +22,19 @@ from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.prepared import column_array, opened, read_split, sampled
 from finetune.baselines import SMALL
-from finetune.estimators import BOOSTING_GRID, LOGISTIC_GRID, boosting, linear, normal, out_of_fold, quality
+from finetune.estimators import (
+    BOOSTING_GRID,
+    LOGISTIC_GRID,
+    Fitted,
+    Stages,
+    boosting,
+    linear,
+    normal,
+    out_of_fold,
+    quality,
+)
 from finetune.objective import Objective
+from finetune.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 
 VERSION = 1  # of what the teacher is; scores of another one are made anew
 FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute that it saves
@@ -29,6 +43,7 @@ MAX_ROWS = 200_000  # of one fit; more take long and change little
 SEED = 0  # of folds and fits, the same for all seeds of a run
 EDGE = 1e-4  # no probability is nearer to 0 or 1: beyond it a logarithm would say more than is known
 POINTS = [point for point in BOOSTING_GRID if point["learning_rate"] == 0.04 and point["min_samples_leaf"] == 200]
+PAIR_POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 20, "min_samples_leaf": 400}]
 
 
 def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None) -> np.ndarray:
@@ -37,7 +52,7 @@ def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None
     Args:
         folder: The prepared data.
         manifest: Its manifest.
-        objective: The task, binary or tiers.
+        objective: The task, binary, tiers or propensity.
         limit: See `data_prep.prepared.read_split`.
 
     Raises:
@@ -48,28 +63,33 @@ def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None
     key = repr((VERSION, manifest["content_hash"], stat.st_size, stat.st_mtime_ns, limit))
     made = Path(folder) / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not made.is_dir():
-        names = manifest["aggregates"]
+        pairs = objective.task == "propensity"
+        names = pair_columns(manifest) if pairs else manifest["aggregates"]
         table = read_split(folder, "train", limit, [*names, "user_id", "label"])
-        features = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
-        labels = column_array(table["label"])
-        scores = teach(objective, features, labels, table["user_id"].to_numpy())
+        labels, users = column_array(table["label"]), table["user_id"].to_numpy()
+        if pairs:
+            rows = pair_rows(table)
+        else:
+            rows = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+        scores = teach(objective, rows, labels, users)
         print(f"teacher: AUROC {quality(objective.task, labels, scores):.4f} on training users that it had not seen")
         with replacing(made) as unfinished:
             np.save(unfinished / "scores.npy", scores)
     return np.load(made / "scores.npy")
 
 
-def teach(objective: Objective, features: np.ndarray, labels: np.ndarray, users: np.ndarray) -> np.ndarray:
+def teach(objective: Objective, rows: np.ndarray | PairRows, labels: np.ndarray, users: np.ndarray) -> np.ndarray:
     """The scores of a teacher of these rows, as `Objective.scores` has them.
 
-    It is the mean of boosting and logistic regression, by the logarithms of their probabilities. Both are fitted in
-    folds by user, so that each row is scored by models that were fitted to other users, and the settings of each are
-    those with the best AUROC of these scores.
+    It is the mean of boosting and logistic regression, by the logarithms of their probabilities; for propensity they
+    are those over pairs of a user and a class. Both are fitted in folds by user, so that each row is scored by models
+    that were fitted to other users, and the settings of each are those with the best AUROC of these scores.
 
     Args:
-        objective: The task, binary or tiers.
-        features: Of shape (rows, columns), NaN where a value is missing.
-        labels: Of shape (rows,).
+        objective: The task; not value.
+        rows: Features of shape (rows, columns), NaN where a value is missing; for propensity what is known of each
+            class.
+        labels: Of shape (rows,), for propensity (rows, classes).
         users: Whose each row is, of shape (rows,).
 
     Raises:
@@ -78,28 +98,45 @@ def teach(objective: Objective, features: np.ndarray, labels: np.ndarray, users:
     if len(np.unique(users)) < FOLDS:
         raise InputError(f"finetuning.teacher needs {FOLDS} users or more in training; set it to 0")
     splitter = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
-    folds = [(seen[sampled(len(seen), MAX_ROWS)], unseen) for seen, unseen in splitter.split(features, groups=users)]
-    scaled = normal({"train": features}, SEED)["train"]
-    members = []
-    with (
-        threadpool_limits(1 if len(features) < SMALL else None),
-        tqdm(total=FOLDS * (len(POINTS) + len(LOGISTIC_GRID)), desc="teacher", unit="fit", leave=False) as bar,
-    ):
-        for inputs, estimators in (
-            (features, [boosting(objective, point, SEED) for point in POINTS]),
-            (scaled, [linear(point) for point in LOGISTIC_GRID]),
-        ):
-            tried = (
-                (quality(objective.task, labels, scores), scores)
-                for estimator in estimators
-                for scores in out_of_fold(objective, estimator, inputs, labels, folds, SEED, bar).values()
-            )
-            members.append(max(tried, key=lambda entry: entry[0])[1])
-    return mixed(objective, members)
+    folds = [(seen[sampled(len(seen), MAX_ROWS)], unseen) for seen, unseen in splitter.split(users, groups=users)]
+    members = _pair_members(rows, labels) if isinstance(rows, PairRows) else _members(objective, rows, labels)
+    best = []
+    fits = FOLDS * sum(len(of) for _, of in members)
+    with threadpool_limits(1 if len(users) < SMALL else None), tqdm(total=fits, desc="teacher", unit="fit") as bar:
+        for inputs, points in members:
+            found = (-np.inf, None)
+            for fit in points:
+                for scores in out_of_fold(fit, inputs, folds).values():
+                    found = max(found, (quality(objective.task, labels, scores), scores), key=lambda entry: entry[0])
+                bar.update(FOLDS)
+            best.append(found[1])
+    return mixed(objective, best)
+
+
+Members = list[tuple[Any, list[Callable[[np.ndarray], Stages]]]]  # what is scored, and a fit for each point of a grid
+
+
+def _members(objective: Objective, features: np.ndarray, labels: np.ndarray) -> Members:
+    def fits(inputs: np.ndarray, estimators: list[BaseEstimator]) -> tuple:
+        return inputs, [
+            lambda seen, made=made: Fitted(objective, made, inputs[seen], labels[seen], SEED) for made in estimators
+        ]
+
+    return [
+        fits(features, [boosting(objective, point, SEED) for point in POINTS]),
+        fits(normal({"train": features}, SEED)["train"], [linear(point) for point in LOGISTIC_GRID]),
+    ]
+
+
+def _pair_members(rows: PairRows, labels: np.ndarray) -> Members:
+    return [
+        (rows, [lambda seen, point=point: fit_pairs(point, rows[seen], labels[seen], SEED) for point in grid])
+        for grid in (PAIR_POINTS, PAIR_GRIDS["pair_regression"])
+    ]
 
 
 def mixed(objective: Objective, scores: list[np.ndarray]) -> np.ndarray:
-    """The mean of several scores by the logarithms of their probabilities, of binary by their log-odds."""
+    """The mean of several scores by their log-odds, of tiers by the logarithms of their probabilities."""
     if objective.task == "tiers":
         return softmax(np.mean(np.log(np.clip(scores, EDGE, 1)), axis=0), axis=-1)
     return expit(np.mean(logit(np.clip(scores, EDGE, 1 - EDGE)), axis=0))

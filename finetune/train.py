@@ -125,6 +125,7 @@ def build_trainer(
             f"best checkpoint; choose another validation cutoff, or training.metric_for_best_model log_loss"
         )
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
+    priors = objective.priors(labels["train"], weights)
     if experiment.finetuning.teacher:
         with arguments.main_process_first(local=False):
             said = taught(folder, manifest, objective, limits["train"])
@@ -155,7 +156,7 @@ def build_trainer(
         raise InputError(
             f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}; see lr_scheduler_kwargs"
         ) from error
-    model = build_classifier(experiment.model, objective, start, tokenizer, steps)
+    model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
     model.config.eventscribe = {
         "task": objective.task,

@@ -188,6 +188,32 @@ def write_tmall_real(visits: list[Visit], folder: Path) -> Log:
     return Log({"tmall": str(path)}, events)
 
 
+def write_ta_feng(visits: list[Visit], folder: Path) -> Log:
+    """transactions.parquet: a line for each subclass of a basket, of which a customer has one a day."""
+    random, baskets = np.random.default_rng(9), {}
+    for user, time, _ in visits:
+        for _ in range(1 + int(random.integers(8))):
+            subclass = f"{100_000 + int(random.integers(12))}"
+            line = (subclass, int(random.integers(1, 5)), int(random.integers(10, 400)))
+            baskets.setdefault((user, time), []).append(line)
+    names = ("date", "customer_id", "age_group", "subclass", "amount", "sales_price")
+    schema = dict.fromkeys(names, pa.string()) | {"date": pa.date32(), "amount": pa.int32(), "sales_price": pa.int32()}
+    ages = [None, "25-29", "30-34", "55-59"]
+    rows, log = [], Log({"ta_feng": str(folder / "transactions.parquet")})
+    for (user, time), lines in baskets.items():
+        rows += [(time.date(), f"{user:08}", ages[user % 4], *line) for line in lines]
+        prices = {}
+        for subclass, _, price in lines:
+            prices[subclass] = prices.get(subclass, 0) + price
+        log.events.append(
+            {"user_id": f"{user:08}", "event_time": time, "event_type": "purchase", "age_group": ages[user % 4]}
+            | {"value": float(sum(prices.values())), "items": sum(amount for _, amount, _ in lines)}
+            | {"subclasses": sorted(prices, key=lambda subclass: (-prices[subclass], subclass))[:5]}
+        )
+    save_parquet(folder / "transactions.parquet", schema, rows)
+    return log
+
+
 HM_ARTICLE = {  # articles.csv of the H&M competition, with RelBench's keys
     **{"article_id": pa.int64(), "product_code": pa.int64(), "prod_name": pa.string(), "product_type_no": pa.int64()},
     **{"product_type_name": pa.string(), "product_group_name": pa.string(), "graphical_appearance_no": pa.int64()},

@@ -152,6 +152,20 @@ TMALL = Facts(
     cutoffs=dates(weekly("2013-05-24", 9), "2013-07-26", "2013-08-02", "2013-08-09"),
     label=purchase,
 )
+TA_FENG = Facts(
+    config="ta_feng",
+    log="ta_feng",
+    first=datetime(2000, 11, 1),
+    last=datetime(2001, 2, 28),
+    resolution=DAY,
+    types={"purchase": 1},
+    target="purchase",
+    asked=(),
+    within=28 * DAY,
+    horizon=21 * DAY,
+    cutoffs=dates(weekly("2000-11-29", 5), "2001-01-18", "2001-02-08"),
+    label=churn,
+)
 REL_HM = Facts(  # RelBench's windows are (t, t + 7 days], on whole days
     config="rel_hm_user_churn",
     log="rel_hm",
@@ -233,6 +247,7 @@ KNOWN = [
     TMALL,
     replace(TMALL, log="tmall_csv"),
     *([replace(TMALL, log="tmall_real")] if REAL_TMALL.is_file() else []),
+    TA_FENG,
     REL_HM,
     replace(REL_HM, config="rel_hm_user_ltv", label=lambda events: sum(event["value"] for event in events)),
     REL_AMAZON,

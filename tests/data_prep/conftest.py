@@ -113,10 +113,12 @@ class Shop:
         target: str = "event_type = 'purchase'",
         kinds: dict[str, str] | None = None,
         types: list[str] | None = None,
+        classes: tuple[str, list[str]] = (None, []),
     ) -> tuple[dict[str, dict], dict[str, str], EventSerializer | None]:
         """Aggregates and texts of every user with an event before the cutoff, as (aggregates, texts, serializer).
 
-        A TextConfig as serializer is fitted on the events before the cutoff.
+        A TextConfig as serializer is fitted on the events before the cutoff; classes are those of a `which` label, and
+        the field that has them.
         """
         with self.log(rows) as (con, log):
             kinds = kinds or field_kinds(log.fields, {})
@@ -124,16 +126,17 @@ class Shop:
             fitted = serializer
             if not isinstance(serializer, EventSerializer):
                 config = serializer or TextConfig(header=[], fields={})
-                fitted = EventSerializer.fit(con, config, Features(target, log.fields, kinds, types), cutoff)
+                fitted = EventSerializer.fit(con, config, Features(target, log.fields, kinds, types, *classes), cutoff)
             history = fitted.load(con, {})
             at = microseconds(cutoff - EPOCH)
             users = np.flatnonzero(history.first_at(at) > history.start[:-1])
-            columns = Aggregator(history, fitted.features).at(at, users)
-            table = example_table(history, at, users, columns)
+            aggregator = Aggregator(history, fitted.features)
+            columns, own = aggregator.at(at, users), aggregator.own(at, users)
+            table = example_table(history, at, users, columns | own)
             if isinstance(serializer, TextConfig):
                 fitted.fit_header(table)
             aggregates = {row.pop("user_id"): row for row in table.drop_columns("cutoff").to_pylist()}
-            texts = fitted.texts(history, at, users, columns).to_pylist()
+            texts = fitted.texts(history, at, users, columns, own).to_pylist()
             return aggregates, dict(zip(aggregates, texts, strict=True)), fitted
 
 

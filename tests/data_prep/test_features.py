@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from data_prep.events import connect, count_on, read_events
-from data_prep.features import MAX_TYPES, WINDOWS, Features, aggregate_names, field_kinds, frequent_types
+from data_prep.features import MAX_TYPES, OWN_WINDOWS, WINDOWS, Features, aggregate_names, field_kinds, frequent_types
 
 KINDS = {"value": "numeric", "items": "numeric", "category": "categorical", "note": "text"}
 TYPES = ["purchase", "view"]
@@ -147,6 +147,58 @@ def test_aggregates_do_not_depend_on_the_order_of_the_rows_in_a_single_bit(shop,
     shuffled = random.sample(rows, len(rows))
     one, other = (shop.histories(log, shop.day(CUTOFF), kinds=KINDS, types=TYPES)[0] for log in (rows, shuffled))
     assert repr(sorted(one.items())) == repr(sorted(other.items()))
+
+
+TAGGED = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        AGES,
+        st.sampled_from(["purchase", "view"]),
+        st.lists(st.sampled_from(["tea", "milk", "rare", None]), max_size=3),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(TAGGED)
+def test_own_counts_of_each_class_are_what_a_loop_over_the_events_finds(shop, drawn):
+    rows = [
+        {"user_id": user, "event_time": shop.start + timedelta(minutes=round((CUTOFF - age) * 1440))}
+        | {"event_type": kind, "tags": tags}
+        for user, age, kind, tags in drawn
+    ]
+    cutoff, classes = shop.day(CUTOFF), ["milk", "tea", "never"]
+    later = [shop.event("a", CUTOFF, "purchase", tags=["tea"])]
+    found, _, _ = shop.histories(rows + later, cutoff, classes=("tags", classes))
+    assert found.keys() == {row["user_id"] for row in rows}
+    for user, aggregates in found.items():
+        bought = [row for row in rows if row["user_id"] == user and row["event_type"] == "purchase"]
+        for i, name in enumerate(classes):
+            ages = [(cutoff - row["event_time"]) / timedelta(days=1) for row in bought if name in row["tags"]]
+            assert aggregates["own"][i] == len(ages)
+            assert [aggregates[f"own_{days}d"][i] for days in OWN_WINDOWS] == [
+                sum(age <= days for age in ages) for days in OWN_WINDOWS
+            ]
+            last = aggregates["own_recency_days"][i]
+            assert last == (pytest.approx(min(ages), rel=1e-6) if ages else None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(TAGGED)
+def test_distinct_values_of_a_list_are_its_members(shop, drawn):
+    rows = [
+        {"user_id": user, "event_time": shop.start + timedelta(minutes=round((CUTOFF - age) * 1440))}
+        | {"event_type": kind, "tags": tags}
+        for user, age, kind, tags in drawn
+    ]
+    cutoff = shop.day(CUTOFF)
+    found, _, _ = shop.histories(rows, cutoff)
+    for user, aggregates in found.items():
+        for suffix, days in (("", 10_000), ("_28d", 28), ("_84d", 84)):
+            mine = [row for row in rows if row["user_id"] == user and cutoff - row["event_time"] <= timedelta(days)]
+            assert aggregates[f"tags_distinct{suffix}"] == len({tag for row in mine for tag in row["tags"]} - {None})
 
 
 def test_cents_are_summed_exactly(shop):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_prep import InputError
 from data_prep.events import DataConfig, Source, connect, read_events
-from data_prep.features import Aggregator, Features, example_table
+from data_prep.features import OWN, Aggregator, Features, example_table
 from data_prep.history import EPOCH, microseconds
 from data_prep.serializer import (
     DAY_STEPS,
@@ -269,7 +269,7 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
             history, at, users = serializer.load(con, {}), microseconds(shop.day(2) - EPOCH), np.array([0])
             aggregates = Aggregator(history, serializer.features).at(at, users)
             serializer.fit_header(example_table(history, at, users, aggregates))
-            assert serializer.texts(history, at, users, aggregates).to_pylist() == [expected]
+            assert serializer.texts(history, at, users, aggregates, {}).to_pylist() == [expected]
 
 
 @pytest.mark.parametrize("name", ["gap", "GAP", "unit_price"])
@@ -404,7 +404,7 @@ def moved(shop, drawn: list[tuple]) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def fitted(shop) -> EventSerializer:
-    return shop.histories(shop.regulars(), shop.day(CUTOFF), shop.text())[2]
+    return shop.histories(shop.regulars(), shop.day(CUTOFF), shop.text(), classes=("category", ["c1", "c0"]))[2]
 
 
 @settings(max_examples=200, deadline=None)
@@ -445,7 +445,7 @@ def test_one_user_by_hand_gives_the_text_and_the_aggregates_of_the_batch(shop, f
         (found,) = fitted.transform(mine, shop.day(CUTOFF)).to_pylist()
         assert (found.pop("user_id"), found.pop("cutoff")) == (user, shop.day(CUTOFF))
         assert found.pop("text") == written[user]
-        assert repr(found) == repr(aggregates[user])
+        assert found == {name: value for name, value in aggregates[user].items() if name not in OWN}
 
 
 def test_events_by_hand_are_refused_where_they_do_not_fit(shop, fitted):
@@ -488,6 +488,27 @@ def test_the_columns_that_a_text_can_tell_of(shop):
     assert told(header=["value"], fields=fields) == ["event_time", "event_type", "value"]
     assert told(header=["category_distinct_28d"], fields={}) == ["event_time", "category"]
     assert told(header=["target_28d"], fields={}) == ["event_time", "event_type"]
+    config = shop.text(header=["own"], fields={})
+    of_classes = shop.histories(shop.regulars(), shop.day(CUTOFF), config, classes=("category", ["c1"]))[2]
+    assert of_classes.columns() == ["event_time", "category", "event_type"]
+
+
+def test_the_header_tells_of_the_classes_that_a_user_had_most_often(shop):
+    rows = [shop.event("a", day, "purchase", category="Soft Drinks") for day in (70, 80, 96)]
+    rows += [shop.event("a", day, "purchase", category="beer") for day in (90, 91)]
+    rows += [shop.event("a", 95, "view", category="wine"), shop.event("b", 99, "purchase", category="other")]
+    classes = ("category", ["wine", "beer", "Soft Drinks", "soft-drinks"])
+
+    def written(style: str) -> dict[str, str]:
+        config = TextConfig(style=style, header=["own"], fields={}, max_events=1)
+        return shop.histories(rows, shop.day(100), config, classes=classes)[1]
+
+    found = written("words")
+    assert found["b"] == "gap=first"
+    # Three purchases, of which one is of the last 7 days and two of the last 28: 3 + 3 + 2 + 1.
+    assert found["a"] == "category.soft_drinks=5 category.beer=4 [SEP] gap=1"
+    found = written("sentences")
+    assert found["a"] == "soft drinks 9; beer 6. after 1 day."
 
 
 def test_users_by_hand_without_a_history_get_no_row(shop, fitted):

@@ -8,14 +8,25 @@ import pytest
 import yaml
 
 from data_prep import InputError
+from data_prep.features import OWN, lists
 from data_prep.prepare import prepare
 from finetune import estimators
 from finetune.baselines import fit_stack, score_baselines
 from finetune.config import parse_experiment
 from finetune.estimators import BOOSTING_GRID, LOGISTIC_GRID, RIDGE_GRID, VALUE_BOOSTING_GRID, balanced, linear, quality
 from finetune.objective import Objective
+from finetune.pairs import PAIR_GRIDS
 
-AGGREGATES = ["target_recency_days", "target_28d", "paid_sum", "signal", "sometimes_missing", "never", "constant"]
+AGGREGATES = [
+    "target_recency_days",
+    "target_28d",
+    "target",
+    "paid_sum",
+    "signal",
+    "sometimes_missing",
+    "never",
+    "constant",
+]
 ROWS = {"train": 900, "validation": 400, "test": 400}
 LABELS = {  # task.label of each task, and the classes of the manifest
     "binary": ({"kind": "absent"}, ["no_churn", "churn"]),
@@ -29,7 +40,9 @@ TASKS = list(LABELS)
 def manifest(task: str) -> dict:
     label, classes = LABELS[task]
     label = label | {"where": "true", "horizon": "14 days"}
-    return {"aggregates": AGGREGATES, "classes": classes, "config": {"task": {"label": label}}}
+    own = list(OWN) if task == "propensity" else []
+    config = {"task": {"label": label}}
+    return {"aggregates": AGGREGATES, "class_aggregates": own, "classes": classes, "config": config}
 
 
 def objective(task: str) -> Objective:
@@ -49,13 +62,27 @@ def make_rows(rows: int, random: np.random.Generator) -> tuple[dict, dict]:
     values = np.round(np.where(random.random(rows) < chance, random.gamma(4, 5 + 20 * chance), 0), 2)
     values[5] = -30  # a refund
     kinds = np.stack([random.random(rows) < share * chance for share in (0.9, 0.7, 0.5)] + [np.zeros(rows)], axis=1)
-    columns = [recency, frequency, paid, signal, missing, np.full(rows, np.nan), np.ones(rows)]
+    columns = [recency, frequency, frequency + 1, paid, signal, missing, np.full(rows, np.nan), np.ones(rows)]
     return dict(zip(AGGREGATES, columns, strict=True)), {
         "binary": (random.random(rows) < chance).astype(int),
         "tiers": np.searchsorted([20, 60], values),
         "value": values,
         "propensity": kinds.astype(np.int8),
     }
+
+
+def own_columns(labels: np.ndarray) -> dict[str, pa.Array]:
+    """Own counts and recency of each class, of users who mostly had before what they have next."""
+    random = np.random.default_rng(1)
+    counts = random.poisson(0.3 + 2 * labels)
+    columns = [
+        counts // 3,
+        counts // 2,
+        counts,
+        2 * counts,
+        np.where(counts, random.exponential(20, counts.shape), np.nan),
+    ]
+    return {name: lists(column) for name, column in zip(OWN, columns, strict=True)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +108,8 @@ def made(world, few_trees, tmp_path_factory):
         for split, (columns, labels) in world.items():
             users = {"user_id": [str(i) for i in range(ROWS[split])]}
             label = {} if split == "test" else {"label": pa.array(list(labels[task]))}
-            pq.write_table(pa.table(users | columns | label), folder / f"{split}.parquet")
+            own = own_columns(labels["propensity"]) if task == "propensity" else {}
+            pq.write_table(pa.table(users | columns | own | label), folder / f"{split}.parquet")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found[task] = score_baselines(folder, manifest(task))
@@ -99,8 +127,10 @@ def test_the_recency_rule_ranks_by_recency_alone(world, made):
 def test_each_baseline_uses_what_it_can_without_the_labels_of_test(world, made, task):
     found = {name: quality(task, world["test"][1][task], scores) for name, scores in made[task].scores["test"].items()}
     regression = "linear_regression" if task == "value" else "logistic_regression"
-    assert list(found) == ["majority", "recency_rule", "rfm", regression, "gradient_boosting"]
+    pairs = ["personal_frequency", "pair_regression", "pair_boosting"] if task == "propensity" else []
+    assert list(found) == ["majority", "recency_rule", "rfm", regression, "gradient_boosting", *pairs]
     assert found["majority"] <= found["recency_rule"] < found["rfm"] < found[regression] < found["gradient_boosting"]
+    assert all(found[name] > found["gradient_boosting"] for name in pairs)  # which does not know what was had before
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -112,6 +142,10 @@ def test_settings_come_from_the_grids(made, task):
     chosen = dict(settings["gradient_boosting"])
     assert chosen.pop("max_iter") % 25 == 0
     assert chosen in trees
+    for name, grid in PAIR_GRIDS.items() if task == "propensity" else ():
+        chosen = dict(settings[name])
+        chosen.pop("max_iter", None)
+        assert chosen in grid
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -139,8 +173,8 @@ def test_the_majority_gives_everyone_what_is_usual(world, made):
 
 
 def test_a_class_that_nobody_has_gets_no_probability(made):
-    for scores in made["propensity"].scores["test"].values():
-        assert (scores[:, 3] == 0).all()
+    for name, scores in made["propensity"].scores["test"].items():
+        assert (scores[:, 3] <= (0.01 if name in PAIR_GRIDS else 0)).all()
         assert (scores[:, 0] > 0).all()
 
 

@@ -17,7 +17,8 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
-from finetune.evaluation import compare, evaluate, table, verdict, without_nan
+from finetune.evaluation import compare, evaluate, says_the_same, table, verdict, without_nan
+from finetune.metrics import repeat_and_new
 from finetune.report import write_report
 from finetune.train import train
 from finetune.wording import worded
@@ -97,6 +98,20 @@ def test_few_positives_and_a_single_class_are_said():
     assert told(result).startswith("Only 20 positives, too few to tell: ")
     result = compare("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users, 50)
     assert "AUROC is not defined" in told(result)
+
+
+@pytest.mark.parametrize(
+    ("scores", "same"),
+    [
+        (np.array([0.2, 0.3, 0.2]), False),
+        (np.array([0.2, 0.2005, 0.2]), True),
+        (np.array([[0.2, 0.9], [0.2, 0.9], [0.2, 0.9001]]), True),
+        (np.array([[0.2, 0.9], [0.2, 0.9], [0.3, 0.9]]), False),
+        (np.array([0.2]), False),
+    ],
+)
+def test_a_model_that_says_the_same_of_everyone_is_known(scores, same):
+    assert says_the_same(scores) == same
 
 
 def test_what_is_no_number_is_null_in_json():
@@ -187,6 +202,11 @@ def test_every_kind_of_label_is_evaluated_and_reported(tiny, tmp_path, task):
         assert metrics["test"]["auroc"] == pytest.approx(roc_auc_score(labels, found, average="macro"))
         parts = [*metrics["by_cutoff"], *metrics["slices"]["old"]["groups"]]
         assert all(part["novelty"] is not None for part in parts)
+        had = np.array(pq.read_table(experiment.data_folder / "test.parquet")["own"].to_pylist()) > 0
+        for figures, scores in ((metrics["test"], "score"), (metrics["test"]["baselines"]["rfm"], "rfm")):
+            own = repeat_and_new(labels, np.array(predictions[scores].to_pylist()), had)
+            assert {name: figures[name] for name in own} == without_nan(own)
+        assert f"of {labels.size:,} labels are 1" in table(metrics)
     name = metrics["main"]
     for figures in metrics["test"]["baselines"].values():
         assert figures[f"{name}_difference"] == pytest.approx(metrics["test"][name] - figures[name])

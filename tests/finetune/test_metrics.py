@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import numpy as np
@@ -21,6 +22,7 @@ from finetune.metrics import (
     deciles,
     measure,
     recommended,
+    repeat_and_new,
     tier_confusion,
 )
 
@@ -195,6 +197,17 @@ def test_novelty_diversity_and_their_score_are_those_of_the_recsys_challenge():
     assert found["diversity"] == pytest.approx(1.5 / np.log2(3), abs=1e-6)
     assert found["auroc"] == 1
     assert found["synerise_score"] == pytest.approx(0.8 + 0.1 * found["novelty"] + 0.1 * found["diversity"])
+
+
+def test_repeat_and_new_values_are_judged_apart():
+    had = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]], bool)
+    labels = np.array([[1, 0], [0, 1], [1, 1], [0, 1], [0, 0]])
+    scores = np.array([[0.9, 0.1], [0.2, 0.9], [0.3, 0.5], [0.4, 0.5], [0.1, 0.5]])
+    # Class 0: of those who had it, 1 of 1 pairs in order; of the others, 1 of 2. Class 1: all who had it have label 1;
+    # of the others, 2 of 2.
+    assert repeat_and_new(labels, scores, had) == {"repeat_auroc": 1.0, "new_auroc": 0.75}
+    nothing = repeat_and_new(labels, scores, np.zeros_like(had))
+    assert math.isnan(nothing["repeat_auroc"])
 
 
 @settings(max_examples=25, deadline=None)
