@@ -284,7 +284,8 @@ def test_a_column_of_sqlite_may_be_empty_for_long(sqlite):
     [
         ({"database": "mysql://host/shop"}, "starts with none of sqlite://, postgresql://"),
         ({"database": "sqlite:///none.db"}, "there is no file 'none.db'; write sqlite:///FILE"),
-        ({"sql": "SELEC 1"}, 'near "SELEC": syntax error; check the address'),
+        ({"sql": "SELECT 1 FRM x"}, 'near "x": syntax error; check the address'),
+        ({"sql": "SELEC 1"}, "SELEC 1 is no SELECT; ask for rows, by one statement that begins SELECT or WITH"),
         ({"sql": "SELECT * FROM nowhere"}, "no such table: nowhere; check"),
         ({"sql": "SELECT 1 AS user_id"}, "has no column event_time and no column event_type (it has user_id)"),
         ({"sql": None, "path": "log.csv"}, "`database` needs the query to run there as `sql`"),
@@ -416,10 +417,12 @@ def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypat
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
-        ("SELEC 1", 'syntax error at or near "SELEC"; check the address'),
+        ("SELECT 1 FRM x", 'syntax error at or near "x"; check the address'),
         ("SELECT * FROM nowhere", 'relation "nowhere" does not exist; check'),
         ("SELECT user_id, event_time, event_type, 1 / (price - 2.5) AS price FROM events", "division by zero"),
-        ("DELETE FROM events", "must have at least one column; check the SQL"),
+        ("DELETE FROM events", "DELETE FROM events is no SELECT; ask for rows"),
+        ("SELECT * FROM events; DROP TABLE events", "cannot insert multiple commands into a prepared statement"),
+        ("DELETE FROM events RETURNING *", "is no SELECT"),
     ],
 )
 def test_sql_that_postgresql_refuses_is_refused_and_changes_nothing(shop_postgresql, sql, reason):
