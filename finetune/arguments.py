@@ -186,5 +186,11 @@ def _try_optimizer(made: TrainingArguments) -> None:
         scheduler = trainer.create_scheduler(steps)
         if isinstance(scheduler, LambdaLR) and min(scheduler.lr_lambdas[0](step) for step in (steps // 2, steps)) < 0:
             raise ValueError("the learning rate falls below zero")
+        if made.activation_checkpointing:
+            part = "training.gradient_checkpointing_kwargs"
+            more = dict(made.activation_checkpointing_kwargs or {})
+            layers = {name: more.pop(name) for name in ("every_n_layers", "offload") if name in more}
+            tiny.train().activation_checkpointing_enable(more or None, **layers)
+            tiny(torch.zeros((1, 2), dtype=torch.long, device=tiny.device)).logits.sum().backward()
     except Exception as error:
         raise InputError(f"{part}: {first_line(error)}; choose another value, or install what is missing") from error

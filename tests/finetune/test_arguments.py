@@ -86,6 +86,14 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
         ({"accelerator_config": {"foo": 1}}, "foo"),
         ({"eval_strategy": "no"}, "eval_strategy"),
         ({"metric_for_best_model": "foo"}, "'foo' is not one of auroc"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"foo": 1}},
+            r"training\.gradient_checkpointing_kwargs: Unexpected keyword arguments: foo",
+        ),
+        (
+            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 0}},
+            r"training\.gradient_checkpointing_kwargs: ",
+        ),
         ({"push_to_hub": True}, r"scripts/publish\.py"),
     ],
 )
@@ -106,6 +114,7 @@ def test_what_may_be_left_out_or_is_a_bound_is_taken(experiment, tmp_path):
         "data_seed": 0,
     }
     settings |= {"eval_steps": None, "logging_steps": 0.1, "eval_accumulation_steps": None, "optim": "adafactor"}
+    settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     made = training_arguments(with_training(experiment, **settings), output_dir=str(tmp_path / "made"))
     assert (made.seed, made.num_train_epochs) == (2**32 - 1, 0.5)
     assert made.output_dir == str(tmp_path / "made")
