@@ -42,7 +42,7 @@ from data_prep.sql import (
     refused,
     text_sql,
 )
-from data_prep.times import ANY_ORDER, check_time_format, date_remedy, span_of_belief, time_sql
+from data_prep.times import ANY_ORDER, STRANGE_ZONE, check_time_format, date_remedy, is_wrong, span_of_belief, time_sql
 from data_prep.users import EXACT, NOBODY, SIZES, given_user_sql, hmac_sha256, read_key, standing_out, user_sql
 
 REQUIRED = ("user_id", "event_time", "event_type")
@@ -658,12 +658,12 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
 
 
 def _date_remedy(con: duckdb.DuckDBPyConnection, config: DataConfig) -> str:
-    """What to set for the times that do not parse, given the first of them that may be a date."""
+    """What to do about times that do not parse, given the first of them that may be a date or has a strange zone."""
     found = con.execute(
         f"""SELECT arg_min(detail, rowid) FROM (
                 SELECT rowid, rejected_detail.substr({len("event_time ") + 1}) AS detail FROM log
                 WHERE rejected_because = {quote(UNPARSED)})
-            WHERE regexp_full_match(detail, {quote(ANY_ORDER)})"""
+            WHERE regexp_full_match(detail, {quote(ANY_ORDER)}) OR {is_wrong(STRANGE_ZONE, "detail")}"""
     ).fetchall()[0][0]
     # A source with a unit has no format.
     formats = [source.time_format or (None if source.time_unit else config.time_format) for source in config.sources]
