@@ -9,7 +9,7 @@ import duckdb
 from data_prep import InputError
 from data_prep.sql import quote, refused, text_sql, timestamp
 
-MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
+MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1, "nanoseconds": 1e-3}
 NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 # What looks like a date whose order of day and month only its writer knows; nobody's name does.
 ANY_ORDER = r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?( ?[AaPp][Mm])?"

@@ -95,6 +95,14 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
             "model.peft.prefix_projection cannot be loaded back as the best checkpoint; leave it out, or give "
             "--training.load_best_model_at_end false --training.save_strategy no"
         )
+    for pair in (settings["optim_args"] or "").replace(" ", "").split(","):
+        if pair.count("=") != 1 and settings["optim_args"]:
+            raise InputError(f"training.optim_args: '{pair}' is not NAME=VALUE; write such as rank=128,scale=0.25")
+    backends = torch.distributed.Backend.backend_list[1:] if torch.distributed.is_available() else []
+    if settings["ddp_backend"] not in (None, *backends):
+        raise InputError(f"training.ddp_backend is '{settings['ddp_backend']}'; give one of {', '.join(backends)}")
+    if settings["ddp_backend"] and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputError("training.ddp_backend is for several processes, and this is one; leave it out")
     if settings["batch_eval_metrics"]:
         raise InputError("training.batch_eval_metrics: AUROC is none of single batches; leave it at false")
 

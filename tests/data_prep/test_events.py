@@ -350,6 +350,8 @@ def test_no_file_of_the_output_has_an_id_or_the_key(shop, monkeypatch):
         ("1704067200.123457::DECIMAL(18, 6)", "seconds", datetime(2024, 1, 1, 0, 0, 0, 123457)),
         ("1704067200500", "milliseconds", datetime(2024, 1, 1, 0, 0, 0, 500000)),
         ("1704067200000001", "microseconds", datetime(2024, 1, 1, 0, 0, 0, 1)),
+        ("1704067200000001999", "nanoseconds", datetime(2024, 1, 1, 0, 0, 0, 2)),
+        ("1711929599999999000", "nanoseconds", datetime(2024, 3, 31, 23, 59, 59, 999999)),
         ("1704067200000001::UBIGINT", "microseconds", datetime(2024, 1, 1, 0, 0, 0, 1)),
         ("-86400", "seconds", datetime(1969, 12, 31)),
         ("0", "seconds", datetime(1970, 1, 1)),
@@ -598,7 +600,7 @@ def test_one_user_of_very_many_events_is_named_with_the_remedy(shop):
     rows = [shop.event(f"u{i}", i / 10) for i in range(300)]
     log, _ = read(shop.data([*rows, *(shop.event("guest", i / 10) for i in range(30))]))
     assert len(log.notes) == 1
-    assert log.notes[0].startswith("warning: of 330 events guest 30 are of one user each")
+    assert log.notes[0].startswith("warning: of 330 events guest has 30: guests under one id")
     assert "data.max_events_per_user: 10 leaves such users out" in log.notes[0]
     assert read(shop.data([*rows, *(shop.event("buyer", i / 10) for i in range(10))]))[0].notes == []
     assert read(shop.data([shop.event("only", i / 10) for i in range(300)]))[0].notes == []

@@ -94,6 +94,10 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
             {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 0}},
             r"training\.gradient_checkpointing_kwargs: ",
         ),
+        ({"optim_args": "foo"}, r"training\.optim_args: 'foo' is not NAME=VALUE; write such as rank=128"),
+        ({"optim_args": "a=1, b=2=3"}, r"training\.optim_args: 'b=2=3' is not NAME=VALUE"),
+        ({"ddp_backend": "foo"}, r"training\.ddp_backend is 'foo'; give one of gloo, nccl"),
+        ({"ddp_backend": "gloo"}, r"training\.ddp_backend is for several processes, and this is one; leave it out"),
         ({"push_to_hub": True}, r"scripts/publish\.py"),
     ],
 )
