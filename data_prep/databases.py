@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -22,7 +23,9 @@ SQLITE_ROWS = {"adbc.sqlite.query.batch_rows": "1000000"}
 WORD = r"(?:[^\s:@/?#%]|%[0-9A-Fa-f]{2})*"
 POSTGRESQL = re.compile(rf"postgresql://({WORD}(:(?P<password>{WORD}))?@)?[^\s@]*")
 
-WRITES = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*(ATTACH|DETACH|PRAGMA|VACUUM)\b", re.I | re.S)
+# Texts, names and comments: what stands in them is neither the first word of a statement nor the end of one.
+INERT = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|$)""", re.S)
+ROWS = re.compile(r"(SELECT|WITH|\(\s*SELECT)\b", re.I)
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
 
     Args:
         address: sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.
-        sql: A SELECT in the database's dialect; nothing that it changes is kept.
+        sql: One SELECT in the database's dialect, which may begin WITH; nothing that it changes is kept.
         setting: The source, for messages.
 
     Raises:
@@ -54,9 +57,9 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
         driver = importlib.import_module(f"{DRIVERS[scheme]}.dbapi")
     except ImportError as error:
         raise InputError(f"{setting}.database needs {error.name}; pip install -e '.[databases]'") from error
-    if scheme == "sqlite" and WRITES.match(sql):  # what it writes into files, a rollback does not take back
-        raise InputError(f"{setting}: {shorten(sql, 60, placeholder=' ...')} is no SELECT; ask for rows")
-    path, options = (path, SQLITE_ROWS) if scheme == "sqlite" else (address, {})
+    _refuse_other_statements(sql, setting, scheme == "sqlite")
+    # What a statement writes into files, such as by ATTACH, a rollback does not take back.
+    path, options = (f"file:{quote(path)}?mode=ro", SQLITE_ROWS) if scheme == "sqlite" else (address, {})
     try:
         with driver.connect(path) as connection, connection.cursor(adbc_stmt_kwargs=options) as cursor:
             cursor.execute(sql)
@@ -67,6 +70,16 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
         )
         text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
         raise InputError(f"{setting}: {text}; check the address, the permissions and the SQL") from error
+
+
+def _refuse_other_statements(sql: str, setting: str, alone: bool) -> None:
+    """InputError where SQL is no SELECT, or more than one where the database would drop the others without a word."""
+    bare = INERT.sub(" ", sql).strip()
+    said = shorten(sql, 60, placeholder=" ...")
+    if not ROWS.match(bare):
+        raise InputError(f"{setting}: {said} is no SELECT; ask for rows, by one statement that begins SELECT or WITH")
+    if "\0" in sql or (alone and ";" in bare.rstrip("; \t\r\n")):
+        raise InputError(f"{setting}: {said} is more than one statement; give one SELECT")
 
 
 def stored_password(address: str, stored: list[str]) -> bool:

@@ -20,6 +20,7 @@ from data_prep import InputError
 from data_prep.contents import TO_UTF8, other_kind, refuse_no_text
 from data_prep.databases import numeric_columns, query_database, stored_password
 from data_prep.log_files import (
+    OPEN_QUOTE,
     READERS,
     column_names,
     column_types,
@@ -27,6 +28,7 @@ from data_prep.log_files import (
     found_files,
     reading,
     refuse_copies,
+    refuse_open_quote,
     suffix,
 )
 from data_prep.sniffing import sniffed
@@ -42,7 +44,7 @@ from data_prep.sql import (
     refused,
     text_sql,
 )
-from data_prep.times import ANY_ORDER, check_time_format, date_remedy, span_of_belief, time_sql
+from data_prep.times import ANY_ORDER, STRANGE_ZONE, check_time_format, date_remedy, is_wrong, span_of_belief, time_sql
 from data_prep.users import EXACT, NOBODY, SIZES, given_user_sql, hmac_sha256, read_key, standing_out, user_sql
 
 REQUIRED = ("user_id", "event_time", "event_type")
@@ -86,7 +88,7 @@ class Source:
     """CSV (also .gz), Parquet or JSON lines: a file or a glob such as logs/2024-*.parquet."""
     columns: dict[str, str] | None = None
     """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
-    time_unit: Literal["seconds", "milliseconds", "microseconds"] | None = None
+    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
     """The unit of event_time where it is a number: the time since 1970 in UTC, whatever data.timezone says."""
     time_format: str | None = None
     """How event_time is written where it is no ISO date, for strptime: '%d/%m/%Y %H:%M'; default: data.time_format."""
@@ -318,11 +320,11 @@ def _stand_outs(log: EventLog, count: Count, sizes: dict[int, int]) -> list[str]
         return []
     found = count(f"SELECT user_id, count(*) FROM log GROUP BY user_id HAVING count(*) > {limit}")
     users = sorted(found, key=lambda user: (-found[user], user))
-    shown = ", ".join(f"{shorten(user, 40, placeholder=' ...')} {found[user]:,}" for user in users[:3])
-    more = f" and {len(users) - 3:,} more" * (len(users) > 3)
+    shown = ", ".join(f"{shorten(user, 40, placeholder=' ...')} has {found[user]:,}" for user in users[:3])
+    more = f", and {len(users) - 3:,} more have many" * (len(users) > 3)
     return [
-        f"warning: of {log.events:,} events {shown}{more} are of one user each: guests under one id, a bot or a test "
-        f"account would count as a good customer; data.max_events_per_user: {limit} leaves such users out"
+        f"warning: of {log.events:,} events {shown}{more}: guests under one id, a bot or a test account would count as "
+        f"a good customer; data.max_events_per_user: {limit} leaves such users out"
     ]
 
 
@@ -446,7 +448,7 @@ def _open_source(
     if source.path is not None and source.database is not None:
         raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
     written, floats, notes = False, False, []
-    with _refused_source(source, config, name):
+    with _refused_source(source, config, name), _open_quotes(source, config, name):
         if source.path is not None:
             query, written, floats = _path_query(con, source, config, f"{name}.path", types)
         elif source.database is not None:
@@ -481,6 +483,17 @@ def _open_source(
     if floats or user in EXACT:
         notes.append(f"{name}: user ids are floats; 12346.0 is read as the user 12346")
     return columns, written, notes
+
+
+@contextmanager
+def _open_quotes(source: Source, config: DataConfig, name: str) -> Iterator[None]:
+    """Where DuckDB cannot read the files of a source, a quote that is never closed is named first."""
+    try:
+        yield
+    except duckdb.Error:
+        if source.path is not None:
+            refuse_open_quote(found_files(expand(source.path, config, f"{name}.path")), f"{name}.path")
+        raise
 
 
 def _refused_source(source: Source, config: DataConfig, name: str) -> refused:
@@ -522,6 +535,8 @@ def _files(source: Source, config: DataConfig, setting: str) -> list[Path]:
     if suffix(path) not in READERS:
         found = other_kind(files[0])
         remedy = f"it is {found[0]}: {found[1]}" if found else "export it as CSV in UTF-8, or read it by `sql` as text"
+        if suffix(files[0].name) in READERS:  # a glob without an ending
+            remedy = f"its ending says how the files are read, so end it with theirs, as in *{suffix(files[0].name)}"
         raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); {remedy}")
     reader = READERS[suffix(path)]
     for file in files if reader != "read_parquet" else ():
@@ -610,6 +625,12 @@ def _insert_broken_lines(con: duckdb.DuckDBPyConnection, config: DataConfig) -> 
     """Add the lines of CSV files that DuckDB skipped, as rows with a reason and nothing else."""
     if not con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall()[0][0]:
         return
+    swallowed = con.execute(
+        """SELECT file_path, line FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+           WHERE error_type = 'UNQUOTED VALUE' AND regexp_matches(csv_line, '\\n.') ORDER BY ALL"""
+    ).fetchall()
+    if swallowed:
+        raise InputError(f"data.sources: {OPEN_QUOTE.format(*swallowed[0])}")
     # Of a column left out in reading the message names another one; and it quotes the line, which has the user's name.
     message = (
         r"""regexp_replace(split_part(error_message, chr(10), 1), '^Error when converting column "[^"]*"\. ', '')"""
@@ -658,12 +679,12 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
 
 
 def _date_remedy(con: duckdb.DuckDBPyConnection, config: DataConfig) -> str:
-    """What to set for the times that do not parse, given the first of them that may be a date."""
+    """What to do about times that do not parse, given the first of them that may be a date or has a strange zone."""
     found = con.execute(
         f"""SELECT arg_min(detail, rowid) FROM (
                 SELECT rowid, rejected_detail.substr({len("event_time ") + 1}) AS detail FROM log
                 WHERE rejected_because = {quote(UNPARSED)})
-            WHERE regexp_full_match(detail, {quote(ANY_ORDER)})"""
+            WHERE regexp_full_match(detail, {quote(ANY_ORDER)}) OR {is_wrong(STRANGE_ZONE, "detail")}"""
     ).fetchall()[0][0]
     # A source with a unit has no format.
     formats = [source.time_format or (None if source.time_unit else config.time_format) for source in config.sources]

@@ -4,9 +4,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+
+import duckdb
 
 from data_prep import InputError
 
@@ -125,13 +128,26 @@ def moments(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(map(a_moment, content))
 
 
+@cache
+def a_time_zone(content: Any) -> bool:
+    """A name of a time zone that DuckDB knows."""
+    if not isinstance(content, str):
+        return False
+    with duckdb.connect() as con:
+        try:
+            con.execute("SET TimeZone = '" + content.replace("'", "''") + "'")
+        except duckdb.Error:
+            return False
+    return True
+
+
 # What a manifest and a model keep of the log; older ones lack the last three.
 LOG_HOLDS = {
     "first": a_moment,
     "last": a_moment,
     "events": int,
     "users": int,
-    "timezone": MayLack(str),
+    "timezone": MayLack(a_time_zone),
     "silent_days": MayLack(int),
     "known": MayLack({str: float}),
 }

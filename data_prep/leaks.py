@@ -21,6 +21,9 @@ FEWEST = 10  # rows with and without the label, below which chance alone may tel
 def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializer) -> list[dict]:
     """The inputs whose own AUROC on training labels is above .98, in either direction.
 
+    It is taken over all rows, and over the pairs of rows of the same cutoff: what counts from a fixed day, such as the
+    day of the next purchase, is of another size at each.
+
     Inputs are the aggregates, and each value of the columns that the texts tell of: whether an event of a text has it,
     and whether the newest one has.
     Labels of several classes and numbers are taken as yes or no in several ways: each class, each tier, above zero and
@@ -36,17 +39,16 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     """
     table = _sample(path, aggregates)
     labels = _yes_or_no(combined(table["label"]))
-    labels = labels[:, (labels.sum(axis=0) >= FEWEST) & ((~labels).sum(axis=0) >= FEWEST)]
-    if not labels.shape[1]:
-        return []
+    _, cutoff = np.unique(combined(table["cutoff"]).to_numpy(zero_copy_only=False), return_inverse=True)
+    ways = [_Ways(labels, groups) for groups in (np.zeros(len(labels), np.int64), cutoff)]
     found = {}
     for name in aggregates:
         values = combined(table[name]).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
         # What is missing is below or above all else, whichever tells more.
         ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
-        found[name] = max(_auroc(np.where(np.isnan(values), end, values), labels) for end in ends)
+        found[name] = max(way.auroc(np.where(np.isnan(values), end, values)) for end in ends for way in ways)
     for name, present in _words(table["text"].to_pylist(), serializer):
-        found[name] = _auroc(present, labels)
+        found[name] = max(way.auroc(present) for way in ways)
     suspected = [{"input": name, "auroc": round(auroc, 4)} for name, auroc in found.items() if auroc > SUSPICIOUS]
     return sorted(suspected, key=lambda leak: -leak["auroc"])
 
@@ -63,7 +65,7 @@ def _sample(path: Path, aggregates: list[str]) -> pa.Table:
     """Evenly spread rows of a split, from some of its row groups."""
     file = pq.ParquetFile(path)
     groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).round().astype(int))
-    table = file.read_row_groups(groups.tolist(), columns=["label", "text", *aggregates])
+    table = file.read_row_groups(groups.tolist(), columns=["cutoff", "label", "text", *aggregates])
     return table.take(pa.array(np.arange(0, len(table), -(-len(table) // ROWS))))
 
 
@@ -78,12 +80,32 @@ def _yes_or_no(labels: pa.Array) -> np.ndarray:
     return np.stack([values > limit for limit in sorted(limits)], axis=1)
 
 
-def _auroc(values: np.ndarray, labels: np.ndarray) -> float:
-    """The highest AUROC over the columns of labels, above one half whatever the direction."""
-    positives = labels.sum(axis=0)
-    above = rankdata(values) @ labels - positives * (positives + 1) / 2
-    auroc = above / (positives * (len(labels) - positives))
-    return float(np.maximum(auroc, 1 - auroc).max())
+class _Ways:
+    """Columns of labels of which an AUROC can be told, over pairs of rows of the same group.
+
+    Args:
+        labels: Of shape (rows, ways).
+        groups: The number of each row's group, of shape (rows,).
+    """
+
+    def __init__(self, labels: np.ndarray, groups: np.ndarray) -> None:
+        sizes = np.bincount(groups)
+        positives = np.stack([labels[groups == group].sum(axis=0) for group in range(len(sizes))])  # (groups, ways)
+        negatives = sizes[:, None] - positives
+        both = (positives > 0) & (negatives > 0)
+        told = (np.where(both, positives, 0).sum(axis=0) >= FEWEST) & (
+            np.where(both, negatives, 0).sum(axis=0) >= FEWEST
+        )
+        before = np.cumsum(sizes) - sizes  # rows in earlier groups, whose ranks come first
+        self.labels, self.groups = labels[:, told], groups
+        self.least = (positives * before[:, None] + positives * (positives + 1) / 2).sum(axis=0)[told]
+        self.pairs = (positives * negatives).sum(axis=0)[told]
+
+    def auroc(self, values: np.ndarray) -> float:
+        """The highest one over the columns of labels, above one half whatever the direction."""
+        ranks = rankdata(rankdata(values) + self.groups * (len(values) + 1))
+        auroc = (ranks @ self.labels - self.least) / self.pairs
+        return float(np.maximum(auroc, 1 - auroc).max(initial=0.5))
 
 
 def _words(texts: list[str], serializer: EventSerializer) -> Iterator[tuple[str, np.ndarray]]:

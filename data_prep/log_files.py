@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ READERS = {
     ".jsonl": "read_json",
     ".ndjson": "read_json",
 }
+OPEN_QUOTE = '{}, line {}: the quote (") that opens there is not closed in its value; close it or remove it'
 # What a column of a file is for: a text of its own; the time alone; part of an id's expression; anything else.
 TEXT, TIME, ID, FIELD = "text", "time", "id", "field"
 
@@ -78,7 +80,7 @@ def reading(
         return Reading(read)
     roles = partial(_roles, columns=columns, time_format=time_format)
     if reader == "read_json":
-        return _json(con, files, roles, user, time_unit)
+        return _json(con, files, roles, user, time_unit, setting)
     named = columns or {name: name for name in types}
     wanted = {_bare(column): types[name] for name, column in named.items() if name in types}
     return _csv(con, files, roles, user, wanted, time_unit)
@@ -103,12 +105,17 @@ def _refuse_floats_as_text(
 
 
 def _json(
-    con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, user: str, time_unit: str | None
+    con: duckdb.DuckDBPyConnection, files: list[Path], roles: Callable, user: str, time_unit: str | None, setting: str
 ) -> Reading:
     # All rows are looked at, or keys that come late would be left out.
     sample = f"union_by_name = true, sample_size = -1, maximum_sample_files = {len(files)}"
     found = con.sql(f"FROM read_json({_paths(files)}, {sample})")
     kinds = dict(zip(found.columns, found.types, strict=True))
+    if found.columns == ["json"] and not _has_key(con, files, "json"):  # what DuckDB makes of no rows, or of no objects
+        raise InputError(
+            f"{setting}: {files[0]} holds no event, which is an object such as "
+            '{"user_id": "a", "event_time": "2024-01-31", "event_type": "view"}; give at least one'
+        )
     types = {name: _strings_as_text(kind) for name, kind in kinds.items()}
     used = roles(list(kinds))
     users = {name.lower(): kind.id for name, kind in kinds.items()}
@@ -166,6 +173,26 @@ def _csv(
     read = _replaced(read, {name: f"CAST({identifier(name)} AS {kind})" for name, kind in casts.items()})
     users = {name.lower(): kind for name, kind in guesses.items()}
     return Reading(read, user in users, users.get(user) == "DOUBLE" and _has_floats(con, as_text, user))
+
+
+def refuse_open_quote(files: list[Path], setting: str) -> None:
+    """InputError where a quote in a CSV is never closed: in a short file DuckDB then finds other columns, or none."""
+    for file in files if READERS[suffix(files[0].name)] == "read_csv" else ():
+        opened = None
+        try:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.count(b'"') % 2:
+                        opened = None if opened else number
+        except (OSError, EOFError, zlib.error):
+            continue  # DuckDB says it
+        if opened:
+            raise InputError(f"{setting}: {OPEN_QUOTE.format(file, opened)}")
+
+
+def _has_key(con: duckdb.DuckDBPyConnection, files: list[Path], key: str) -> bool:
+    read = f"read_json({_paths(files)}, columns = {{{quote(key)}: 'JSON'}}, records = true, ignore_errors = true)"
+    return con.execute(f"SELECT 1 FROM {read} WHERE {identifier(key)} IS NOT NULL LIMIT 1").fetchall() != []
 
 
 def _beyond_integers(

@@ -94,7 +94,7 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
             return pa.table({name: pa.array([_plain(event.get(name)) for event in events]) for name in names})
         if isinstance(events, pa.RecordBatch):
             return pa.Table.from_batches([events])
-        if hasattr(events, "iloc"):
+        if hasattr(events, "iloc") and hasattr(events, "columns"):
             _refuse_twice([str(name) for name in events.columns])  # which pyarrow refuses in its own words
             return pa.Table.from_pandas(events, preserve_index=False)
     except InputError:

@@ -64,6 +64,7 @@ INTERVALS = {  # how DuckDB reads INTERVAL 7 DAYS
     *("to_quarters", "to_milliseconds", "to_microseconds"),
 }
 GLOB = r"[*?\[]"
+NO_MEMORY = "the memory does not suffice; raise data.memory_limit or free memory and disk"
 TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
 
 
@@ -114,7 +115,7 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, duckdb.OutOfMemoryException):
-            raise InputError("the memory does not suffice; raise data.memory_limit or free memory and disk") from error
+            raise InputError(NO_MEMORY) from error
         if isinstance(error, duckdb.IOException) and "No space left" in str(error):
             raise InputError("no space is left on the disk that is written to; free some or write elsewhere") from error
         if isinstance(error, duckdb.Error):
@@ -157,10 +158,9 @@ def parse_expression(
         raise InputError(f"{setting}: {said}: syntax error, as more than an expression stands there; {remedy}")
     kinds = {_kind(part) for part in _nodes(tree)}
     if "SUBQUERY" in kinds:
-        raise InputError(
-            f"{setting}: {said} contains a SELECT, which could look at later events; compute what it needs as a column "
-            f"in data.sources"
-        )
+        if not setting.startswith("data."):
+            remedy = "compute what it needs as a column in data.sources"
+        raise InputError(f"{setting}: {said} contains a SELECT, which could look at later events; {remedy}")
     if "WINDOW" in kinds:
         raise InputError(f"{setting}: {said} looks at other rows by a window function; {remedy}")
     if kinds - EXPRESSIONS:
@@ -330,6 +330,8 @@ def _parsed(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[dict], str |
     """The statements as DuckDB's trees, and its complaint where they are none or no SELECT."""
     try:
         found = json.loads(con.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(NO_MEMORY) from error
     except duckdb.Error as error:
         return [], str(error).splitlines()[0]
     except RecursionError:

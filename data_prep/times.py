@@ -9,15 +9,24 @@ import duckdb
 from data_prep import InputError
 from data_prep.sql import quote, refused, text_sql, timestamp
 
-MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1}
+MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1, "nanoseconds": 1e-3}
 NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 # What looks like a date whose order of day and month only its writer knows; nobody's name does.
 ANY_ORDER = r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?( ?[AaPp][Mm])?"
 # Offsets from UTC go from -14:00 to +14:00; DuckDB takes +99:00 as well.
 OFFSET = r"[T :]\d{2}:?\d{2}(:?\d{2})?(\.\d+)? *[+-]\d"
 REAL_OFFSET = r"[+-]((0?\d|1[0-3])(:?[0-5]\d){0,2}|14(:?00){0,2})\D*$"
+SHORT_YEAR = r"^\s*\d{1,3}\D"  # 01/05/24, which DuckDB takes for a day of the year 1
+# A zone after the time that is a word: BST is London's summer to most and Dhaka to DuckDB, by a list of old. Those that
+# mean one thing are UTC, GMT and names such as Europe/London.
+ZONE_WORD = r":\d\d[\d.]* *[A-Za-z]{2}"
+ONE_ZONE = r"(?i)(^|[^a-z])(utc|gmt|[ap]m *$)|[a-z_]/[a-z]"
 PLAIN = r"[^.]{16}:\d\d\.\d+"  # 2024-01-31 12:00:00.123 without a zone
-DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%Y%m%d")
+# Texts that are no time: a regular expression, and SQL of what must hold as well.
+WRONG_OFFSET = OFFSET, f"NOT regexp_matches(trim(given_time), '{REAL_OFFSET}')"
+STRANGE_ZONE = ZONE_WORD, f"NOT regexp_matches(given_time, '{ONE_ZONE}')"
+WRONG_YEAR = SHORT_YEAR, "true"
+DATES = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%y/%m/%d", "%Y%m%d")
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 
 
@@ -43,7 +52,8 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
     if time_format is not None and (text or numeric):
         given, zoned = _text(kind), "%z" in time_format.lower()
         parsed = _in_utc(f"try_strptime(trim(given_time), {quote(time_format)})", zoned, timezone)
-        return given, _real(parsed) if zoned else parsed
+        wrong = ([WRONG_OFFSET] if zoned else []) + ([STRANGE_ZONE] if "%Z" in time_format else [])
+        return given, _unless(wrong, parsed)
     if numeric or (unit is not None and kind == "JSON"):  # numbers with something else among them
         if unit is None:
             raise InputError(
@@ -61,7 +71,8 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
         )
     if text:
         given = _text(kind)
-        parsed = _real("make_timestamp(epoch_us(try_cast(trim(given_time) AS TIMESTAMPTZ)))")
+        wrong = [WRONG_OFFSET, STRANGE_ZONE, WRONG_YEAR]
+        parsed = _unless(wrong, "make_timestamp(epoch_us(try_cast(trim(given_time) AS TIMESTAMPTZ)))")
         if timezone == "UTC":  # 2024-01-31 12:00:00 has no zone, which the faster cast would drop
             plain = "strlen(given_time) = 19 AND given_time[17] = ':'"
             parsed = f"CASE WHEN {plain} THEN try_cast(given_time AS TIMESTAMP) ELSE {parsed} END"
@@ -91,10 +102,19 @@ def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting:
         raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
 
 
-def _real(parsed: str) -> str:
-    """SQL of a time, or NULL where its text has an offset that no place on earth has."""
-    unreal = f"regexp_matches(given_time, '{OFFSET}') AND NOT regexp_matches(trim(given_time), '{REAL_OFFSET}')"
-    return f"CASE WHEN NOT ({unreal}) THEN {parsed} END"
+def _unless(wrong: list[tuple[str, str]], parsed: str) -> str:
+    """SQL of a time, or NULL where its text is one of these; most texts are compared with one expression for all."""
+    if not wrong:
+        return parsed
+    either = " OR ".join(map(is_wrong, wrong))
+    suspect = f"regexp_matches(given_time, '{'|'.join(pattern for pattern, _ in wrong)}')"
+    return f"CASE WHEN CASE WHEN {suspect} THEN {either} ELSE false END THEN NULL ELSE {parsed} END"
+
+
+def is_wrong(wrong: tuple[str, str], text: str = "given_time") -> str:
+    """SQL of whether a text is so; see STRANGE_ZONE."""
+    pattern, more = wrong
+    return f"(regexp_matches({text}, '{pattern}') AND {more.replace('given_time', text)})"
 
 
 def span_of_belief(since: str, until: str | None) -> tuple[str, str]:
@@ -143,9 +163,14 @@ def date_remedy(text: str, formats: list[str]) -> str:
     """What to set for times such as this one, with all that it may mean.
 
     Args:
-        text: "" where none of them looks like a date.
+        text: "" where none of them looks like a date of another order, or has a zone that is a word.
         formats: The time_format of each source, where all have one.
     """
+    if re.search(ZONE_WORD, text) and not re.search(ONE_ZONE, text):
+        return (
+            f"{text} has a zone that is a word, which may mean several; write an offset such as +01:00 or a name such "
+            f"as Europe/London, or no zone and data.timezone"
+        )
     if formats:
         given = ", ".join(f"'{form}'" for form in dict.fromkeys(formats))
         return f"time_format {given} does not read them; correct it, or leave it out where all are ISO dates"

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import data_prep  # noqa: F401 - from here on Ctrl-C ends a script without a traceback
+
 # How often a thread of GNU OpenMP, under torch and scikit-learn, looks for work before it sleeps. By default it looks
 # for milliseconds, which others on the same cores then miss: beside three busy processes on two cores 15 training steps
 # took 16 s and a boosting 1.4 s, with this 8 s and 1.0 s; alone 2.6 s and .2 s either way. Set before both are loaded.

@@ -6,6 +6,7 @@ import tempfile
 from textwrap import shorten
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.integrations.liger import apply_liger_kernel
@@ -25,7 +26,6 @@ LIMITS = {
     "gradient_accumulation_steps": (1, None),
     "eval_accumulation_steps": (1, None),
     "dataloader_num_workers": (0, None),
-    "learning_rate": (0, None),
     "weight_decay": (0, None),
     "max_grad_norm": (0, None),
     "neftune_noise_alpha": (0, None),
@@ -95,6 +95,14 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
             "model.peft.prefix_projection cannot be loaded back as the best checkpoint; leave it out, or give "
             "--training.load_best_model_at_end false --training.save_strategy no"
         )
+    for pair in (settings["optim_args"] or "").replace(" ", "").split(","):
+        if pair.count("=") != 1 and settings["optim_args"]:
+            raise InputError(f"training.optim_args: '{pair}' is not NAME=VALUE; write such as rank=128,scale=0.25")
+    backends = torch.distributed.Backend.backend_list[1:] if torch.distributed.is_available() else []
+    if settings["ddp_backend"] not in (None, *backends):
+        raise InputError(f"training.ddp_backend is '{settings['ddp_backend']}'; give one of {', '.join(backends)}")
+    if settings["ddp_backend"] and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputError("training.ddp_backend is for several processes, and this is one; leave it out")
     if settings["batch_eval_metrics"]:
         raise InputError("training.batch_eval_metrics: AUROC is none of single batches; leave it at false")
 
@@ -120,6 +128,8 @@ def _check_values(made: TrainingArguments) -> None:
             raise InputError(f"training.{name} is {value}; give {allowed}")
     if not 0 <= made.label_smoothing_factor < 1:
         raise InputError(f"training.label_smoothing_factor is {made.label_smoothing_factor}; give 0 to below 1")
+    if made.learning_rate <= 0:
+        raise InputError(f"training.learning_rate is {made.learning_rate}, which trains nothing; give a number above 0")
     if made.max_steps == 0 or made.max_steps < -1:
         raise InputError(
             f"training.max_steps is {made.max_steps}; give a number of steps, or -1 to train for num_train_epochs"
@@ -129,6 +139,8 @@ def _check_values(made: TrainingArguments) -> None:
             f"training.num_train_epochs is {made.num_train_epochs:g} and max_steps is -1, which trains nothing; give "
             f"epochs above 0 or steps"
         )
+    if made.max_steps > 0:
+        check_warmup(made, made.max_steps)
     for what in ("logging", "eval", "save"):
         steps = getattr(made, f"{what}_steps")
         if getattr(made, f"{what}_strategy") == IntervalStrategy.STEPS and steps is not None and steps <= 0:
@@ -139,6 +151,16 @@ def _check_values(made: TrainingArguments) -> None:
     if made.train_sampling_strategy not in SAMPLING:
         raise InputError(
             f"training.train_sampling_strategy is '{made.train_sampling_strategy}'; give one of {', '.join(SAMPLING)}"
+        )
+
+
+def check_warmup(made: TrainingArguments, steps: int) -> None:
+    """InputError where the learning rate would still rise when training, of so many steps, ends."""
+    warmup = made.get_warmup_steps(steps)
+    if warmup >= steps:
+        raise InputError(
+            f"training.warmup_steps {made.warmup_steps:g} lets the learning rate rise over {warmup:,} steps, and "
+            f"training has {steps:,}; give fewer, or a share of them below 1"
         )
 
 
@@ -168,6 +190,15 @@ def _try_optimizer(made: TrainingArguments) -> None:
         part = f"training.optim {made.optim.value}"
         trainer.create_optimizer()
         part = f"training.lr_scheduler_type {made.lr_scheduler_type.value} with lr_scheduler_kwargs"
-        trainer.create_scheduler(max(made.max_steps, 1))
+        steps = max(made.max_steps, 2)
+        scheduler = trainer.create_scheduler(steps)
+        if isinstance(scheduler, LambdaLR) and min(scheduler.lr_lambdas[0](step) for step in (steps // 2, steps)) < 0:
+            raise ValueError("the learning rate falls below zero")
+        if made.activation_checkpointing:
+            part = "training.gradient_checkpointing_kwargs"
+            more = dict(made.activation_checkpointing_kwargs or {})
+            layers = {name: more.pop(name) for name in ("every_n_layers", "offload") if name in more}
+            tiny.train().activation_checkpointing_enable(more or None, **layers)
+            tiny(torch.zeros((1, 2), dtype=torch.long, device=tiny.device)).logits.sum().backward()
     except Exception as error:
         raise InputError(f"{part}: {first_line(error)}; choose another value, or install what is missing") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from data_prep import InputError
 from data_prep.files import MayLack
@@ -23,6 +23,7 @@ RUN_FILES = re.compile(
     r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
     r"|report\.html|training_log\.json)"
 )
+UNCHANGED = 1e-12  # biases begin at 0, and each step of Adam moves each of them by the learning rate
 # Settings that change nothing in the weights: with others a stopped run may go on.
 WITHOUT_EFFECT = {
     "resume_from_checkpoint",
@@ -210,6 +211,40 @@ def begin(folder: Path, origin: dict, resume: str | None) -> None:
 def finish(folder: Path, origin: dict) -> None:
     """Say that the run has finished: the same command again starts anew."""
     write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
+
+
+def trained(trainer: Trainer, resume: str | None, section: str) -> float:
+    """Train, and refuse weights that have not changed: they would pass for a model that has learned something.
+
+    Only weights that are not decayed count, biases and norms, as decay changes the others without learning.
+
+    Args:
+        trainer: Has not begun.
+        resume: The checkpoint to continue from, if any.
+        section: Of the learning rate, for messages.
+
+    Returns:
+        The seconds of the training.
+
+    Raises:
+        InputError: Nothing was learned; the checkpoints are gone.
+    """
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    kept = [weight for name, weight in trainer.model.named_parameters() if weight.requires_grad and name not in decayed]
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # no process has the whole weights
+        kept = []
+    before = sum(weight.detach().abs().sum().item() for weight in kept)
+    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+    after = sum(weight.detach().abs().sum().item() for weight in kept)
+    if kept and abs(after - before) < UNCHANGED:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(trainer.args.output_dir)
+        raise InputError(
+            f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
+            f"{trainer.state.global_step:,} steps; raise it, or mend what keeps the steps small, such as "
+            f"training.adam_epsilon, max_grad_norm or lr_scheduler_type"
+        )
+    return seconds
 
 
 def refuse_not_finite(folder: Path) -> None:

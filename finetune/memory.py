@@ -34,8 +34,8 @@ def enough_memory(remedy: str) -> Iterator[None]:
         raise InputError(f"the {what} memory does not suffice ({first_line(error)}); {remedy}") from error
 
 
-def refuse_too_large(model: torch.nn.Module, experiment: Experiment) -> None:
-    """Refuse to train all of a model that no batch size would let fit; it may lie on the device `meta`.
+def refuse_too_large(weights: int, experiment: Experiment) -> None:
+    """Refuse to train a model from scratch, of so many weights, that no batch size would let fit.
 
     In float32 a trained weight takes 4 bytes, its gradient as many, and AdamW's two averages twice as many; activations
     come on top.
@@ -46,14 +46,16 @@ def refuse_too_large(model: torch.nn.Module, experiment: Experiment) -> None:
     training = experiment.training
     if training["deepspeed"] or training["fsdp"] or os.environ.get("ACCELERATE_USE_FSDP") == "true":
         return  # spread over GPUs, or moved out of them
-    weights = sum(weight.numel() for weight in model.parameters())
     needed = weights * (16 if "adamw" in training["optim"] else 8)
     if torch.cuda.is_available() and not training["use_cpu"]:
         what, there = "the GPU", torch.cuda.get_device_properties(0).total_memory
     else:
         what, there = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
+        sizes, most = experiment.model.from_scratch, experiment.model.max_tokens
+        of_places = most * sizes.hidden_size > weights / 2  # each place in a text has a vector of its own
+        lower = "model.max_tokens" if of_places else "hidden_size or layers"
         raise InputError(
-            f"model.from_scratch: a model of {weights:,} weights needs {needed / 2**30:,.0f} GiB to be trained, and "
-            f"{what} has {there / 2**30:,.0f} GiB; lower hidden_size or layers"
+            f"{'model.max_tokens' if of_places else 'model.from_scratch'}: a model of {weights:,} weights needs "
+            f"{needed / 2**30:,.0f} GiB to be trained, and {what} has {there / 2**30:,.0f} GiB; lower {lower}"
         )

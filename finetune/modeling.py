@@ -252,6 +252,9 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
         raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
     if settings.get("inference_mode"):
         raise InputError("model.peft.inference_mode would train nothing; leave it out")
+    for name, value in settings.items():
+        if name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
+            raise InputError(f"model.peft.{name} is {value:g}; give a number from 0 to below 1")
     asked = settings.get("modules_to_save") or []
     if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
         raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")

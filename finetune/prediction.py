@@ -168,8 +168,9 @@ def _plan(
         plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
         changed = [key for key in origin if plan["origin"].get(key) != origin[key]]
         if changed:
+            other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"
             raise InputError(
-                f"{work} holds the scores of a command that was stopped and had another {changed[0]}; give the same "
+                f"{work} holds the scores of a command that was stopped and had {other}; give the same "
                 f"arguments to go on with it, delete the folder to start anew, or choose another --output"
             )
     else:

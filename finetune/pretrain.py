@@ -22,6 +22,7 @@ from finetune.checkpoints import (
     refuse_other_run,
     starts_anew,
     told,
+    trained,
 )
 from finetune.masking import MaskingCollator
 from finetune.memory import TRAINING_REMEDY, enough_memory
@@ -111,7 +112,7 @@ def pretrain(experiment: Experiment) -> Path | None:
     with alone(experiment.base_folder, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
             begin(checkpoints, origin, resume)
-        seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+        seconds = trained(trainer, resume, "pretraining")
         last = checkpoints / "last"
         trainer.save_model(str(last))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():

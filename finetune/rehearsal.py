@@ -1,6 +1,7 @@
 """The classifier of an experiment, built once before any work: what could not be trained is refused at once."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from data_prep.task import class_names
 from finetune.memory import TRAINING_REMEDY, enough_memory, refuse_too_large
 from finetune.modeling import build_classifier, build_masked_lm
 from finetune.objective import Objective
-from finetune.sections import Experiment
+from finetune.sections import Experiment, ModelConfig
 from finetune.tokenization import build_tokenizer, first_line, padded
 
 
@@ -30,8 +31,7 @@ def rehearse(experiment: Experiment) -> None:
     with tempfile.TemporaryDirectory() as folder, enough_memory(TRAINING_REMEDY):
         tokenizer = build_tokenizer(start, ["a text"], model.max_tokens)
         if start is None:
-            with torch.device("meta"):
-                refuse_too_large(build_masked_lm(model, tokenizer), experiment)
+            refuse_too_large(_weights(model, tokenizer), experiment)
             if not model.peft and model.freeze is None:
                 return
             if experiment.pretraining.max_steps:
@@ -55,11 +55,37 @@ def rehearse(experiment: Experiment) -> None:
             ) from error
 
 
+def _weights(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many weights a BERT from scratch has, by those of one and of two layers, of which nothing is stored.
+
+    Raises:
+        InputError: They are too many to be counted.
+    """
+    counts = []
+    for layers in (1, 2):
+        sizes = replace(model.from_scratch, layers=layers)
+        try:
+            with torch.device("meta"):
+                built = build_masked_lm(replace(model, from_scratch=sizes), tokenizer)
+        except RuntimeError as error:
+            raise InputError(
+                "model.from_scratch and model.max_tokens ask for more weights than torch can count; lower hidden_size "
+                "or max_tokens"
+            ) from error
+        counts.append(sum(weight.numel() for weight in built.parameters()))
+    one, two = counts
+    return one + (two - one) * (model.from_scratch.layers - 1)
+
+
 def _read(
     experiment: Experiment, objective: Objective, start: str | Path | None, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     steps = max(experiment.training["max_steps"], 100)
     classifier = build_classifier(experiment.model, objective, start, tokenizer, steps).eval()
+    training = experiment.training
+    asked = next((name for name in ("gradient_checkpointing", "activation_checkpointing") if training[name]), None)
+    if asked and not classifier.supports_gradient_checkpointing:
+        raise InputError(f"training.{asked}: a {classifier.config.model_type} model cannot do it; leave it out")
     room = tokenizer.model_max_length
     if room < 8:
         raise InputError(

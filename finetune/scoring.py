@@ -215,6 +215,8 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
     Raises:
         InputError: Neither is there, or the hub refuses.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise InputError(f"{name_or_path!r} is no model; give a folder, or a name of a repository such as me/churn")
     if str(name_or_path) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:

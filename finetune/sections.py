@@ -13,6 +13,7 @@ from jsonargparse.typing import (
     OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
+    restricted_number_type,
 )
 from transformers import TrainingArguments
 
@@ -22,6 +23,7 @@ from data_prep.spark import SparkConfig
 from data_prep.task import TaskConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out
 
 # Where our defaults differ from transformers' own, each with its reason.
 TRAINING_DEFAULTS = {
@@ -71,7 +73,7 @@ class FromScratch:
     """Number of transformer layers."""
     heads: PositiveInt = 2
     """Attention heads a layer."""
-    dropout: ClosedUnitInterval = 0.1
+    dropout: ShareBelowOne = 0.1
     """Dropout of hidden states and of the classifier; attention dropout is 0, because it halves the speed on CPUs."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of new weights. BERT's 0.02 is for a width of 768; 0.09 lets a narrow model learn in fewer
@@ -110,7 +112,7 @@ class FinetuningConfig:
     """Share of what is learned that a teacher says, and not the label: boosting and regression on the aggregates, each
     row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels alone.
     Values have none."""
-    event_dropout: ClosedUnitInterval = 0.0
+    event_dropout: ShareBelowOne = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     log_scale: bool = False
     """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""

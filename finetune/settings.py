@@ -30,7 +30,7 @@ from jsonargparse.typing import (
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from finetune.sections import SECTIONS, TRAINING_FIXED
+from finetune.sections import SECTIONS, TRAINING_FIXED, ShareBelowOne
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
 LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger
@@ -46,6 +46,7 @@ KINDS = {
     PositiveFloat: "a finite number above 0",
     NonNegativeFloat: "a finite number from 0 on",
     ClosedUnitInterval: "a number from 0 to 1",
+    ShareBelowOne: "a number from 0 to below 1",
     OpenUnitInterval: "a number between 0 and 1",
     NoneType: "null",
     Any: "a text, a finite number, true, false or null",

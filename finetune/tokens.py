@@ -16,12 +16,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from data_prep.prepare import read_manifest
+from data_prep import InputError
+from data_prep.prepare import files_hash, read_manifest
 from data_prep.prepared import opened, split_texts
 from finetune.encoding import Encoder, Parts
 
-VERSION = 1  # of the files; another one makes them anew
+VERSION = 2  # of the files; another one makes them anew
 FOLDER = "tokens"  # beside the prepared splits; deleting it costs the seconds that it saves
+CHECKSUM = "checksum"  # of a folder's arrays: a file that was cut would train on other texts without a word
 CHUNK = 8_192  # texts that are encoded at a time, in each thread
 
 
@@ -92,6 +94,7 @@ def tokens_of_split(
     """The tokens of a prepared split, from FOLDER where the same tokenizer has made them before, else put there.
 
     The arrays are mapped, not read: what a step does not touch takes no memory, and processes share what they touch.
+    Arrays that are not as they were written are made anew.
 
     Args:
         tokenizer: Cuts at its model_max_length.
@@ -106,12 +109,21 @@ def tokens_of_split(
     depends = (VERSION, read_manifest(folder)["content_hash"], stat.st_size, stat.st_mtime_ns)
     key.update(repr((*depends, tokenizer.model_max_length, limit)).encode())
     made = Path(folder) / FOLDER / f"{split}-{key.hexdigest()}"
-    if not made.is_dir():
+    tokens = _read(made)
+    if tokens is None:
+        if made.is_dir():
+            print(f"warning: {made} is damaged and is made anew")
+            shutil.rmtree(made)
         rows, texts = split_texts(folder, split, limit, CHUNK)
         with tqdm(total=rows, desc=f"tokenize {split}", unit="text", disable=not main, leave=False) as bar:
             texts = chain([pa.array([], pa.string())], texts)  # or of no texts there would be no files
             _write(made, _encoded(Encoder(tokenizer), texts, os.cpu_count() if main else 1), bar)
-    return Tokens(**{path.stem: _mapped(path) for path in made.iterdir()})
+        tokens = _read(made)
+        if tokens is None:
+            raise InputError(
+                f"{made} cannot be read back as it was written; check the disk, or write data.folder elsewhere"
+            )
+    return tokens
 
 
 def join(parts: Sequence[Tokens]) -> Tokens:
@@ -157,11 +169,26 @@ def _write(made: Path, parts: Iterator[Parts], bar: tqdm) -> None:
             lengths.append(counts)
             bar.update(len(counts))
         np.cumsum(np.concatenate(lengths), dtype=np.int64).tofile(unfinished / "starts.int64")
+        (unfinished / CHECKSUM).write_text(files_hash(_arrays(unfinished)), encoding="utf-8")
         os.chmod(unfinished, 0o755)
         if not made.is_dir():  # or another command was faster, with the same arrays
             os.rename(unfinished, made)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _read(made: Path) -> Tokens | None:
+    """The arrays of a folder; None where one is missing, or is not as it was written."""
+    try:
+        if (made / CHECKSUM).read_bytes() != files_hash(_arrays(made)).encode():
+            return None
+    except OSError:
+        return None
+    return Tokens(**{path.stem: _mapped(path) for path in _arrays(made)})
+
+
+def _arrays(made: Path) -> list[Path]:
+    return list(made.glob("[!.]*.*"))
 
 
 def _mapped(path: Path) -> np.ndarray:

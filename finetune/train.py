@@ -27,7 +27,7 @@ from data_prep.prepare import replacing, write_whole
 from data_prep.prepared import column_array, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
-from finetune.arguments import training_arguments
+from finetune.arguments import check_warmup, training_arguments
 from finetune.batching import Collator, LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.checkpoints import (
     alone,
@@ -39,6 +39,7 @@ from finetune.checkpoints import (
     refuse_other_run,
     starts_anew,
     told,
+    trained,
 )
 from finetune.memory import TRAINING_REMEDY, enough_memory
 from finetune.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
@@ -99,7 +100,7 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
         if trainer.is_world_process_zero():
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
             begin(_checkpoints(experiment), origin, resume)
-        seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+        seconds = trained(trainer, resume, "training")
         best = Path(arguments.output_dir) / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
@@ -142,6 +143,7 @@ def build_trainer(
     if steps < 0:
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         steps = math.ceil(arguments.num_train_epochs * math.ceil(len(labels["train"]) / batch))
+        check_warmup(arguments, steps)
     batch = arguments.train_batch_size * arguments.world_size
     if arguments.dataloader_drop_last and batch > len(labels["train"]):
         raise InputError(

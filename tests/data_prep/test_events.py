@@ -350,6 +350,8 @@ def test_no_file_of_the_output_has_an_id_or_the_key(shop, monkeypatch):
         ("1704067200.123457::DECIMAL(18, 6)", "seconds", datetime(2024, 1, 1, 0, 0, 0, 123457)),
         ("1704067200500", "milliseconds", datetime(2024, 1, 1, 0, 0, 0, 500000)),
         ("1704067200000001", "microseconds", datetime(2024, 1, 1, 0, 0, 0, 1)),
+        ("1704067200000001999", "nanoseconds", datetime(2024, 1, 1, 0, 0, 0, 2)),
+        ("1711929599999999000", "nanoseconds", datetime(2024, 3, 31, 23, 59, 59, 999999)),
         ("1704067200000001::UBIGINT", "microseconds", datetime(2024, 1, 1, 0, 0, 0, 1)),
         ("-86400", "seconds", datetime(1969, 12, 31)),
         ("0", "seconds", datetime(1970, 1, 1)),
@@ -456,6 +458,54 @@ def test_a_date_that_two_orders_read_is_refused_with_both_readings_of_the_first_
     )
 
 
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (
+            "01/05/24 10:00",
+            "is 2024-05-01 10:00:00 by %d/%m/%y %H:%M and 2024-01-05 10:00:00 by %m/%d/%y %H:%M and 2001",
+        ),
+        ("24-05-01", "24-05-01 is 2001-05-24 00:00:00 by %d-%m-%y and 2024-05-01 00:00:00 by %y-%m-%d; set one"),
+        ("1/5/24", "1/5/24 is 2024-05-01 00:00:00 by %d/%m/%y and 2024-01-05 00:00:00 by %m/%d/%y"),
+    ],
+)
+def test_a_year_of_two_digits_is_no_year_of_long_ago(time, said):
+    query = ONE.replace("TIMESTAMP '2024-01-01'", f"unnest(['2024-01-01 12:00:00', '{time}'])")
+    text = message(from_sql(query, max_rejected=0.1))
+    assert f"1 with a time that does not parse (such as event_time {time})" in text
+    assert said in text
+    log, _ = read(from_sql(query, max_rejected=0.5))
+    assert counted(log) == {"a time that does not parse": 1}
+
+
+@pytest.mark.parametrize("time", ["1 Nov 2000 1:05 PM", "Nov 1 2000", "11/1/2000 at noon"])
+def test_a_word_that_is_no_zone_is_not_called_one(time):
+    assert "need time_format, as strptime takes it" in message(
+        from_sql(ONE.replace("TIMESTAMP '2024-01-01'", f"'{time}'"))
+    )
+
+
+@pytest.mark.parametrize("zone", ["BST", "AST", "IST", "CEST", "CET", "EST", "PST8PDT", "Japan", "ACT"])
+@pytest.mark.parametrize("time_format", [None, "%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%d %H:%M:%S %Z %a"])
+def test_a_zone_that_is_a_word_is_a_time_that_does_not_parse(zone, time_format):
+    day = " Mon" * (time_format or "").endswith("%a")
+    times = f"unnest(['2024-07-01 10:00:00 Europe/London{day}', '2024-07-01 10:00:00 {zone}{day}'])"
+    query = Source(sql=ONE.replace("TIMESTAMP '2024-01-01'", times), time_format=time_format)
+    log, rows = read(DataConfig([query], max_rejected=0.5))
+    assert (counted(log), rows[0]["event_time"]) == ({"a time that does not parse": 1}, datetime(2024, 7, 1, 9))
+    said = message(DataConfig([query]))
+    assert f"2024-07-01 10:00:00 {zone}{day} has a zone that is a word, which may mean several; write an offset" in said
+
+
+@pytest.mark.parametrize(
+    ("zone", "hour"),
+    [("Z", 10), (" UTC", 10), (" GMT", 10), (" GMT+2", 8), ("+01", 9), (" America/Argentina/Buenos_Aires", 13)],
+)
+def test_a_zone_that_means_one_thing_is_read(zone, hour):
+    _, rows = read(from_sql(ONE.replace("TIMESTAMP '2024-01-01'", f"'2024-07-01 10:00:00{zone}'")))
+    assert rows[0]["event_time"] == datetime(2024, 7, 1, hour)
+
+
 def test_dates_that_a_time_format_does_not_read_are_counted():
     query = ONE.replace("TIMESTAMP '2024-01-01'", "unnest(['11/1/2000', '11/13/2000', '13/11/2000', '2000-11-01'])")
     log, _ = read(DataConfig([Source(sql=query, time_format="%m/%d/%Y")], max_rejected=0.5))
@@ -550,7 +600,7 @@ def test_one_user_of_very_many_events_is_named_with_the_remedy(shop):
     rows = [shop.event(f"u{i}", i / 10) for i in range(300)]
     log, _ = read(shop.data([*rows, *(shop.event("guest", i / 10) for i in range(30))]))
     assert len(log.notes) == 1
-    assert log.notes[0].startswith("warning: of 330 events guest 30 are of one user each")
+    assert log.notes[0].startswith("warning: of 330 events guest has 30: guests under one id")
     assert "data.max_events_per_user: 10 leaves such users out" in log.notes[0]
     assert read(shop.data([*rows, *(shop.event("buyer", i / 10) for i in range(10))]))[0].notes == []
     assert read(shop.data([shop.event("only", i / 10) for i in range(300)]))[0].notes == []

@@ -15,9 +15,12 @@ RANDOM = np.random.default_rng(0)
 TRUTH = RANDOM.random(ROWS) < 0.3
 
 
-def found(folder, labels: object, texts: list[str] | None = None, style: str = "words", **aggregates: object) -> dict:
+def found(
+    folder, labels: object, texts: list[str] | None = None, style: str = "words", cutoff: object = None, **aggregates
+) -> dict:
     """The suspected inputs of examples of these labels, texts and aggregates, with their AUROC."""
     table = {"label": labels, "text": texts or ["[SEP] gap=first shop=north"] * ROWS, **aggregates}
+    table["cutoff"] = np.zeros(ROWS, "datetime64[us]") if cutoff is None else cutoff
     pq.write_table(pa.table(table), folder / "train.parquet", row_group_size=50)
     config = TextConfig(style, fields={"shop": TextField(top=3), "note": TextField(words=2)})
     known = {"shop": {"kind": "categorical", "list": False, "values": ["north", "far_south"]}}
@@ -74,6 +77,21 @@ def test_labels_of_several_values_are_taken_as_yes_or_no(tmp_path, kind):
     leak = TRUTH if kind == "number" else tier == 2
     suspected = found(tmp_path, labels, leak=leak.astype(float), honest=RANDOM.random(ROWS))
     assert suspected == {"leak": 1.0}
+
+
+def test_what_tells_the_label_within_each_cutoff_alone_is_named_too(tmp_path):
+    week = RANDOM.integers(0, 8, ROWS)
+    cutoff = np.datetime64("2024-01-01", "us") + week * np.timedelta64(7, "D")
+    next_day = 7.0 * week + np.where(TRUTH, 13 + 9 * RANDOM.random(ROWS), 10 * RANDOM.random(ROWS))
+    honest = 7.0 * week + RANDOM.random(ROWS) + 0.5 * TRUTH
+    inputs = {"next_day": next_day, "honest": honest}
+    assert found(tmp_path, TRUTH.astype(np.int64), **inputs) == {}
+    assert found(tmp_path, TRUTH.astype(np.int64), cutoff=cutoff, **inputs) == {"next_day": 1.0}
+
+
+def test_a_cutoff_with_one_kind_of_label_says_nothing(tmp_path):
+    cutoff = np.where(TRUTH, np.datetime64("2024-01-01", "us"), np.datetime64("2024-01-08", "us"))
+    assert found(tmp_path, TRUTH.astype(np.int64), cutoff=cutoff, honest=RANDOM.random(ROWS)) == {}
 
 
 def test_few_rows_prove_nothing(tmp_path):

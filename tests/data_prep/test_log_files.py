@@ -89,6 +89,11 @@ def test_a_column_that_is_there_twice_in_events_to_be_scored_is_named_once():
         as_sources(con, frame)
 
 
+def test_one_column_is_no_frame():
+    with connect() as con, pytest.raises(InputError, match=r"^events: Series cannot be read; give a path, .*frame"):
+        as_sources(con, pd.Series(["u", "v"]))
+
+
 @FORMATS
 def test_dates_are_never_read_in_an_order_that_was_guessed(tmp_path, name):
     path = write(tmp_path / name, [["u", "11/1/2000", "buy"]] * MANY)

@@ -53,6 +53,52 @@ def refused(path: Path) -> str:
 # Lines of CSV files that cannot be read
 
 
+@pytest.mark.parametrize("line", ['x,2024-01-01 10:00:00,"view,1\n', '"x,2024-01-01 10:00:00,view,1\n'])
+@pytest.mark.parametrize("behind", ["", LINES], ids=["last", "middle"])
+def test_a_quote_that_is_never_closed_is_named_with_its_line(tmp_path, line, behind):
+    path = tmp_path / "log.csv"
+    for times in (1, 60):  # of a long file DuckDB looks at the beginning alone
+        path.write_text(HEADER + LINES * times + line + behind * times)
+        if times == 1 or behind:
+            with connect() as con, pytest.raises(InputError) as error:
+                read_events(con, DataConfig([Source(path=str(path))], max_rejected=1))
+            said = (
+                f'{path}, line {100 * times + 2}: the quote (") that opens there is not closed in its value; close it'
+            )
+            assert said in str(error.value)
+        else:  # hides nothing but itself
+            log, details = read(tmp_path, "log.csv")
+            assert (log.events, len(details)) == (100 * times, 1)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", "{}", "[1, 2]", "{}\n{}\n"])
+def test_json_without_an_event_is_refused_as_such(tmp_path, content):
+    (tmp_path / "log.jsonl").write_text(content)
+    assert "log.jsonl holds no event, which is an object such as {" in refused(tmp_path / "log.jsonl")
+
+
+def test_a_key_that_is_called_json_is_a_column(tmp_path):
+    event = '{"json": {"u": "a", "t": "2024-01-01", "e": "view"}}\n'
+    (tmp_path / "log.jsonl").write_text(event)
+    columns = {"user_id": "json.u", "event_time": "json.t", "event_type": "json.e"}
+    with connect() as con:
+        assert read_events(con, DataConfig([Source(path=f"{tmp_path}/log.jsonl", columns=columns)])).events == 1
+
+
+def test_a_glob_without_an_ending_is_told_to_have_one(tmp_path):
+    shop_csv(tmp_path)
+    (tmp_path / "log2.csv.gz").write_bytes(gzip.compress((HEADER + LINES).encode()))
+    assert "end it with theirs, as in *.csv" in refused(tmp_path / "log*csv*")
+
+
+def test_too_little_memory_is_named_as_such(tmp_path):
+    columns = dict(zip(("user_id", "event_time", "event_type"), ("user_id", "event_time", "event_type"), strict=True))
+    data = DataConfig([Source(path=str(shop_csv(tmp_path)), columns=columns)], memory_limit="1KB")
+    with pytest.raises(InputError, match=r"^the memory does not suffice; raise data\.memory_limit"):  # noqa: SIM117
+        with connect(data.memory_limit) as con:
+            read_events(con, data)
+
+
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.tsv"])
 def test_a_line_with_too_few_or_too_many_columns_is_rejected_with_its_number(tmp_path, name):
     text = HEADER + LINES + "x,2024-01-01 10:00:00,view\ny,2024-01-01 10:00:00,view,1,2\n" + LINES
@@ -284,7 +330,8 @@ def test_a_column_of_sqlite_may_be_empty_for_long(sqlite):
     [
         ({"database": "mysql://host/shop"}, "starts with none of sqlite://, postgresql://"),
         ({"database": "sqlite:///none.db"}, "there is no file 'none.db'; write sqlite:///FILE"),
-        ({"sql": "SELEC 1"}, 'near "SELEC": syntax error; check the address'),
+        ({"sql": "SELECT 1 FRM x"}, 'near "x": syntax error; check the address'),
+        ({"sql": "SELEC 1"}, "SELEC 1 is no SELECT; ask for rows, by one statement that begins SELECT or WITH"),
         ({"sql": "SELECT * FROM nowhere"}, "no such table: nowhere; check"),
         ({"sql": "SELECT 1 AS user_id"}, "has no column event_time and no column event_type (it has user_id)"),
         ({"sql": None, "path": "log.csv"}, "`database` needs the query to run there as `sql`"),
@@ -416,10 +463,12 @@ def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypat
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
-        ("SELEC 1", 'syntax error at or near "SELEC"; check the address'),
+        ("SELECT 1 FRM x", 'syntax error at or near "x"; check the address'),
         ("SELECT * FROM nowhere", 'relation "nowhere" does not exist; check'),
         ("SELECT user_id, event_time, event_type, 1 / (price - 2.5) AS price FROM events", "division by zero"),
-        ("DELETE FROM events", "must have at least one column; check the SQL"),
+        ("DELETE FROM events", "DELETE FROM events is no SELECT; ask for rows"),
+        ("SELECT * FROM events; DROP TABLE events", "cannot insert multiple commands into a prepared statement"),
+        ("DELETE FROM events RETURNING *", "is no SELECT"),
     ],
 )
 def test_sql_that_postgresql_refuses_is_refused_and_changes_nothing(shop_postgresql, sql, reason):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import duckdb
@@ -190,15 +191,53 @@ def test_the_owner_may_trust_the_sql_which_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "statement", ["ATTACH 'x.db' AS x", "-- SELECT\nPRAGMA user_version = 7", "VACUUM INTO 'x.db'"]
+    ("statement", "reason"),
+    [
+        ("ATTACH 'x.db' AS x", "is no SELECT"),
+        (";ATTACH 'x.db' AS x", "is no SELECT"),
+        ("\ufeffATTACH 'x.db' AS x", "is no SELECT"),
+        ("/* */ ; -- SELECT\n ATTACH 'x.db' AS x", "is no SELECT"),
+        ("-- SELECT\nPRAGMA user_version = 7", "is no SELECT"),
+        ("VACUUM INTO 'x.db'", "is no SELECT"),
+        ("EXPLAIN SELECT 1", "is no SELECT"),
+        ("DELETE FROM ev RETURNING *", "is no SELECT"),
+        ("INSERT INTO ev SELECT * FROM ev RETURNING *", "is no SELECT"),
+        ("WITH a AS (SELECT 1) DELETE FROM ev RETURNING *", "attempt to write a readonly database"),
+        ("SELECT * FROM ev; DROP TABLE ev", "is more than one statement; give one SELECT"),
+        ("SELECT 'a''b' FROM ev; DROP TABLE \"a'\"", "is more than one statement"),
+        ("SELECT * FROM ev\0; DROP TABLE ev", "is more than one statement"),
+    ],
 )
-def test_sqlite_gets_no_statement_that_writes_files(tmp_path, monkeypatch, statement):
-    (tmp_path / "shop.db").write_bytes(b"")
+def test_sqlite_gets_nothing_but_one_select_and_cannot_write(tmp_path, monkeypatch, statement, reason):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("CREATE TABLE ev (user_id, event_time, event_type)")
+        database.execute("INSERT INTO ev VALUES ('a', '2024-01-01', 'view')")
+    database.close()
+    before = (tmp_path / "shop.db").read_bytes()
     monkeypatch.chdir(tmp_path)
     data = DataConfig([Source(sql=statement, database="sqlite:///shop.db")])
-    with connect() as con, pytest.raises(InputError, match="is no SELECT"):
+    with connect() as con, pytest.raises(InputError, match=reason):
         read_events(con, data)
     assert os.listdir(tmp_path) == ["shop.db"]
+    assert (tmp_path / "shop.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM ev",
+        "-- one; two\n/* a; b */ with t AS (SELECT * FROM ev) SELECT * FROM t ; ; ",
+        "SELECT user_id, event_time, ';' || \"a;b\" AS event_type FROM (SELECT *, 'x' AS \"a;b\" FROM ev)",
+    ],
+)
+def test_sqlite_answers_one_select_from_a_file_of_any_name(tmp_path, statement):
+    with sqlite3.connect(tmp_path / "a b#?%41é.db") as database:
+        database.execute("CREATE TABLE ev (user_id, event_time, event_type)")
+        database.execute("INSERT INTO ev VALUES ('a', '2024-01-01', 'view')")
+    database.close()
+    with connect() as con:
+        data = DataConfig([Source(sql=statement, database=f"sqlite:///{tmp_path}/a b#?%41é.db")])
+        assert read_events(con, data).events == 1
 
 
 def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
@@ -282,7 +321,10 @@ def test_a_window_function_that_looks_back_passes(con, window):
         ("now()", "calls now"),
         ("current_date", "names current_date, which is no column"),
         ("session_user", "names session_user, which is no column"),
-        ("(SELECT max(time) FROM 'log.csv')", "contains a SELECT"),
+        (
+            "(SELECT max(time) FROM 'log.csv')",
+            "later events; write an expression over the columns of one row, or a whole",
+        ),
         ("what, 1 AS x", "syntax error"),
         ("what FROM read_text('secret.csv') --", "syntax error"),
         (f"what; {COPY}", "SELECT"),

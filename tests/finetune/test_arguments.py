@@ -34,7 +34,15 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
         ({"eval_steps": -4}, r"training\.eval_steps is -4; give"),
         ({"logging_steps": -4}, r"training\.logging_steps is -4; give"),
         ({"save_strategy": "steps", "load_best_model_at_end": False, "save_steps": -4}, r"training\.save_steps is -4"),
-        ({"learning_rate": -1.0}, r"training\.learning_rate is -1\.0; give 0 or more"),
+        ({"learning_rate": -1.0}, r"training\.learning_rate is -1\.0, which trains nothing; give a number above"),
+        ({"learning_rate": 0.0}, r"training\.learning_rate is 0\.0, which trains nothing"),
+        ({"warmup_steps": 8}, r"warmup_steps 8 lets the learning rate rise over 8 steps, and training has 8"),
+        ({"warmup_steps": 1_000_000}, r"warmup_steps 1e\+06 lets the learning rate rise over 1,000,000 steps"),
+        ({"max_steps": 1}, r"warmup_steps 0\.08 lets the learning rate rise over 1 steps, and training has 1"),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": -5}},
+            r"lr_scheduler_type polynomial with lr_scheduler_kwargs: the learning rate falls below zero",
+        ),
         ({"weight_decay": -0.1}, r"training\.weight_decay is -0\.1; give 0 or more"),
         ({"max_grad_norm": -1.0}, r"training\.max_grad_norm is -1\.0; give 0 or more"),
         ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size is 0; give 1 or more"),
@@ -78,6 +86,18 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
         ({"accelerator_config": {"foo": 1}}, "foo"),
         ({"eval_strategy": "no"}, "eval_strategy"),
         ({"metric_for_best_model": "foo"}, "'foo' is not one of auroc"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"foo": 1}},
+            r"training\.gradient_checkpointing_kwargs: Unexpected keyword arguments: foo",
+        ),
+        (
+            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 0}},
+            r"training\.gradient_checkpointing_kwargs: ",
+        ),
+        ({"optim_args": "foo"}, r"training\.optim_args: 'foo' is not NAME=VALUE; write such as rank=128"),
+        ({"optim_args": "a=1, b=2=3"}, r"training\.optim_args: 'b=2=3' is not NAME=VALUE"),
+        ({"ddp_backend": "foo"}, r"training\.ddp_backend is 'foo'; give one of gloo, nccl"),
+        ({"ddp_backend": "gloo"}, r"training\.ddp_backend is for several processes, and this is one; leave it out"),
         ({"push_to_hub": True}, r"scripts/publish\.py"),
     ],
 )
@@ -89,8 +109,16 @@ def test_a_setting_that_would_end_a_run_in_its_middle_is_named(experiment, tmp_p
 
 
 def test_what_may_be_left_out_or_is_a_bound_is_taken(experiment, tmp_path):
-    settings = {"learning_rate": 0.0, "seed": 2**32 - 1, "max_steps": -1, "num_train_epochs": 0.5, "data_seed": 0}
+    settings = {
+        "learning_rate": 1e-9,
+        "warmup_steps": 0,
+        "seed": 2**32 - 1,
+        "max_steps": -1,
+        "num_train_epochs": 0.5,
+        "data_seed": 0,
+    }
     settings |= {"eval_steps": None, "logging_steps": 0.1, "eval_accumulation_steps": None, "optim": "adafactor"}
+    settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     made = training_arguments(with_training(experiment, **settings), output_dir=str(tmp_path / "made"))
     assert (made.seed, made.num_train_epochs) == (2**32 - 1, 0.5)
     assert made.output_dir == str(tmp_path / "made")

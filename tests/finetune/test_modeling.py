@@ -329,6 +329,7 @@ def test_a_checkpoint_with_a_damaged_file_is_named_in_one_sentence(tmp_path, nam
         ({"peft": {"method": "lora", "inference_mode": True}}, "inference_mode"),
         ({"peft": {"method": "lora", "modules_to_save": "pooler"}}, "modules_to_save"),
         ({"peft": {"method": "lora", "modules_to_save": ["nowhere"]}}, "no module 'nowhere'"),
+        ({"peft": {"method": "lora", "lora_dropout": 1.0}}, "lora_dropout is 1; give a number from 0 to below 1"),
         ({"freeze": 3}, "the model has 2 layers"),
     ],
 )

@@ -344,7 +344,8 @@ def test_other_versions_of_transformers_know_the_class_of_the_tokenizer(trained)
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("me/churn", "the hub cannot be reached"), ("a/b/c", "no folder, and no name")]
+    ("name", "named"),
+    [("me/churn", "the hub cannot be reached"), ("a/b/c", "no folder, and no name"), (5, "5 is no model")],
 )
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_refused(name, named):
     with pytest.raises(InputError, match=named):

@@ -156,7 +156,9 @@ def test_a_file_that_is_not_text_is_refused_by_name(file):
         ("model: {peft: lora}", r"model\.peft is 'lora'; give a mapping or null, such as {method: lora}"),
         ("model: {peft: {method: lora, lora_alpha: .nan}}", r"model\.peft\.lora_alpha is \.nan; .*a finite number"),
         ("model: {freeze: head}", r"model\.freeze is 'head'; give one of embeddings, encoder or a whole number"),
-        ("model: {from_scratch: {dropout: 2}}", r"model\.from_scratch\.dropout is 2; give a number from 0 to 1"),
+        ("model: {from_scratch: {dropout: 2}}", r"model\.from_scratch\.dropout is 2; give a number from 0 to below 1"),
+        ("model: {from_scratch: {dropout: 1}}", r"from_scratch\.dropout is 1; give a number from 0 to below 1"),
+        ("finetuning: {event_dropout: 1.0}", r"event_dropout is 1\.0; give a number from 0 to below 1"),
         (
             "finetuning: {class_weights: balanced}",
             "'balanced'; give one of none, auto or a mapping, such as {churn",

@@ -20,7 +20,7 @@ from finetune.train import train
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sweep.py"
-RATES = {"training.learning_rate": {"choices": [0.0, 0.02]}}
+RATES = {"training.learning_rate": {"choices": [1e-9, 0.02]}}
 RANGES = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "training.per_device_train_batch_size": {"choices": [16, 32]},
@@ -51,7 +51,7 @@ def test_a_sweep_finds_the_better_of_two_learning_rates_and_train_repeats_it(pre
     page = sweep(experiment(prepared, tmp_path, RATES, "--sweep.trials", "4", "--training.max_steps", "16"))
     folder = page.parent
     assert {path.name for path in folder.iterdir()} == {".lock", "best.yaml", "study.db", "sweep.html"}
-    assert {trial.params["training.learning_rate"] for trial in trials(tmp_path)} == {0.0, 0.02}
+    assert {trial.params["training.learning_rate"] for trial in trials(tmp_path)} == {1e-9, 0.02}
     best = parse_experiment("", ["--config", str(folder / "best.yaml")])
     assert best.training["learning_rate"] == 0.02
     train(best)

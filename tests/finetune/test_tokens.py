@@ -57,6 +57,30 @@ def test_a_file_that_was_changed_by_hand_is_encoded_anew(data, texts):
     assert rows(tokens_of_split(tokenizer, data, "train")) == encode(tokenizer, texts[5:])["input_ids"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 4 * 2]),
+        lambda path: path.write_bytes(b"x"),
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.unlink(),
+    ],
+    ids=["cut", "one byte", "zeros", "gone"],
+)
+@pytest.mark.parametrize("which", ["ids.*", "event.*", "starts.*", "checksum", "*"])
+def test_tokens_that_are_not_as_they_were_written_are_made_anew(data, texts, which, damage, capsys):
+    tokenizer = train_tokenizer(texts, 40)
+    expected = rows(tokens_of_split(tokenizer, data, "train"))
+    (made,) = (data / FOLDER).iterdir()
+    for path in made.glob(which):
+        damage(path)
+    assert rows(tokens_of_split(tokenizer, data, "train")) == expected
+    assert "is damaged and is made anew" in capsys.readouterr().out
+    assert rows(tokens_of_split(tokenizer, data, "train")) == expected
+    assert not capsys.readouterr().out
+    assert len(list((data / FOLDER).iterdir())) == 1
+
+
 def test_a_split_without_rows_has_no_tokens(data, texts):
     pq.write_table(pq.read_table(data / "unlabelled.parquet").slice(0, 0), data / "unlabelled.parquet")
     tokenizer = train_tokenizer(texts, 40)

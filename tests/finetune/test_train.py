@@ -193,7 +193,7 @@ def test_the_best_checkpoint_is_kept(prepared, tmp_path):
 
 def test_training_stops_early_when_validation_no_longer_improves(prepared, tmp_path):
     arguments = ["--training.max_steps", "60", "--training.eval_steps", "2", "--evaluation.patience", "1"]
-    train(experiment(prepared, tmp_path, *NO_CHANCE, *arguments, "--training.learning_rate", "0"))
+    train(experiment(prepared, tmp_path, *NO_CHANCE, *arguments, "--training.learning_rate", "1e-11"))
     assert json.loads((tmp_path / "tiny/training_log.json").read_text())["steps"] == 4
 
 
@@ -525,7 +525,7 @@ def test_labels_of_every_kind_are_learned_and_scored_in_their_own_unit(tiny, nam
 
 
 def test_values_are_learned_on_a_log_scale_if_asked(tiny):
-    run = labelled(tiny, "value", "--finetuning.log_scale", "true", "--training.learning_rate", "0")
+    run = labelled(tiny, "value", "--finetuning.log_scale", "true", "--training.learning_rate", "1e-9")
     (folder,) = train(run)
     rows = pq.read_table(run.data_folder / "train.parquet", columns=["label"])["label"].to_numpy()
     scale = load_classifier(folder)[0].config.eventscribe["scale"]
@@ -620,6 +620,38 @@ def test_weights_that_are_not_finite_are_never_kept(prepared, tmp_path, step, se
     with pytest.raises(InputError, match=rf"^{section}\.learning_rate: the weights are no numbers any more"):
         step(experiment(prepared, tmp_path, *UNTOLD, *arguments))
     assert not [*tmp_path.rglob("*.safetensors")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--training.learning_rate", "1e-30", "--training.lr_scheduler_type", "constant"],
+        ["--training.adam_epsilon", "1e300"],
+        ["--training.max_grad_norm", "1e-30", "--pretraining.max_steps", "0"],
+    ],
+    ids=["rate", "epsilon", "gradient"],
+)
+@pytest.mark.parametrize(("step", "section"), [(pretrain, "pretraining"), (train, "training")])
+def test_weights_that_training_has_not_changed_are_never_kept(prepared, tmp_path, step, section, arguments):
+    asked = ["--pretraining.max_steps", "4" if step is pretrain else "0"]
+    given = [text.replace("training.learning_rate", f"{section}.learning_rate") for text in arguments]
+    with pytest.raises(InputError, match=rf"^{section}\.learning_rate .* has changed no weight in \d steps; raise it"):
+        step(experiment(prepared, tmp_path, *given, *asked))
+    assert not [*tmp_path.rglob("*.safetensors")]
+
+
+def test_an_adapter_that_training_has_not_changed_is_not_kept_either(prepared, tmp_path):
+    base = ["--pretraining.max_steps", "4"]
+    pretrain(experiment(prepared, tmp_path, *base))
+    idle = ["--model.peft", '{"method": "lora"}', "--training.learning_rate", "1e-30"]
+    with pytest.raises(InputError, match="has changed no weight"):
+        train(experiment(prepared, tmp_path, *base, *idle))
+
+
+def test_warming_up_is_shorter_than_the_epochs_that_are_trained(prepared, tmp_path):
+    epochs = ["--training.max_steps", "-1", "--training.num_train_epochs", "1", "--training.warmup_steps", "999"]
+    with pytest.raises(InputError, match="rise over 999 steps, and training has"):
+        train(experiment(prepared, tmp_path, *NO_CHANCE, *epochs))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, t
     assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
+@pytest.mark.parametrize("script", ["run.py", "predict.py", "compare.py"])
+def test_ctrl_c_while_the_libraries_are_loaded_ends_with_code_130_and_no_traceback(tmp_path, script):
+    stopped = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(1); raise KeyboardInterrupt"
+    (tmp_path / "numpy.py").write_text(stopped)
+    command = [sys.executable, str(ROOT / "scripts" / script)]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py", "sweep.py"])
 def test_each_script_explains_itself_and_every_setting(script):
     done = run(script, "--help")
