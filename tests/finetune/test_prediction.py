@@ -16,7 +16,7 @@ import pytest
 
 from data_prep import InputError
 from data_prep.events import DataConfig, Source
-from finetune.config import guarded
+from finetune.commands import guarded
 from finetune.given_log import given_log
 from finetune.prediction import predict_log
 from finetune.scoring import EventClassifier
@@ -236,7 +236,7 @@ def test_the_command_refuses_in_one_sentence_with_code_2(
     monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--output", tmp_path / "s.parquet", *arguments])])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit, match="2"):
-        guarded(script.main)
+        guarded(lambda: script.run(script.arguments()))
     (sentence,) = capsys.readouterr().err.splitlines()
     assert sentence.startswith(f"error: {named}")
     assert not [*tmp_path.iterdir()]
