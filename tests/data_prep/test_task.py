@@ -46,7 +46,7 @@ def refusal(shop, rows: list[dict], task: TaskConfig) -> str:
 # Labels and populations
 
 KINDS = st.sampled_from(["purchase", "view"])
-DAYS = st.one_of(st.integers(0, 89), st.floats(0, 89.9))
+DAYS = st.one_of(st.integers(0, 89), st.floats(0, 89.9), st.sampled_from([31, 31 - 1e-5]))  # FIRST, and just before it
 EVENTS = st.lists(st.tuples(st.sampled_from("abc"), DAYS, KINDS), max_size=12)
 
 
