@@ -340,6 +340,15 @@ def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of
     assert found[0] == found[1]
 
 
+def test_a_log_of_so_few_users_that_some_parts_have_none_is_split_into_the_same_rows(shop, monkeypatch):
+    whole = shop.prepare(shop.regulars())
+    monkeypatch.setattr("data_prep.examples.PART_EVENTS", 20)  # sixteen parts
+    split = shop.prepare(shop.regulars())
+    for name in ("train", "validation", "test"):
+        one, other = (sorted(map(repr, shop.rows(folder, name))) for folder in (whole, split))
+        assert one == other
+
+
 # Leakage, end to end
 
 LATER = st.lists(
