@@ -15,8 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 # Each line of the input starts a command, or waits for one.
 SERVER = """
-import json, os, resource, runpy, sys, traceback
+import gc, json, os, resource, runpy, sys, traceback
 import finetune.sweep, finetune.evaluation, finetune.report
+try:
+    import optuna, sqlalchemy.dialects.sqlite
+except ImportError:  # of an extra
+    pass
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     order = json.loads(line)

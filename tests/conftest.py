@@ -1,5 +1,6 @@
 """Shared by all tests: no network, no caches outside of the test's folder, a tiny log and a tiny experiment."""
 
+import gc
 import os
 import shutil
 from dataclasses import replace
@@ -19,6 +20,12 @@ from tests.commands import command_server
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
+
+
+def pytest_collection_finish():
+    """What the imported libraries hold stays: no collection, of which each training makes one, looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
