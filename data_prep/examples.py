@@ -256,13 +256,13 @@ def sample_condition(log: EventLog) -> str | None:
 
 
 def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> list[str]:
-    """Split the table `log` by users where it is large; returns a SELECT of the events of each part."""
+    """Split the table `log` by users where it is large; returns a SELECT of each part's events, in their order."""
     parts = number_of_parts(log.events)
     if parts == 1:
         return ["SELECT * FROM log"]
-    write_parts(con, "SELECT * FROM log", parts, folder / "log")
+    users = write_parts(con, "SELECT * FROM log", parts, folder / "log")
     con.execute("DROP TABLE log")
-    return [read_part(folder / "log", part) for part in range(parts)]
+    return [read_part(folder / "log", part) for part in users]  # one that has none has no file
 
 
 def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder: Path) -> dict[int, int]:

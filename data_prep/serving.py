@@ -23,6 +23,9 @@ from data_prep.task import Population, show
 
 FIT = "give each column the type that it had in training"
 GIVEN = "given_events"  # what a caller has in memory, as a relation
+# Of the log that is scored, read here and by scripts/predict.py, which must not load torch for its --help.
+BATCH = 1_024  # texts that the model reads at a time, at most
+MEMORY = "2GB"  # DuckDB's share, unless told otherwise; Python and the model come on top
 PART_USERS = 20_000  # a part has about that many, so that aggregates and texts stay small
 
 

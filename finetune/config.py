@@ -1,9 +1,7 @@
-"""The command line that all scripts share: it gives the experiment, or ends with one sentence."""
+"""The command line of an experiment's settings: it gives the experiment, or ends with one sentence."""
 
-import argparse
 import os
 import re
-import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -14,10 +12,10 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 from transformers import TrainingArguments
-from transformers.utils import logging as transformers_logging
 
 from data_prep import InputError
 from data_prep.serializer import TextConfig
+from finetune.commands import guarded, refuse
 from finetune.sections import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.settings import read_arguments
 
@@ -49,8 +47,8 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         missing = str(message).removeprefix("the following arguments are required: ")
         if missing != str(message):
-            _refuse(f"{missing} {'are' if ',' in missing else 'is'} missing; the file of --config must say it")
-        _refuse(f"{shorten(str(message).replace('Parser key ', 'setting '), 400, placeholder=' ...')}; see --help")
+            refuse(f"{missing} {'are' if ',' in missing else 'is'} missing; the file of --config must say it")
+        refuse(f"{shorten(str(message).replace('Parser key ', 'setting '), 400, placeholder=' ...')}; see --help")
 
 
 @cache
@@ -109,7 +107,7 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
         _check(made)
         _expand_folders(made)
     except InputError as error:
-        _refuse(error)
+        refuse(error)
     if made.smoke:
         _shorten(made)
     sections = {key: made[key] for key in ("name", "seeds", *SECTIONS) if key != "spark"}
@@ -180,45 +178,6 @@ def _shorten(made: Namespace) -> None:
     training |= {"max_steps": steps, "eval_steps": max(1, steps // 2), "logging_steps": 5}
 
 
-def _refuse(message: object) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # once for all processes
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-class CommandParser(argparse.ArgumentParser):
-    """The command line of a script that takes a trained model instead of an experiment; an error is one sentence."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """End with code 2."""
-        _refuse(f"{message}; see --help")
-
-
 def command(description: str, step: Callable[[Experiment], object]) -> None:
-    """Run one step of an experiment as a command; see `guarded`."""
+    """Run one step of an experiment as a command; see `finetune.commands.guarded`."""
     guarded(lambda: step(parse_experiment(description)))
-
-
-def guarded(step: Callable[[], object]) -> None:
-    """Run a command's work: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
-    try:
-        step()
-    except InputError as error:
-        _refuse(error)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        what = error.filename or "writing a file"
-        _refuse(f"{what}: {os.strerror(error.errno)}; check the folder that is written to, and the space left")
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
-            raise
-        print("\ninterrupted; finished outputs are kept, unfinished ones were not put in their place", file=sys.stderr)
-        sys.exit(130)

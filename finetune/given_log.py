@@ -10,9 +10,8 @@ from data_prep import InputError
 from data_prep.events import DataConfig, connect
 from data_prep.serving import file_source, trained_zone
 from data_prep.times import MICROSECONDS
-from finetune.config import CommandParser, parse_experiment
+from finetune.commands import CommandParser
 from finetune.runs import read_task
-from finetune.settings import read_text
 
 
 def add_log_arguments(parser: CommandParser) -> None:
@@ -64,6 +63,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     Raises:
         InputError: Arguments that do not go together or cannot be read.
     """
+    from finetune.config import parse_experiment  # here, as it loads transformers
+
     if given.config:
         if given.columns or given.time_unit or given.time_format or given.timezone:
             raise InputError(
@@ -84,4 +85,6 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
 
 
 def _columns(text: str | None) -> dict[str, str]:
+    from finetune.settings import read_text  # here, as it loads transformers
+
     return read_text(text or "{}", dict[str, str], "--columns")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from data_prep.serving import BATCH
 from finetune.memory import SCORING_REMEDY, enough_memory
 from finetune.objective import Objective, Scale
 from finetune.packing import batches_for, pack
@@ -17,7 +18,6 @@ from finetune.tokens import Tokens, tokenize
 
 # Tokens of a batch, padding included: more of them fill a GPU's cores, and no longer fit into a CPU's caches.
 AT_A_TIME = {"cuda": 65_536, "cpu": 8_192}
-BATCH = 1_024  # texts, at most
 CHUNK = 16_384  # texts that are encoded while those before are scored
 
 

@@ -27,14 +27,12 @@ from data_prep.events import DataConfig, connect, expanded, key_mark, source_fil
 from data_prep.files import read_json
 from data_prep.prepare import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
-from data_prep.serving import PART_USERS, parse_cutoff, part_texts, read_past, write_past
+from data_prep.serving import BATCH, MEMORY, PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.sql import lock_down
 from data_prep.task import Population, show
-from finetune.inference import BATCH
 from finetune.runs import whom
 from finetune.scoring import EventClassifier, check_size, model_folder, nobody
 
-MEMORY = "2GB"  # DuckDB's share, unless told otherwise; Python and the model come on top
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
 

@@ -1,5 +1,6 @@
 """One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
 
+from functools import cache
 from pathlib import Path
 
 import matplotlib.style
@@ -127,6 +128,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
+@cache  # compiling takes a quarter of a second, and a sweep writes its page after each trial
 def page_template(name: str) -> Template:
     """One of the templates beside this module, with the filters of the page."""
     environment = Environment(

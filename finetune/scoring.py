@@ -28,10 +28,10 @@ from transformers import (
 from data_prep import InputError
 from data_prep.events import DataConfig, connect
 from data_prep.serializer import EventSerializer, event_starts
-from data_prep.serving import parse_cutoff, past_texts, read_past
+from data_prep.serving import BATCH, parse_cutoff, past_texts, read_past
 from data_prep.task import an_event, check_loaded, show
 from finetune.calibration import Calibration
-from finetune.inference import BATCH, for_scoring, score_texts
+from finetune.inference import for_scoring, score_texts
 from finetune.modeling import weights_hash
 from finetune.objective import Objective
 from finetune.pooling import pool

@@ -9,12 +9,13 @@ Each run must be evaluated (scripts/evaluate.py); no model and no data is read a
 from argparse import Namespace
 from pathlib import Path
 
-from finetune.compare import compare_runs, table, write_page
-from finetune.config import CommandParser, guarded
+from finetune.commands import CommandParser, guarded
 
 
 def run(given: Namespace) -> None:
     """The table, and where the page lies."""
+    from finetune.compare import compare_runs, table, write_page  # after the arguments are read, as it takes seconds
+
     compared = compare_runs(given.runs, given.against)
     print(table(compared))
     page = write_page(compared, given.output or given.runs[0].parent / "compare.html")

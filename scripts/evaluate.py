@@ -8,12 +8,13 @@ Several processes share the scoring, and give the same figures as one.
 """
 
 from finetune.config import Experiment, command
-from finetune.evaluation import evaluate, table
-from finetune.report import write_report
 
 
 def main(experiment: Experiment) -> None:
     """Evaluate, write the report and print the table."""
+    from finetune.evaluation import evaluate, table  # after the arguments are read, as it takes seconds
+    from finetune.report import write_report
+
     metrics = evaluate(experiment)
     if metrics:  # the first process
         report = write_report(experiment.run_folder)

@@ -8,22 +8,29 @@ of --data), else on made-up ones; with --int8 it also writes model.int8.onnx and
 AUROC on these texts. Needs pip install -e '.[export]'.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
-from finetune.config import CommandParser, guarded
-from finetune.export import described, export_onnx
+from finetune.commands import CommandParser, guarded
 
 
-def main() -> None:
-    """Export what the command line says."""
+def arguments() -> Namespace:
+    """The command line."""
     parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
     parser.add_argument("--output", required=True, type=Path, help="The ONNX file that is written.")
     parser.add_argument("--int8", action="store_true", help="Also write NAME.int8.onnx: a fourth of the size.")
     parser.add_argument("--data", type=Path, help="Prepared data to compare on; default: the run's.")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(given: Namespace) -> None:
+    """Export what the command line says."""
+    from finetune.export import described, export_onnx  # after the arguments are read, as it takes seconds
+
     print(described(given.output, export_onnx(given.model, given.output, given.int8, given.data)))
 
 
 if __name__ == "__main__":
-    guarded(main)
+    given = arguments()
+    guarded(lambda: run(given))

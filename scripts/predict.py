@@ -9,18 +9,15 @@ accelerate launch scripts/predict.py --model me/churn --events 'logs/*.parquet' 
 Everyone with an event before the cutoff is scored. The same command after a stop goes on where it was.
 """
 
-import argparse
+from argparse import Namespace
 from pathlib import Path
 
-from data_prep.serving import PART_USERS
-from finetune.config import CommandParser, guarded
+from data_prep.serving import BATCH, MEMORY, PART_USERS
+from finetune.commands import CommandParser, guarded
 from finetune.given_log import add_log_arguments, given_log, own_names
-from finetune.inference import BATCH
-from finetune.prediction import MEMORY, predict_log
-from finetune.scoring import model_folder
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> Namespace:
     """The command line."""
     parser = CommandParser(__doc__)
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
@@ -42,9 +39,11 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def main() -> None:
+def run(given: Namespace) -> None:
     """Score what the command line says."""
-    given = arguments()
+    from finetune.prediction import predict_log  # after the arguments are read, as it takes seconds
+    from finetune.scoring import model_folder
+
     given.model = model_folder(given.model)
     with own_names(given):
         predict_log(
@@ -61,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    given = arguments()
+    guarded(lambda: run(given))

@@ -5,12 +5,13 @@ python scripts/prepare.py --config configs/quickstart.yaml --task.label.horizon 
 python scripts/prepare.py --config configs/quickstart.yaml --engine spark --spark.master "local[2]"
 """
 
-from data_prep.prepare import prepare
 from finetune.config import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
     """Prepare the experiment's data, on this machine or on Spark."""
+    from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
+
     prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
 
 

@@ -7,8 +7,15 @@ accelerate launch scripts/pretrain.py --config configs/quickstart.yaml --pretrai
 python scripts/pretrain.py --config configs/quickstart.yaml --pretraining.mask_unit event
 """
 
-from finetune.config import command
-from finetune.pretrain import pretrain
+from finetune.config import Experiment, command
+
+
+def main(experiment: Experiment) -> None:
+    """Pretrain the encoder."""
+    from finetune.pretrain import pretrain  # after the arguments are read, as it takes seconds
+
+    pretrain(experiment)
+
 
 if __name__ == "__main__":
-    command(__doc__, pretrain)
+    command(__doc__, main)

@@ -9,8 +9,15 @@ The token is that of `hf auth login` or of the environment (HF_TOKEN). HF_ENDPOI
 
 from pathlib import Path
 
-from finetune.config import CommandParser, guarded
-from finetune.publish import publish
+from finetune.commands import CommandParser, guarded
+
+
+def run(**given: object) -> None:
+    """Publish what the command line says."""
+    from finetune.publish import publish  # after the arguments are read, as it takes seconds
+
+    publish(**given)
+
 
 if __name__ == "__main__":
     parser = CommandParser(__doc__)
@@ -28,4 +35,4 @@ if __name__ == "__main__":
     parser.add_argument("--license", help="Such as mit; by default that of the base model on the hub.")
     given = vars(parser.parse_args())
     given |= {"folder": given.pop("model"), "licence": given.pop("license")}
-    guarded(lambda: publish(**given))
+    guarded(lambda: run(**given))

@@ -10,15 +10,7 @@ On several GPUs or nodes, run the steps one by one: scripts/prepare.py, then `ac
 import os
 
 from data_prep import InputError
-from data_prep.prepare import prepare
-from finetune.arguments import training_arguments
-from finetune.checkpoints import refuse_other_run
 from finetune.config import Experiment, command
-from finetune.evaluation import check_evaluation, evaluate, table
-from finetune.pretrain import pretrain
-from finetune.rehearsal import rehearse
-from finetune.report import write_report
-from finetune.train import train
 
 
 def main(experiment: Experiment) -> None:
@@ -27,6 +19,15 @@ def main(experiment: Experiment) -> None:
         raise InputError(
             "scripts/run.py is one process; launch scripts/pretrain.py and scripts/train.py with accelerate"
         )
+    from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
+    from finetune.arguments import training_arguments
+    from finetune.checkpoints import refuse_other_run
+    from finetune.evaluation import check_evaluation, evaluate, table
+    from finetune.pretrain import pretrain
+    from finetune.rehearsal import rehearse
+    from finetune.report import write_report
+    from finetune.train import train
+
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)
     refuse_other_run(experiment)

@@ -9,11 +9,12 @@ python scripts/train.py --config runs/quickstart/sweep/best.yaml
 """
 
 from finetune.config import Experiment, command
-from finetune.sweep import sweep
 
 
 def run(experiment: Experiment) -> None:
     """The sweep, and where its page lies."""
+    from finetune.sweep import sweep  # after the arguments are read, as it takes seconds
+
     print(f"sweep: {sweep(experiment)}")
 
 

@@ -5,8 +5,15 @@ accelerate launch scripts/train.py --config configs/churn_bert_base_lora.yaml --
 accelerate launch --multi_gpu --num_processes 8 scripts/train.py --config configs/churn_bert_base_lora.yaml
 """
 
-from finetune.config import command
-from finetune.train import train
+from finetune.config import Experiment, command
+
+
+def main(experiment: Experiment) -> None:
+    """Fine-tune the classifier."""
+    from finetune.train import train  # after the arguments are read, as it takes seconds
+
+    train(experiment)
+
 
 if __name__ == "__main__":
-    command(__doc__, train)
+    command(__doc__, main)

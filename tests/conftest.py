@@ -1,5 +1,6 @@
 """Shared by all tests: no network, no caches outside of the test's folder, a tiny log and a tiny experiment."""
 
+import gc
 import os
 import shutil
 from dataclasses import replace
@@ -15,8 +16,16 @@ import pytest
 import yaml
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from tests.commands import command_server
+
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
+
+
+def pytest_collection_finish():
+    """What the imported libraries hold stays: no collection, of which each training makes one, looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,6 +102,13 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_config(tmp_path)), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """Starts scripts in processes of their own, without the seconds that importing torch takes each of them."""
+    with command_server(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

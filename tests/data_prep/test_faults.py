@@ -1,15 +1,9 @@
 """Kills, full disks and bad files, through scripts/prepare.py itself."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,78 +11,9 @@ import yaml
 
 from data_prep.prepare import prepare, read_manifest
 from finetune.config import parse_experiment
+from tests.commands import Commands
 
-ROOT = Path(__file__).parents[2]
-KILLS = 20
-
-# Imports once what each command would import for seconds; then each line of the input is a command of its own.
-COMMANDS = """
-import json, os, resource, runpy, sys, traceback
-import data_prep.prepare, finetune.config
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    process = os.fork()
-    if not process:
-        output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1), os.dup2(output, 2)
-        if order["largest_file"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"],) * 2)
-        sys.argv = ["scripts/prepare.py", *order["arguments"]]
-        code = 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    print(process, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-
-
-@dataclass
-class Commands:
-    server: subprocess.Popen
-    output: Path
-
-    def start(self, *arguments: str, largest_file: int | None = None) -> int:
-        """Start scripts/prepare.py; returns its process."""
-        order = {"arguments": arguments, "output": str(self.output), "largest_file": largest_file}
-        print(json.dumps(order), file=self.server.stdin, flush=True)
-        return int(self.server.stdout.readline())
-
-    def wait(self) -> int:
-        """The exit code of the command that was started."""
-        return int(self.server.stdout.readline())
-
-    def kill(self, process: int) -> int:
-        """Kill a command with SIGKILL; returns its exit code, which is another one where it was done before."""
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        return self.wait()
-
-    def run(self, *arguments: str, largest_file: int | None = None) -> tuple[int, str]:
-        """The exit code of a command, and what it printed."""
-        self.start(*arguments, largest_file=largest_file)
-        return self.wait(), self.output.read_text()
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory) -> Iterator[Commands]:
-    with subprocess.Popen(
-        [sys.executable, "-c", COMMANDS],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout.readline() == "ready\n"
-        yield Commands(server, tmp_path_factory.mktemp("commands") / "output")
+KILLS = 12
 
 
 @pytest.fixture
@@ -109,7 +34,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def refused(commands: Commands, *arguments: str, largest_file: int | None = None) -> str:
     """The one sentence of a command that ends with exit code 2."""
-    code, printed = commands.run(*arguments, largest_file=largest_file)
+    code, printed = commands.run("prepare.py", *arguments, largest_file=largest_file)
     assert code == 2, printed
     (line,) = [line for line in printed.splitlines() if line.strip()]
     return line
@@ -124,7 +49,7 @@ def test_a_kill_at_any_moment_leaves_the_old_output_or_the_new_one(commands, tin
         outputs.append(content(data))
     assert outputs[0] != outputs[1]
     started = time.perf_counter()
-    assert commands.run(*config)[0] == 0
+    assert commands.run("prepare.py", *config)[0] == 0
     duration = time.perf_counter() - started
     assert content(data) == outputs[0]
     seed = random.randrange(2**32)
@@ -135,9 +60,9 @@ def test_a_kill_at_any_moment_leaves_the_old_output_or_the_new_one(commands, tin
         # A run reads its config for nearly half of its time, in which a kill teaches little.
         moment = duration * (0.4 + 0.7 * (i + chance.random()) / KILLS)
         said = f"kill {i} after {moment:.3f} of {duration:.3f} s, seed {seed}"
-        process = commands.start(*config, *other * turn)
+        command = commands.start("prepare.py", *config, *other * turn)
         time.sleep(moment)
-        codes.append(commands.kill(process))
+        codes.append(command.kill())
         if data.exists():  # it is not for microseconds, between two renames
             assert content(data) in outputs, said
         if i % 4 == 3:
@@ -149,7 +74,7 @@ def test_a_kill_at_any_moment_leaves_the_old_output_or_the_new_one(commands, tin
 
 
 def test_a_full_disk_ends_with_one_sentence_and_keeps_the_old_output(commands, tiny, data):
-    assert commands.run("--config", str(tiny))[0] == 0
+    assert commands.run("prepare.py", "--config", str(tiny))[0] == 0
     before = content(data)
     for largest_file in (4_000, 20_000):  # bytes; a limit on files stands for a disk that is full
         line = refused(commands, "--config", str(tiny), "--task.label.horizon", "10 days", largest_file=largest_file)

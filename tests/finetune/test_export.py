@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep import InputError
 from data_prep.prepared import sampled
-from finetune.config import guarded, parse_experiment
+from finetune.commands import guarded
+from finetune.config import parse_experiment
 from finetune.export import export_onnx
 from finetune.inference import score_texts
 from finetune.scoring import load_classifier
@@ -51,7 +52,7 @@ def test_the_command_writes_a_file_that_scores_as_pytorch_and_says_what_int8_cos
     for name, more in {"whole.onnx": [], "small.onnx": ["--int8", "--data", trained.data_folder]}.items():
         arguments = [EXPORT, "--model", folder, "--output", tmp_path / name, *more]
         monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
-        guarded(script.main)
+        guarded(lambda: script.run(script.arguments()))
         printed[name] = capsys.readouterr().out
     names = ["small.int8.onnx", "small.onnx", "whole.onnx"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

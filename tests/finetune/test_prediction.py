@@ -16,7 +16,7 @@ import pytest
 
 from data_prep import InputError
 from data_prep.events import DataConfig, Source
-from finetune.config import guarded
+from finetune.commands import guarded
 from finetune.given_log import given_log
 from finetune.prediction import predict_log
 from finetune.scoring import EventClassifier
@@ -103,15 +103,13 @@ def test_killed_at_any_rename_it_goes_on_to_the_same_file(model, log, undisturbe
         assert f"going on: {parts} of 4 parts are scored already" in lines
 
 
-def test_two_processes_write_the_file_of_one(trained, model, undisturbed, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29547", PREDICT]
+def test_two_processes_write_the_file_of_one(trained, model, undisturbed, tmp_path, commands):
     columns = "{user_id: user, event_time: time, event_type: what}"
     arguments = ["--model", model, "--events", trained.data.sources[0].path, "--columns", columns, "--cutoff", CUTOFF]
     arguments += ["--output", tmp_path / "scores.parquet", "--part-users", 40]
-    done = subprocess.run([*map(str, [*launch, *arguments])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    printed = commands.run_two("predict.py", *arguments)
     assert (tmp_path / "scores.parquet").read_bytes() == undisturbed.read_bytes()
-    assert done.stdout.count("150 users scored") == 1
+    assert printed.count("150 users scored") == 1
 
 
 def stop_after(parts: int, monkeypatch) -> None:
@@ -236,7 +234,7 @@ def test_the_command_refuses_in_one_sentence_with_code_2(
     monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--output", tmp_path / "s.parquet", *arguments])])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit, match="2"):
-        guarded(script.main)
+        guarded(lambda: script.run(script.arguments()))
     (sentence,) = capsys.readouterr().err.splitlines()
     assert sentence.startswith(f"error: {named}")
     assert not [*tmp_path.iterdir()]

@@ -20,7 +20,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.calibration import Calibration
-from finetune.config import guarded, parse_experiment
+from finetune.commands import guarded
+from finetune.config import parse_experiment
 from finetune.inference import score_texts
 from finetune.model_card import write_model_card
 from finetune.objective import Objective

@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,6 @@ from finetune.train import train
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "sweep.py"
 RATES = {"training.learning_rate": {"choices": [1e-9, 0.02]}}
 RANGES = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -74,16 +72,15 @@ def test_a_sweep_continues_with_the_missing_trials_and_then_does_nothing(prepare
         assert states(tmp_path) == ["COMPLETE"] * done
 
 
-def test_a_killed_trial_has_failed_and_does_not_count_as_done(prepared, tmp_path):
+def test_a_killed_trial_has_failed_and_does_not_count_as_done(prepared, tmp_path, commands):
     given = arguments(prepared, tmp_path, RANGES, "--sweep.trials", "2")
     endless = ["--training.max_steps", "100000", "--training.logging_steps", "100000", "--training.eval_steps", "90000"]
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *given, *endless], stderr=subprocess.DEVNULL)
+    command = commands.start("sweep.py", *given, *endless)
     place = tmp_path / "tiny" / "sweep" / "trial-0" / "checkpoints"
     limit = time.monotonic() + 60
     while not place.exists() and time.monotonic() < limit:
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert command.kill() == -signal.SIGKILL
     assert states(tmp_path) == ["RUNNING"]
     assert place.exists()
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{place.parents[1] / 'study.db'}")
@@ -94,29 +91,25 @@ def test_a_killed_trial_has_failed_and_does_not_count_as_done(prepared, tmp_path
     assert not list(place.parents[1].glob("trial-*"))
 
 
-def test_two_workers_share_a_study(prepared, tmp_path):
+def test_two_workers_share_a_study(prepared, tmp_path, commands):
     given = arguments(prepared, tmp_path, RANGES, "--sweep.trials", "4")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    said = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
+    workers = [commands.start("sweep.py", *given) for _ in range(2)]
+    codes = [worker.wait() for worker in workers]
+    said = [worker.output.read_text() for worker in workers]
+    assert codes == [0, 0], said
     assert states(tmp_path) == ["COMPLETE"] * 4
-    assert sum(out.count(" finished: ") for out, _ in said) == 4
+    assert sum(out.count(" finished: ") for out in said) == 4
     assert len({trial.params["training.learning_rate"] for trial in trials(tmp_path)}) == 4
 
 
 @pytest.mark.parametrize(("pruning", "pruned"), [("median", True), ("none", False)])
 def test_pruning_ends_the_worse_trials_early(prepared, tmp_path, pruning, pruned):
-    steps = ["--training.max_steps", "12", "--training.eval_steps", "2", "--sweep.pruning", pruning]
+    steps = ["--training.max_steps", "6", "--training.eval_steps", "2", "--sweep.pruning", pruning]
     sweep(experiment(prepared, tmp_path, RATES, "--sweep.trials", "9", "--evaluation.patience", "0", *steps))
     early = [trial for trial in trials(tmp_path) if trial.state.name == "PRUNED"]
     assert len(trials(tmp_path)) == 9
     assert bool(early) == pruned
-    assert all(trial.last_step < 12 for trial in early)
+    assert all(trial.last_step < 6 for trial in early)
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,10 @@ def test_trackio_logs_to_its_folder_without_a_network_and_a_second_run_is_not_re
     arguments = ["--config", prepared, "--evaluation.folder", tmp_path / "runs", "--pretraining.max_steps", "0"]
     arguments += ["--training.report_to", "trackio", "--training.project", "tiny"]
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}  # read when it is imported, hence a process
-    for _ in range(2):
-        command = [*map(str, [sys.executable, TRAIN, *arguments])]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    twice = "import runpy, sys; [runpy.run_path(sys.argv[0], run_name='__main__') for sys.argv in [sys.argv[1:]] * 2]"
+    command = [*map(str, [sys.executable, "-c", twice, TRAIN, *arguments])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(tmp_path / "trackio" / "tiny.db")) as database:
         logged = [json.loads(row) for (row,) in database.execute("select metrics from metrics")]
     assert sum({f"train/{name}" for name in ("loss", *SPEED)} <= set(entry) for entry in logged) == 16

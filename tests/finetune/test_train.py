@@ -1,8 +1,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,8 +27,8 @@ from finetune.report import write_report
 from finetune.scoring import load_classifier
 from finetune.tokenization import load_tokenizer
 from finetune.train import train
+from tests.commands import Command
 
-TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "eval_auroc", "eval_loss")  # of a log's entry, without times
 IN_ORDER = ["--training.train_sampling_strategy", "sequential", "--evaluation.patience", "0"]
@@ -76,7 +74,7 @@ def test_the_loss_is_the_mean_over_all_labelled_items_of_a_step():
     assert torch.allclose(sum(halves), expected)
 
 
-def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_processes(prepared, tmp_path):
+def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_processes(prepared, tmp_path, commands):
     size = "--training.per_device_train_batch_size"
     fixed = [*NO_CHANCE, *IN_ORDER, "--training.per_device_eval_batch_size", "16"]
     train(experiment(prepared, tmp_path / "one", *fixed, size, "16"))
@@ -85,9 +83,7 @@ def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_p
     arguments = ["--config", prepared, "--evaluation.folder", tmp_path / "two", *fixed, size, "8"]
     if not torch.cuda.is_available():  # found out by itself
         arguments += ["--training.use_cpu", "false"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", TRAIN]
-    done = subprocess.run([*map(str, [*launch, *arguments])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    commands.run_two("train.py", *arguments)
     assert json.loads((tmp_path / "two/tiny/training_log.json").read_text())["processes"] == 2
     one = steps(tmp_path / "one")
     assert len(one) == 8
@@ -125,16 +121,19 @@ def test_pretraining_reads_the_histories_of_users_who_are_not_asked_too(tiny, tm
     assert log["examples"] == len(train) + len(others)
 
 
-def test_pretraining_is_done_once_and_a_killed_one_continues(prepared, tmp_path, capsys):
+def kill_once_there(command: Command, file: Path) -> None:
+    limit = time.monotonic() + 120
+    while not file.is_file() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert command.kill() == -signal.SIGKILL, command.output.read_text()
+
+
+def test_pretraining_is_done_once_and_a_killed_one_continues(prepared, tmp_path, capsys, commands):
     saving = ["--pretraining.max_steps", "300", "--training.save_steps", "20"]
     run = experiment(prepared, tmp_path, *saving)
-    command = [sys.executable, TRAIN.with_name("pretrain.py"), "--config", prepared, "--evaluation.folder", tmp_path]
-    process = subprocess.Popen([*map(str, [*command, *saving])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = commands.start("pretrain.py", "--config", prepared, "--evaluation.folder", tmp_path, *saving)
     checkpoints = run.run_folder / "pretraining"
-    while not (checkpoints / "checkpoint-40" / "checksums.json").is_file() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_once_there(command, checkpoints / "checkpoint-40" / "checksums.json")
     assert not (run.run_folder / "pretrained").exists()
     folder = pretrain(run)
     assert f"continuing from {checkpoints}" in capsys.readouterr().out
@@ -210,19 +209,14 @@ def test_a_stopped_run_resumes_to_the_same_weights(prepared, tmp_path):
     assert (folder / "model.safetensors").read_bytes() == undisturbed
 
 
-def test_a_killed_run_continues_by_itself_to_the_same_weights_and_metrics(prepared, tmp_path):
+def test_a_killed_run_continues_by_itself_to_the_same_weights_and_metrics(prepared, tmp_path, commands):
     saving = ["--training.max_steps", "80", "--training.eval_steps", "5", "--training.save_strategy", "steps"]
     saving += ["--training.save_steps", "5", "--finetuning.event_dropout", "0.3", "--pretraining.max_steps", "0"]
     undisturbed = experiment(prepared, tmp_path / "undisturbed", *saving)
     train(undisturbed)
     again = experiment(prepared, tmp_path / "killed", *saving)
-    command = [sys.executable, TRAIN, "--config", prepared, "--evaluation.folder", tmp_path / "killed", *saving]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoints = again.run_folder / "checkpoints"
-    while not (checkpoints / "checkpoint-20" / "trainer_state.json").is_file() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    command = commands.start("train.py", "--config", prepared, "--evaluation.folder", tmp_path / "killed", *saving)
+    kill_once_there(command, again.run_folder / "checkpoints" / "checkpoint-20" / "trainer_state.json")
     assert not (again.run_folder / "model").exists()
     train(again)
     logs = [json.loads((run.run_folder / "training_log.json").read_text()) for run in (undisturbed, again)]
@@ -256,21 +250,18 @@ def test_a_checkpoint_that_lost_a_file_is_not_continued(prepared, tmp_path, caps
     assert f"{checkpoints / 'checkpoint-4'} is damaged, and there is none before it" in capsys.readouterr().out
 
 
-def test_two_processes_resume_to_the_same_weights_too(prepared, tmp_path):
+def test_two_processes_resume_to_the_same_weights_too(prepared, tmp_path, commands):
     """In the middle of an epoch that is not the first."""
     arguments = [*NO_CHANCE, "--training.save_strategy", "steps", "--training.save_steps", "8"]
     arguments += ["--training.max_steps", "32", "--training.eval_steps", "8", "--training.save_total_limit", "9"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541", TRAIN]
-    command = [*map(str, command), "--config", str(prepared), "--evaluation.folder", str(tmp_path), *arguments]
     weights, run = [], tmp_path / "tiny"
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        printed = commands.run_two("train.py", "--config", prepared, "--evaluation.folder", tmp_path, *arguments)
         weights.append((run / "model/model.safetensors").read_bytes())
         shutil.rmtree(run / "checkpoints/checkpoint-32")
         marker = run / "checkpoints/origin.json"
         marker.write_text(json.dumps(json.loads(marker.read_text()) | {"finished": False}))
-    assert "continuing from" in done.stdout
+    assert "continuing from" in printed
     assert weights[0] == weights[1]
 
 

@@ -1,7 +1,9 @@
-"""The commands as a user runs them, each in a process of its own."""
+"""The commands as a user runs them; what needs no process of its own runs in this one, which has loaded torch."""
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,21 @@ ROOT = Path(__file__).parents[2]
 def run(script: str, *arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "100"})
+
+
+@pytest.fixture
+def run_here(monkeypatch, capfd):
+    """A command that ends by itself, in this process: its exit code and what it wrote to stdout and stderr."""
+
+    def run_here(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(signal, "signal", lambda *handler: None)  # the tests keep theirs
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+        return end.value.code, *capfd.readouterr()
+
+    return run_here
 
 
 def change(config: Path, section: str, **values: object) -> None:
@@ -47,13 +64,12 @@ def test_one_command_goes_from_a_log_to_a_report(tiny, tmp_path):
     assert "up to date" in again.stdout
 
 
-def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, tmp_path):
+def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, tmp_path, run_here):
     change(tiny, "task", label={"kind": "absent", "where": "event_type = 'purchase'", "horizon": "0 days"})
-    done = run("run.py", "--config", tiny, folder=tmp_path)
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: task.label.horizon: '0 days'")
-    assert "Traceback" not in done.stderr
+    code, _, told = run_here("run.py", "--config", tiny)
+    assert code == 2
+    assert told.splitlines()[-1].startswith("error: task.label.horizon: '0 days'")
+    assert "Traceback" not in told
     assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
@@ -68,12 +84,23 @@ def test_ctrl_c_while_the_libraries_are_loaded_ends_with_code_130_and_no_traceba
 
 
 @pytest.mark.parametrize("script", ["prepare.py", "pretrain.py", "train.py", "evaluate.py", "run.py", "sweep.py"])
-def test_each_script_explains_itself_and_every_setting(script):
-    done = run(script, "--help")
-    assert done.returncode == 0
-    assert f"python scripts/{script} --config configs/quickstart.yaml" in done.stdout
-    assert "--task.label.horizon" in done.stdout
-    assert "--training.learning_rate" in done.stdout
+def test_each_script_explains_itself_and_every_setting(script, run_here):
+    code, told, _ = run_here(script, "--help")
+    assert code == 0
+    assert f"python scripts/{script} --config configs/quickstart.yaml" in told
+    assert "--task.label.horizon" in told
+    assert "--training.learning_rate" in told
+
+
+def test_a_script_that_takes_a_trained_model_explains_itself_without_loading_torch():
+    """Which takes seconds."""
+    told = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(path, run_name='__main__')\n"
+    told += "except SystemExit: pass\nprint('loaded', sorted({'torch', 'transformers', 'sklearn'} & {*sys.modules}))"
+    for name in ("compare", "explain", "export", "predict", "publish"):
+        command = [sys.executable, "-c", f"path = {str(ROOT / 'scripts' / name)!r} + '.py'\n{told}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.splitlines()[-1] == "loaded []", name
+        assert f"python scripts/{name}.py" in done.stdout
 
 
 def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny, tmp_path):
@@ -86,9 +113,9 @@ def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny,
     few = {"max_steps": 2, "eval_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
     change(tiny, "training", **recipe["training"] | few)
     change(tiny, "pretraining", max_steps=0)
-    for script in ("prepare.py", "train.py", "evaluate.py"):
-        done = run(script, "--config", tiny, folder=tmp_path)
-        assert done.returncode == 0, done.stderr
+    few = ["--finetuning.max_eval_examples", "20"]  # its scores are of no interest here
+    done = run("run.py", "--config", tiny, *few, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/tiny/model/adapter_config.json").is_file()
     log = json.loads((tmp_path / "runs/tiny/training_log.json").read_text())
     assert log["trainable_parameters"] < 0.02 * log["total_parameters"]
