@@ -11,8 +11,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
+    ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -63,11 +62,11 @@ def build_classifier(
                 f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
                 f"pretraining.max_steps"
             )
-        model = BertForSequenceClassification(_bert_config(settings, tokenizer, **objective.labels))
-        _start_at(model, priors)
+        new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
+        _start_at(new, priors)
         if settings.pooling == "mean":
-            pool(model, "mean")
-        return model
+            pool(new, "mean")
+        return new
     if settings.freeze is not None and settings.peft:
         raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
     config = _encoder_config(start)
@@ -126,26 +125,43 @@ def weights_hash(folder: str | Path) -> str | None:
 def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The same encoder with a masked-language-model head."""
     if model.name_or_path is None:
-        return BertForMaskedLM(_bert_config(model, tokenizer))
+        return AutoModelForMaskedLM.from_config(_new_config(model, tokenizer))
     masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path, _encoder_config(model.name_or_path))
     _fit(masked_lm, tokenizer, model.name_or_path)
     return masked_lm
 
 
-def _bert_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels: object) -> BertConfig:
+def _new_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels: object) -> PreTrainedConfig:
+    """Of a model that is built from scratch."""
     sizes = model.from_scratch
-    return BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        intermediate_size=4 * sizes.hidden_size,
-        max_position_embeddings=model.max_tokens,
-        hidden_dropout_prob=sizes.dropout,
-        initializer_range=sizes.initializer_range,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=tokenizer.pad_token_id,
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "max_position_embeddings": model.max_tokens,
+        "pad_token_id": tokenizer.pad_token_id,
         **labels,
+    }
+    if sizes.architecture == "bert":
+        return BertConfig(
+            **common,
+            intermediate_size=4 * sizes.hidden_size,
+            hidden_dropout_prob=sizes.dropout,
+            attention_probs_dropout_prob=0.0,
+        )
+    return ModernBertConfig(
+        **common,
+        intermediate_size=2 * sizes.hidden_size,  # its gate doubles it
+        global_attn_every_n_layers=1,  # histories are short enough to be read whole
+        embedding_dropout=sizes.dropout,
+        mlp_dropout=sizes.dropout,
+        classifier_dropout=sizes.dropout,
+        classifier_pooling=model.pooling,
+        bos_token_id=tokenizer.cls_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        sep_token_id=tokenizer.sep_token_id,
     )
 
 

@@ -24,6 +24,7 @@ VALIDATION_METRICS = {
     "propensity": ("auroc", "micro_auroc", "average_precision", "log_loss"),
     "value": ("mae", "rmse", "spearman", "value_gini"),
 }
+EDGE = 1e-4  # no probability of a teacher is nearer to 0 or 1, where a logarithm would say more than is known
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss"}
 
 
@@ -103,13 +104,17 @@ class Objective:
         """The metric that chooses the best checkpoint unless training.metric_for_best_model names another."""
         return metrics.MAIN[self.task]
 
-    def loss(self, label_smoothing: float = 0.0, weights: list[float] | None = None) -> Callable:
+    def loss(self, label_smoothing: float = 0.0, weights: list[float] | None = None, teacher: float = 0.0) -> Callable:
         """For the Trainer's compute_loss_func.
 
         Args:
             label_smoothing: Share of the probability that is spread over all classes; for one of several classes only.
             weights: Of each class, for one of several classes only.
+            teacher: Share of what a teacher says, in training labels that are those of `taught`.
         """
+        if teacher:
+            alone = self.loss(label_smoothing, weights)
+            return partial(_taught_loss, alone, teacher, centered=self.task != "propensity")
         if self.task == "propensity":
             return partial(_mean_loss, functional.binary_cross_entropy_with_logits)
         if self.task == "value":
@@ -130,18 +135,19 @@ class Objective:
         counts = np.bincount(labels, minlength=len(self.classes)) + 0.5
         return np.log(counts / counts.sum()) + np.log(1.0 if weights is None else weights)
 
-    def targets(self, labels: np.ndarray, teacher: np.ndarray, share: float) -> np.ndarray:
-        """The probability of each class, of shape (rows, classes): a teacher's scores mixed with the labels.
+    def taught(self, labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        """Labels beside what a teacher says, for a loss with a `teacher`: of shape (rows, 2, classes), first the logits
+        that the teacher would have, then the labels, of one of several classes 1 for the right one.
 
         Args:
             labels: Of shape (rows,), for propensity (rows, classes); not of values.
             teacher: As `scores` has them.
-            share: The teacher's, from 0 to 1.
         """
         if self.task == "propensity":
-            return share * teacher + (1 - share) * labels
+            return np.stack([logit(np.clip(teacher, EDGE, 1 - EDGE)), labels], axis=1)
         said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
-        return share * said + (1 - share) * np.eye(len(self.classes))[labels]
+        logits = np.log(np.clip(said, EDGE, 1))
+        return np.stack([logits - logits.mean(axis=1, keepdims=True), np.eye(len(self.classes))[labels]], axis=1)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
@@ -227,6 +233,38 @@ def mean_cross_entropy(
     weight = None if weights is None else torch.tensor(weights, device=logits.device, dtype=logits.dtype)
     total = functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
     return total / counted
+
+
+def _taught_loss(
+    alone: Callable,
+    share: float,
+    outputs: ModelOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | None = None,
+    *,
+    centered: bool,
+) -> torch.Tensor:
+    """The squared distance of the logits from a teacher's, and the loss of the labels.
+
+    Logits and not probabilities are compared (Ba, Caruana: Do Deep Nets Really Need to be Deep?, NIPS 2014), as a
+    class that is rare moves its probability too little to be heard among the others.
+
+    Args:
+        alone: The loss without a teacher, of the labels and in evaluation.
+        share: The teacher's.
+        outputs: With logits of shape (rows, classes).
+        labels: As `Objective.taught` makes them; those of evaluation are as they are.
+        num_items_in_batch: What the Trainer counted: each entry of the labels.
+        centered: Whether only differences between the logits count.
+    """
+    if labels.ndim < 3:
+        return alone(outputs, labels, num_items_in_batch)
+    logits, (said, labels) = outputs["logits"], labels.to(outputs["logits"].dtype).unbind(1)
+    count = num_items_in_batch / 2 if num_items_in_batch is not None else torch.tensor(labels.numel())
+    if centered:
+        logits = logits - logits.mean(-1, keepdim=True)
+    distance = functional.mse_loss(logits, said, reduction="sum") / count
+    return share * distance + (1 - share) * alone(outputs, labels, count)
 
 
 def _mean_loss(

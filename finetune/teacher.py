@@ -33,7 +33,7 @@ from finetune.estimators import (
     out_of_fold,
     quality,
 )
-from finetune.objective import Objective
+from finetune.objective import EDGE, Objective
 from finetune.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 
 VERSION = 1  # of what the teacher is; scores of another one are made anew
@@ -41,7 +41,6 @@ FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute t
 FOLDS = 5
 MAX_ROWS = 200_000  # of one fit; more take long and change little
 SEED = 0  # of folds and fits, the same for all seeds of a run
-EDGE = 1e-4  # no probability is nearer to 0 or 1: beyond it a logarithm would say more than is known
 POINTS = [point for point in BOOSTING_GRID if point["learning_rate"] == 0.04 and point["min_samples_leaf"] == 200]
 PAIR_POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 20, "min_samples_leaf": 400}]
 

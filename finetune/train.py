@@ -127,10 +127,11 @@ def build_trainer(
         )
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     priors = objective.priors(labels["train"], weights)
-    if experiment.finetuning.teacher:
+    share = experiment.finetuning.teacher
+    if share:
         with arguments.main_process_first(local=False):
             said = taught(folder, manifest, objective, limits["train"])
-        labels["train"] = objective.targets(labels["train"], said, experiment.finetuning.teacher)
+        labels["train"] = objective.taught(labels["train"], said)
     scale = None
     if objective.task == "value":
         scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
@@ -197,7 +198,7 @@ def build_trainer(
         eval_dataset=data["validation"].without_events(),
         processing_class=tokenizer,
         data_collator=collator,
-        compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights),
+        compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights, share),
         compute_metrics=validation_metrics,
         callbacks=callbacks,
     )
@@ -206,7 +207,7 @@ def build_trainer(
         "task": objective.task,
         "metric": arguments.metric_for_best_model,
         "class_weights": weights,
-        "teacher": experiment.finetuning.teacher,
+        "teacher": share,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     DebertaV2Config,
@@ -29,7 +30,7 @@ from transformers import (
 from data_prep import InputError
 from finetune.modeling import BudgetCallback, build_classifier, build_masked_lm
 from finetune.objective import Objective
-from finetune.sections import ModelConfig
+from finetune.sections import FromScratch, ModelConfig
 from finetune.tokenization import build_tokenizer, encode, train_tokenizer
 
 TEXTS = [
@@ -200,6 +201,50 @@ def test_the_mean_over_tokens_is_read_saved_and_loaded(tmp_path):
                 part.save_pretrained(tmp_path / "made" / name)
     for name, found in read_in_a_new_process(tmp_path / "made").items():
         np.testing.assert_allclose(found["read"], expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_modernbert_from_scratch_pools_as_transformers_alone_reads_it(tmp_path, pooling):
+    tokenizer = train_tokenizer(TEXTS, 64)
+    sizes = FromScratch(architecture="modernbert", hidden_size=32, layers=2, heads=2)
+    settings = ModelConfig(from_scratch=sizes, pooling=pooling, max_tokens=64)
+    torch.manual_seed(0)
+    model = build_classifier(settings, CHURN, None, tokenizer, 10).eval()
+    model.save_pretrained(tmp_path)
+    alone = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        found = logits(alone, tokenizer)
+        assert torch.equal(found, logits(model, tokenizer))
+        encoded = encode(tokenizer, TEXTS[:1])
+        batch = {key: torch.tensor(encoded[key]) for key in ("input_ids", "attention_mask")}
+        states = alone.model(**batch).last_hidden_state
+        read = states.mean(1) if pooling == "mean" else states[:, 0]
+        expected = alone.classifier(alone.drop(alone.head(read)))
+    assert torch.allclose(found[:1], expected, atol=1e-5)
+    masked = build_masked_lm(settings, tokenizer)
+    assert type(masked) is ModernBertForMaskedLM
+    assert masked.config.num_hidden_layers == 2
+
+
+def test_a_new_head_starts_at_the_priors_and_a_trained_one_as_it_was(tmp_path):
+    priors = np.array([2.0, -1.0])
+    tokenizer = train_tokenizer(TEXTS, 64)
+    for architecture in ("bert", "modernbert"):
+        settings = ModelConfig(from_scratch=FromScratch(architecture, 32, 1, 2))
+        model = build_classifier(settings, CHURN, None, tokenizer, 10, priors)
+        assert model.classifier.bias.tolist() == priors.tolist()
+    for family in FAMILIES:
+        start = checkpoint(tmp_path / family, family)
+        given = ModelConfig(name_or_path=str(start), peft=METHODS["lora"] if family == "bert" else None)
+        model = build_classifier(given, CHURN, start, build_tokenizer(start, [], 64), 10, priors)
+        biases = [of.tolist() for name, of in model.named_parameters() if of.shape == (2,) and name.endswith("bias")]
+        assert biases == [priors.tolist()] * (2 if family == "bert" else 1)  # peft trains a copy
+    trained_before = tmp_path / "trained"
+    build_classifier(ModelConfig(), CHURN, None, tokenizer, 10, priors).save_pretrained(trained_before)
+    tokenizer.save_pretrained(trained_before)
+    given = ModelConfig(name_or_path=str(trained_before))
+    model = build_classifier(given, CHURN, trained_before, tokenizer, 10, -priors)
+    assert model.classifier.bias.tolist() == priors.tolist()
 
 
 def test_the_mean_takes_the_first_tokens_place(tmp_path):

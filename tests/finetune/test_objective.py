@@ -134,3 +134,14 @@ def test_scores_are_probabilities_or_the_output_itself():
     np.testing.assert_allclose(TIERS.scores(logits).sum(axis=1), 1)
     assert BINARY.scores(logits[:, :2]).shape == VALUE.scores(logits[:, :1]).shape == (5,)
     np.testing.assert_allclose(PROPENSITY.scores(logits[:, :2]), 1 / (1 + np.exp(-logits[:, :2])))
+
+
+def test_priors_are_the_logits_of_how_frequent_each_class_is():
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    shares = np.exp(TIERS.priors(labels))
+    np.testing.assert_allclose(shares, [0.7, 0.2, 0.1], atol=1e-3)
+    weighted = np.exp(TIERS.priors(labels, [1 / 7, 1 / 2, 1]))
+    np.testing.assert_allclose(weighted / weighted.sum(), 1 / 3, atol=2e-3)
+    several = PROPENSITY.priors(np.column_stack([labels > 0, np.zeros(1000)]))
+    np.testing.assert_allclose(1 / (1 + np.exp(-several)), [0.3, 0.0005], atol=1e-3)
+    assert VALUE.priors(np.array([1.5, 0.0])) is None

@@ -8,17 +8,20 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from data_prep import InputError
+from data_prep.features import OWN
 from data_prep.prepared import read_split
 from finetune import teacher
 from finetune.arguments import training_arguments
 from finetune.config import parse_experiment
-from finetune.objective import Objective
+from finetune.objective import EDGE, Objective
+from finetune.pairs import PairRows
 from finetune.runs import TRAINING_LOG
 from finetune.teacher import FOLDER, mixed, taught, teach
 from finetune.train import train
 
 BINARY = Objective("binary", ("no_churn", "churn"))
 TIERS = Objective("tiers", ("none", "some", "much"))
+PROPENSITY = Objective("propensity", ("milk", "bread"))
 
 
 @pytest.fixture(autouse=True)
@@ -65,36 +68,63 @@ def test_tiers_have_a_probability_each():
 
 def test_scores_are_mixed_by_their_logarithms():
     even = mixed(BINARY, [np.array([0.8, 0.5, 1.0]), np.array([0.2, 0.5, 1.0])])
-    np.testing.assert_allclose(even, [0.5, 0.5, 1 - teacher.EDGE])
+    np.testing.assert_allclose(even, [0.5, 0.5, 1 - EDGE])
     odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])])
     np.testing.assert_allclose(odds / (1 - odds), np.sqrt(9))
     tiers = mixed(TIERS, [np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.4, 0.4]])])
     np.testing.assert_allclose(tiers, np.sqrt([[0.16, 0.04, 0.04]]) / np.sqrt([0.16, 0.04, 0.04]).sum())
 
 
-def test_targets_are_the_share_of_each():
-    found = BINARY.targets(np.array([0, 1]), np.array([0.2, 0.6]), 0.7)
-    np.testing.assert_allclose(found, [[0.3 + 0.7 * 0.8, 0.14], [0.28, 0.3 + 0.42]])
-    found = TIERS.targets(np.array([2]), np.array([[0.5, 0.25, 0.25]]), 0.5)
-    np.testing.assert_allclose(found, [[0.25, 0.125, 0.625]])
+def test_labels_stand_beside_the_logits_that_the_teacher_would_have():
+    found = BINARY.taught(np.array([0, 1]), np.array([0.2, 0.5]))
+    half = np.log(4) / 2
+    np.testing.assert_allclose(found, [[[half, -half], [1, 0]], [[0, 0], [0, 1]]], atol=1e-12)
+    found = TIERS.taught(np.array([2]), np.array([[0.5, 0.25, 0.25]]))
+    np.testing.assert_allclose(found, [[[2 * np.log(2) / 3, -np.log(2) / 3, -np.log(2) / 3], [0, 0, 1]]])
+    found = PROPENSITY.taught(np.array([[1, 0]]), np.array([[0.5, 0.0]]))
+    np.testing.assert_allclose(found, [[[0, np.log(EDGE / (1 - EDGE))], [1, 0]]])
 
 
-@pytest.mark.parametrize("objective", [BINARY, TIERS])
-def test_the_loss_of_targets_is_the_mean_however_a_step_is_cut_into_batches(objective):
+@pytest.mark.parametrize("objective", [BINARY, TIERS, PROPENSITY])
+def test_the_loss_is_the_share_of_each_however_a_step_is_cut_into_batches(objective):
     classes = len(objective.classes)
-    logits, targets = torch.randn(12, classes), torch.rand(12, classes).softmax(-1)
-    loss = objective.loss(weights=list(range(1, classes + 1)))
-    weighted = targets * torch.arange(1, classes + 1) * functional.log_softmax(logits, -1)
-    assert torch.allclose(loss({"logits": logits}, targets), -weighted.sum(-1).mean())
-    items = torch.tensor(targets.numel())  # as the Trainer counts them
-    parts = [loss({"logits": logits[part]}, targets[part], items) for part in (slice(0, 3), slice(3, 12))]
-    assert torch.allclose(sum(parts), -weighted.sum(-1).mean())
+    logits, said = torch.randn(12, classes), torch.randn(12, classes)
+    labels = torch.randint(0, 2, (12, classes)).float()
+    if objective != PROPENSITY:
+        labels = functional.one_hot(torch.randint(0, classes, (12,)), classes).float()
+    loss = objective.loss(teacher=0.7)
+    ours = logits
+    if objective == PROPENSITY:
+        own = functional.binary_cross_entropy_with_logits(logits, labels)
+    else:
+        own, ours = functional.cross_entropy(logits, labels), logits - logits.mean(-1, keepdim=True)
+    expected = 0.7 * ((ours - said) ** 2).mean() + 0.3 * own
+    both = torch.stack([said, labels], 1)
+    assert torch.allclose(loss({"logits": logits}, both), expected)
+    items = torch.tensor(both.numel())  # as the Trainer counts them
+    parts = [loss({"logits": logits[part]}, both[part], items) for part in (slice(0, 3), slice(3, 12))]
+    assert torch.allclose(sum(parts), expected)
 
 
-def test_targets_that_are_the_labels_have_the_loss_of_the_labels():
+def test_evaluation_has_the_loss_of_the_labels_alone():
     logits, labels = torch.randn(12, 3), torch.randint(0, 3, (12,))
-    targets = torch.tensor(TIERS.targets(labels.numpy(), np.full((12, 3), 1 / 3), 0.0))
-    assert torch.allclose(TIERS.loss(0.1)({"logits": logits}, targets), TIERS.loss(0.1)({"logits": logits}, labels))
+    taught = TIERS.loss(0.1, [1.0, 2.0, 3.0], 0.7)({"logits": logits}, labels)
+    assert torch.equal(taught, TIERS.loss(0.1, [1.0, 2.0, 3.0])({"logits": logits}, labels))
+    logits, labels = torch.randn(12, 2), torch.randint(0, 2, (12, 2)).float()
+    taught = PROPENSITY.loss(teacher=0.7)({"logits": logits}, labels)
+    assert torch.equal(taught, PROPENSITY.loss()({"logits": logits}, labels))
+
+
+def test_pairs_of_a_user_and_a_class_teach_propensity():
+    random = np.random.default_rng(0)
+    users = np.repeat(np.arange(100), 6)
+    counts = random.poisson(1, (600, 3))
+    labels = (random.random((600, 3)) < np.where(counts > 0, 0.8, 0.1)).astype(int)
+    own = dict.fromkeys(OWN[:-1], counts.astype(np.float32))
+    rows = PairRows(own | {OWN[-1]: np.where(counts, 5, np.nan)}, np.ones((600, 3), np.float32))
+    scores = teach(Objective("propensity", ("a", "b", "c")), rows, labels, users)
+    assert scores.shape == (600, 3)
+    assert min(roc_auc_score(of, by) for of, by in zip(labels.T, scores.T, strict=True)) > 0.7
 
 
 def test_few_users_are_refused():
@@ -129,11 +159,11 @@ def test_a_run_learns_what_its_teacher_says(prepared, tmp_path, capsys):
     assert "teacher" not in capsys.readouterr().out
     weights = [(run.run_folder / "model" / "model.safetensors").read_bytes() for run in (asked, again)]
     assert weights[0] == weights[1]
-    np.save(kept[0] / "scores.npy", np.zeros_like(scores))  # a teacher who says that nobody churns
+    np.save(kept[0] / "scores.npy", np.zeros_like(scores))  # a teacher who is sure that nobody churns
     none = experiment(prepared, tmp_path / "none", "--finetuning.teacher", "1")
     train(none)
     log = json.loads((none.run_folder / TRAINING_LOG).read_text())
-    assert [entry["loss"] for entry in log["history"] if "loss" in entry][-1] < losses[-1]
+    assert next(entry["loss"] for entry in log["history"] if "loss" in entry) > 10 * losses[0]
 
 
 def test_a_part_of_the_rows_has_a_teacher_of_its_own(prepared, tmp_path):
