@@ -24,6 +24,7 @@ VALIDATION_METRICS = {
     "propensity": ("auroc", "micro_auroc", "average_precision", "log_loss"),
     "value": ("mae", "rmse", "spearman", "value_gini"),
 }
+VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
 EDGE = 1e-4  # no probability of a teacher is nearer to 0 or 1, where a logarithm would say more than is known
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss"}
 
@@ -104,13 +105,20 @@ class Objective:
         """The metric that chooses the best checkpoint unless training.metric_for_best_model names another."""
         return metrics.MAIN[self.task]
 
-    def loss(self, label_smoothing: float = 0.0, weights: list[float] | None = None, teacher: float = 0.0) -> Callable:
+    def loss(
+        self,
+        label_smoothing: float = 0.0,
+        weights: list[float] | None = None,
+        teacher: float = 0.0,
+        value_loss: str = "squared_error",
+    ) -> Callable:
         """For the Trainer's compute_loss_func.
 
         Args:
             label_smoothing: Share of the probability that is spread over all classes; for one of several classes only.
             weights: Of each class, for one of several classes only.
             teacher: Share of what a teacher says, in training labels that are those of `taught`.
+            value_loss: Of VALUE_LOSSES, for values only.
         """
         if teacher:
             alone = self.loss(label_smoothing, weights)
@@ -118,7 +126,7 @@ class Objective:
         if self.task == "propensity":
             return partial(_mean_loss, functional.binary_cross_entropy_with_logits)
         if self.task == "value":
-            return partial(_mean_loss, functional.mse_loss)
+            return partial(_mean_loss, VALUE_LOSSES[value_loss])
         return partial(mean_cross_entropy, label_smoothing=label_smoothing, weights=weights)
 
     def priors(self, labels: np.ndarray, weights: list[float] | None = None) -> np.ndarray | None:

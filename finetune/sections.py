@@ -114,6 +114,9 @@ class FinetuningConfig:
     Values have none."""
     event_dropout: ShareBelowOne = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
+    value_loss: Literal["squared_error", "absolute_error"] = "squared_error"
+    """What is made small for values: the squared error gives their mean, which adds up to what users will spend; the
+    absolute error gives their median, which has the best MAE."""
     log_scale: bool = False
     """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
     max_train_examples: PositiveInt | None = None

@@ -198,7 +198,9 @@ def build_trainer(
         eval_dataset=data["validation"].without_events(),
         processing_class=tokenizer,
         data_collator=collator,
-        compute_loss_func=objective.loss(arguments.label_smoothing_factor, weights, share),
+        compute_loss_func=objective.loss(
+            arguments.label_smoothing_factor, weights, share, experiment.finetuning.value_loss
+        ),
         compute_metrics=validation_metrics,
         callbacks=callbacks,
     )

@@ -126,6 +126,8 @@ def test_what_may_be_left_out_or_is_a_bound_is_taken(experiment, tmp_path):
 
 
 def test_smoothing_and_a_log_scale_need_labels_that_fit(experiment):
+    with pytest.raises(InputError, match=r"finetuning\.value_loss: a binary label is no value"):
+        training_arguments(replace(experiment, finetuning=FinetuningConfig(value_loss="absolute_error")))
     with pytest.raises(InputError, match=r"finetuning\.log_scale: a binary label is no value"):
         training_arguments(replace(experiment, finetuning=FinetuningConfig(log_scale=True)))
     value = Label("sum", "event_type = 'purchase'", "14 days", field="amount")

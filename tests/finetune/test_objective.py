@@ -52,6 +52,12 @@ def test_the_loss_is_the_mean_however_a_step_is_cut_into_batches(objective, labe
     assert torch.allclose(sum(parts), expected(logits, labels))
 
 
+def test_values_may_be_learned_by_their_absolute_error():
+    logits, labels = torch.randn(12, 1), torch.randn(12)
+    found = VALUE.loss(value_loss="absolute_error")({"logits": logits}, labels)
+    assert torch.allclose(found, (logits[:, 0] - labels).abs().mean())
+
+
 def test_weights_and_smoothing_are_those_of_torch():
     logits, labels = torch.randn(30, 3), torch.randint(0, 3, (30,))
     weights = class_weights("auto", TIERS, labels.numpy())
