@@ -184,6 +184,11 @@ def evaluate(experiment: Experiment) -> dict | None:
             str(seed): measure(task, labels["test"], run["test"], **known)
             for seed, run in zip(experiment.seeds, by_run, strict=True)
         }
+        each = [run["test"] for run in by_run]
+        metrics["single"] = over_seeds(
+            task, labels["test"], each, baselines.scores["test"], users["test"], settings.bootstrap, **known
+        )
+        metrics["verdict"] += " " + single_verdict(metrics)
     metrics["made"] = {
         "date": str(date.today()),
         "seconds": _seconds(experiment) | {"evaluate": round(time.perf_counter() - started, 1)},
@@ -281,6 +286,66 @@ def verdict(metrics: dict) -> str:
         f"(95 % interval {span([low, high], 4, '+')})"
     )
     return said + ("; lower is better." if sign < 0 else ".")
+
+
+def over_seeds(
+    task: str,
+    labels: np.ndarray,
+    runs: list[np.ndarray],
+    baselines: dict[str, np.ndarray],
+    users: np.ndarray,
+    resamples: int,
+    **known: object,
+) -> dict:
+    """How good a single checkpoint of the seeds is, over users and seeds: each resample draws users, and as many seeds
+    as there are, with replacement.
+
+    Of few seeds the spread between them comes out too small, by a factor of sqrt(1 - 1 / seeds).
+
+    Args:
+        task: See `finetune.objective.Objective`.
+        labels: As `compare` has them.
+        runs: The scores of each seed.
+        baselines: Name -> scores.
+        users: Whose example each row is.
+        resamples: Of the bootstrap.
+        known: See `compare`.
+
+    Returns:
+        The main metric's mean, its standard deviation between seeds, interval, and under "baselines" of each the
+        difference to it, with its interval.
+    """
+    main, seeds = MAIN[task], [f"seed {i}" for i in range(len(runs))]
+    everyone = dict(zip(seeds, runs, strict=True)) | baselines
+    figures = {name: measure(task, labels, scores, **known)[main] for name, scores in everyone.items()}
+    drawn = {name: of[main] for name, of in bootstrap(task, labels, everyone, users, resamples, **known).items()}
+    picked = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), resamples))
+    single = np.stack([drawn[name] for name in seeds])[picked, np.arange(resamples)].mean(axis=0)
+    found = [figures[name] for name in seeds]
+    result = {"mean": float(np.mean(found)), "deviation": float(np.std(found, ddof=1)) if len(found) > 1 else math.nan}
+    result["interval"] = interval(single)
+    result["baselines"] = {
+        name: {"difference": result["mean"] - figures[name], "interval": interval(single - drawn[name])}
+        for name in baselines
+    }
+    return result
+
+
+def single_verdict(metrics: dict) -> str:
+    """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
+    single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
+    called, _ = measure_words(metrics["main"], metrics["task"])
+    rivals = {
+        name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
+    }
+    if not rivals or math.isnan(single["deviation"]):
+        return ""
+    name, best = min(rivals.items(), key=lambda item: sign * item[1]["difference"])
+    return (
+        f"A single seed has {called} {single['mean']:.4f} on average, with a standard deviation of "
+        f"{single['deviation']:.4f} between the seeds: {number(best['difference'], 4, '+')} "
+        f"({span(best['interval'], 4, '+')} over users and seeds) to {worded(name)}."
+    )
 
 
 def says_the_same(scores: np.ndarray) -> bool:

@@ -17,7 +17,7 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
-from finetune.evaluation import compare, evaluate, says_the_same, table, verdict, without_nan
+from finetune.evaluation import compare, evaluate, over_seeds, says_the_same, table, verdict, without_nan
 from finetune.metrics import repeat_and_new
 from finetune.report import write_report
 from finetune.train import train
@@ -98,6 +98,20 @@ def test_few_positives_and_a_single_class_are_said():
     assert told(result).startswith("Only 20 positives, too few to tell: ")
     result = compare("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users, 50)
     assert "AUROC is not defined" in told(result)
+
+
+def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
+    labels, good, users = scores(1.0)
+    rule = scores(0.5)[1]
+    same = over_seeds("binary", labels, [good, good], {"rule": rule}, users, 400)
+    alone = compare("binary", labels, {"model": good, "rule": rule}, users, 400)["baselines"]["rule"]
+    assert same["deviation"] == 0
+    assert same["baselines"]["rule"]["difference"] == pytest.approx(alone["auroc_difference"])
+    assert same["baselines"]["rule"]["interval"] == pytest.approx(alone["auroc_difference_interval"])
+    both = over_seeds("binary", labels, [good, scores(0.3)[1]], {"rule": rule}, users, 400)
+    low, high = both["baselines"]["rule"]["interval"]
+    assert high - low > 1.2 * (same["baselines"]["rule"]["interval"][1] - same["baselines"]["rule"]["interval"][0])
+    assert low < both["baselines"]["rule"]["difference"] < high
 
 
 @pytest.mark.parametrize(
@@ -219,6 +233,10 @@ def test_several_seeds_score_by_their_mean(prepared, tmp_path):
     train(experiment)
     metrics = evaluate(replace(experiment))
     assert set(metrics["seeds"]) == {"0", "1"}
+    found = [metrics["seeds"][seed]["auroc"] for seed in "01"]
+    assert metrics["single"]["mean"] == pytest.approx(np.mean(found))
+    assert metrics["single"]["deviation"] == pytest.approx(np.std(found, ddof=1))
+    assert "A single seed has AUROC" in metrics["verdict"]
     assert all((tmp_path / "tiny" / f"seed-{seed}" / "model" / "calibration.json").is_file() for seed in (0, 1))
 
 
