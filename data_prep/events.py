@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from textwrap import shorten
 from typing import Literal
@@ -73,6 +74,8 @@ REMEDIES = {  # what to do about the most frequent of them
 }
 MEND = "mend the source, leave such rows out by SQL, or raise data.max_rejected"
 
+YEARS = "SELECT CAST(year(event_time) AS VARCHAR), count(*) FROM log GROUP BY ALL"  # a Count
+FAR_YEARS = 30
 SPAN = "SELECT min(event_time), max(event_time) FROM log"
 # Runs SQL that gives pairs (key, count) over the relation `log`, and adds the counts up by key over all its parts.
 Count = Callable[[str], dict[str, int]]
@@ -159,6 +162,8 @@ def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -
     if spill_folder is not None:
         con.execute(f"SET temp_directory = {quote(str(spill_folder))}")
     if memory_limit:
+        if not re.match(r"\s*\d", memory_limit):  # -1 and none are no limit to DuckDB
+            raise InputError(f"data.memory_limit: '{memory_limit}' is no size; write one such as 4GB")
         with refused("data.memory_limit", "write a size such as 4GB"):
             con.execute(f"SET memory_limit = {quote(memory_limit)}")
     return con
@@ -311,7 +316,24 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
             f"{log.equal_rows:,} of {log.events:,} rows are equal to another one in every column and count all the "
             f"same; data.duplicates: drop leaves one of each"
         )
-    log.notes += _stand_outs(log, count, kept)
+    log.notes += [*_stand_outs(log, count, kept), *_far_times(count)]
+
+
+def _far_times(count: Count) -> list[str]:
+    """A warning of events far from most others: those of another unit, where data.since lets them pass."""
+    years = {int(year): events for year, events in count(YEARS).items()}
+    ordered = sorted(years)
+    below = list(accumulate(years[year] for year in ordered))
+    median = next(year for year, events in zip(ordered, below, strict=True) if 2 * events >= below[-1])
+    far = [year for year in ordered if abs(year - median) > FAR_YEARS]
+    if not far:
+        return []
+    return [
+        f"warning: {sum(years[year] for year in far):,} of {below[-1]:,} events are of {far[0]}"
+        + f" to {far[-1]}" * (len(far) > 1)
+        + f", more than {FAR_YEARS} years off {median}, the year of the middle one: is their time in another unit? "
+        f"data.since and data.until leave such events out"
+    ]
 
 
 def _stand_outs(log: EventLog, count: Count, sizes: dict[int, int]) -> list[str]:

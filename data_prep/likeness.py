@@ -12,6 +12,7 @@ from data_prep.task import parse_duration, show
 
 DAY = timedelta(days=1)
 MANY_USERS = 100  # of fewer, the newest and the oldest event say little of the whole log
+SOME_USERS = 20  # of fewer, all may have come lately
 ROWS = 20_000  # about so many events are looked at for values that are known
 
 
@@ -71,11 +72,12 @@ def doubts(
             f"{ends}, {empty} whole day{'s' * (empty > 1)} without any event, and the training log never had more than "
             f"{silent}; is this one complete?"
         )
-    learned = datetime.fromisoformat(task["splits"]["train"]["cutoffs"][0]) - datetime.fromisoformat(trained["first"])
-    if users >= MANY_USERS and cutoff - first < learned / 2:
+    cutoffs = task["splits"]["train"]["cutoffs"]
+    learned = datetime.fromisoformat(cutoffs[len(cutoffs) // 2]) - datetime.fromisoformat(trained["first"])
+    if users >= SOME_USERS and cutoff - first < learned / 2:
         found.append(
-            f"warning: the log begins {(cutoff - first) / DAY:.0f} days before the cutoff, and every history that the "
-            f"model was trained on could reach {learned / DAY:.0f} days back; give the earlier events too"
+            f"warning: the log begins {(cutoff - first) / DAY:.0f} days before the cutoff, and a typical history that "
+            f"the model was trained on could reach {learned / DAY:.0f} days back; give the earlier events too"
         )
     for name, share in serializer.known(con, _some("past", events)).items():
         before = trained.get("known", {}).get(name, 1.0)

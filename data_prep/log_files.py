@@ -11,7 +11,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -75,6 +75,8 @@ def reading(
     reader = READERS[suffix(files[0].name)]
     if reader == "read_parquet":
         read = f"read_parquet({_paths(files)}, union_by_name = true)"
+        written = con.execute(f"SELECT DISTINCT name FROM parquet_schema({_paths(files)})").fetchall()
+        _refuse_twice(files[0], column_types(con, read), {row[0] for row in written}, setting)
         if len(files) > 1:
             _refuse_floats_as_text(con, files, read, user, setting)
         return Reading(read)
@@ -83,7 +85,16 @@ def reading(
         return _json(con, files, roles, user, time_unit, setting)
     named = columns or {name: name for name in types}
     wanted = {_bare(column): types[name] for name, column in named.items() if name in types}
-    return _csv(con, files, roles, user, wanted, time_unit)
+    return _csv(con, files, roles, user, wanted, time_unit, setting)
+
+
+def _refuse_twice(file: Path, names: Iterable[str], written: Container[str], setting: str) -> None:
+    """InputError where two columns have one name, of which DuckDB calls the second NAME_1."""
+    lower = {name.lower() for name in names}
+    for name in names:
+        first, _, number = name.rpartition("_")
+        if number.isdecimal() and first.lower() in lower and name not in written:
+            raise InputError(f"{setting}: the column {first} is there twice in {file}; give each a name of its own")
 
 
 def _refuse_floats_as_text(
@@ -142,14 +153,16 @@ def _csv(
     user: str,
     wanted: dict[str, str],
     time_unit: str | None,
+    setting: str,
 ) -> Reading:
     """DuckDB keeps lines that do not fit only without union_by_name, so files of one header are read together."""
     groups: dict[bytes, list[Path]] = defaultdict(list)
     for file in files:
         groups[_header(file)].append(file)
     guesses, reads = {}, []
-    for group in groups.values():
+    for header, group in groups.items():
         kinds = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        _refuse_twice(group[0], kinds, header.decode(errors="replace"), setting)
         guesses = kinds | guesses
         reads.append((f"{_paths(group)}{_quotes(con, group[0])}", list(kinds)))
     used = roles(list(guesses))

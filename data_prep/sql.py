@@ -246,7 +246,8 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
                 f"{setting}: the SQL reads the address {address}://..., but only files on this machine may be read; "
                 f"fetch them first, or {TRUST}"
             )
-    ahead = [] if looks_back_only else filter(None, map(_looks_ahead, nodes))
+    times = _time_columns(nodes)
+    ahead = [] if looks_back_only else filter(None, (_looks_ahead(node, times) for node in nodes))
     for reason in ahead:
         raise InputError(
             f"{setting}: the window function {reason} could look at later events; order it by time and end its frame "
@@ -429,11 +430,22 @@ def _arguments(setting: str, reader: dict) -> Iterator[str]:
             yield part["literal"]["text"]
 
 
-def _looks_ahead(node: dict) -> str | None:
+def _time_columns(nodes: list[dict]) -> set[str]:
+    """event_time and the columns that it is made of, in lower case."""
+    times: set[str] = set()
+    found = {"event_time"}
+    while found - times:
+        times |= found
+        made = [node for node in nodes if str(node.get("alias") or "").lower() in times]
+        found = {name for node in made for name in map(_names, _nodes(node)) if name}
+    return times
+
+
+def _looks_ahead(node: dict, times: set[str]) -> str | None:
     """Of a window function that may see later rows what it is called and why: what is not known to look back may.
 
-    It looks back where it is ordered by columns alone, ascending, its frame ends at the current row or a written number
-    of rows before it, and so does lag.
+    It looks back where it is ordered by columns alone, the time first, ascending, its frame ends at the current row or
+    a written number of rows before it, and so does lag.
     """
     if _kind(node) != "WINDOW":
         return None
@@ -450,6 +462,8 @@ def _looks_ahead(node: dict) -> str | None:
     columns, parts = ([_names(part) for part in _nodes(of)] for of in (orders, node["partitions"]))
     if any(column in parts for column in columns):
         return f"{name} ordered by a column that is the same in its partition"
+    if _names(orders[0]) not in times:
+        return f"{name} ordered by another column than event_time or what that is made of"
     if "FOLLOWING" in node["end"]:
         return f"{name} with FOLLOWING"
     lagged = [argument["expression"] for argument in node["arguments"][1:2]] if name == "lag" else []

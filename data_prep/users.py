@@ -62,14 +62,16 @@ def hmac_sha256(text: str, key: bytes) -> str:
 def standing_out(sizes: dict[int, int]) -> int | None:
     """The number of events above which a user is too many for one, or None where nobody has as many.
 
-    More than 1 % of all events and 10 times the median user's, or more than 100 times the 99.9th percentile.
+    More than 1 % of all events and 10 times the median user's, more than 5 % and 3 times the median, or more than 100
+    times the 99.9th percentile.
 
     Args:
         sizes: Number of events -> how many users have as many; see SIZES.
     """
     users = sum(sizes.values())
-    hundredth = sum(n * count for n, count in sizes.items()) // 100
-    limit = min(max(hundredth, 10 * _quantile(sizes, users, 0.5)), 100 * _quantile(sizes, users, 0.999))
+    events, median = sum(n * count for n, count in sizes.items()), _quantile(sizes, users, 0.5)
+    limits = max(events // 100, 10 * median), max(events // 20, 3 * median), 100 * _quantile(sizes, users, 0.999)
+    limit = min(limits)
     return limit if max(sizes) > limit else None
 
 

@@ -56,19 +56,25 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         settings["use_cpu"] = True  # or each process would train a model of its own
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see finetune.modeling.compile_layers
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
+    before = set(os.environ)
     try:
         made = TrainingArguments(**settings)
+        _check_values(made)
+        _try_optimizer(made)
     except (ValueError, TypeError, ImportError, RuntimeError, AttributeError) as error:
+        for name in set(os.environ) - before:  # training.fsdp speaks to accelerate, and to every later run, by it
+            del os.environ[name]
+        if isinstance(error, InputError):
+            raise
         said = shorten(first_line(error), 300, placeholder=" ...")
         raise InputError(f"training: {said}; mend that setting") from error
-    _check_values(made)
-    _try_optimizer(made)
     return made
 
 
 def _check_together(settings: dict, experiment: Experiment, objective: Objective) -> None:
     """Refuse settings that do not go together, or not with the label."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and settings["load_best_model_at_end"]:
+    sharded = settings["fsdp"] or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if sharded and settings["load_best_model_at_end"]:
         raise InputError(
             "the best checkpoint cannot be loaded back into sharded weights; give --training.load_best_model_at_end "
             "false --training.save_strategy no"

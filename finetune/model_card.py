@@ -22,7 +22,7 @@ from finetune.inference import score_texts
 from finetune.objective import Objective
 from finetune.runs import METRICS, read_metrics, read_settings, read_task, read_training_log
 from finetune.scoring import load_classifier
-from finetune.wording import FEW_POSITIVES, digits, measure, number, span
+from finetune.wording import FEW_POSITIVES, digits, measure, number, span, worded
 
 FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default
 EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
@@ -296,7 +296,7 @@ def _table(metrics: dict, seed: str | None, kind: str) -> list[list[str]]:
     scorers = {"model": test}
     if seed is not None:
         scorers = {f"**this model**, seed {seed}": metrics["seeds"][seed], "mean score of all seeds": test}
-    scorers |= {name.replace("_", " "): figures for name, figures in test["baselines"].items()}
+    scorers |= {worded(name): figures for name, figures in test["baselines"].items()}
     rows = [["", *(measure(key, kind)[0] for key in shown), f"model minus this ({measure(main, kind)[0]})"]]
     for name, figures in scorers.items():
         rows.append([name, *(_figure(figures, key) for key in shown), _figure(figures, f"{main}_difference", "+")])

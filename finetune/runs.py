@@ -29,6 +29,11 @@ def a_number_above_zero(content: Any) -> bool:
     return isinstance(content, int | float) and 0 < content < 1e300
 
 
+def a_temperature(content: Any) -> bool:
+    """Evaluation looks from .05 to 20; far beyond that all scores become 0 and 1, or one half."""
+    return isinstance(content, int | float) and 0.01 <= content <= 100
+
+
 def a_name_for_each_class(content: Any) -> bool:
     """By 0, 1, 2 ..., as numbers or as text."""
     names = content if isinstance(content, dict) else {}
@@ -60,7 +65,7 @@ TASK_HOLDS = {
 }
 CALIBRATION_HOLDS = Only(
     method={"none", "temperature", "isotonic"},
-    temperature=MayLack(a_number_above_zero),
+    temperature=MayLack(a_temperature),
     x=[float],
     y=[float],
     threshold=MayLack(float),

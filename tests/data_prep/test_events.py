@@ -427,6 +427,21 @@ def test_bounds_that_are_no_dates_are_refused(changes, said):
     assert said in message(from_sql(ONE, **changes))
 
 
+def test_events_far_from_most_others_are_warned_of():
+    times = "unnest([1704067200000 + i * 60000 for i in range(100)] || [1704067200, 1704067201])"
+    numbers = Source(sql=ONE.replace("TIMESTAMP '2024-01-01'", times), time_unit="milliseconds")
+    log, _ = read(DataConfig([numbers], since="1960-01-01"))
+    (warning,) = log.notes
+    assert warning.startswith(
+        "warning: 2 of 102 events are of 1970, more than 30 years off 2024, the year of the middle"
+    )
+    years = [f"{year}-01-01" for year in (1991, 1993, *[2024] * 9)]
+    log, _ = read(from_sql(ONE.replace("TIMESTAMP '2024-01-01'", f"unnest({years})")))
+    assert any("of 1991 to 1993, more than 30 years off" in note for note in log.notes)
+    decades = [f"{year}-01-01" for year in range(1991, 2022)]
+    assert read(from_sql(ONE.replace("TIMESTAMP '2024-01-01'", f"unnest({decades})")))[0].notes == []
+
+
 # Dates that are not ISO
 
 
@@ -575,7 +590,7 @@ def test_equal_rows_are_counted_and_stay_or_are_left_out(shop):
     assert (log.events, log.equal_rows, log.left_out, len(kept)) == (6, 3, {}, 6)
     assert "3 of 6 rows are equal to another one" in log.notes[0]
     assert "data.duplicates: drop" in log.notes[0]
-    log, kept = read(replace(data, duplicates="drop"))
+    log, kept = read(replace(data))
     assert (log.events, log.equal_rows, log.left_out) == (3, 0, {"equal to another row": 3})
     assert log.notes == ["left out 3 rows equal to another row"]
     assert kept == read(shop.data(rows))[1]
@@ -610,6 +625,9 @@ def test_a_user_of_a_hundred_times_the_most_active_ones_stands_out():
     assert standing_out({1: 1_000_000, 2: 2_000, 201: 1}) == 200
     assert standing_out({1: 1_000_000, 2: 2_000, 200: 1}) is None
     assert standing_out({5: 1, 6: 1}) is None
+    assert standing_out({100: 149, 900: 1}) == 790  # 5.7 % of all events, and 9 times the median
+    assert standing_out({100: 149, 700: 1}) is None
+    assert standing_out({100: 9, 290: 1}) is None  # many of few
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])

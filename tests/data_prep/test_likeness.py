@@ -79,7 +79,11 @@ def test_a_log_that_ends_before_the_cutoff_is_warned_of(learned):
 def test_a_log_that_is_far_shorter_than_the_histories_of_training_is_warned_of(learned):
     (short,) = warned(learned, events(range(70, 80)), "2024-03-21")
     assert "begins 10 days before the cutoff" in short
-    assert "could reach 31 days back" in short
+    assert "a typical history that the model was trained on could reach 38 days back" in short
+    some = pc.is_in(events(range(70, 80))["user_id"], pa.array([f"u{i}" for i in range(40)]))
+    assert "begins 10 days" in warned(learned, events(range(70, 80)).filter(some), "2024-03-21")[0]
+    few = pc.is_in(events(range(70, 80))["user_id"], pa.array(["u1", "u2", "u3"]))
+    assert warned(learned, events(range(70, 80)).filter(few), "2024-03-21") == []
     assert warned(learned, events(range(60, 80)), "2024-03-21") == []
 
 

@@ -5,6 +5,8 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
@@ -87,6 +89,25 @@ def test_a_column_that_is_there_twice_in_events_to_be_scored_is_named_once():
     frame = pd.DataFrame([["u", "2024-01-01", "view", 1, 2]], columns=[*HEADER, "price", "price"])
     with connect() as con, pytest.raises(InputError, match=r"^events: the column price is there twice; give each"):
         as_sources(con, frame)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+@pytest.mark.parametrize("header", ["event_type,event_type", "event_type,Event_Type"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, name, header):
+    names = f"user_id,event_time,{header}".split(",")
+    (tmp_path / "log.csv").write_text(",".join(names) + "\nu,2024-01-01,view,buy\n")
+    pq.write_table(pa.Table.from_arrays([pa.array([text]) for text in "abcd"], names), tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=rf"(?i)path: the column event_type is there twice in .*{name}; give each"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_columns_that_differ_by_a_number_are_not_the_same(tmp_path, name):
+    names = ["user_id", "event_time", "event_type", "Event_Type_1", "event_type_2"]
+    (tmp_path / "log.csv").write_text(",".join(names) + "\nu,2024-01-01,view,buy,1\n")
+    values = ["u", "2024-01-01", "view", "buy", "1"]
+    pq.write_table(pa.Table.from_arrays([pa.array([text]) for text in values], names), tmp_path / "log.parquet")
+    assert set(read(tmp_path / name)[0].fields) == {"Event_Type_1", "event_type_2"}
 
 
 def test_one_column_is_no_frame():

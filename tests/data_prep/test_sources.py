@@ -91,6 +91,12 @@ def test_a_glob_without_an_ending_is_told_to_have_one(tmp_path):
     assert "end it with theirs, as in *.csv" in refused(tmp_path / "log*csv*")
 
 
+@pytest.mark.parametrize("limit", ["-1", "-5GB", "none"])
+def test_a_memory_limit_that_limits_nothing_is_refused(limit):
+    with pytest.raises(InputError, match=rf"^data\.memory_limit: '{limit}' is no size; write one such as 4GB"):
+        connect(limit)
+
+
 def test_too_little_memory_is_named_as_such(tmp_path):
     columns = dict(zip(("user_id", "event_time", "event_type"), ("user_id", "event_time", "event_type"), strict=True))
     data = DataConfig([Source(path=str(shop_csv(tmp_path)), columns=columns)], memory_limit="1KB")

@@ -266,6 +266,8 @@ def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
         ("sum(x) OVER (ORDER BY t ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)", "sum with FOLLOWING"),
         ("sum(x) OVER (ORDER BY t ROWS BETWEEN UNBOUNDED PRECEDING AND -1 PRECEDING)", "distance"),
         ("lag(x, -1) OVER (ORDER BY t)", "lag with a distance"),
+        ("lag(x) OVER (PARTITION BY u ORDER BY x)", "lag ordered by another column than event_time"),
+        ("lag(x) OVER (PARTITION BY u ORDER BY x, t)", "lag ordered by another column than event_time"),
         ("lag(x) OVER w", "lag in descending order"),
         ("lag(x, ~0) OVER (ORDER BY t)", "lag with a distance"),
         ("lag(x, n) OVER (ORDER BY t)", "lag with a distance"),
@@ -282,7 +284,7 @@ def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
     ],
 )
 def test_a_window_function_that_looks_ahead_needs_the_owners_word(con, window, reason):
-    sql = f"SELECT u, {window} AS v FROM 'a.csv' WINDOW w AS (PARTITION BY u ORDER BY t DESC)"
+    sql = f"SELECT u, t AS event_time, {window} AS v FROM 'a.csv' WINDOW w AS (PARTITION BY u ORDER BY t DESC)"
     with pytest.raises(InputError, match=rf"{reason}.* could look at later events.*looks_back_only: true"):
         check_source(con, "data.sources[0]", sql, False)
     assert check_source(con, "data.sources[0]", sql, True) == ["a.csv"]
@@ -299,7 +301,9 @@ def test_a_window_function_that_looks_ahead_needs_the_owners_word(con, window, r
     ],
 )
 def test_a_window_function_that_looks_back_passes(con, window):
-    assert check_source(con, "data.sources[0]", f"SELECT {window} AS v FROM 'a.csv'", False) == ["a.csv"]
+    assert check_source(con, "data.sources[0]", f"SELECT t AS event_time, {window} AS v FROM 'a.csv'", False) == [
+        "a.csv"
+    ]
 
 
 @pytest.mark.parametrize(

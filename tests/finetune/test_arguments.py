@@ -150,6 +150,13 @@ def test_sharded_weights_keep_no_best_checkpoint(experiment, monkeypatch):
         training_arguments(experiment)
 
 
+def test_a_run_of_sharded_weights_that_is_refused_leaves_the_next_one_alone(experiment, tmp_path, monkeypatch):
+    for settings in ({"fsdp": True}, {"fsdp": True, "load_best_model_at_end": False, "optim_target_modules": "a"}):
+        with pytest.raises(InputError):
+            training_arguments(with_training(experiment, **settings, adam_beta1=1.5), output_dir=str(tmp_path))
+        assert training_arguments(experiment, output_dir=str(tmp_path))
+
+
 def test_trackers_know_a_run_by_its_name(experiment, tmp_path):
     (run,) = replace(experiment, seeds=[3]).runs()
     arguments = training_arguments(run, output_dir=str(tmp_path))
