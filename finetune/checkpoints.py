@@ -241,8 +241,8 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
             shutil.rmtree(trainer.args.output_dir)
         raise InputError(
             f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
-            f"{trainer.state.global_step:,} steps; raise it, or mend what keeps the steps small, such as "
-            f"training.adam_epsilon, max_grad_norm or lr_scheduler_type"
+            f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "
+            f"the steps small, such as training.adam_epsilon, max_grad_norm or lr_scheduler_type"
         )
     return seconds
 

