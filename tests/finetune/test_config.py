@@ -96,7 +96,7 @@ def test_an_experiment_does_not_change_the_one_that_is_parsed_after_it(tiny):
     first.sweep.space.clear()
     first.training["seed"] = 9
     second = parse(tiny)
-    assert (second.text.header[-1], second.evaluation.slices, second.training["seed"]) == ("value", {}, 42)
+    assert (second.text.header[-1], second.evaluation.slices, second.training["seed"]) == ("own", {}, 42)
     assert second.sweep.space
 
 

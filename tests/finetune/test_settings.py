@@ -73,7 +73,8 @@ def test_null_is_a_value_where_it_is_one(file):
 
 def test_a_null_for_a_section_on_the_command_line_takes_back_what_the_file_says():
     (argument,) = read_arguments(["--model.from_scratch", "null"])
-    assert argument == '--model.from_scratch={"hidden_size": 128, "layers": 2, "heads": 2, "dropout": 0.1}'
+    defaults = '{"architecture": "bert", "hidden_size": 128, "layers": 2, "heads": 2, "dropout": 0.1}'
+    assert argument == f"--model.from_scratch={defaults}"
 
 
 def test_keys_and_texts_are_taken_as_they_are_written(file):
