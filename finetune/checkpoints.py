@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data_prep import InputError
 from data_prep.files import MayLack
@@ -23,7 +23,7 @@ RUN_FILES = re.compile(
     r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
     r"|report\.html|training_log\.json)"
 )
-UNCHANGED = 1e-12  # biases begin at 0, and each step of Adam moves each of them by the learning rate
+UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 # Settings that change nothing in the weights: with others a stopped run may go on.
 WITHOUT_EFFECT = {
     "resume_from_checkpoint",
@@ -213,6 +213,23 @@ def finish(folder: Path, origin: dict) -> None:
     write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
 
 
+class _Moved(TrainerCallback):
+    """Whether any step moves any of these weights; the best checkpoint, which comes back at the end, may be older."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        self.weights, self.before = weights, [weight.detach().clone() for weight in weights]
+        self.seen = self.any = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Look until one has moved."""
+        if not self.any and self.weights:
+            self.seen = True
+            pairs = zip(self.before, self.weights, strict=True)
+            self.any = any((new.detach().to(old.device) - old).abs().max() >= UNCHANGED for old, new in pairs)
+
+
 def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     """Train, and refuse weights that have not changed: they would pass for a model that has learned something.
 
@@ -233,10 +250,10 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     kept = [weight for name, weight in trainer.model.named_parameters() if weight.requires_grad and name not in decayed]
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # no process has the whole weights
         kept = []
-    before = sum(weight.detach().abs().sum().item() for weight in kept)
+    moved = _Moved(kept)
+    trainer.add_callback(moved)
     seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
-    after = sum(weight.detach().abs().sum().item() for weight in kept)
-    if kept and abs(after - before) < UNCHANGED:
+    if moved.seen and not moved.any:
         if trainer.is_world_process_zero():
             shutil.rmtree(trainer.args.output_dir)
         raise InputError(

@@ -590,7 +590,7 @@ def test_equal_rows_are_counted_and_stay_or_are_left_out(shop):
     assert (log.events, log.equal_rows, log.left_out, len(kept)) == (6, 3, {}, 6)
     assert "3 of 6 rows are equal to another one" in log.notes[0]
     assert "data.duplicates: drop" in log.notes[0]
-    log, kept = read(replace(data))
+    log, kept = read(replace(data, duplicates="drop"))
     assert (log.events, log.equal_rows, log.left_out) == (3, 0, {"equal to another row": 3})
     assert log.notes == ["left out 3 rows equal to another row"]
     assert kept == read(shop.data(rows))[1]

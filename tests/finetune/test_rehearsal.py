@@ -92,11 +92,11 @@ def test_an_encoder_that_reads_no_texts_of_this_kind_is_refused(experiment, tmp_
 
 def test_a_model_that_fits_into_no_memory_is_refused_with_what_it_needs(experiment):
     with pytest.raises(InputError, match=r"model\.from_scratch: a model of [\d,]+ weights needs [\d,]+ GiB .* lower"):
-        rehearse(with_model(experiment, from_scratch=FromScratch(10**6, 100, 2)))
+        rehearse(with_model(experiment, from_scratch=FromScratch(hidden_size=10**6, layers=100)))
     with pytest.raises(InputError, match=r"^model\.from_scratch and .* ask for more weights than torch can count"):
-        rehearse(with_model(experiment, from_scratch=FromScratch(10**9, 1, 1)))
+        rehearse(with_model(experiment, from_scratch=FromScratch(hidden_size=10**9, layers=1, heads=1)))
     with pytest.raises(InputError, match=r"^model\.from_scratch: a model of .* lower hidden_size or layers$"):
-        rehearse(with_model(experiment, from_scratch=FromScratch(16, 10**9, 1)))
+        rehearse(with_model(experiment, from_scratch=FromScratch(hidden_size=16, layers=10**9, heads=1)))
     with pytest.raises(InputError, match=r"^model\.max_tokens: a model of .* lower model\.max_tokens$"):
         rehearse(with_model(experiment, max_tokens=10**9))
 

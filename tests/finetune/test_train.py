@@ -151,7 +151,7 @@ def test_pretraining_is_done_once_and_a_killed_one_continues(prepared, tmp_path,
 
 def test_pretraining_continues_a_checkpoint(prepared, tmp_path):
     start = pretrain(experiment(prepared, tmp_path / "first"))
-    arguments = ["--model.name_or_path", str(start), "--pretraining.learning_rate", "1e-12"]
+    arguments = ["--model.name_or_path", str(start), "--pretraining.learning_rate", "1e-9"]
     folder = pretrain(experiment(prepared, tmp_path / "second", *arguments))
     one, other = (load_file(made / "model.safetensors") for made in (start, folder))
     assert one.keys() == other.keys()

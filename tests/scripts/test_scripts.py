@@ -73,7 +73,7 @@ def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, t
     assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
-@pytest.mark.parametrize("script", ["run.py", "predict.py", "compare.py"])
+@pytest.mark.parametrize("script", ["run.py", "predict.py"])
 def test_ctrl_c_while_the_libraries_are_loaded_ends_with_code_130_and_no_traceback(tmp_path, script):
     stopped = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(1); raise KeyboardInterrupt"
     (tmp_path / "numpy.py").write_text(stopped)
