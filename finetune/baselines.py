@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
@@ -28,12 +29,20 @@ from finetune.estimators import (
     quality,
 )
 from finetune.objective import Objective
-from finetune.pairs import PAIR_GRIDS, PairModel, PairRows, PersonalFrequency, fit_pairs, pair_columns, pair_rows
+from finetune.pairs import (
+    NEVER,
+    PAIR_GRIDS,
+    PairModel,
+    PairRows,
+    PersonalFrequency,
+    fit_pairs,
+    pair_columns,
+    pair_rows,
+)
 
 SMALL = 5000  # rows
 TUNED_CLASSES = 3  # of propensity, the most frequent ones
 FOLDS = 5  # of the stack
-NEVER = 10_000.0  # days since an event that there never was
 RFM = re.compile(r"target_recency_days|target(_\d+d)?|.+_sum(_\d+d)?")
 
 
@@ -98,7 +107,7 @@ def score_baselines(
     for split in SPLITS:
         columns = [*names, *own, "user_id", *(["label"] if split != "test" else [])]
         table = read_split(folder, split, (limits or {}).get(split), columns)
-        features[split] = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+        features[split] = feature_rows(table, names)
         if own:
             pairs[split] = pair_rows(table)
         if split != "test":
@@ -133,6 +142,11 @@ def score_baselines(
             for split, scores in baselines.scores.items():
                 scores["stack"] = stack[split]
     return baselines
+
+
+def feature_rows(table: pa.Table, names: list[str]) -> np.ndarray:
+    """The aggregates of a split, of shape (rows, names), NaN where there is none."""
+    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
 
 
 def fit_stack(

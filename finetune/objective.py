@@ -25,8 +25,13 @@ VALIDATION_METRICS = {
     "value": ("mae", "rmse", "spearman", "value_gini"),
 }
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
-EDGE = 1e-4  # no probability of a teacher is nearer to 0 or 1, where a logarithm would say more than is known
+EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss"}
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Of probabilities, none nearer to 0 or 1 than EDGE."""
+    return logit(np.clip(probabilities, EDGE, 1 - EDGE))
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Objective:
             teacher: As `scores` has them.
         """
         if self.task == "propensity":
-            return np.stack([logit(np.clip(teacher, EDGE, 1 - EDGE)), labels], axis=1)
+            return np.stack([log_odds(teacher), labels], axis=1)
         said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
         logits = np.log(np.clip(said, EDGE, 1))
         return np.stack([logits - logits.mean(axis=1, keepdims=True), np.eye(len(self.classes))[labels]], axis=1)

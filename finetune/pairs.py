@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import logit
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -21,10 +20,10 @@ from data_prep import InputError
 from data_prep.features import OWN
 from data_prep.prepared import column_array, sampled
 from finetune.estimators import MAX_TREES, TREE_STEP
+from finetune.objective import EDGE, log_odds
 
 ACTIVITY = ("target_28d", "target", "target_recency_days")  # aggregates
-NEVER = 10_000.0  # days since a class that the user never had
-EDGE = 1e-4  # no share is nearer to 0 or 1
+NEVER = 10_000.0  # days since what there never was
 MAX_PAIRS = 1_000_000  # of one fit
 SCORED = 500_000  # pairs that are scored at once
 CATEGORIES = 255  # that boosting takes
@@ -136,7 +135,7 @@ class PairModel:
         trees = isinstance(self.estimator, HistGradientBoostingClassifier)
         columns = [np.log1p(count) for count in counts]
         columns += [last if trees else np.log1p(np.nan_to_num(last, nan=NEVER)), np.isnan(last), share]
-        columns += [_log_odds(np.broadcast_to(self.shares, last.shape)), _log_odds(known)]
+        columns += [log_odds(np.broadcast_to(self.shares, last.shape)), log_odds(known)]
         columns += [
             np.broadcast_to(np.log1p(np.nan_to_num(of, nan=NEVER))[:, None], last.shape) for of in rows.activity.T
         ]
@@ -201,7 +200,3 @@ def fit_pairs(settings: dict, rows: PairRows, labels: np.ndarray, seed: int) -> 
         **{"max_iter": MAX_TREES} | settings, categorical_features=category, early_stopping=False, random_state=seed
     )
     return PairModel(boosting, rows, labels)
-
-
-def _log_odds(shares: np.ndarray) -> np.ndarray:
-    return logit(np.clip(shares, EDGE, 1 - EDGE))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.prepare import replacing
 from data_prep.prepared import column_array, opened, read_split, sampled
-from finetune.baselines import SMALL
+from finetune.baselines import SMALL, feature_rows
 from finetune.estimators import (
     LOGISTIC_GRID,
     Fitted,
@@ -32,7 +32,7 @@ from finetune.estimators import (
     out_of_fold,
     quality,
 )
-from finetune.objective import EDGE, Objective
+from finetune.objective import EDGE, Objective, log_odds
 from finetune.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 
 VERSION = 2  # of what the teacher is; scores of another one are made anew
@@ -66,11 +66,7 @@ def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None
         names = pair_columns(manifest) if pairs else manifest["aggregates"]
         table = read_split(folder, "train", limit, [*names, "user_id", "label"])
         labels, users = column_array(table["label"]), table["user_id"].to_numpy()
-        if pairs:
-            rows = pair_rows(table)
-        else:
-            rows = np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
-        scores = teach(objective, rows, labels, users)
+        scores = teach(objective, pair_rows(table) if pairs else feature_rows(table, names), labels, users)
         print(f"teacher: AUROC {quality(objective.task, labels, scores):.4f} on training users that it had not seen")
         with replacing(made) as unfinished:
             np.save(unfinished / "scores.npy", scores)
@@ -138,4 +134,4 @@ def mixed(objective: Objective, scores: list[np.ndarray]) -> np.ndarray:
     """The mean of several scores by their log-odds, of tiers by the logarithms of their probabilities."""
     if objective.task == "tiers":
         return softmax(np.mean(np.log(np.clip(scores, EDGE, 1)), axis=0), axis=-1)
-    return expit(np.mean(logit(np.clip(scores, EDGE, 1 - EDGE)), axis=0))
+    return expit(np.mean(log_odds(np.array(scores)), axis=0))

@@ -161,14 +161,18 @@ TAGGED = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
-@given(TAGGED)
-def test_own_counts_of_each_class_are_what_a_loop_over_the_events_finds(shop, drawn):
-    rows = [
+def tagged(shop, drawn: list[tuple]) -> list[dict]:
+    return [
         {"user_id": user, "event_time": shop.start + timedelta(minutes=round((CUTOFF - age) * 1440))}
         | {"event_type": kind, "tags": tags}
         for user, age, kind, tags in drawn
     ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(TAGGED)
+def test_own_counts_of_each_class_are_what_a_loop_over_the_events_finds(shop, drawn):
+    rows = tagged(shop, drawn)
     cutoff, classes = shop.day(CUTOFF), ["milk", "tea", "never"]
     later = [shop.event("a", CUTOFF, "purchase", tags=["tea"])]
     found, _, _ = shop.histories(rows + later, cutoff, classes=("tags", classes))
@@ -188,11 +192,7 @@ def test_own_counts_of_each_class_are_what_a_loop_over_the_events_finds(shop, dr
 @settings(max_examples=20, deadline=None)
 @given(TAGGED)
 def test_distinct_values_of_a_list_are_its_members(shop, drawn):
-    rows = [
-        {"user_id": user, "event_time": shop.start + timedelta(minutes=round((CUTOFF - age) * 1440))}
-        | {"event_type": kind, "tags": tags}
-        for user, age, kind, tags in drawn
-    ]
+    rows = tagged(shop, drawn)
     cutoff = shop.day(CUTOFF)
     found, _, _ = shop.histories(rows, cutoff)
     for user, aggregates in found.items():
