@@ -503,7 +503,7 @@ def _open_source(
         )
     user = next(kind for column, kind in columns.items() if column.lower() == "user_id")
     if floats or user in EXACT:
-        notes.append(f"{name}: user ids are floats; 12346.0 is read as the user 12346")
+        notes.append(f"{name}: some user ids are written as floats; 12346.0 is read as the user 12346")
     return columns, written, notes
 
 

@@ -142,7 +142,7 @@ def _json(
     proven = proven_types(con, read, guesses, set())
     replaced = {name: f"CAST({identifier(name)} AS {kind})" for name, kind in proven.items() if kind != "VARCHAR"}
     replaced |= {name: "NULL" for name, kind in kinds.items() if kind.id == "null"}
-    floats = users.get(user) == "double" and _has_floats(con, read, user)
+    floats = users.get(user) in ("double", "varchar", "json") and _has_floats(con, read, user)
     return Reading(_replaced(read, replaced), user in users, floats)
 
 
@@ -185,7 +185,7 @@ def _csv(
     read = _csv_query(reads, {name: kind for name, kind in types.items() if name not in casts}, "store_rejects")
     read = _replaced(read, {name: f"CAST({identifier(name)} AS {kind})" for name, kind in casts.items()})
     users = {name.lower(): kind for name, kind in guesses.items()}
-    return Reading(read, user in users, users.get(user) == "DOUBLE" and _has_floats(con, as_text, user))
+    return Reading(read, user in users, users.get(user) in ("DOUBLE", "VARCHAR") and _has_floats(con, as_text, user))
 
 
 def refuse_open_quote(files: list[Path], setting: str) -> None:

@@ -491,8 +491,11 @@ def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -
     """The aggregates that text.header stands for, each once.
 
     Raises:
-        InputError: A name that is neither a group nor an aggregate.
+        InputError: A name that is neither a group nor an aggregate, or is there twice.
     """
+    twice = [entry for i, entry in enumerate(header) if entry in header[:i]]
+    if twice:
+        raise InputError(f"text.header names '{twice[0]}' twice; name it once")
     names = []
     for entry in header:
         if entry not in HEADER_GROUPS and entry not in aggregates:

@@ -195,6 +195,13 @@ def test_whole_floats_are_the_integer_and_rounded_ones_nobody(tmp_path, name):
     assert "12346.0 is read as the user 12346" in log.notes[0]
 
 
+@FORMATS
+def test_a_float_among_ids_that_are_text_is_told(tmp_path, name):
+    log, rows = read(write(tmp_path / name, [[user, "2024-01-01", "view"] for user in ("ann", "12346.0", "12346")]))
+    assert [row["user_id"] for row in rows] == ["12346", "12346", "ann"]
+    assert "12346.0 is read as the user 12346" in log.notes[0]
+
+
 @pytest.mark.parametrize(
     ("user", "why"), [("4.00012E+15", FRACTION), ("1e+16", FRACTION), ("nan", NOBODY), ("None", NOBODY)]
 )

@@ -332,8 +332,13 @@ def test_an_unknown_header_name_is_refused_with_the_groups():
 
 
 def test_header_names_are_written_once_and_groups_cover_the_numeric_fields():
-    names = header_names(["events", "value", "events"], ["Unit price", "items"], ["events"])
-    assert names == ["events", "unit_price_sum", "items_sum", "unit_price_mean", "items_mean"]
+    names = header_names(["items_mean", "value"], ["Unit price", "items"], ["items_mean"])
+    assert names == ["items_mean", "unit_price_sum", "items_sum", "unit_price_mean"]
+
+
+def test_a_name_that_the_header_has_twice_is_refused():
+    with pytest.raises(InputError, match=r"text.header names 'events' twice; name it once"):
+        header_names(["events", "value", "events"], ["items"], ["events"])
 
 
 # Saving

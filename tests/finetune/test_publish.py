@@ -47,7 +47,10 @@ for name in sys.argv[1:]:
     raw = EventClassifier.from_pretrained(name).predict(events, cutoff)["score"].to_pylist()
     folder = Path(snapshot_download(name))
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), "binary")
-    shown = re.findall(r"```python\\n(from (?:peft|transformers) .*?)```", (folder / "README.md").read_text(), re.S)
+    shown = re.findall(r"```python\\n(from transformers .*?)```", (folder / "README.md").read_text(), re.S)
+    if (folder / "adapter_config.json").is_file():  # as the card warns
+        from transformers import pipeline
+        assert pipeline("text-classification", model=name)(texts[:1])[0]["label"].startswith("LABEL_")
     values = []
     exec(shown[0].replace("print(", "values.append("), {"text": texts, "values": values})  # as the card says
     found[name] = [scores.tolist(), [{p["label"]: p["score"] for p in row}["churn"] for row in values[0]], raw]
@@ -310,7 +313,7 @@ def test_a_dry_run_lists_the_files_and_shows_the_card_without_a_request_or_a_tok
     assert not hub.requests
     shown = capsys.readouterr().out
     assert re.search(r"\n +43,\d+  model\.safetensors\n", shown)
-    assert 'pipeline("text-classification", model="me/model"' in shown
+    assert 'pipeline("text-classification", model="me/model", top_k=None)' in shown
     with pytest.raises(InputError, match="hf auth login"):
         publish(runs["full"], "me/model")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
