@@ -91,8 +91,6 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
         raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
     if experiment.finetuning.value_loss != "squared_error" and objective.task != "value":
         raise InputError(f"finetuning.value_loss: a {objective.task} label is no value; leave it at squared_error")
-    if experiment.finetuning.teacher and objective.task == "value":
-        raise InputError("finetuning.teacher: a value has no teacher; leave it at 0")
     if "underflow_overflow" in settings["debug"]:
         raise InputError(
             "training.debug underflow_overflow cannot read the masks of these models; leave it out, and look at "

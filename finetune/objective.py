@@ -126,8 +126,8 @@ class Objective:
             value_loss: Of VALUE_LOSSES, for values only.
         """
         if teacher:
-            alone = self.loss(label_smoothing, weights)
-            return partial(_taught_loss, alone, teacher, centered=self.task != "propensity")
+            alone = self.loss(label_smoothing, weights, value_loss=value_loss)
+            return partial(_taught_loss, alone, teacher, centered=self.task in ("binary", "tiers"))
         if self.task == "propensity":
             return partial(_mean_loss, functional.binary_cross_entropy_with_logits)
         if self.task == "value":
@@ -153,9 +153,11 @@ class Objective:
         that the teacher would have, then the labels, of one of several classes 1 for the right one.
 
         Args:
-            labels: Of shape (rows,), for propensity (rows, classes); not of values.
-            teacher: As `scores` has them.
+            labels: Of shape (rows,), for propensity (rows, classes); values as they are learned.
+            teacher: As `scores` has them; values as they are learned.
         """
+        if self.task == "value":
+            return np.stack([teacher, labels], axis=1)[:, :, None]
         if self.task == "propensity":
             return np.stack([log_odds(teacher), labels], axis=1)
         said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher

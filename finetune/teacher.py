@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
+from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from data_prep.prepared import column_array, opened, read_split, sampled
 from finetune.baselines import SMALL, feature_rows
 from finetune.estimators import (
     LOGISTIC_GRID,
+    RIDGE_GRID,
     Fitted,
     Stages,
     boosting,
@@ -35,7 +37,7 @@ from finetune.estimators import (
 from finetune.objective import EDGE, Objective, log_odds
 from finetune.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 
-VERSION = 2  # of what the teacher is; scores of another one are made anew
+VERSION = 3  # of what the teacher is; scores of another one are made anew
 FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute that it saves
 FOLDS = 5
 MAX_ROWS = 200_000  # of one fit; more take long and change little
@@ -43,49 +45,67 @@ SEED = 0  # of folds and fits, the same for all seeds of a run
 # One point for boosting: three at half the rate took five times as long for .0003 of AUROC on Complete Journey.
 POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 10, "min_samples_leaf": 200}]
 PAIR_POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 20, "min_samples_leaf": 400}]
+SHARES = (0.5, 0.75, 0.25, 1.0, 0.0)  # of boosting; between equals the first
 
 
-def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None) -> np.ndarray:
+def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None, value_loss: str) -> np.ndarray:
     """What the teacher says of the training rows, as `Objective.scores` has it; kept beside the prepared data.
 
     Args:
         folder: The prepared data.
         manifest: Its manifest.
-        objective: The task, binary, tiers or propensity.
-        limit: See `data_prep.prepared.read_split`.
+        objective: The task.
+        limit: See `data_prep.prepared.read_split`; of training.
+        value_loss: Of `objective.VALUE_LOSSES`.
 
     Raises:
         InputError: The data is not prepared, or there are fewer users than folds.
     """
     opened(folder, "train")
     stat = (Path(folder) / "train.parquet").stat()
-    key = repr((VERSION, manifest["content_hash"], stat.st_size, stat.st_mtime_ns, limit))
+    key = repr((VERSION, manifest["content_hash"], stat.st_size, stat.st_mtime_ns, limit, value_loss))
     made = Path(folder) / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not made.is_dir():
         pairs = objective.task == "propensity"
         names = pair_columns(manifest) if pairs else manifest["aggregates"]
-        table = read_split(folder, "train", limit, [*names, "user_id", "label"])
-        labels, users = column_array(table["label"]), table["user_id"].to_numpy()
-        scores = teach(objective, pair_rows(table) if pairs else feature_rows(table, names), labels, users)
-        print(f"teacher: AUROC {quality(objective.task, labels, scores):.4f} on training users that it had not seen")
+        rows, labels, users = {}, {}, None
+        for split, size in (("train", limit), ("validation", MAX_ROWS)):
+            table = read_split(folder, split, size, [*names, "user_id", "label"])
+            rows[split] = pair_rows(table) if pairs else feature_rows(table, names)
+            labels[split] = column_array(table["label"])
+            users = table["user_id"].to_numpy() if split == "train" else users
+        scores, share = teach(objective, rows, labels, users, value_loss)
+        found = _goodness(objective, value_loss, labels["train"], scores)
+        error = "MAE" if value_loss == "absolute_error" else "RMSE"
+        said = f"{error} {-found:,.4g}" if objective.task == "value" else f"AUROC {found:.4f}"
+        parts = f"{share:.0%} boosting and {1 - share:.0%} regression"
+        print(f"teacher: {parts}, {said} on training users that it had not seen")
         with replacing(made) as unfinished:
             np.save(unfinished / "scores.npy", scores)
     return np.load(made / "scores.npy")
 
 
-def teach(objective: Objective, rows: np.ndarray | PairRows, labels: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """The scores of a teacher of these rows, as `Objective.scores` has them.
+def teach(
+    objective: Objective,
+    rows: dict[str, np.ndarray] | dict[str, PairRows],
+    labels: dict[str, np.ndarray],
+    users: np.ndarray,
+    value_loss: str = "squared_error",
+) -> tuple[np.ndarray, float]:
+    """The scores of a teacher of the training rows, as `Objective.scores` has them, and the share of boosting in them.
 
-    It is the mean of boosting and logistic regression, by the logarithms of their probabilities; for propensity they
-    are those over pairs of a user and a class. Both are fitted in folds by user, so that each row is scored by models
-    that were fitted to other users, and the settings of each are those with the best AUROC of these scores.
+    They are `mixed` from boosting and regression on the aggregates; for propensity from those over pairs of a user and
+    a class. Both are fitted in folds by user, so that each row is scored by models that were fitted to other users; the
+    settings of each are those whose scores have the best AUROC, of values the smallest error. The share is the one that
+    is best on validation, whose rows are later: where a log drifts, regression extrapolates far worse than it looks.
 
     Args:
-        objective: The task; not value.
-        rows: Features of shape (rows, columns), NaN where a value is missing; for propensity what is known of each
-            class.
-        labels: Of shape (rows,), for propensity (rows, classes).
-        users: Whose each row is, of shape (rows,).
+        objective: The task.
+        rows: train and validation -> features of shape (rows, columns), NaN where a value is missing; for propensity
+            what is known of each class.
+        labels: train and validation -> of shape (rows,), for propensity (rows, classes).
+        users: Whose each training row is, of shape (rows,).
+        value_loss: Of values, which error is small.
 
     Raises:
         InputError: There are fewer users than folds.
@@ -94,44 +114,71 @@ def teach(objective: Objective, rows: np.ndarray | PairRows, labels: np.ndarray,
         raise InputError(f"finetuning.teacher needs {FOLDS} users or more in training; set it to 0")
     splitter = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
     folds = [(seen[sampled(len(seen), MAX_ROWS)], unseen) for seen, unseen in splitter.split(users, groups=users)]
-    members = _pair_members(rows, labels) if isinstance(rows, PairRows) else _members(objective, rows, labels)
-    best = []
-    fits = FOLDS * sum(len(of) for _, of in members)
+    every = sampled(len(users), MAX_ROWS)
+    if objective.task == "propensity":
+        members = _pair_members(rows, labels["train"])
+    else:
+        members = _members(objective, rows, labels["train"], value_loss)
+    best, later = [], []
+    fits = sum(FOLDS * len(of) + 1 for _, of in members)
     with threadpool_limits(1 if len(users) < SMALL else None), tqdm(total=fits, desc="teacher", unit="fit") as bar:
         for inputs, points in members:
-            found = (-np.inf, None)
+            tried = []
             for fit in points:
-                for scores in out_of_fold(fit, inputs, folds).values():
-                    found = max(found, (quality(objective.task, labels, scores), scores), key=lambda entry: entry[0])
+                for stage, scores in out_of_fold(fit, inputs["train"], folds).items():
+                    tried.append((_goodness(objective, value_loss, labels["train"], scores), scores, fit, stage))
                 bar.update(FOLDS)
-            best.append(found[1])
-    return mixed(objective, best)
+            _, scores, fit, stage = max(tried, key=lambda entry: entry[0])
+            best.append(scores)
+            later.append(dict(fit(every).stages(inputs["validation"]))[stage])
+            bar.update()
+
+    def on_validation(share: float) -> float:
+        return _goodness(objective, value_loss, labels["validation"], mixed(objective, later, share))
+
+    share = max(SHARES, key=on_validation)
+    return mixed(objective, best, share), share
 
 
-Members = list[tuple[Any, list[Callable[[np.ndarray], Stages]]]]  # what is scored, and a fit for each point of a grid
+def _goodness(objective: Objective, value_loss: str, labels: np.ndarray, scores: np.ndarray) -> float:
+    """Higher is better."""
+    if objective.task == "value" and value_loss == "squared_error":
+        return -float(root_mean_squared_error(labels, scores))
+    return quality(objective.task, labels, scores)
 
 
-def _members(objective: Objective, features: np.ndarray, labels: np.ndarray) -> Members:
-    def fits(inputs: np.ndarray, estimators: list[BaseEstimator]) -> tuple:
+# What is scored, by split, and a fit to training rows for each point of a grid.
+Members = list[tuple[dict[str, Any], list[Callable[[np.ndarray], Stages]]]]
+
+
+def _members(objective: Objective, features: dict[str, np.ndarray], labels: np.ndarray, value_loss: str) -> Members:
+    def fits(inputs: dict[str, np.ndarray], estimators: list[BaseEstimator]) -> tuple:
         return inputs, [
-            lambda seen, made=made: Fitted(objective, made, inputs[seen], labels[seen], SEED) for made in estimators
+            lambda seen, made=made: Fitted(objective, made, inputs["train"][seen], labels[seen], SEED)
+            for made in estimators
         ]
 
+    value = objective.task == "value"
+    more = {"loss": value_loss} if value else {}
     return [
-        fits(features, [boosting(objective, point, SEED) for point in POINTS]),
-        fits(normal({"train": features}, SEED)["train"], [linear(point) for point in LOGISTIC_GRID]),
+        fits(features, [boosting(objective, point | more, SEED) for point in POINTS]),
+        fits(normal(features, SEED), [linear(point) for point in (RIDGE_GRID if value else LOGISTIC_GRID)]),
     ]
 
 
-def _pair_members(rows: PairRows, labels: np.ndarray) -> Members:
+def _pair_members(rows: dict[str, PairRows], labels: np.ndarray) -> Members:
     return [
-        (rows, [lambda seen, point=point: fit_pairs(point, rows[seen], labels[seen], SEED) for point in grid])
+        (rows, [lambda seen, point=point: fit_pairs(point, rows["train"][seen], labels[seen], SEED) for point in grid])
         for grid in (PAIR_POINTS, PAIR_GRIDS["pair_regression"])
     ]
 
 
-def mixed(objective: Objective, scores: list[np.ndarray]) -> np.ndarray:
-    """The mean of several scores by their log-odds, of tiers by the logarithms of their probabilities."""
+def mixed(objective: Objective, scores: list[np.ndarray], share: float) -> np.ndarray:
+    """The mean of two scores, of which the first has this share: of values, of log-odds, or for tiers of the logarithms
+    of their probabilities."""
+    shares = [share, 1 - share]
+    if objective.task == "value":
+        return np.average(scores, axis=0, weights=shares)
     if objective.task == "tiers":
-        return softmax(np.mean(np.log(np.clip(scores, EDGE, 1)), axis=0), axis=-1)
-    return expit(np.mean(log_odds(np.array(scores)), axis=0))
+        return softmax(np.average(np.log(np.clip(scores, EDGE, 1)), axis=0, weights=shares), axis=-1)
+    return expit(np.average(log_odds(np.array(scores)), axis=0, weights=shares))

@@ -130,12 +130,14 @@ def build_trainer(
     share = experiment.finetuning.teacher
     if share:
         with arguments.main_process_first(local=False):
-            said = taught(folder, manifest, objective, limits["train"])
-        labels["train"] = objective.taught(labels["train"], said)
+            said = taught(folder, manifest, objective, limits["train"], experiment.finetuning.value_loss)
     scale = None
     if objective.task == "value":
         scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
         labels = {split: scale.learned(values) for split, values in labels.items()}
+        said = scale.learned(said) if share else None
+    if share:
+        labels["train"] = objective.taught(labels["train"], said)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     _, texts = split_texts(folder, "train", limits["train"], CHUNK)
