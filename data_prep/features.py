@@ -49,7 +49,7 @@ HEADER_GROUPS = {
         "target_recency_over_gap",
     ),
     "tenure": ("tenure_days",),
-    "value": ("{field}_sum", "{field}_mean"),
+    "value": ("{field}_sum", "{field}_mean", "{field}_sum_28d", "{field}_sum_84d"),
     "own": (),  # of a `which` label; see `Aggregator.own`
 }
 

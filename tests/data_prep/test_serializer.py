@@ -257,9 +257,11 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
     path.write_text('user_id,event_time,event_type,Unit price,"it\'s ""kind"""\n1,2024-01-01,a,2.5,Red Tea\n')
     fields = {"Unit price": TextField(bins=2), 'it\'s "kind"': TextField(top=2, min_users=1)}
     kinds = {"Unit price": "numeric", 'it\'s "kind"': "categorical"}
+    header = ["unit price sum", "unit price mean", "unit price sum in 28 days", "unit price sum in 84 days"]
+    words = " ".join(f"{name.replace(' in ', ' ').replace(' days', 'd').replace(' ', '_')}=1" for name in header)
     for style, expected in (
-        ("words", "unit_price_sum=1 unit_price_mean=1 [SEP] gap=first unit_price=1 it_s_kind=red_tea"),
-        ("sentences", "unit price sum 2.5; unit price mean 2.5. first: Unit price 2.5, red tea."),
+        ("words", f"{words} [SEP] gap=first unit_price=1 it_s_kind=red_tea"),
+        ("sentences", f"{'; '.join(f'{name} 2.5' for name in header)}. first: Unit price 2.5, red tea."),
     ):
         with connect() as con:
             log = read_events(con, DataConfig([Source(path=str(path))]))
@@ -333,7 +335,8 @@ def test_an_unknown_header_name_is_refused_with_the_groups():
 
 def test_header_names_are_written_once_and_groups_cover_the_numeric_fields():
     names = header_names(["items_mean", "value"], ["Unit price", "items"], ["items_mean"])
-    assert names == ["items_mean", "unit_price_sum", "items_sum", "unit_price_mean"]
+    sums = [f"{name}_sum{days}" for days in ("", "_28d", "_84d") for name in ("unit_price", "items")]
+    assert names == ["items_mean", *sums[:2], "unit_price_mean", *sums[2:]]
 
 
 def test_a_name_that_the_header_has_twice_is_refused():
