@@ -267,7 +267,8 @@ def compare(
 
 
 def verdict(metrics: dict) -> str:
-    """One sentence: is the model ahead of the best baseline, and how sure is that?"""
+    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one on what
+    to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
     called, _ = measure_words(main, metrics["task"])
     rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
@@ -285,7 +286,16 @@ def verdict(metrics: dict) -> str:
         f"{test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
         f"(95 % interval {span([low, high], 4, '+')})"
     )
-    return said + ("; lower is better." if sign < 0 else ".")
+    said += "; lower is better." if sign < 0 else "."
+    if not behind:
+        return said
+    stack = test["baselines"].get(STACK)
+    both = ""
+    if stack is not None:
+        both = f"; the stack of both has {called} {stack[main]:.4f}"
+    elif metrics["task"] != "propensity":
+        both = "; evaluation.stack shows what both would gain together"
+    return f"{said} On this log {worded(name)} is the better choice{both}."
 
 
 def over_seeds(

@@ -68,7 +68,13 @@ def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it
     theirs = scores(baseline)[1]
     everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
     result = compare("binary", labels, everyone, users, 100)
-    assert f"the model {standing} the baseline that is best there, strong rule" in told(result)
+    said = told(result)
+    assert f"the model {standing} the baseline that is best there, strong rule" in said
+    better = " On this log strong rule is the better choice; the stack of both has AUROC 1.0000."
+    assert said.endswith(better) == (standing == "is behind") == ("better choice" in said)
+    del result["baselines"]["stack"]
+    alone = "better choice; evaluation.stack shows what both would gain together."
+    assert told(result).endswith(alone) == (standing == "is behind")
 
 
 def test_average_precision_is_not_compared_with_a_constant_score():
