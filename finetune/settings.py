@@ -66,6 +66,7 @@ EXAMPLES = {
     "evaluation.slices": '{new: "tenure_days < 90"}',
     "sweep.space": "{training.learning_rate: {low: 1e-5, high: 1e-3, log: true}}",
     "seeds": "[0, 1, 2]",
+    "--seeds": "0 1 2",
 }
 
 
@@ -116,7 +117,8 @@ def read_arguments(given: list[str]) -> list[str]:
             seeds = [text] if equals else []
             while rest and not rest[0].startswith("--"):
                 seeds.append(rest.pop(0))
-            made += ["--seeds", *(str(read_text(seed, int, "seeds")) for seed in seeds)]
+            read = [read_text(seed, list[int] if seed.startswith("[") else int, "--seeds") for seed in seeds]
+            made += ["--seeds", *(str(seed) for part in read for seed in (part if isinstance(part, list) else [part]))]
             continue
         if not equals:
             if not rest or rest[0].startswith("--"):

@@ -201,7 +201,8 @@ def test_a_value_that_does_not_fit_is_refused_with_what_was_given_what_is_allowe
         (["--text.foo", "{}"], r"^text\.foo is no setting"),
         (["--foo", "1"], "^foo is no setting"),
         (["--name.first", "1"], r"^name\.first is no setting, as name is one value"),
-        (["--seeds", "a"], "^seeds is 'a'; give a whole number"),
+        (["--seeds", "a"], "^--seeds is 'a'; give a whole number, such as 0 1 2$"),
+        (["--seeds", "[0, a]"], r"^--seeds\[1\] is 'a'; give a whole number, such as 0 1 2$"),
         (["--training.learning_rate"], r"^--training\.learning_rate needs a value"),
         (["--training.learning_rate", "--smoke"], r"^--training\.learning_rate needs a value"),
         (["--model.peft", "{method: lora, method: ia3}"], "^model.peft: 'method' stands twice"),
@@ -224,6 +225,7 @@ def test_texts_of_the_command_line_are_no_yaml_and_its_lists_and_mappings_are():
         "--training.learning_rate",
         "-1",
     ]
+    assert read_arguments(["--seeds", "[1, 2]"]) == ["--seeds", "1", "2"]
     assert read_arguments(arguments) == [
         "--task.label.where={a: b} = '#1'",
         "--seeds",
