@@ -267,8 +267,8 @@ def compare(
 
 
 def verdict(metrics: dict) -> str:
-    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one on what
-    to take instead."""
+    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
+    what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
     called, _ = measure_words(main, metrics["task"])
     rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
