@@ -44,5 +44,21 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     assert found["interval"][0] < found["difference"] < found["interval"][1]
     shown = capsys.readouterr().out
     assert f"| tiny | auroc | {found['single_seed']:.4f} |" in shown
+    page = (tmp_path / "bench.html").read_text()
+    assert f"{found['single_seed']:.4f}" in page
+    assert bench.verdict({"tiny": found}) in page
     bench.main(given)  # what is there is not run again
     assert "training" not in capsys.readouterr().out
+
+
+def test_the_verdict_counts_what_the_intervals_say(bench):
+    cells = {
+        "a": {"interval": [0.1, 0.2], "lower_is_better": False},
+        "b": {"interval": [0.1, 0.2], "lower_is_better": True},
+        "c": {"interval": [-0.1, 0.2], "lower_is_better": True},
+        "d": {"interval": [-0.2, -0.1], "lower_is_better": True},
+    }
+    assert bench.verdict(cells) == (
+        "Of 4 labels the model is ahead of its rival on 2 (a and d), level with its rival on 1 (c) and behind its "
+        "rival on 1 (b)."
+    )
