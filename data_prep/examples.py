@@ -35,7 +35,7 @@ PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
-UNLABELLED = "unlabelled"  # the file, beside those of the splits, with histories of users who are not asked
+UNLABELLED = "unlabelled"  # the file, beside those of the splits, with histories of users outside of the population
 # A number below 65,536 for each user, the same on every machine; slow enough to be worked out once a user.
 BUCKET = "CAST('0x' || left(md5(user_id), 4) AS INTEGER)"
 
@@ -92,7 +92,7 @@ class Examples:
     aggregates: list[str]
 
     def moments(self) -> list[tuple[str, datetime]]:
-        """Split and cutoff of each batch; users who are not asked are taken at the last training cutoff."""
+        """Split and cutoff of each batch; users outside of the population are taken at the last training cutoff."""
         asked = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
         return [*asked, (UNLABELLED, self.cutoffs["train"][-1])]
 
@@ -134,7 +134,7 @@ class Examples:
         return users, table.add_column(2, "text", text).add_column(3, "label", label)
 
     def _unlabelled(self, aggregator: Aggregator, cutoff: int, asked: np.ndarray) -> tuple[np.ndarray, pa.Table]:
-        """The users with an event before the cutoff who are not asked, and their texts."""
+        """The users with an event before the cutoff who are outside of the population, and their texts."""
         history = aggregator.history
         others = history.first_at(cutoff) > history.start[:-1]
         others[asked] = False

@@ -82,8 +82,8 @@ FORMAT = 8  # raise it when the same config and log would give other files
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
     """Write FOLDER/NAME: {train,validation,test,unlabelled}.parquet, serializer.json, manifest.json and README.md.
 
-    unlabelled.parquet has the histories at the last training cutoff of the users who are not asked there, for
-    pretraining; those of the users who are asked there stand in train.parquet.
+    unlabelled.parquet has, for pretraining, the histories at the last training cutoff of the users outside of the
+    population there; those of the users in it stand in train.parquet.
 
     The same config and log give the same files; a second call finds them and returns at once. The files take
     their place at the end, all at once (see `replacing`).
@@ -373,7 +373,8 @@ from events strictly before the cutoff, its label from the {task.label.horizon} 
 {rows}
 
 `unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
-cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it who are not asked there. It has no labels.
+cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside of the population there. It has
+no labels.
 {suspected}
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
 Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole

@@ -18,7 +18,7 @@ def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[st
         folder: The prepared data.
         split: Its name.
         limit: The number of rows that are drawn at random, always the same ones; None for all.
-        columns: Their names; the histories of users who are not asked (`data_prep.examples.UNLABELLED`) have no label.
+        columns: Their names; the histories outside of the population (`data_prep.examples.UNLABELLED`) have no label.
 
     Raises:
         InputError: The split has not been prepared.

@@ -78,8 +78,8 @@ def evaluate(experiment: Experiment) -> dict | None:
     """Score validation and test, fit the baselines, and write predictions/ and metrics.json into the run's folder.
 
     Calibration and threshold are fitted on validation and saved with the model, which uses them whenever it scores.
-    Launched in several processes, they share the scoring, and the first does the rest. README.md, section "What you
-    get", explains the keys of metrics.json; a figure that cannot be computed is null there.
+    Launched in several processes, they share the scoring, and the first does the rest. finetune/README.md explains
+    the keys of metrics.json; a figure that cannot be computed is null there.
 
     Returns:
         The content of metrics.json; None on the other processes.

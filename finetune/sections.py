@@ -127,7 +127,7 @@ class FinetuningConfig:
 
 @dataclass
 class PretrainingConfig:
-    """Masked-language-model pretraining on the training texts and those of users who are not asked."""
+    """Masked-language-model pretraining on the training texts and those of users outside of the population."""
 
     max_steps: NonNegativeInt = 0
     """Number of steps; 0 leaves pretraining out. 300 suit a log of a few thousand users, 900 overfit it."""
