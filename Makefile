@@ -1,4 +1,4 @@
-.PHONY: install quickstart test lint
+.PHONY: install quickstart test lint lock
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,14 @@ test: lint  ## ruff and pytest, without a network
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lock: .lock/bin/python  ## constraints.txt anew, of the newest versions that pyproject.toml allows
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch -e '.[dev]'
+	.lock/bin/python -m pip freeze --exclude-editable | sed 's/+.*//' | grep -v '^nvidia-\|^cuda-\|^triton' > constraints.txt
+	rm -rf .lock
+
+.lock/bin/python:
+	$(PYTHON) -m venv .lock
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'EventScribe needs Python 3.11 or newer')"

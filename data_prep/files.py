@@ -70,18 +70,7 @@ def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:
         if content is not None:
             yield from _misfits(content, holds.holds, at)
     elif isinstance(holds, dict) and isinstance(content, dict):
-        below = f"{at}." if at else ""
-        if str in holds:
-            for key, value in content.items():
-                yield from _misfits(value, holds[str], f"{below}{key}")
-            return
-        if isinstance(holds, Only):
-            yield from (f"{below}{key} is unknown" for key in content if key not in holds)
-        for key, value in holds.items():
-            if key in content or isinstance(value, MayLack):
-                yield from _misfits(content.get(key), value, f"{below}{key}")
-            else:
-                yield f"{below}{key} is missing"
+        yield from _misfits_of_mapping(content, holds, f"{at}." if at else "")
     elif isinstance(holds, list) and isinstance(content, list):
         for i, value in enumerate(content):
             yield from _misfits(value, holds[0], f"{at}[{i}]")
@@ -90,6 +79,20 @@ def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:
             yield f"{at or 'it'} is {_short(content)}, not {' or '.join(map(_called, holds))}"
     elif not is_a(content, holds):
         yield f"{at or 'it'} is {_short(content)}, not {_called(holds)}"
+
+
+def _misfits_of_mapping(content: dict, holds: dict, below: str) -> Iterator[str]:
+    if str in holds:
+        for key, value in content.items():
+            yield from _misfits(value, holds[str], f"{below}{key}")
+        return
+    if isinstance(holds, Only):
+        yield from (f"{below}{key} is unknown" for key in content if key not in holds)
+    for key, value in holds.items():
+        if key in content or isinstance(value, MayLack):
+            yield from _misfits(content.get(key), value, f"{below}{key}")
+        else:
+            yield f"{below}{key} is missing"
 
 
 def is_a(content: Any, holds: Any) -> bool:

@@ -144,6 +144,27 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
             satisfied by no event.
     """
     label = task.label
+    _check_label(label, types)
+    for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
+        remedy = "write a condition over the columns of one event"
+        parse_expression(con, setting, where, remedy, lambda: [*REQUIRED, *types])
+        with refused(setting, remedy):
+            found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
+        if not found["found"]:
+            raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
+    if label.kind == "sum":
+        value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
+        inexact = f"{value} >= {TOO_LARGE} OR {value} > 0 AND {value} < 1 / {MILLION}"
+        found = count(f"SELECT 'found', count(*) FROM log WHERE ({label.where}\n) AND ({inexact})")["found"]
+        if found:
+            raise InputError(
+                f"task.label.field: {found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
+                f"could not be added up exactly; scale them in the source, for example {label.field} / 1000"
+            )
+
+
+def _check_label(label: Label, types: dict[str, str]) -> None:
+    """Refuse settings that are missing, that the kind of label has not, or that do not fit the log's columns."""
     for name, kinds in (("field", ("sum", "which")), ("tiers", ("sum", "count")), ("top", ("which",))):
         given, setting = getattr(label, name) is not None, f"task.label.{name}"
         if given and label.kind not in kinds:
@@ -165,22 +186,6 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
     if label.top is not None and label.top < 1:
         raise InputError(f"task.label.top is {label.top}; give a number above zero")
-    for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
-        remedy = "write a condition over the columns of one event"
-        parse_expression(con, setting, where, remedy, lambda: [*REQUIRED, *types])
-        with refused(setting, remedy):
-            found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
-        if not found["found"]:
-            raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
-    if label.kind == "sum":
-        value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
-        inexact = f"{value} >= {TOO_LARGE} OR {value} > 0 AND {value} < 1 / {MILLION}"
-        found = count(f"SELECT 'found', count(*) FROM log WHERE ({label.where}\n) AND ({inexact})")["found"]
-        if found:
-            raise InputError(
-                f"task.label.field: {found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
-                f"could not be added up exactly; scale them in the source, for example {label.field} / 1000"
-            )
 
 
 def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:

@@ -83,14 +83,7 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
         raise InputError(
             "training.push_to_hub would upload every checkpoint as it is; publish the model with scripts/publish.py"
         )
-    if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
-        raise InputError(
-            f"training.label_smoothing_factor: a {objective.task} label has no classes to smooth; leave it at 0"
-        )
-    if experiment.finetuning.log_scale and objective.task != "value":
-        raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
-    if experiment.finetuning.value_loss != "squared_error" and objective.task != "value":
-        raise InputError(f"finetuning.value_loss: a {objective.task} label is no value; leave it at squared_error")
+    _check_label(settings, experiment, objective)
     if "underflow_overflow" in settings["debug"]:
         raise InputError(
             "training.debug underflow_overflow cannot read the masks of these models; leave it out, and look at "
@@ -111,6 +104,18 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
         raise InputError("training.ddp_backend is for several processes, and this is one; leave it out")
     if settings["batch_eval_metrics"]:
         raise InputError("training.batch_eval_metrics: AUROC is none of single batches; leave it at false")
+
+
+def _check_label(settings: dict, experiment: Experiment, objective: Objective) -> None:
+    """Refuse what the kind of label has no use for."""
+    if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
+        raise InputError(
+            f"training.label_smoothing_factor: a {objective.task} label has no classes to smooth; leave it at 0"
+        )
+    if experiment.finetuning.log_scale and objective.task != "value":
+        raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
+    if experiment.finetuning.value_loss != "squared_error" and objective.task != "value":
+        raise InputError(f"finetuning.value_loss: a {objective.task} label is no value; leave it at squared_error")
 
 
 def _best_metric(settings: dict, objective: Objective) -> str:
@@ -136,6 +141,17 @@ def _check_values(made: TrainingArguments) -> None:
         raise InputError(f"training.label_smoothing_factor is {made.label_smoothing_factor}; give 0 to below 1")
     if made.learning_rate <= 0:
         raise InputError(f"training.learning_rate is {made.learning_rate}, which trains nothing; give a number above 0")
+    _check_steps(made)
+    for name in ("log_level", "log_level_replica"):
+        if getattr(made, name) not in trainer_log_levels:
+            raise InputError(f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}")
+    if made.train_sampling_strategy not in SAMPLING:
+        raise InputError(
+            f"training.train_sampling_strategy is '{made.train_sampling_strategy}'; give one of {', '.join(SAMPLING)}"
+        )
+
+
+def _check_steps(made: TrainingArguments) -> None:
     if made.max_steps == 0 or made.max_steps < -1:
         raise InputError(
             f"training.max_steps is {made.max_steps}; give a number of steps, or -1 to train for num_train_epochs"
@@ -151,13 +167,6 @@ def _check_values(made: TrainingArguments) -> None:
         steps = getattr(made, f"{what}_steps")
         if getattr(made, f"{what}_strategy") == IntervalStrategy.STEPS and steps is not None and steps <= 0:
             raise InputError(f"training.{what}_steps is {steps:g}; give a number of steps, or a share of them below 1")
-    for name in ("log_level", "log_level_replica"):
-        if getattr(made, name) not in trainer_log_levels:
-            raise InputError(f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}")
-    if made.train_sampling_strategy not in SAMPLING:
-        raise InputError(
-            f"training.train_sampling_strategy is '{made.train_sampling_strategy}'; give one of {', '.join(SAMPLING)}"
-        )
 
 
 def check_warmup(made: TrainingArguments, steps: int) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from data_prep import InputError
 from data_prep.files import MayLack
@@ -230,6 +232,27 @@ class _Moved(TrainerCallback):
             self.any = any((new.detach().to(old.device) - old).abs().max() >= UNCHANGED for old, new in pairs)
 
 
+class Clock(TrainerCallback, ExportableState):
+    """How long training takes, of a run that was stopped all parts up to the checkpoints that it continued from."""
+
+    def __init__(self) -> None:
+        self.before, self.begun = 0.0, time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """What was loaded before counts elsewhere."""
+        self.begun = time.monotonic()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps, from which the Trainer makes the clock of a run that continues."""
+        return {"args": {}, "attributes": {"before": self.seconds()}}
+
+    def seconds(self) -> float:
+        """Until now."""
+        return self.before + time.monotonic() - self.begun
+
+
 def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     """Train, and refuse weights that have not changed: they would pass for a model that has learned something.
 
@@ -241,7 +264,7 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
         section: Of the learning rate, for messages.
 
     Returns:
-        The seconds of the training.
+        The seconds of the training, of one that continues those before it too.
 
     Raises:
         InputError: Nothing was learned; the checkpoints are gone.
@@ -252,7 +275,8 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
         kept = []
     moved = _Moved(kept)
     trainer.add_callback(moved)
-    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+    trainer.add_callback(Clock())
+    trainer.train(resume_from_checkpoint=resume)
     if moved.seen and not moved.any:
         if trainer.is_world_process_zero():
             shutil.rmtree(trainer.args.output_dir)
@@ -261,7 +285,7 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
             f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "
             f"the steps small, such as training.adam_epsilon, max_grad_norm or lr_scheduler_type"
         )
-    return seconds
+    return next(part.seconds() for part in trainer.callback_handler.callbacks if isinstance(part, Clock))
 
 
 def refuse_not_finite(folder: Path) -> None:

@@ -56,34 +56,10 @@ def build_classifier(
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
     """
     if start is None:
-        if settings.peft or settings.freeze is not None:
-            what = "peft adapts" if settings.peft else "freeze keeps"
-            raise InputError(
-                f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
-                f"pretraining.max_steps"
-            )
-        new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
-        _start_at(new, priors)
-        if settings.pooling == "mean":
-            pool(new, "mean")
-        return new
+        return _new_classifier(settings, objective, tokenizer, priors)
     if settings.freeze is not None and settings.peft:
         raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
-    config = _encoder_config(start)
-    trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
-    if trained_head and config.num_labels != len(objective.classes):
-        raise InputError(
-            f"model.name_or_path: '{start}' has a head for {config.num_labels} labels, and the task has "
-            f"{len(objective.classes)} ({', '.join(objective.classes[:5])}); start from a checkpoint without a head"
-        )
-    for name, value in objective.labels.items():
-        if name != "num_labels":  # which id2label gives
-            setattr(config, name, value)
-    for name in ATTENTION_DROPOUT:
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-    if hasattr(config, "classifier_pooling"):
-        config.classifier_pooling = settings.pooling
+    config, trained_head = _classifier_config(settings, objective, start)
     model, new = _load(AutoModelForSequenceClassification, start, config)
     _fit(model, tokenizer, start)
     if not trained_head:
@@ -100,6 +76,42 @@ def build_classifier(
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return adapted
+
+
+def _new_classifier(
+    settings: ModelConfig, objective: Objective, tokenizer: PreTrainedTokenizerBase, priors: np.ndarray | None
+) -> PreTrainedModel:
+    if settings.peft or settings.freeze is not None:
+        what = "peft adapts" if settings.peft else "freeze keeps"
+        raise InputError(
+            f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
+            f"pretraining.max_steps"
+        )
+    new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
+    _start_at(new, priors)
+    if settings.pooling == "mean":
+        pool(new, "mean")
+    return new
+
+
+def _classifier_config(settings: ModelConfig, objective: Objective, start: str | Path) -> tuple[PreTrainedConfig, bool]:
+    """The config of trained weights with the objective's labels, and whether they have a trained head."""
+    config = _encoder_config(start)
+    trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    if trained_head and config.num_labels != len(objective.classes):
+        raise InputError(
+            f"model.name_or_path: '{start}' has a head for {config.num_labels} labels, and the task has "
+            f"{len(objective.classes)} ({', '.join(objective.classes[:5])}); start from a checkpoint without a head"
+        )
+    for name, value in objective.labels.items():
+        if name != "num_labels":  # which id2label gives
+            setattr(config, name, value)
+    for name in ATTENTION_DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = settings.pooling
+    return config, trained_head
 
 
 def _start_at(model: PreTrainedModel, priors: np.ndarray | None) -> None:

@@ -110,8 +110,8 @@ class FinetuningConfig:
     it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
     teacher: ClosedUnitInterval = 0.0
     """Share of what is learned that a teacher says, and not the label: boosting and regression on the aggregates, each
-    row by models that were fitted to other users, mixed as is best on validation. 0.7 suits a log of a few thousand
-    users; 0 learns the labels alone."""
+    row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels
+    alone."""
     event_dropout: ShareBelowOne = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     value_loss: Literal["squared_error", "absolute_error"] = "squared_error"

@@ -317,7 +317,7 @@ def _scalar(node: yaml.ScalarNode, kinds: tuple[Any, ...], name: str) -> Any:
                 return _value(node, kind)
             except (ValueError, TypeError, yaml.YAMLError):
                 continue
-    _refuse(node, kinds, name)
+    return _refuse(node, kinds, name)
 
 
 def _value(node: yaml.ScalarNode, kind: Any) -> Any:

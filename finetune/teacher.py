@@ -37,7 +37,7 @@ from finetune.estimators import (
 from finetune.objective import EDGE, Objective, log_odds
 from finetune.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 
-VERSION = 3  # of what the teacher is; scores of another one are made anew
+VERSION = 4  # of what the teacher is; scores of another one are made anew
 FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute that it saves
 FOLDS = 5
 MAX_ROWS = 200_000  # of one fit; more take long and change little
@@ -68,14 +68,11 @@ def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None
     if not made.is_dir():
         pairs = objective.task == "propensity"
         names = pair_columns(manifest) if pairs else manifest["aggregates"]
-        rows, labels, users = {}, {}, None
-        for split, size in (("train", limit), ("validation", MAX_ROWS)):
-            table = read_split(folder, split, size, [*names, "user_id", "label"])
-            rows[split] = pair_rows(table) if pairs else feature_rows(table, names)
-            labels[split] = column_array(table["label"])
-            users = table["user_id"].to_numpy() if split == "train" else users
+        table = read_split(folder, "train", limit, [*names, "user_id", "label"])
+        labels, users = column_array(table["label"]), table["user_id"].to_numpy()
+        rows = pair_rows(table) if pairs else feature_rows(table, names)
         scores, share = teach(objective, rows, labels, users, value_loss)
-        found = _goodness(objective, value_loss, labels["train"], scores)
+        found = _goodness(objective, value_loss, labels, scores)
         error = "MAE" if value_loss == "absolute_error" else "RMSE"
         said = f"{error} {-found:,.4g}" if objective.task == "value" else f"AUROC {found:.4f}"
         parts = f"{share:.0%} boosting and {1 - share:.0%} regression"
@@ -87,24 +84,23 @@ def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None
 
 def teach(
     objective: Objective,
-    rows: dict[str, np.ndarray] | dict[str, PairRows],
-    labels: dict[str, np.ndarray],
+    rows: np.ndarray | PairRows,
+    labels: np.ndarray,
     users: np.ndarray,
     value_loss: str = "squared_error",
 ) -> tuple[np.ndarray, float]:
-    """The scores of a teacher of the training rows, as `Objective.scores` has them, and the share of boosting in them.
+    """The scores of a teacher of these rows, as `Objective.scores` has them, and the share of boosting in them.
 
     They are `mixed` from boosting and regression on the aggregates; for propensity from those over pairs of a user and
-    a class. Both are fitted in folds by user, so that each row is scored by models that were fitted to other users; the
-    settings of each are those whose scores have the best AUROC, of values the smallest error. The share is the one that
-    is best on validation, whose rows are later: where a log drifts, regression extrapolates far worse than it looks.
+    a class. Both are fitted in folds by user, so that each row is scored by models that were fitted to other users. The
+    settings of each, and the share, are those whose scores have the best AUROC, of values the smallest error.
 
     Args:
         objective: The task.
-        rows: train and validation -> features of shape (rows, columns), NaN where a value is missing; for propensity
-            what is known of each class.
-        labels: train and validation -> of shape (rows,), for propensity (rows, classes).
-        users: Whose each training row is, of shape (rows,).
+        rows: Features of shape (rows, columns), NaN where a value is missing; for propensity what is known of each
+            class.
+        labels: Of shape (rows,), for propensity (rows, classes).
+        users: Whose each row is, of shape (rows,).
         value_loss: Of values, which error is small.
 
     Raises:
@@ -114,29 +110,22 @@ def teach(
         raise InputError(f"finetuning.teacher needs {FOLDS} users or more in training; set it to 0")
     splitter = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
     folds = [(seen[sampled(len(seen), MAX_ROWS)], unseen) for seen, unseen in splitter.split(users, groups=users)]
-    every = sampled(len(users), MAX_ROWS)
-    if objective.task == "propensity":
-        members = _pair_members(rows, labels["train"])
+    if isinstance(rows, PairRows):
+        members = _pair_members(rows, labels)
     else:
-        members = _members(objective, rows, labels["train"], value_loss)
-    best, later = [], []
-    fits = sum(FOLDS * len(of) + 1 for _, of in members)
+        members = _members(objective, rows, labels, value_loss)
+    best = []
+    fits = FOLDS * sum(len(of) for _, of in members)
     with threadpool_limits(1 if len(users) < SMALL else None), tqdm(total=fits, desc="teacher", unit="fit") as bar:
         for inputs, points in members:
-            tried = []
+            found = (-np.inf, None)
             for fit in points:
-                for stage, scores in out_of_fold(fit, inputs["train"], folds).items():
-                    tried.append((_goodness(objective, value_loss, labels["train"], scores), scores, fit, stage))
+                for scores in out_of_fold(fit, inputs, folds).values():
+                    good = _goodness(objective, value_loss, labels, scores)
+                    found = max(found, (good, scores), key=lambda entry: entry[0])
                 bar.update(FOLDS)
-            _, scores, fit, stage = max(tried, key=lambda entry: entry[0])
-            best.append(scores)
-            later.append(dict(fit(every).stages(inputs["validation"]))[stage])
-            bar.update()
-
-    def on_validation(share: float) -> float:
-        return _goodness(objective, value_loss, labels["validation"], mixed(objective, later, share))
-
-    share = max(SHARES, key=on_validation)
+            best.append(found[1])
+    share = max(SHARES, key=lambda part: _goodness(objective, value_loss, labels, mixed(objective, best, part)))
     return mixed(objective, best, share), share
 
 
@@ -147,28 +136,29 @@ def _goodness(objective: Objective, value_loss: str, labels: np.ndarray, scores:
     return quality(objective.task, labels, scores)
 
 
-# What is scored, by split, and a fit to training rows for each point of a grid.
-Members = list[tuple[dict[str, Any], list[Callable[[np.ndarray], Stages]]]]
+Members = list[tuple[Any, list[Callable[[np.ndarray], Stages]]]]  # what is scored, and a fit for each point of a grid
 
 
-def _members(objective: Objective, features: dict[str, np.ndarray], labels: np.ndarray, value_loss: str) -> Members:
-    def fits(inputs: dict[str, np.ndarray], estimators: list[BaseEstimator]) -> tuple:
+def _members(objective: Objective, features: np.ndarray, labels: np.ndarray, value_loss: str) -> Members:
+    def fits(inputs: np.ndarray, estimators: list[BaseEstimator]) -> tuple:
         return inputs, [
-            lambda seen, made=made: Fitted(objective, made, inputs["train"][seen], labels[seen], SEED)
-            for made in estimators
+            lambda seen, made=made: Fitted(objective, made, inputs[seen], labels[seen], SEED) for made in estimators
         ]
 
     value = objective.task == "value"
     more = {"loss": value_loss} if value else {}
     return [
         fits(features, [boosting(objective, point | more, SEED) for point in POINTS]),
-        fits(normal(features, SEED), [linear(point) for point in (RIDGE_GRID if value else LOGISTIC_GRID)]),
+        fits(
+            normal({"train": features}, SEED)["train"],
+            [linear(point) for point in (RIDGE_GRID if value else LOGISTIC_GRID)],
+        ),
     ]
 
 
-def _pair_members(rows: dict[str, PairRows], labels: np.ndarray) -> Members:
+def _pair_members(rows: PairRows, labels: np.ndarray) -> Members:
     return [
-        (rows, [lambda seen, point=point: fit_pairs(point, rows["train"][seen], labels[seen], SEED) for point in grid])
+        (rows, [lambda seen, point=point: fit_pairs(point, rows[seen], labels[seen], SEED) for point in grid])
         for grid in (PAIR_POINTS, PAIR_GRIDS["pair_regression"])
     ]
 

