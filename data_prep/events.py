@@ -479,7 +479,11 @@ def _open_source(
             query, written = _database_query(con, source, config, name, view, databases)
         else:
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
-            if not config.trust_sql:
+            if config.trust_sql:
+                *before, query = [one.query for one in duckdb.extract_statements(query)] or [query]
+                for statement in before:  # such as LOAD and SET
+                    con.execute(statement)
+            else:
                 check_source(con, name, query, source.looks_back_only)
             notes = [
                 f"warning: {name}: the types in {read} are guessed from its first rows, so that ids and dates may "
@@ -537,10 +541,10 @@ def _path_query(
     unit, time_format = source.time_unit, source.time_format
     if unit is None and time_format is None:
         time_format = config.time_format
+    found = reading(con, files, source.columns, unit, time_format, types, setting)
     for name, expression in (source.columns or {}).items():
         said = f"{setting.removesuffix('path')}columns.{name}"
         check_column(con, said, expression, lambda: column_names(con, files))
-    found = reading(con, files, source.columns, unit, time_format, types, setting)
     if not source.columns:
         return f"SELECT * FROM {found.sql}", found.written, found.floats
     # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
