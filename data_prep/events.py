@@ -155,8 +155,10 @@ class EventLog:
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB in UTC that spills to `spill_folder` when its memory limit is reached."""
     con = duckdb.connect()
+    # The statistics that pyarrow writes into Parquet leave NaN out, and by them DuckDB takes a column for free of it:
+    # nullif(x, 'NaN'), isnan(x) and comparisons are then decided before a row is read.
     con.execute(
-        """SET TimeZone = 'UTC'; SET enable_progress_bar = false;
+        """SET TimeZone = 'UTC'; SET enable_progress_bar = false; SET disabled_optimizers = 'statistics_propagation';
            SET autoinstall_known_extensions = false; SET python_enable_replacements = false"""
     )
     if spill_folder is not None:
@@ -477,13 +479,18 @@ def _open_source(
             query, written = _database_query(con, source, config, name, view, databases)
         else:
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
-            if not config.trust_sql:
+            if config.trust_sql:
+                *before, query = [one.query for one in duckdb.extract_statements(query)] or [query]
+                for statement in before:  # such as LOAD and SET
+                    con.execute(statement)
+            else:
                 check_source(con, name, query, source.looks_back_only)
             notes = [
                 f"warning: {name}: the types in {read} are guessed from its first rows, so that ids and dates may "
                 f"change or merge; use {remedy}, and cast in the SQL"
                 for read, remedy in sniffed(con, query)
             ]
+            _refuse_twice([row[0] for row in con.execute(f"DESCRIBE {query}").fetchall()], name)
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
     columns = column_types(con, view)
     names = {column.lower() for column in columns}
@@ -530,13 +537,14 @@ def _path_query(
 ) -> tuple[str, bool, bool]:
     """SQL of the rows of a source's files; whether its user ids are text that may stand for floats; whether some do."""
     files = _files(source, config, setting)
+    _refuse_twice(list(source.columns or {}), f"{setting.removesuffix('path')}columns")
     unit, time_format = source.time_unit, source.time_format
     if unit is None and time_format is None:
         time_format = config.time_format
+    found = reading(con, files, source.columns, unit, time_format, types, setting)
     for name, expression in (source.columns or {}).items():
         said = f"{setting.removesuffix('path')}columns.{name}"
         check_column(con, said, expression, lambda: column_names(con, files))
-    found = reading(con, files, source.columns, unit, time_format, types, setting)
     if not source.columns:
         return f"SELECT * FROM {found.sql}", found.written, found.floats
     # Named in a second step: within one SELECT an expression may refer to another one's name, so that a column which
@@ -544,6 +552,16 @@ def _path_query(
     inner = ", ".join(f'({expression}\n) AS "#{i}"' for i, expression in enumerate(source.columns.values()))
     outer = ", ".join(f'"#{i}" AS {identifier(name)}' for i, name in enumerate(source.columns))
     return f"SELECT {outer} FROM (SELECT {inner} FROM {found.sql})", found.written, found.floats
+
+
+def _refuse_twice(names: list[str], setting: str) -> None:
+    """InputError where names differ by case at most, of which DuckDB would call the second NAME_1."""
+    lower = [name.lower() for name in names]
+    for i, name in enumerate(names):
+        if name.lower() in lower[:i]:
+            raise InputError(
+                f"{setting}: the column {name} is there twice, as case does not count; give each a name of its own"
+            )
 
 
 def _files(source: Source, config: DataConfig, setting: str) -> list[Path]:
@@ -582,6 +600,7 @@ def _database_query(
     if address.startswith("postgresql:") and not config.trust_sql:
         raise InputError(f"{name}.database: postgresql:// is an address, to which ${{NAME}} and the SQL go; {TRUST}")
     answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
+    _refuse_twice(answer.schema.names, name)
     con.register(f"{view}_answer", answer)
     texts = numeric_columns(answer)
     numbers = [identifier(column) for column in texts if column.lower() != "user_id"]

@@ -35,6 +35,7 @@ READERS = {
     ".ndjson": "read_json",
 }
 OPEN_QUOTE = '{}, line {}: the quote (") that opens there is not closed in its value; close it or remove it'
+KEYS_AS_TEXT = "hive_types_autocast = false"  # those of folders KEY=VALUE, which are proven like all text
 # What a column of a file is for: a text of its own; the time alone; part of an id's expression; anything else.
 TEXT, TIME, ID, FIELD = "text", "time", "id", "field"
 
@@ -127,6 +128,8 @@ def _json(
             f"{setting}: {files[0]} holds no event, which is an object such as "
             '{"user_id": "a", "event_time": "2024-01-31", "event_type": "view"}; give at least one'
         )
+    numbered = [name for name in kinds if name.rpartition("_")[2].isdecimal()]
+    _refuse_twice(files[0], kinds, [name for name in numbered if _has_key(con, files, name)], setting)
     types = {name: _strings_as_text(kind) for name, kind in kinds.items()}
     used = roles(list(kinds))
     users = {name.lower(): kind.id for name, kind in kinds.items()}
@@ -136,12 +139,14 @@ def _json(
             types[name] = "JSON" if time_unit is not None and mixed else "VARCHAR"
     types |= dict.fromkeys(_beyond_integers(con, files, types, used), "VARCHAR")
     given = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
-    read = f"read_json({_paths(files)}, columns = {{{given}}})"
+    read = f"read_json({_paths(files)}, columns = {{{given}}}, {KEYS_AS_TEXT})"
     guesses = {name: str(kinds[name]) for name, role in used.items() if role == FIELD and types[name] == "VARCHAR"}
     guesses = {name: kind for name, kind in guesses.items() if kind in WRITTEN}
     proven = proven_types(con, read, guesses, set())
     replaced = {name: f"CAST({identifier(name)} AS {kind})" for name, kind in proven.items() if kind != "VARCHAR"}
     replaced |= {name: "NULL" for name, kind in kinds.items() if kind.id == "null"}
+    keys = [name for name in types if name.lower() in _folder_keys(files)]
+    replaced |= {name: f"CAST({identifier(name)} AS {types[name]})" for name in keys if name not in replaced}
     floats = users.get(user) in ("double", "varchar", "json") and _has_floats(con, read, user)
     return Reading(_replaced(read, replaced), user in users, floats)
 
@@ -173,16 +178,17 @@ def _csv(
             used[name] = TEXT
     looked = {name: guesses[name] for name, role in used.items() if role != TEXT}
     ids = {name for name, role in used.items() if role == ID}
-    as_text = _csv_query(reads, {}, "ignore_errors")
+    keys = _folder_keys(files)
+    as_text = _csv_query(reads, {}, keys, "ignore_errors")
     times = [name for name, role in used.items() if role == TIME and time_unit is not None]
     types = proven_types(con, as_text, looked, ids, times)
-    casts = {name: kind for name, kind in types.items() if kind in WRITTEN}
+    casts = {name: kind for name, kind in types.items() if kind in WRITTEN or name.lower() in keys}
     for name, role in used.items():
         want = wanted.get(name.lower())
         if role == FIELD and want is not None and family(want) != family(types[name]):
             types[name] = want  # lines that are not written so are rejected
             casts.pop(name, None)
-    read = _csv_query(reads, {name: kind for name, kind in types.items() if name not in casts}, "store_rejects")
+    read = _csv_query(reads, {name: kind for name, kind in types.items() if name not in casts}, keys, "store_rejects")
     read = _replaced(read, {name: f"CAST({identifier(name)} AS {kind})" for name, kind in casts.items()})
     users = {name.lower(): kind for name, kind in guesses.items()}
     return Reading(read, user in users, users.get(user) in ("DOUBLE", "VARCHAR") and _has_floats(con, as_text, user))
@@ -231,12 +237,25 @@ def _has_floats(con: duckdb.DuckDBPyConnection, relation: str, user: str) -> boo
     return con.execute(f"{found} LIMIT 1").fetchall() != []
 
 
-def _csv_query(reads: list[tuple[str, list[str]]], types: dict[str, str], broken: str) -> str:
-    """A relation of all rows, in text but for some types; lines that do not fit are skipped."""
+def _folder_keys(files: list[Path]) -> set[str]:
+    """The columns that are folders KEY=VALUE, in lower case."""
+    return {part.partition("=")[0].lower() for file in files for part in file.parent.parts if "=" in part}
+
+
+def _csv_query(reads: list[tuple[str, list[str]]], types: dict[str, str], keys: Container[str], broken: str) -> str:
+    """A relation of all rows, in text but for some types; lines that do not fit are skipped.
+
+    Args:
+        reads: Files that are read together, and the names of their columns.
+        types: Of columns that are no text.
+        keys: Columns that are folders KEY=VALUE of the files, in lower case; always text.
+        broken: DuckDB's word for what becomes of lines that do not fit.
+    """
     queries = []
     for paths, names in reads:
-        given = ", ".join(f"{quote(name)}: {quote(types.get(name, 'VARCHAR'))}" for name in names)
-        queries.append(f"SELECT * FROM read_csv({paths}, types = {{{given}}}, {broken} = true)")
+        own = [name for name in names if name.lower() not in keys]
+        given = ", ".join(f"{quote(name)}: {quote(types.get(name, 'VARCHAR'))}" for name in own)
+        queries.append(f"SELECT * FROM read_csv({paths}, types = {{{given}}}, {KEYS_AS_TEXT}, {broken} = true)")
     return f"({' UNION ALL BY NAME '.join(queries)})"
 
 

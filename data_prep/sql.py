@@ -118,6 +118,11 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
             raise InputError(NO_MEMORY) from error
         if isinstance(error, duckdb.IOException) and "No space left" in str(error):
             raise InputError("no space is left on the disk that is written to; free some or write elsewhere") from error
+        if isinstance(error, duckdb.IOException) and re.search("write|writing|create directory", str(error)):
+            inner = re.search(r'"exception_message":"([^"]*)"', str(error))  # of a thread that wrote
+            text = (inner[1] if inner else re.sub(r"^[\w ]+ Error: ", "", str(error))).splitlines()[0]
+            text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
+            raise InputError(f"{text}; check the folder that is written to, and the space left") from error
         if isinstance(error, duckdb.Error):
             # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
             text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")
@@ -166,11 +171,13 @@ def parse_expression(
     if kinds - EXPRESSIONS:
         raise InputError(f"{setting}: {said} contains {_said(min(kinds - EXPRESSIONS))}; {remedy}")
     bare = {node["column_names"][0].lower() for node in _nodes(tree) if _kind(node) == "COLUMN_REF"} & BARE
-    bare -= {name.lower() for name in columns()} if bare else set()
+    known = list(columns()) if bare else []
+    bare -= {name.lower() for name in known}
     if bare:
+        has = f" (there are {shorten(', '.join(known), 200, placeholder=' ...')})" if known else ""
         raise InputError(
-            f"{setting}: {said} names {min(bare)}, which is no column but a function that is not the same each time; "
-            f"{remedy}"
+            f"{setting}: {said} names {min(bare)}, which is no column{has} but a function that is not the same each "
+            f"time; {remedy}"
         )
     if "STAR" in kinds:
         raise InputError(f"{setting}: {said} stands for several columns; {remedy}")
@@ -217,10 +224,12 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
         if re.search(r"\bPIVOT\b", sql, re.I):  # DuckDB makes several statements of it, to look for the values first
             raise InputError(
                 f"{setting}: the SQL has a PIVOT that looks for its columns in the data and may only be one SELECT; "
-                f"name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x), or {TRUST}"
+                f"name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x)"
             )
         what = f"runs {first}" if first else f"has {len(statements)} statements"
-        raise InputError(f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or {TRUST}")
+        raise InputError(
+            f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or, where a SELECT ends it, {TRUST}"
+        )
     nodes = list(_nodes(statements[0]))
     for node in nodes:
         if _kind(node) not in EXPRESSIONS | RELATIONS:

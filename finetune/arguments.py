@@ -33,6 +33,7 @@ LIMITS = {
     "seed": (0, 2**32 - 1),  # numpy's
     "data_seed": (0, 2**32 - 1),
 }
+TAKES_NO_ARGUMENTS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # the Trainer would leave them out silently
 SAMPLING = ("random", "sequential", "group_by_length", "batch_rebalance")
 
 
@@ -97,6 +98,11 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
     for pair in (settings["optim_args"] or "").replace(" ", "").split(","):
         if pair.count("=") != 1 and settings["optim_args"]:
             raise InputError(f"training.optim_args: '{pair}' is not NAME=VALUE; write such as rank=128,scale=0.25")
+    if settings["optim_args"] and settings["optim"] in TAKES_NO_ARGUMENTS:
+        raise InputError(
+            f"training.optim_args: {settings['optim']} takes none; leave it out, or set adam_beta1, adam_beta2 and "
+            f"adam_epsilon"
+        )
     backends = torch.distributed.Backend.backend_list[1:] if torch.distributed.is_available() else []
     if settings["ddp_backend"] not in (None, *backends):
         raise InputError(f"training.ddp_backend is '{settings['ddp_backend']}'; give one of {', '.join(backends)}")
@@ -163,6 +169,12 @@ def _check_steps(made: TrainingArguments) -> None:
         )
     if made.max_steps > 0:
         check_warmup(made, made.max_steps)
+    by_steps = made.load_best_model_at_end and made.eval_strategy == IntervalStrategy.STEPS
+    if by_steps and 0 < made.max_steps <= made.eval_delay:
+        raise InputError(
+            f"training.eval_delay is {made.eval_delay:g} and max_steps {made.max_steps:,}, so that no checkpoint is "
+            f"validated and none can be the best; give fewer"
+        )
     for what in ("logging", "eval", "save"):
         steps = getattr(made, f"{what}_steps")
         if getattr(made, f"{what}_strategy") == IntervalStrategy.STEPS and steps is not None and steps <= 0:

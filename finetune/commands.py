@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from data_prep import InputError
 
@@ -21,6 +23,27 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with code 2."""
         refuse(f"{message}; see --help")
+
+    def parse_args(self, *given: Any, **more: Any) -> argparse.Namespace:
+        """With the home folder for a leading ~, which a shell leaves as it is behind =."""
+        made = super().parse_args(*given, **more)
+        for name, value in vars(made).items():
+            try:
+                setattr(made, name, [at_home(part) for part in value] if isinstance(value, list) else at_home(value))
+            except InputError as error:
+                self.error(f"argument --{name.replace('_', '-')}: {error}")
+        return made
+
+
+def at_home(path: Any) -> Any:
+    """A path, or a text that may be one, with the home folder for a leading ~; InputError where there is none."""
+    text = str(path)
+    if not isinstance(path, str | Path) or not re.match(r"~[\w.-]*(/|$)", text) or path == "~":
+        return path
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise InputError(f"'{text}' names the home folder of a user whom this machine has not; write the whole path")
+    return type(path)(found)
 
 
 def guarded(step: Callable[[], object]) -> None:

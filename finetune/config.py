@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.serializer import TextConfig
-from finetune.commands import guarded, refuse
+from finetune.commands import at_home, guarded, refuse
 from finetune.sections import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.settings import read_arguments
 
@@ -164,7 +164,10 @@ def _expanded(path: Any, setting: str, variable: str = r"\$(?:(\w+)|\{(\w+)\})")
             raise InputError(f"{setting}: the environment has no {name}, which '{path}' names; export it")
         return os.environ[name]
 
-    return os.path.expanduser(re.sub(variable, value, path))
+    try:
+        return at_home(re.sub(variable, value, path))
+    except InputError as error:
+        raise InputError(f"{setting}: {error}") from None
 
 
 def _shorten(made: Namespace) -> None:

@@ -1,6 +1,5 @@
 """The events that a command is given beside a trained model: --events with what the files need said, or --config."""
 
-import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +79,7 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     timezone = given.timezone or trained_zone(read_task(Path(given.model))) or "UTC"
     with connect() as con:
         more = {"time_unit": given.time_unit, "time_format": given.time_format}
-        source = file_source(con, os.path.expanduser(given.events), columns, **more)
+        source = file_source(con, given.events, columns, **more)
     return DataConfig([source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
 
 

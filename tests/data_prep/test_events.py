@@ -107,6 +107,14 @@ def test_whole_numbers_held_as_floats_are_the_same_user_as_integers():
     assert [row["user_id"] for row in rows] == ["12346", "12346"]
 
 
+def test_a_column_that_sql_names_twice_is_refused():
+    for sql in (
+        ONE.replace("1 AS user_id", "1 AS user_id, 2 AS User_ID"),
+        f"SELECT a.*, b.* FROM ({ONE}) a, ({ONE}) b",
+    ):
+        assert "is there twice, as case does not count" in message(from_sql(sql))
+
+
 def test_nan_is_no_value_and_infinity_stays(shop):
     _, rows = read(shop.data([shop.event("a", 0, value=math.nan), shop.event("a", 1, value=math.inf)]))
     assert [row["value"] for row in rows] == [None, math.inf]

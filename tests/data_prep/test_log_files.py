@@ -394,3 +394,59 @@ def test_the_columns_of_a_file_to_be_scored_are_listed_without_reading_it_all(tm
     with connect() as con:
         source = file_source(con, str(path), {"user_id": "visitor"})
     assert source.columns == {"user_id": "visitor"} | {name: f'"{name}"' for name in (*HEADER[1:], "price")}
+
+
+# Folders, names and missing values
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+@pytest.mark.parametrize(("key", "value"), [("day", date(2024, 1, 1)), ("year", 2024), ("shop", "north")])
+def test_a_folder_of_key_and_value_is_a_column_of_its_type(tmp_path, name, key, value):
+    folder = tmp_path / f"{key}={value}"
+    folder.mkdir()
+    if name.endswith("parquet"):
+        pq.write_table(pa.table(dict(zip(HEADER, [["ann"], ["2024-01-01"], ["view"]], strict=True))), folder / name)
+    else:
+        write(folder / name, [["ann", "2024-01-01", "view"]])
+    assert read(tmp_path / "*" / name)[1][0][key] == value
+    columns = dict(zip(HEADER, HEADER, strict=True)) | {"also": key}
+    assert read(tmp_path / "*" / name, columns)[1][0]["also"] == value
+
+
+def test_keys_of_json_that_differ_by_case_are_refused_and_no_value_is_lost(tmp_path):
+    rows = [dict.fromkeys(HEADER, "x") | {"event_time": "2024-01-01", shop: "north"} for shop in ("shop", "Shop")]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for columns in (None, dict(zip(HEADER, HEADER, strict=True)) | {"shop": "shop"}):
+        with pytest.raises(InputError, match=r"the column Shop is there twice in .*log.jsonl; give each a name"):
+            read(path, columns)
+    path.write_text("\n".join(json.dumps({key.replace("Shop", "shop_1"): row[key] for key in row}) for row in rows))
+    assert [(row["shop"], row["shop_1"]) for row in read(path)[1]] == [("north", None), (None, "north")]
+
+
+def test_names_in_columns_that_differ_by_case_are_refused(tmp_path):
+    path = write(tmp_path / "log.csv", [["ann", "2024-01-01", "view"]])
+    columns = {"User_ID": "event_type"} | dict(zip(HEADER, HEADER, strict=True))
+    with pytest.raises(InputError, match=r"data.sources\[0\].columns: the column user_id is there twice"):
+        read(path, columns)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+@pytest.mark.parametrize("way", ["path", "columns", "sql"])
+def test_nan_in_parquet_whose_statistics_leave_it_out_is_no_value(tmp_path, kind, way):
+    """DuckDB takes a column for free of NaN by them, and decides nullif, isnan and comparisons before it reads."""
+    path = tmp_path / "log.parquet"
+    numbers = pa.array([1.0, float("nan"), 3.0], kind)
+    columns = {"user_id": numbers, "event_time": ["2024-01-01"] * 3, "event_type": ["view"] * 3, "amount": numbers}
+    pq.write_table(pa.table(columns), path)
+    names = [*HEADER, "amount"]
+    source = {
+        "path": Source(path=str(path)),
+        "columns": Source(path=str(path), columns=dict(zip(names, names, strict=True)) | {"amount": "amount + 0"}),
+        "sql": Source(sql=f"SELECT * FROM '{path}'"),
+    }[way]
+    with connect() as con:
+        log = read_events(con, DataConfig([source], max_rejected=0.9))
+        rows = con.sql("SELECT user_id, amount, amount > 2 FROM log ORDER BY ALL").fetchall()
+    assert counted(log) == {"no user": 1}
+    assert rows == [("1", 1.0, False), ("3", 3.0, True)]

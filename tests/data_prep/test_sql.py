@@ -11,7 +11,7 @@ import pytest
 from data_prep import InputError
 from data_prep.events import DataConfig, Source, confined, connect, read_events
 from data_prep.serializer import EventSerializer, TextField
-from data_prep.sql import check_column, check_source, check_type, lock_down, parse_expression
+from data_prep.sql import check_column, check_source, check_type, lock_down, parse_expression, refused
 from data_prep.task import check_loaded
 
 COLUMNS = "'a' AS user_id, TIMESTAMP '2024-01-01' AS event_time, 'view' AS event_type"
@@ -105,7 +105,19 @@ def test_a_source_that_is_more_than_a_select_over_named_files_is_refused_by_name
     assert said in text
     assert "s3cret" not in text
     assert "\n" not in text
-    assert any(remedy in text for remedy in ("data.trust_sql: true", "check the SQL"))
+    assert any(remedy in text for remedy in ("data.trust_sql: true", "check the SQL", "name them, as in PIVOT"))
+
+
+def test_with_trust_the_statements_before_a_select_run():
+    select = "SELECT 'ann' AS user_id, TIMESTAMP '2024-01-01' AS event_time, current_setting('threads') AS event_type"
+    for before, threads in (("LOAD json; SET threads = 1;", "1"), ("SET threads = 2; -- two", "2")):
+        with connect() as con:
+            read_events(con, DataConfig([Source(sql=f"{before}\n{select}")], trust_sql=True))
+            assert con.sql("SELECT event_type FROM log").fetchall() == [(threads,)]
+    for sql in ("COPY (SELECT 1) TO 'made.csv'", ""):  # no SELECT at the end
+        with connect() as con, pytest.raises(InputError, match=r"^data.sources\[0\]: "):
+            read_events(con, DataConfig([Source(sql=sql)], trust_sql=True))
+    assert not Path("made.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -575,3 +587,15 @@ def test_lengths_of_time_that_are_read_back_are_checked(part, change):
 
 def test_a_column_may_be_called_like_a_function_without_parentheses(con):
     parse_expression(con, "task.label.where", "user = 'a' AND current_date > 5", "", lambda: ["User", "current_date"])
+
+
+def test_a_write_that_fails_is_told_as_such_and_not_as_a_fault_of_the_types():
+    inner = '{"exception_type":"IO","exception_message":"Could not write all bytes to file: File too large"}'
+    said = f"IO Error: Async write failed: {inner}"
+    with pytest.raises(InputError) as refusal, refused("events", "give each column the type that it had in training"):
+        raise duckdb.IOException(said)
+    assert str(refusal.value) == (
+        "Could not write all bytes to file: File too large; check the folder that is written to, and the space left"
+    )
+    with connect() as con, pytest.raises(InputError, match="check the folder that is written to"), refused("x", "y"):
+        con.execute("COPY (SELECT 1 AS a, 2 AS b) TO 'nowhere/there' (FORMAT parquet, PARTITION_BY (a))")

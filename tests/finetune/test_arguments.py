@@ -95,6 +95,8 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
             r"training\.gradient_checkpointing_kwargs: ",
         ),
         ({"optim_args": "foo"}, r"training\.optim_args: 'foo' is not NAME=VALUE; write such as rank=128"),
+        ({"optim_args": "x=1"}, r"training\.optim_args: adamw_torch_fused takes none; leave it out"),
+        ({"eval_delay": 100}, r"training\.eval_delay is 100 and max_steps \d+, so that no checkpoint is validated"),
         ({"optim_args": "a=1, b=2=3"}, r"training\.optim_args: 'b=2=3' is not NAME=VALUE"),
         ({"ddp_backend": "foo"}, r"training\.ddp_backend is 'foo'; give one of gloo, nccl"),
         ({"ddp_backend": "gloo"}, r"training\.ddp_backend is for several processes, and this is one; leave it out"),

@@ -6,6 +6,7 @@ import yaml
 from transformers import TrainingArguments
 
 from data_prep import InputError
+from finetune.commands import CommandParser
 from finetune.config import TRAINING_DEFAULTS, TRAINING_FIXED, build_parser, command, parse_experiment
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -113,6 +114,26 @@ def test_a_home_folder_and_the_environment_are_known_in_every_path(tiny, monkeyp
     assert found.data.sources[0].path == "/mnt/shop/${examples}/*.csv"  # what is in braces may be a variable of data
     assert found.training["resume_from_checkpoint"] == "/home/ada/checkpoint-8"
     assert found.model.name_or_path == "/home/ada/bert"
+
+
+def test_a_home_folder_of_nobody_is_refused(tiny, capsys):
+    said = refusal(capsys, tiny, "--data.folder=~nobody9/data")
+    assert "data.folder: '~nobody9/data' names the home folder of a user whom this machine has not" in said
+
+
+def test_a_home_folder_is_known_in_the_arguments_of_other_scripts(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/ada")
+    parser = CommandParser("")
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--output", type=Path)
+    found = parser.parse_args(["~/a", "b", "--model=~/m", "--output=~/o"])
+    assert found.runs == [Path("/home/ada/a"), Path("b")]
+    assert (found.model, found.output) == ("/home/ada/m", Path("/home/ada/o"))
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(["--output", "~nobody9/o"])
+    assert end.value.code == 2
+    assert "argument --output: '~nobody9/o' names the home folder of a user" in capsys.readouterr().err
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tiny, capsys):
