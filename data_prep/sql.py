@@ -157,6 +157,8 @@ def parse_expression(
     # Alone it must stand, lest its parentheses reach into our SQL.
     statements, error = _parsed(con, f"SELECT 1 WHERE {sql}\n")
     if error or len(statements) != 1:
+        if re.fullmatch(r"\w+", sql):  # a word of SQL's own
+            remedy = f"write it as '\"{sql}\"' if it is the name of a column"
         raise InputError(f"{setting}: {said}: {error or 'these are several statements'}; {remedy}")
     tree = _only(con, statements[0], "SELECT 1 WHERE true", "where_clause")
     if not tree:
@@ -170,15 +172,7 @@ def parse_expression(
         raise InputError(f"{setting}: {said} looks at other rows by a window function; {remedy}")
     if kinds - EXPRESSIONS:
         raise InputError(f"{setting}: {said} contains {_said(min(kinds - EXPRESSIONS))}; {remedy}")
-    bare = {node["column_names"][0].lower() for node in _nodes(tree) if _kind(node) == "COLUMN_REF"} & BARE
-    known = list(columns()) if bare else []
-    bare -= {name.lower() for name in known}
-    if bare:
-        has = f" (there are {shorten(', '.join(known), 200, placeholder=' ...')})" if known else ""
-        raise InputError(
-            f"{setting}: {said} names {min(bare)}, which is no column{has} but a function that is not the same each "
-            f"time; {remedy}"
-        )
+    _refuse_bare(tree, setting, said, remedy, columns)
     if "STAR" in kinds:
         raise InputError(f"{setting}: {said} stands for several columns; {remedy}")
     called = _called(tree)
@@ -192,6 +186,19 @@ def parse_expression(
         if called & names:
             raise InputError(f"{setting}: {said} calls {min(called & names)}, which {why}; {remedy}")
     return tree
+
+
+def _refuse_bare(tree: dict, setting: str, said: str, remedy: str, columns: Callable[[], Iterable[str]]) -> None:
+    """InputError where a name without parentheses is no column but a function, such as user."""
+    bare = {node["column_names"][0].lower() for node in _nodes(tree) if _kind(node) == "COLUMN_REF"} & BARE
+    known = list(columns()) if bare else []
+    bare -= {name.lower() for name in known}
+    if bare:
+        has = f" (there are {shorten(', '.join(known), 200, placeholder=' ...')})" if known else ""
+        raise InputError(
+            f"{setting}: {said} names {min(bare)}, which is no column{has} but a function that is not the same each "
+            f"time; {remedy}"
+        )
 
 
 def check_column(con: duckdb.DuckDBPyConnection, setting: str, sql: str, columns: Callable[[], Iterable[str]]) -> None:

@@ -62,7 +62,7 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
         made = TrainingArguments(**settings)
         _check_values(made)
         _try_optimizer(made)
-    except (ValueError, TypeError, ImportError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError, AttributeError, OSError) as error:
         for name in set(os.environ) - before:  # training.fsdp speaks to accelerate, and to every later run, by it
             del os.environ[name]
         if isinstance(error, InputError):

@@ -160,7 +160,9 @@ def _read(folder: Path) -> Run:
     needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
     metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
     runs = [folder / f"seed-{seed}" for seed in config["seeds"]] or [folder]
-    logs = [read_training_log(run, dict.fromkeys(("seconds", *TOLD), MayLack(float))) for run in runs]
+    logs = [
+        read_training_log(run, dict.fromkeys(("seconds", *TOLD), MayLack(float)) | {"steps": float}) for run in runs
+    ]
     path = folder / names[3]
     try:
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score"])

@@ -4,6 +4,7 @@ A run is runs/NAME; its model lies in runs/NAME/model. A model's folder may come
 believed to be as training wrote it.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one witho
 def a_number_above_zero(content: Any) -> bool:
     """Of a temperature, or of a deviation."""
     return isinstance(content, int | float) and 0 < content < 1e300
+
+
+def a_score(content: Any) -> bool:
+    """Also the next number above 1, from which on nobody is contacted."""
+    return isinstance(content, int | float) and 0 <= content <= math.nextafter(1, 2)
 
 
 def a_temperature(content: Any) -> bool:
@@ -68,7 +74,7 @@ CALIBRATION_HOLDS = Only(
     temperature=MayLack(a_temperature),
     x=[float],
     y=[float],
-    threshold=MayLack(float),
+    threshold=MayLack(a_score),
     threshold_by=MayLack({"f1", "budget", "money"}),
 )
 EVENTSCRIBE = {  # an entry of a model's config.json

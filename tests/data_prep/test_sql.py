@@ -599,3 +599,29 @@ def test_a_write_that_fails_is_told_as_such_and_not_as_a_fault_of_the_types():
     )
     with connect() as con, pytest.raises(InputError, match="check the folder that is written to"), refused("x", "y"):
         con.execute("COPY (SELECT 1 AS a, 2 AS b) TO 'nowhere/there' (FORMAT parquet, PARTITION_BY (a))")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.json"])
+def test_a_file_without_a_column_user_is_told_as_such(tmp_path, name):
+    (tmp_path / name).write_text(
+        {"log.jsonl": "", "log.csv": "a,b,c\nann,2024-01-01,view\n", "log.json": "[1, 2]"}[name]
+    )
+    columns = {"user_id": "user", "event_time": "b", "event_type": "c"}
+    with connect() as con, pytest.raises(InputError) as refusal:
+        read_events(con, DataConfig([Source(path=str(tmp_path / name), columns=columns)]))
+    said = {
+        "log.csv": "which is no column (there are a, b, c) but",
+        "log.json": "holds no event",
+        "log.jsonl": "is empty",
+    }
+    assert said[name] in str(refusal.value)
+
+
+def test_a_word_of_sql_is_told_to_be_quoted(tmp_path):
+    (tmp_path / "log.csv").write_text("on,b,c\nann,2024-01-01,view\n")
+    columns = {"user_id": "on", "event_time": "b", "event_type": "c"}
+    with connect() as con, pytest.raises(InputError, match="write it as '\"on\"' if it is the name of a column"):
+        read_events(con, DataConfig([Source(path=str(tmp_path / "log.csv"), columns=columns)]))
+    columns["user_id"] = '"on"'
+    with connect() as con:
+        assert read_events(con, DataConfig([Source(path=str(tmp_path / "log.csv"), columns=columns)])).events == 1

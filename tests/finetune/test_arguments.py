@@ -84,6 +84,7 @@ def with_training(experiment: Experiment, **settings: object) -> Experiment:
         ({"dataloader_persistent_workers": True}, "persistent_workers"),
         ({"report_to": "wandb"}, "wandb"),
         ({"accelerator_config": {"foo": 1}}, "foo"),
+        ({"accelerator_config": "/nope"}, "^training: .*/nope.*; mend that setting$"),
         ({"eval_strategy": "no"}, "eval_strategy"),
         ({"metric_for_best_model": "foo"}, "'foo' is not one of auroc"),
         (

@@ -161,6 +161,7 @@ def test_a_task_of_which_a_part_is_wrong_is_refused_when_it_is_read(run, at, val
         {"temperature": None},
         {"temperature": -1.5},
         {"temperature": 1e-300},
+        {"threshold": 7},
         {"temperature": True, "strange": 1},
         {"method": "magic"},
         {"method": "isotonic"},
