@@ -612,7 +612,7 @@ def test_a_file_without_a_column_user_is_told_as_such(tmp_path, name):
     said = {
         "log.csv": "which is no column (there are a, b, c) but",
         "log.json": "holds no event",
-        "log.jsonl": "is empty",
+        "log.jsonl": "holds no event",
     }
     assert said[name] in str(refusal.value)
 
