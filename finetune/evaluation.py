@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from textwrap import wrap
@@ -91,24 +91,11 @@ def evaluate(experiment: Experiment) -> dict | None:
     # Without a GPU, several processes know of each other only where cpu is set.
     accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")) or not torch.cuda.is_available())
     manifest = prepared_manifest(experiment)
-    objective = Objective.of(experiment.task.label, manifest["classes"])
-    task, settings = objective.task, experiment.evaluation
+    task, settings = Objective.of(experiment.task.label, manifest["classes"]).task, experiment.evaluation
     check_evaluation(experiment)
-    finetuning, aggregates = experiment.finetuning, manifest["aggregates"]
-    columns = {"validation": ["user_id", "cutoff", "text", "label"]}
-    columns["test"] = [*columns["validation"], *aggregates]
-    if task == "propensity":
-        pair_columns(manifest)
-        columns["test"].append("own")
+    finetuning = experiment.finetuning
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
-    rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
-    for split, table in rows.items():
-        if not len(table) or table["label"].null_count:
-            what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
-            path = experiment.data_folder / f"{split}.parquet"
-            raise InputError(f"{path} has {what}; run scripts/prepare.py again, or choose other cutoffs")
-    labels = {split: column_array(table["label"]) for split, table in rows.items()}
-    users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
+    rows = _rows(experiment, manifest, task, limits)
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
@@ -116,80 +103,179 @@ def evaluate(experiment: Experiment) -> dict | None:
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return None
+    scored = _calibrated(settings, task, rows, raw)
+    stacked = scored.scores if settings.stack else None
+    baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
+    _write_predictions(experiment.run_folder / "predictions", rows, scored.scores, baselines)
+    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
+    seen = column_array(train["label"])
+    deviation = float(seen.std()) if task == "value" else None
+    known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
+    metrics = _told(experiment, manifest, task) | _compared(settings, task, rows, scored, baselines, known)
+    for split in SCORED:
+        metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
+    metrics |= _looked_into(settings, task, manifest, rows, groups, scored, baselines, known)
+    metrics["training"] = training(experiment, MAIN[task])
+    metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
+    metrics["lengths"] = _lengths(experiment, limits)
+    if experiment.seeds:
+        metrics |= _seeds(experiment, task, scored, baselines, known)
+        metrics["verdict"] += " " + single_verdict(metrics)
+    metrics["made"] = _made(experiment, manifest, accelerator, baselines, started)
+    metrics = without_nan(metrics)
+    _save_calibration(experiment, task, scored.fitted, scored.by_run, scored.labels["validation"])
+    write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_model_card(experiment.run_folder)
+    accelerator.wait_for_everyone()
+    return metrics
+
+
+@dataclass
+class _Scored:
+    """The scores of validation and test; each mapping is by these splits.
+
+    Attributes:
+        labels: Of each row.
+        users: Whose each row is.
+        raw: The scores of each run as its model gives them.
+        fitted: The calibration of each run.
+        by_run: The calibrated scores of each run.
+        scores: Their mean.
+        threshold: From which on a row counts as positive, if one was asked for.
+    """
+
+    labels: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
+    raw: list[dict[str, np.ndarray]]
+    fitted: list[Calibration]
+    by_run: list[dict[str, np.ndarray]]
+    scores: dict[str, np.ndarray]
+    threshold: float | None
+
+
+def _rows(experiment: Experiment, manifest: dict, task: str, limits: dict[str, int | None]) -> dict[str, pa.Table]:
+    columns = {"validation": ["user_id", "cutoff", "text", "label"]}
+    columns["test"] = [*columns["validation"], *manifest["aggregates"]]
+    if task == "propensity":
+        pair_columns(manifest)  # refuses data that has none
+        columns["test"].append("own")
+    rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
+    for split, table in rows.items():
+        if not len(table) or table["label"].null_count:
+            what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
+            path = experiment.data_folder / f"{split}.parquet"
+            raise InputError(f"{path} has {what}; run scripts/prepare.py again, or choose other cutoffs")
+    return rows
+
+
+def _calibrated(
+    settings: EvaluationConfig, task: str, rows: dict[str, pa.Table], raw: list[dict[str, np.ndarray]]
+) -> _Scored:
+    """What validation says of calibration and threshold, applied to both splits."""
+    labels = {split: column_array(table["label"]) for split, table in rows.items()}
+    users = {split: table["user_id"].to_numpy() for split, table in rows.items()}
     fitted = [Calibration.fit(settings.calibration, task, labels["validation"], run["validation"]) for run in raw]
     by_run = [{split: how.apply(run[split], task) for split in SCORED} for how, run in zip(fitted, raw, strict=True)]
     scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
     threshold = _threshold(settings, task, labels["validation"], scores["validation"])
     if threshold is not None and threshold > scores["validation"].max():
-        why = (
-            "no contact pays" if settings.threshold == "money" else "more rows than the budget share the highest score"
-        )
+        shared = "more rows than the budget share the highest score"
+        why = "no contact pays" if settings.threshold == "money" else shared
         print(f"warning: no row counts as positive, as {why}")
-    baselines = score_baselines(
-        experiment.data_folder, manifest, limits, model_scores=scores if settings.stack else None
-    )
-    _write_predictions(experiment.run_folder / "predictions", rows, scores, baselines)
-    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *aggregates])
-    seen = column_array(train["label"])
-    deviation = float(seen.std()) if task == "value" else None
-    known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
-    metrics = {
+    return _Scored(labels, users, raw, fitted, by_run, scores, threshold)
+
+
+def _told(experiment: Experiment, manifest: dict, task: str) -> dict:
+    """What was asked."""
+    return {
         "name": experiment.name,
         "task": task,
         "question": manifest["question"],
         "label": manifest["label"],
         "horizon": experiment.task.label.horizon,
-        "classes": None if task == "value" else list(objective.classes),
+        "classes": None if task == "value" else list(Objective.of(experiment.task.label, manifest["classes"]).classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
     }
+
+
+def _compared(
+    settings: EvaluationConfig,
+    task: str,
+    rows: dict[str, pa.Table],
+    scored: _Scored,
+    baselines: Baselines,
+    known: dict,
+) -> dict:
+    """Model and baselines on both splits, and the verdict."""
+    metrics = {"task": task, "main": MAIN[task], "lower_is_better": MAIN[task] in LOWER_IS_BETTER}
     for split in SCORED:
-        everyone = {MODEL: scores[split], **baselines.scores[split]}
+        everyone = {MODEL: scored.scores[split], **baselines.scores[split]}
         resamples = settings.bootstrap if split == "test" else 0
-        metrics[split] = compare(task, labels[split], everyone, users[split], resamples, threshold, **known)
-        metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
-    metrics["verdict"] = (SAYS_THE_SAME if says_the_same(scores["test"]) else "") + verdict(metrics)
+        labels, users = scored.labels[split], scored.users[split]
+        metrics[split] = compare(task, labels, everyone, users, resamples, scored.threshold, **known)
+    metrics["verdict"] = (SAYS_THE_SAME if says_the_same(scored.scores["test"]) else "") + verdict(metrics)
     if task == "propensity":
         had = column_array(rows["test"]["own"]) > 0
-        for name, values in {MODEL: scores["test"], **baselines.scores["test"]}.items():
+        for name, values in {MODEL: scored.scores["test"], **baselines.scores["test"]}.items():
             figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
-            figures |= repeat_and_new(labels["test"], values, had)
-    before = measure(task, labels["test"], np.mean([run["test"] for run in raw], axis=0), **known)
-    metrics["calibration"] = {
-        "method": settings.calibration,
-        "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
-        "threshold": threshold,
-        "threshold_by": settings.threshold if threshold is not None else None,
-        "before": before,
-    }
-    test = (labels["test"], scores["test"], users["test"])
-    metrics["profit"] = None
+            figures |= repeat_and_new(scored.labels["test"], values, had)
+    return metrics
+
+
+def _looked_into(
+    settings: EvaluationConfig,
+    task: str,
+    manifest: dict,
+    rows: dict[str, pa.Table],
+    groups: dict[str, np.ndarray],
+    scored: _Scored,
+    baselines: Baselines,
+    known: dict,
+) -> dict:
+    """What the test rows say of calibration, profit, single cutoffs and groups of users, and the curves."""
+    test = (scored.labels["test"], scored.scores["test"], scored.users["test"])
+    fitted, threshold, resamples = scored.fitted, scored.threshold, settings.bootstrap
+    profit = None
     if settings.costs and task == "binary":
-        costs = asdict(settings.costs)
-        metrics["profit"] = profit_curve(*test, **costs, resamples=settings.bootstrap, threshold=threshold)
-    cutoffs = rows["test"]["cutoff"].to_numpy()
-    metrics["by_cutoff"] = by_cutoff(task, cutoffs, *test, settings.bootstrap, **known)
-    metrics["slices"] = {
-        name: slice_metrics(task, values, *test, threshold, settings.min_slice, settings.bootstrap, **known)
-        for name, values in groups.items()
+        profit = profit_curve(*test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
+    return {
+        "calibration": {
+            "method": settings.calibration,
+            "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
+            "threshold": threshold,
+            "threshold_by": settings.threshold if threshold is not None else None,
+            "before": measure(task, test[0], np.mean([run["test"] for run in scored.raw], axis=0), **known),
+        },
+        "profit": profit,
+        "by_cutoff": by_cutoff(task, rows["test"]["cutoff"].to_numpy(), *test, resamples, **known),
+        "slices": {
+            name: slice_metrics(task, values, *test, threshold, settings.min_slice, resamples, **known)
+            for name, values in groups.items()
+        },
+        "curves": curves(task, manifest["classes"], test[0], {MODEL: test[1], **baselines.scores["test"]}),
     }
-    metrics["curves"] = curves(
-        task, manifest["classes"], labels["test"], {MODEL: scores["test"], **baselines.scores["test"]}
-    )
-    metrics["training"] = training(experiment, MAIN[task])
-    metrics["drift"] = drift(train, rows["test"], aggregates)
-    metrics["lengths"] = _lengths(experiment, limits)
-    if experiment.seeds:  # what the mean of their scores gains
-        metrics["seeds"] = {
-            str(seed): measure(task, labels["test"], run["test"], **known)
-            for seed, run in zip(experiment.seeds, by_run, strict=True)
-        }
-        each = [run["test"] for run in by_run]
-        metrics["single"] = over_seeds(
-            task, labels["test"], each, baselines.scores["test"], users["test"], settings.bootstrap, **known
-        )
-        metrics["verdict"] += " " + single_verdict(metrics)
-    metrics["made"] = {
+
+
+def _seeds(experiment: Experiment, task: str, scored: _Scored, baselines: Baselines, known: dict) -> dict:
+    """What each seed is worth alone, and a single one on average."""
+    labels, users, each = scored.labels["test"], scored.users["test"], [run["test"] for run in scored.by_run]
+    resamples, rivals = experiment.evaluation.bootstrap, baselines.scores["test"]
+    return {
+        "seeds": {
+            str(seed): measure(task, labels, scores, **known)
+            for seed, scores in zip(experiment.seeds, each, strict=True)
+        },
+        "single": over_seeds(task, labels, each, rivals, users, resamples, **known),
+    }
+
+
+def _made(
+    experiment: Experiment, manifest: dict, accelerator: Accelerator, baselines: Baselines, started: float
+) -> dict:
+    """When, how and of what the figures were made."""
+    settings = experiment.evaluation
+    return {
         "date": str(date.today()),
         "seconds": _seconds(experiment) | {"evaluate": round(time.perf_counter() - started, 1)},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
@@ -203,12 +289,6 @@ def evaluate(experiment: Experiment) -> dict | None:
         "log": manifest["log"],
         "splits": {split: manifest["splits"][split]["rows"] for split in SPLITS},
     }
-    metrics = without_nan(metrics)
-    _save_calibration(experiment, task, fitted, by_run, labels["validation"])
-    write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    write_model_card(experiment.run_folder)
-    accelerator.wait_for_everyone()
-    return metrics
 
 
 def compare(
