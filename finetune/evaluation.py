@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from textwrap import wrap
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ from finetune.batching import prepared_manifest
 from finetune.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.checkpoints import told, trained_with
-from finetune.curves import curves, training
+from finetune.curves import MODEL, curves, training
 from finetune.drift import drift
 from finetune.inference import for_scoring, score_texts
 from finetune.metrics import (
@@ -48,10 +47,8 @@ from finetune.scoring import load_classifier
 from finetune.sections import EvaluationConfig, Experiment
 from finetune.slices import by_cutoff, slice_metrics, slice_values
 from finetune.tokens import tokens_of_split
-from finetune.wording import FEW_POSITIVES, number, plain_number, span, worded
-from finetune.wording import measure as measure_words
+from finetune.verdict import says_the_same, single_verdict, verdict
 
-MODEL, STACK = "model", "stack"
 SCORED = ("validation", "test")
 # Of the settings that training tells of, what evaluation may be given otherwise.
 NOT_OF_THE_MODEL = {
@@ -62,15 +59,8 @@ NOT_OF_THE_MODEL = {
     "training.use_cpu",
 }
 MOST_RESAMPLES = 100_000
-SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
 SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
-SHOWN = {  # metrics of the table on the screen, the main one first
-    "binary": ("auroc", "average_precision"),
-    "tiers": ("auroc", "macro_f1"),
-    "propensity": ("auroc", "average_precision"),
-    "value": ("mae", "spearman"),
-}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
 
@@ -346,38 +336,6 @@ def compare(
     return result
 
 
-def verdict(metrics: dict) -> str:
-    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
-    what to take instead."""
-    test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
-    called, _ = measure_words(main, metrics["task"])
-    rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
-    if math.isnan(test[main]) or not rivals:
-        return f"The test rows cannot tell how good the model is: {called} is not defined on them."
-    name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
-    difference, (low, high) = best[f"{main}_difference"], best[f"{main}_difference_interval"]
-    ahead, behind = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    standing = "is ahead of" if ahead else "is behind" if behind else "cannot be told apart from"
-    few = ""
-    if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
-        few = f"Only {test['positives']} positives, too few to tell: "
-    said = (
-        f"{few}On the test cutoffs the model {standing} the baseline that is best there, {worded(name)}: {called} "
-        f"{test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
-        f"(95 % interval {span([low, high], 4, '+')})"
-    )
-    said += "; lower is better." if sign < 0 else "."
-    if not behind:
-        return said
-    stack = test["baselines"].get(STACK)
-    both = ""
-    if stack is not None:
-        both = f"; the stack of both has {called} {stack[main]:.4f}"
-    elif metrics["task"] != "propensity":
-        both = "; evaluation.stack shows what both would gain together"
-    return f"{said} On this log {worded(name)} is the better choice{both}."
-
-
 def over_seeds(
     task: str,
     labels: np.ndarray,
@@ -419,57 +377,6 @@ def over_seeds(
         for name in baselines
     }
     return result
-
-
-def single_verdict(metrics: dict) -> str:
-    """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
-    single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
-    called, _ = measure_words(metrics["main"], metrics["task"])
-    rivals = {
-        name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
-    }
-    if not rivals or math.isnan(single["deviation"]):
-        return ""
-    name, best = min(rivals.items(), key=lambda item: sign * item[1]["difference"])
-    return (
-        f"A single seed has {called} {single['mean']:.4f} on average, with a standard deviation of "
-        f"{single['deviation']:.4f} between the seeds: {number(best['difference'], 4, '+')} "
-        f"({span(best['interval'], 4, '+')} over users and seeds) to {worded(name)}."
-    )
-
-
-def says_the_same(scores: np.ndarray) -> bool:
-    """Whether a model tells no user from another, as one that has learned nothing but how frequent each class is.
-
-    Args:
-        scores: Of shape (rows,) or (rows, classes).
-    """
-    columns = scores.reshape(len(scores), -1)
-    return len(columns) > 1 and bool((np.ptp(columns, axis=0) <= SAME * np.abs(columns).mean(axis=0)).all())
-
-
-def table(metrics: dict) -> str:
-    """The test results as a table for the screen."""
-    test, shown = metrics["test"], SHOWN[metrics["task"]]
-    main = shown[0]
-    columns = [f"{measure_words(metric, metrics['task'])[0]:<30}" for metric in shown]
-    lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure_words(main, metrics['task'])[0]})"]
-    for name, figures in {MODEL: test, **test["baselines"]}.items():
-        cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
-        apart = ""
-        if name != MODEL:
-            apart = f"{_show(figures[f'{main}_difference'], '+')} "
-            apart += _span(figures[f"{main}_difference_interval"], "+")
-        lines.append(f"{worded(name):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
-    counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
-        metrics["task"], metrics["label"]
-    )
-    rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {counted}"
-    if metrics["task"] == "propensity":
-        pairs = test["rows"] * len(metrics["classes"])
-        rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} of {pairs:,} labels are 1"
-    lines.append(f"{rows}; 95 % intervals by bootstrap over users")
-    return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
 
 
 def without_nan(value: object) -> object:
@@ -558,17 +465,10 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     """What the steps before took, where their logs say it."""
     logs = {}
     if experiment.pretraining.max_steps:
-        logs["pretrain"] = read_pretraining_log(experiment.base_folder / PRETRAINED)
-    logs["train"] = read_training_log(experiment.base_folder, {"seconds": MayLack(float)})
-    return {step: log["seconds"] for step, log in logs.items() if log.get("seconds") is not None}
-
-
-def _show(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else plain_number(value, 4, sign)
-
-
-def _span(bounds: list[float | None], sign: str = "") -> str:
-    return f"[{_show(bounds[0], sign)}, {_show(bounds[1], sign)}]"
+        logs["pretrain"] = [read_pretraining_log(experiment.base_folder / PRETRAINED)]
+    logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.runs()]
+    seconds = {step: [log.get("seconds") for log in of] for step, of in logs.items()}
+    return {step: round(sum(of), 1) for step, of in seconds.items() if None not in of}
 
 
 def _write_predictions(folder: Path, rows: dict, scores: dict, baselines: Baselines) -> None:

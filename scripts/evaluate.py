@@ -12,8 +12,9 @@ from finetune.config import Experiment, command
 
 def main(experiment: Experiment) -> None:
     """Evaluate, write the report and print the table."""
-    from finetune.evaluation import evaluate, table  # after the arguments are read, as it takes seconds
+    from finetune.evaluation import evaluate  # after the arguments are read, as it takes seconds
     from finetune.report import write_report
+    from finetune.verdict import table
 
     metrics = evaluate(experiment)
     if metrics:  # the first process

@@ -22,11 +22,12 @@ def main(experiment: Experiment) -> None:
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from finetune.arguments import training_arguments
     from finetune.checkpoints import refuse_other_run
-    from finetune.evaluation import check_evaluation, evaluate, table
+    from finetune.evaluation import check_evaluation, evaluate
     from finetune.pretrain import pretrain
     from finetune.rehearsal import rehearse
     from finetune.report import write_report
     from finetune.train import train
+    from finetune.verdict import table
 
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,11 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.calibration import Calibration
 from finetune.config import parse_experiment
-from finetune.evaluation import compare, evaluate, over_seeds, says_the_same, table, verdict, without_nan
+from finetune.evaluation import compare, evaluate, over_seeds, without_nan
 from finetune.metrics import repeat_and_new
 from finetune.report import write_report
 from finetune.train import train
+from finetune.verdict import says_the_same, table, verdict
 from finetune.wording import worded
 
 
