@@ -35,6 +35,7 @@ from finetune.sections import SECTIONS, TRAINING_FIXED, ShareBelowOne
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
 LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger
 MOST_VALUES = 100_000  # of a file: its aliases may repeat each other
+OTHER_BASES = re.compile(r"[-+]?(0[\d_]+|\d[\d_]*(:\d+)+(\.[\d_]*)?)")  # to YAML 010 is 8 and 1:30 is 90
 TAG = "tag:yaml.org,2002:"
 KINDS = {
     str: "a text",
@@ -335,6 +336,8 @@ def _value(node: yaml.ScalarNode, kind: Any) -> Any:
             raise ValueError
         return _Loader.bool_values[text.lower()]
     if kind is not Any and not (isinstance(kind, type) and issubclass(kind, int | float)):
+        raise ValueError
+    if kind is not Any and OTHER_BASES.fullmatch(text):
         raise ValueError
     value = _Loader("").construct_object(node)
     if isinstance(value, str) and kind is not Any:  # in quotes
