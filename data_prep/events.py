@@ -490,7 +490,7 @@ def _open_source(
                 f"change or merge; use {remedy}, and cast in the SQL"
                 for read, remedy in sniffed(con, query)
             ]
-            _refuse_twice([row[0] for row in con.execute(f"DESCRIBE {query}").fetchall()], name)
+            refuse_twice([row[0] for row in con.execute(f"DESCRIBE {query}").fetchall()], name)
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM ({query}\n)")  # a comment may end the query
     columns = column_types(con, view)
     names = {column.lower() for column in columns}
@@ -537,7 +537,7 @@ def _path_query(
 ) -> tuple[str, bool, bool]:
     """SQL of the rows of a source's files; whether its user ids are text that may stand for floats; whether some do."""
     files = _files(source, config, setting)
-    _refuse_twice(list(source.columns or {}), f"{setting.removesuffix('path')}columns")
+    refuse_twice(list(source.columns or {}), f"{setting.removesuffix('path')}columns")
     unit, time_format = source.time_unit, source.time_format
     if unit is None and time_format is None:
         time_format = config.time_format
@@ -554,7 +554,7 @@ def _path_query(
     return f"SELECT {outer} FROM (SELECT {inner} FROM {found.sql})", found.written, found.floats
 
 
-def _refuse_twice(names: list[str], setting: str) -> None:
+def refuse_twice(names: list[str], setting: str) -> None:
     """InputError where names differ by case at most, of which DuckDB would call the second NAME_1."""
     lower = [name.lower() for name in names]
     for i, name in enumerate(names):
@@ -600,7 +600,7 @@ def _database_query(
     if address.startswith("postgresql:") and not config.trust_sql:
         raise InputError(f"{name}.database: postgresql:// is an address, to which ${{NAME}} and the SQL go; {TRUST}")
     answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
-    _refuse_twice(answer.schema.names, name)
+    refuse_twice(answer.schema.names, name)
     con.register(f"{view}_answer", answer)
     texts = numeric_columns(answer)
     numbers = [identifier(column) for column in texts if column.lower() != "user_id"]

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import RESERVED, DataConfig, Source, confined, file_columns, read_events
+from data_prep.events import RESERVED, DataConfig, Source, confined, file_columns, read_events, refuse_twice
 from data_prep.examples import number_of_parts, read_part, write_parts
 from data_prep.likeness import doubts
 from data_prep.log_files import column_types
@@ -74,18 +74,12 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC
         return DataConfig([file_source(con, str(events), {})], timezone=timezone)
     read = _in_memory(events)
     names = read.schema.names
-    _refuse_twice(names)
+    refuse_twice(names, "events")
     if not names or (isinstance(read, pa.Table) and not len(read)):
         raise InputError("events: there is none; give at least one with user_id, event_time and event_type")
     con.register(GIVEN, read)
     kept = ", ".join(identifier(name) for name in names if name.lower() not in RESERVED)
     return DataConfig([Source(sql=f"SELECT {kept or '*'} FROM {GIVEN}")], timezone=timezone)
-
-
-def _refuse_twice(names: list[str]) -> None:
-    twice = [name for i, name in enumerate(names) if name.lower() in {other.lower() for other in names[:i]}]
-    if twice:
-        raise InputError(f"events: the column {twice[0]} is there twice; give each column a name of its own")
 
 
 def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
@@ -98,7 +92,7 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
         if isinstance(events, pa.RecordBatch):
             return pa.Table.from_batches([events])
         if hasattr(events, "iloc") and hasattr(events, "columns"):
-            _refuse_twice([str(name) for name in events.columns])  # which pyarrow refuses in its own words
+            refuse_twice([str(name) for name in events.columns], "events")  # which pyarrow refuses in its own words
             return pa.Table.from_pandas(events, preserve_index=False)
     except InputError:
         raise

@@ -87,7 +87,10 @@ def test_an_offset_that_no_place_has_is_rejected_in_csv_of_zones(tmp_path, offse
 
 def test_a_column_that_is_there_twice_in_events_to_be_scored_is_named_once():
     frame = pd.DataFrame([["u", "2024-01-01", "view", 1, 2]], columns=[*HEADER, "price", "price"])
-    with connect() as con, pytest.raises(InputError, match=r"^events: the column price is there twice; give each"):
+    with (
+        connect() as con,
+        pytest.raises(InputError, match=r"^events: the column price is there twice, as case"),
+    ):
         as_sources(con, frame)
 
 
