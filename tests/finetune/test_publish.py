@@ -312,7 +312,7 @@ def test_a_dry_run_lists_the_files_and_shows_the_card_without_a_request_or_a_tok
     publish(runs["full"], "me/model", dry_run=True)
     assert not hub.requests
     shown = capsys.readouterr().out
-    assert re.search(r"\n +43,\d+  model\.safetensors\n", shown)
+    assert re.search(r"\n +4\d,\d+  model\.safetensors\n", shown)
     assert 'pipeline("text-classification", model="me/model", top_k=None)' in shown
     with pytest.raises(InputError, match="hf auth login"):
         publish(runs["full"], "me/model")
