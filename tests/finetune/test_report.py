@@ -342,6 +342,14 @@ def test_rows_users_positives_and_how_it_was_made_are_stated(full):
     assert "masked words" in text
 
 
+def test_a_page_of_one_seed_says_that_seeds_differ(bare):
+    run = bare("binary")
+    for seed, told in ((5, True), ([5, 6], False)):
+        made = json.loads((run / "metrics.json").read_text())["made"]
+        _edit(run, {"made": made | {"seed": seed}})
+        assert ("--seeds 0 1 2</code> tells how different" in _read(run)) == told
+
+
 def test_metrics_and_config_are_all_that_it_reads(full):
     assert {path.name for path in full("binary").iterdir()} == {"metrics.json", "config.yaml", "report.html"}
     assert "<dt>Figures</dt><dd>All stand in <code>metrics.json</code>.</dd>" in _page(full("binary"))
