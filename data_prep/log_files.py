@@ -210,8 +210,11 @@ def refuse_open_quote(files: list[Path], setting: str) -> None:
 
 
 def _has_key(con: duckdb.DuckDBPyConnection, files: list[Path], key: str) -> bool:
-    read = f"read_json({_paths(files)}, columns = {{{quote(key)}: 'JSON'}}, records = true, ignore_errors = true)"
-    return con.execute(f"SELECT 1 FROM {read} WHERE {identifier(key)} IS NOT NULL LIMIT 1").fetchall() != []
+    """Whether an object has the key, be its value null."""
+    read = f"read_json_objects({_paths(files)}, ignore_errors = true)"
+    return (
+        con.execute(f"SELECT 1 FROM {read} WHERE list_contains(json_keys(json), {quote(key)}) LIMIT 1").fetchall() != []
+    )
 
 
 def _beyond_integers(

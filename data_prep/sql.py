@@ -119,8 +119,8 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
         if isinstance(error, duckdb.IOException) and "No space left" in str(error):
             raise InputError("no space is left on the disk that is written to; free some or write elsewhere") from error
         if isinstance(error, duckdb.IOException) and re.search("write|writing|create directory", str(error)):
-            inner = re.search(r'"exception_message":"([^"]*)"', str(error))  # of a thread that wrote
-            text = (inner[1] if inner else re.sub(r"^[\w ]+ Error: ", "", str(error))).splitlines()[0]
+            inner = re.search(r'"exception_message":("(?:[^"\\]|\\.)*")', str(error))  # of a thread that wrote
+            text = (json.loads(inner[1]) if inner else re.sub(r"^[\w ]+ Error: ", "", str(error))).splitlines()[0]
             text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
             raise InputError(f"{text}; check the folder that is written to, and the space left") from error
         if isinstance(error, duckdb.Error):

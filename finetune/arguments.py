@@ -170,7 +170,7 @@ def _check_steps(made: TrainingArguments) -> None:
     if made.max_steps > 0:
         check_warmup(made, made.max_steps)
     by_steps = made.load_best_model_at_end and made.eval_strategy == IntervalStrategy.STEPS
-    if by_steps and 0 < made.max_steps <= made.eval_delay:
+    if by_steps and 0 < made.max_steps < made.eval_delay:
         raise InputError(
             f"training.eval_delay is {made.eval_delay:g} and max_steps {made.max_steps:,}, so that no checkpoint is "
             f"validated and none can be the best; give fewer"

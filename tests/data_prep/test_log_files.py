@@ -425,6 +425,8 @@ def test_keys_of_json_that_differ_by_case_are_refused_and_no_value_is_lost(tmp_p
             read(path, columns)
     path.write_text("\n".join(json.dumps({key.replace("Shop", "shop_1"): row[key] for key in row}) for row in rows))
     assert [(row["shop"], row["shop_1"]) for row in read(path)[1]] == [("north", None), (None, "north")]
+    path.write_text(json.dumps(rows[0] | {"shop_1": None}))
+    assert read(path)[1][0]["shop"] == "north"
 
 
 def test_names_in_columns_that_differ_by_case_are_refused(tmp_path):
