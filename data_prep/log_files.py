@@ -145,8 +145,9 @@ def _json(
     proven = proven_types(con, read, guesses, set())
     replaced = {name: f"CAST({identifier(name)} AS {kind})" for name, kind in proven.items() if kind != "VARCHAR"}
     replaced |= {name: "NULL" for name, kind in kinds.items() if kind.id == "null"}
-    keys = [name for name in types if name.lower() in _folder_keys(files)]
-    replaced |= {name: f"CAST({identifier(name)} AS {types[name]})" for name in keys if name not in replaced}
+    keys = _folder_keys(files)
+    own = [name for name in types if name.lower() in keys and name not in replaced]
+    replaced |= {name: f"CAST({identifier(name)} AS {types[name]})" for name in own}
     floats = users.get(user) in ("double", "varchar", "json") and _has_floats(con, read, user)
     return Reading(_replaced(read, replaced), user in users, floats)
 
@@ -212,9 +213,8 @@ def refuse_open_quote(files: list[Path], setting: str) -> None:
 def _has_key(con: duckdb.DuckDBPyConnection, files: list[Path], key: str) -> bool:
     """Whether an object has the key, be its value null."""
     read = f"read_json_objects({_paths(files)}, ignore_errors = true)"
-    return (
-        con.execute(f"SELECT 1 FROM {read} WHERE list_contains(json_keys(json), {quote(key)}) LIMIT 1").fetchall() != []
-    )
+    found = f"SELECT 1 FROM {read} WHERE list_contains(json_keys(json), {quote(key)}) LIMIT 1"
+    return con.execute(found).fetchall() != []
 
 
 def _beyond_integers(

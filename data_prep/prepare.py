@@ -76,7 +76,7 @@ MANIFEST_HOLDS = {
     "class_aggregates": MayLack([str]),
     "text_columns": [str],
 }
-FORMAT = 8  # raise it when the same config and log would give other files
+FORMAT = 9  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
