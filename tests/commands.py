@@ -1,5 +1,6 @@
 """Scripts in processes of their own that need no seconds to import torch: they are forked from one that has."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -10,8 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+
+
+def script_module(name: str) -> ModuleType:
+    """A script of scripts/ as a module, which runs nothing."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 # Each line of the input starts a command, or waits for one.
 SERVER = """

@@ -177,17 +177,6 @@ def write_tmall_csv(visits: list[Visit], folder: Path) -> Log:
     return Log({"tmall": str(folder / "t_alibaba_data.csv")}, events)
 
 
-def write_tmall_real(visits: list[Visit], folder: Path) -> Log:
-    """The real file, where it is; its events by the columns that the config does not read."""
-    path = Path(__file__).parents[3] / "shared/data/tmall/events.parquet"
-    table = pq.read_table(path, columns=["user_id", "date_assumed_2013", "event", "brand_id"])
-    days = {day: datetime(day.year, day.month, day.day) for day in table["date_assumed_2013"].unique().to_pylist()}
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    names = ("user_id", "event_time", "event_type", "brand")
-    events = [dict(zip(names, (str(user), days[day], *others), strict=True)) for user, day, *others in rows]
-    return Log({"tmall": str(path)}, events)
-
-
 def write_ta_feng(visits: list[Visit], folder: Path) -> Log:
     """transactions.parquet: a line for each subclass of a basket, of which a customer has one a day."""
     random, baskets = np.random.default_rng(9), {}

@@ -23,7 +23,6 @@ from data_prep.prepare import prepare, read_manifest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OTHERS = {"departments", "quickstart", "churn_bert_base_lora"}  # 84.51° Complete Journey: its files come with a package
-REAL_TMALL = Path(__file__).parents[3] / "shared/data/tmall/events.parquet"
 SPLITS = ("train", "validation", "test")
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)
 
@@ -246,7 +245,6 @@ KNOWN = [
     TAOBAO,
     TMALL,
     replace(TMALL, log="tmall_csv"),
-    *([replace(TMALL, log="tmall_real")] if REAL_TMALL.is_file() else []),
     TA_FENG,
     REL_HM,
     replace(REL_HM, config="rel_hm_user_ltv", label=lambda events: sum(event["value"] for event in events)),

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from finetune.inference import score_texts
 from finetune.scoring import load_classifier
 from finetune.tokenization import encode
 from finetune.train import train
+from tests.commands import script_module
 
 EXPORT = Path(__file__).parents[2] / "scripts" / "export.py"
 
@@ -43,8 +43,7 @@ def rows(trained):
 def test_the_command_writes_a_file_that_scores_as_pytorch_and_says_what_int8_costs(
     trained, rows, tmp_path, monkeypatch, capsys
 ):
-    spec = importlib.util.spec_from_file_location("export", EXPORT)
-    spec.loader.exec_module(script := importlib.util.module_from_spec(spec))
+    script = script_module("export")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr("finetune.export.CHECKED", 100)
     folder = trained.run_folder / "model"

