@@ -81,7 +81,8 @@ def evaluate(experiment: Experiment) -> dict | None:
     # Without a GPU, several processes know of each other only where cpu is set.
     accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")) or not torch.cuda.is_available())
     manifest = prepared_manifest(experiment)
-    task, settings = Objective.of(experiment.task.label, manifest["classes"]).task, experiment.evaluation
+    objective = Objective.of(experiment.task.label, manifest["classes"])
+    task, settings = objective.task, experiment.evaluation
     check_evaluation(experiment)
     finetuning = experiment.finetuning
     limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
@@ -101,9 +102,11 @@ def evaluate(experiment: Experiment) -> dict | None:
     seen = column_array(train["label"])
     deviation = float(seen.std()) if task == "value" else None
     known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
-    metrics = _told(experiment, manifest, task) | _compared(settings, task, rows, scored, baselines, known)
+    metrics = _question(experiment, manifest, objective) | _compared(settings, task, rows, scored, baselines, known)
     for split in SCORED:
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
+    same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
+    metrics["verdict"] = same + verdict(metrics)
     metrics |= _looked_into(settings, task, manifest, rows, groups, scored, baselines, known)
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
@@ -175,15 +178,16 @@ def _calibrated(
     return _Scored(labels, users, raw, fitted, by_run, scores, threshold)
 
 
-def _told(experiment: Experiment, manifest: dict, task: str) -> dict:
+def _question(experiment: Experiment, manifest: dict, objective: Objective) -> dict:
     """What was asked."""
+    task = objective.task
     return {
         "name": experiment.name,
         "task": task,
         "question": manifest["question"],
         "label": manifest["label"],
         "horizon": experiment.task.label.horizon,
-        "classes": None if task == "value" else list(Objective.of(experiment.task.label, manifest["classes"]).classes),
+        "classes": None if task == "value" else list(objective.classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
     }
@@ -197,14 +201,13 @@ def _compared(
     baselines: Baselines,
     known: dict,
 ) -> dict:
-    """Model and baselines on both splits, and the verdict."""
-    metrics = {"task": task, "main": MAIN[task], "lower_is_better": MAIN[task] in LOWER_IS_BETTER}
+    """Model and baselines on both splits."""
+    metrics = {}
     for split in SCORED:
         everyone = {MODEL: scored.scores[split], **baselines.scores[split]}
         resamples = settings.bootstrap if split == "test" else 0
         labels, users = scored.labels[split], scored.users[split]
         metrics[split] = compare(task, labels, everyone, users, resamples, scored.threshold, **known)
-    metrics["verdict"] = (SAYS_THE_SAME if says_the_same(scored.scores["test"]) else "") + verdict(metrics)
     if task == "propensity":
         had = column_array(rows["test"]["own"]) > 0
         for name, values in {MODEL: scored.scores["test"], **baselines.scores["test"]}.items():

@@ -32,6 +32,7 @@ from finetune.wording import (
     number,
     percent,
     span,
+    standing,
 )
 
 # Measures of the first table: two with their difference to each baseline, then some without.
@@ -147,5 +148,5 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
     """Which of the two the interval of model minus baseline shows ahead; nothing where there is no interval."""
     if interval is None or any(map(missing, interval)):
         return ""
-    low, high = (-end for end in reversed(interval)) if key in LOWER_IS_BETTER else interval
-    return "model ahead" if low > 0 else "baseline ahead" if high < 0 else "includes zero"
+    told = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
+    return told[standing(interval, key in LOWER_IS_BETTER)]

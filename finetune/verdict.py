@@ -6,8 +6,9 @@ from textwrap import wrap
 import numpy as np
 
 from finetune.curves import MODEL
-from finetune.wording import FEW_POSITIVES, measure, number, plain_number, span, worded
+from finetune.wording import FEW_POSITIVES, measure, number, plain_number, span, standing, worded
 
+STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
 STACK = "stack"  # of both, which is no rival
 SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
 SHOWN = {  # metrics of the table on the screen, the main one first
@@ -27,19 +28,18 @@ def verdict(metrics: dict) -> str:
     if math.isnan(test[main]) or not rivals:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
     name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
-    difference, (low, high) = best[f"{main}_difference"], best[f"{main}_difference_interval"]
-    ahead, behind = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    standing = "is ahead of" if ahead else "is behind" if behind else "cannot be told apart from"
+    difference, interval = best[f"{main}_difference"], best[f"{main}_difference_interval"]
+    found = standing(interval, metrics["lower_is_better"])
     few = ""
     if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
         few = f"Only {test['positives']} positives, too few to tell: "
     said = (
-        f"{few}On the test cutoffs the model {standing} the baseline that is best there, {worded(name)}: {called} "
-        f"{test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
-        f"(95 % interval {span([low, high], 4, '+')})"
+        f"{few}On the test cutoffs the model {STANDING[found]} the baseline that is best there, {worded(name)}: "
+        f"{called} {test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
+        f"(95 % interval {span(interval, 4, '+')})"
     )
     said += "; lower is better." if sign < 0 else "."
-    if not behind:
+    if found != "behind":
         return said
     stack = test["baselines"].get(STACK)
     both = ""

@@ -123,6 +123,12 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "\u2013" if missing(share) else f"{number(100 * share, digits)}\u00a0%"
 
 
+def standing(interval: list[float], lower_is_better: bool) -> str:
+    """What the interval of model minus rival says of the model: ahead, behind or level."""
+    low, high = (-end for end in reversed(interval)) if lower_is_better else interval
+    return "ahead" if low > 0 else "behind" if high < 0 else "level"
+
+
 def listed(words: list[str]) -> str:
     """Words with commas and a last `and`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

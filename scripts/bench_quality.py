@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from finetune.commands import CommandParser, guarded
-from finetune.wording import listed
+from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
 BASKET, PURCHASE = "event_type = 'basket'", "event_type = 'purchase'"
@@ -141,18 +141,12 @@ def table(cells: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def standing(cell: dict) -> str:
-    """What the interval of the difference says: ahead, behind or level."""
-    low, high = cell["interval"] if not cell["lower_is_better"] else [-end for end in reversed(cell["interval"])]
-    return "ahead" if low > 0 else "behind" if high < 0 else "level"
-
-
 def verdict(cells: dict[str, dict]) -> str:
     """On which labels a single checkpoint is ahead of its rival, level with it and behind it."""
     told = {"ahead of": "ahead", "level with": "level", "behind": "behind"}
     parts = []
     for words, way in told.items():
-        names = [name for name, of in cells.items() if standing(of) == way]
+        names = [name for name, of in cells.items() if standing(of["interval"], of["lower_is_better"]) == way]
         parts.append(f"{words} its rival on {len(names)}{f' ({listed(names)})' if names else ''}")
     return f"Of {len(cells)} labels the model is {listed(parts)}."
 
@@ -171,7 +165,7 @@ def write_page(output: dict, path: Path) -> Path:
         of
         | {
             "name": name,
-            "standing": standing(of),
+            "standing": standing(of["interval"], of["lower_is_better"]),
             "digits": 1 if of["lower_is_better"] else (digits(of["metric"]) or 3) + 1,
             "minutes": sum(of["seconds"].values()) / 60,
         }
