@@ -1,156 +1,73 @@
-"""JSON that is read back: a file is checked against what it must hold, before anything of it is used."""
+"""Files that are whole or not there, locks that a kill lets go of, and hashes of contents."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
 
-import duckdb
+import xxhash
 
 from data_prep import InputError
 
-NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
-NAMES |= {list: "a list", None: "null"}
 
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when the block ends without an error.
 
-@dataclass(frozen=True)
-class MayLack:
-    """An entry that a mapping may lack, or have as null."""
-
-    holds: Any
-
-
-class Only(dict):
-    """A mapping of these keys, and of no others."""
-
-
-def read_json(path: Path, holds: Any, remedy: str) -> Any:
-    """The content of a JSON file; see `check`.
-
-    Raises:
-        InputError: The file is missing, is no JSON, or holds something else.
+    It is made beside the old one and renamed, so that a killed run leaves the old content or none, never a mixture.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is missing; {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged; {remedy}") from error
-    check(path, content, holds, remedy)
-    return content
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}.{platform.node()}."
+    for left in folder.parent.glob(f"{prefix}*"):  # by a process of this machine that was killed
+        if not _is_running(left.name.removeprefix(prefix).partition(".")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        yield made
+        if folder.exists():
+            os.rename(folder, Path(temporary) / "replaced")
+        os.rename(made, folder)
 
 
-def check(path: Path, content: Any, holds: Any, remedy: str) -> None:
-    """Refuse what is not as it must be.
-
-    Args:
-        path: Of the file, for the message.
-        content: What it has.
-        holds: A type (a bool is no int, an int is a float, which is finite); a set of values, one of which it is; a
-            mapping of keys to what they hold, which may have others, or of the type str to what every value holds; a
-            list of one, which every entry holds; a tuple of several, one of which holds; or a function that says
-            whether it is so, named after what it asks for.
-        remedy: What makes the file anew, as the end of a sentence.
-
-    Raises:
-        InputError: The first thing that is not so.
-    """
-    wrong = next(_misfits(content, holds, ""), None)
-    if wrong:
-        raise InputError(f"{path} is damaged ({wrong}); {remedy}")
-
-
-def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:
-    """What is not as it must be, in a few words each."""
-    if isinstance(holds, MayLack):
-        if content is not None:
-            yield from _misfits(content, holds.holds, at)
-    elif isinstance(holds, dict) and isinstance(content, dict):
-        yield from _misfits_of_mapping(content, holds, f"{at}." if at else "")
-    elif isinstance(holds, list) and isinstance(content, list):
-        for i, value in enumerate(content):
-            yield from _misfits(value, holds[0], f"{at}[{i}]")
-    elif isinstance(holds, tuple):
-        if all(next(_misfits(content, one, at), None) for one in holds):
-            yield f"{at or 'it'} is {_short(content)}, not {' or '.join(map(_called, holds))}"
-    elif not is_a(content, holds):
-        yield f"{at or 'it'} is {_short(content)}, not {_called(holds)}"
-
-
-def _misfits_of_mapping(content: dict, holds: dict, below: str) -> Iterator[str]:
-    if str in holds:
-        for key, value in content.items():
-            yield from _misfits(value, holds[str], f"{below}{key}")
-        return
-    if isinstance(holds, Only):
-        yield from (f"{below}{key} is unknown" for key in content if key not in holds)
-    for key, value in holds.items():
-        if key in content or isinstance(value, MayLack):
-            yield from _misfits(content.get(key), value, f"{below}{key}")
-        else:
-            yield f"{below}{key} is missing"
-
-
-def is_a(content: Any, holds: Any) -> bool:
-    """Whether a single value is as it must be; see `check`."""
-    if isinstance(holds, set):
-        return isinstance(content, str | int | None) and content in holds
-    if holds is None or isinstance(content, bool):
-        return content is holds or holds is bool
-    if holds in (int, float):
-        return isinstance(content, int | holds) and -1e300 < content < 1e300
-    return isinstance(content, holds) if isinstance(holds, type) else callable(holds) and bool(holds(content))
-
-
-def _called(holds: Any) -> str:
-    if isinstance(holds, set):
-        return f"one of {', '.join(sorted(map(str, holds)))}"
-    if isinstance(holds, dict | list):
-        holds = dict if isinstance(holds, dict) else list
-    return NAMES.get(holds) or holds.__name__.strip("_").replace("_", " ")
-
-
-def _short(content: Any) -> str:
-    return shorten(json.dumps(content, ensure_ascii=False), 60, placeholder=" ...") if content != "" else "empty"
-
-
-def a_moment(content: Any) -> bool:
-    """A date, or a date and time, in ISO 8601."""
-    try:
-        return isinstance(content, str) and datetime.fromisoformat(content) is not None
-    except ValueError:
-        return False
-
-
-def moments(content: Any) -> bool:
-    """One or several of them."""
-    return isinstance(content, list) and bool(content) and all(map(a_moment, content))
-
-
-@cache
-def a_time_zone(content: Any) -> bool:
-    """A name of a time zone that DuckDB knows."""
-    if not isinstance(content, str):
-        return False
-    with duckdb.connect() as con:
+@contextmanager
+def held(lock: Path, otherwise: str) -> Iterator[None]:
+    """A file that one process holds at a time; a kill lets go of it. InputError(otherwise) where another one does."""
+    with lock.open("w") as file:
         try:
-            con.execute("SET TimeZone = '" + content.replace("'", "''") + "'")
-        except duckdb.Error:
-            return False
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(otherwise) from None
+        yield
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all, whenever the process ends."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, encoding="utf-8", newline="\n")
+    new.replace(path)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        pass
     return True
 
 
-# What a manifest and a model keep of the log; older ones lack the last three.
-LOG_HOLDS = {
-    "first": a_moment,
-    "last": a_moment,
-    "events": int,
-    "users": int,
-    "timezone": MayLack(a_time_zone),
-    "silent_days": MayLack(int),
-    "known": MayLack({str: float}),
-}
+def files_hash(paths: Iterable[Path]) -> str:
+    """Of names and contents; it tells a change, against a forger it is no help."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()

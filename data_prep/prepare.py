@@ -1,24 +1,19 @@
 """The whole step from a log to labelled text: Parquet splits, serializer, manifest and dataset card."""
 
-import fcntl
 import hashlib
 import json
-import os
-import platform
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import xxhash
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.card import dataset_card
 from data_prep.events import (
     DataConfig,
     EventLog,
@@ -41,14 +36,14 @@ from data_prep.examples import (
     split_log,
 )
 from data_prep.features import OWN
-from data_prep.files import LOG_HOLDS, MayLack, a_moment, moments, read_json
+from data_prep.files import files_hash, replacing
 from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.likeness import log_facts
+from data_prep.prepared import MANIFEST, read_manifest
 from data_prep.serializer import EventSerializer, TextConfig
 from data_prep.spark import SparkConfig, SparkLog, spark_session
 from data_prep.sql import refused
 from data_prep.task import (
-    LABEL_NAMES,
     SPLITS,
     TaskConfig,
     class_names,
@@ -59,23 +54,6 @@ from data_prep.task import (
     show,
 )
 
-MANIFEST = "manifest.json"
-MANIFEST_HOLDS = {
-    "key": (None, str),
-    "files": {str: int},
-    "content_hash": str,
-    "config": {"data": dict, "task": dict, "text": dict},
-    "question": str,
-    "label": str,
-    "label_kind": {*LABEL_NAMES},
-    "classes": (None, [str]),
-    "log": LOG_HOLDS | {"fields": {str: str}},
-    "splits": {split: {"rows": int, "users": int, "cutoffs": moments} for split in SPLITS},
-    UNLABELLED: {"rows": int, "cutoff": a_moment},
-    "aggregates": [str],
-    "class_aggregates": MayLack([str]),
-    "text_columns": [str],
-}
 FORMAT = 9  # raise it when the same config and log would give other files
 
 
@@ -116,7 +94,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
         with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
             manifest = _write(con, made, name, data, task, text, spark)
         manifest |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
-        (made / "README.md").write_text(_card(name, task, manifest), encoding="utf-8")
+        (made / "README.md").write_text(dataset_card(name, task, manifest), encoding="utf-8")
         manifest["files"] = _sizes(made, [path.name for path in made.iterdir()])
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
     rows = ", ".join(f"{split} {manifest['splits'][split]['rows']:,}" for split in SPLITS)
@@ -129,62 +107,6 @@ def _keep_freed_memory() -> None:
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
         pa.jemalloc_set_decay_ms(20_000)
-
-
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, empty where there is none; InputError where it is damaged."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        return {}
-    return read_json(path, MANIFEST_HOLDS, f"delete {folder} and run scripts/prepare.py again")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends without an error.
-
-    It is made beside the old one and renamed, so that a killed run leaves the old content or none, never a mixture.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}.{platform.node()}."
-    for left in folder.parent.glob(f"{prefix}*"):  # by a process of this machine that was killed
-        if not _is_running(left.name.removeprefix(prefix).partition(".")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        yield made
-        if folder.exists():
-            os.rename(folder, Path(temporary) / "replaced")
-        os.rename(made, folder)
-
-
-@contextmanager
-def held(lock: Path, otherwise: str) -> Iterator[None]:
-    """A file that one process holds at a time; a kill lets go of it. InputError(otherwise) where another one does."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(otherwise) from None
-        yield
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all, whenever the process ends."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    new.replace(path)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError):
-        pass
-    return True
 
 
 def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
@@ -305,78 +227,3 @@ def _key(config: dict, sources: list[str], files: list[Path] | None) -> str | No
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     content = json.dumps([FORMAT, duckdb.__version__, config, sources, stamps], default=str)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def files_hash(paths: Iterable[Path]) -> str:
-    """Of names and contents; it tells a change, against a forger it is no help."""
-    digest = xxhash.xxh3_128()
-    for path in sorted(paths):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-_LABELS = {
-    "absent": "Label 1 means {label}.",
-    "exists": "Label 1 means {label}.",
-    "count": "The label is the number of events, or its tier.",
-    "sum": "The label is the sum, or its tier.",
-    "which": "The label is a list of 0 and 1, one for each of the classes in `manifest.json`.",
-}
-
-
-def _labels(counts: dict) -> str:
-    """What a split's labels are like, in a few words."""
-    if "positive_rate" in counts:
-        return f"{counts['positive_rate']:.1%}"
-    if "mean" in counts:
-        return f"{counts['mean']:.4g} on average, {counts['share_above_zero']:.1%} above 0"
-    classes = sorted(counts["classes"].items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} {n / counts['rows']:.1%}" for name, n in classes[:5])
-    return shown + f" and {len(classes) - 5} more" * (len(classes) > 5)
-
-
-def _card(name: str, task: TaskConfig, manifest: dict) -> str:
-    """A dataset card that the hub and datasets.load_dataset read."""
-    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
-    if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
-        files += f"\n- config_name: {UNLABELLED}\n  data_files: {UNLABELLED}.parquet"
-    rows = "\n".join(
-        f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
-        f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"
-        for split, counts in manifest["splits"].items()
-    )
-    log = manifest["log"]
-    suspected = "".join(f"\n**Warning:** {describe_leak(leak)}\n" for leak in manifest["suspected_leaks"])
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-{files}
-task_categories:
-- text-classification
-tags:
-- eventscribe
----
-
-# {name}
-
-{manifest["question"]}
-
-{_LABELS[manifest["label_kind"]].format(**manifest)} One row is one user at one cutoff; its text and aggregates come
-from events strictly before the cutoff, its label from the {task.label.horizon} from the cutoff on.
-
-| split | rows | users | {manifest["label"]} | cutoffs |
-|---|---|---|---|---|
-{rows}
-
-`unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
-cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside of the population there. It has
-no labels.
-{suspected}
-The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
-Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
-config, the rows left out by reason, and a hash of the content. Made by EventScribe.
-"""

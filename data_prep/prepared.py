@@ -1,4 +1,4 @@
-"""Reading the splits that `data_prep.prepare` wrote."""
+"""Reading what `data_prep.prepare` wrote: the manifest and the splits."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import InputError
+from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
+from data_prep.examples import UNLABELLED
 from data_prep.history import combined
+from data_prep.task import LABEL_NAMES, SPLITS
+
+MANIFEST = "manifest.json"
+MANIFEST_HOLDS = {
+    "key": (None, str),
+    "files": {str: int},
+    "content_hash": str,
+    "config": {"data": dict, "task": dict, "text": dict},
+    "question": str,
+    "label": str,
+    "label_kind": {*LABEL_NAMES},
+    "classes": (None, [str]),
+    "log": LOG_HOLDS | {"fields": {str: str}},
+    "splits": {split: {"rows": int, "users": int, "cutoffs": moments} for split in SPLITS},
+    UNLABELLED: {"rows": int, "cutoff": a_moment},
+    "aggregates": [str],
+    "class_aggregates": MayLack([str]),
+    "text_columns": [str],
+}
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a prepared folder, empty where there is none; InputError where it is damaged."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return {}
+    return read_json(path, MANIFEST_HOLDS, f"delete {folder} and run scripts/prepare.py again")
 
 
 def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:

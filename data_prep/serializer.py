@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import InputError
+from data_prep.checked_json import MayLack, Only, check, is_a, read_json
 from data_prep.events import REQUIRED, connect
 from data_prep.features import (
     HEADER_GROUPS,
@@ -32,7 +33,6 @@ from data_prep.features import (
     load_classes,
     plain,
 )
-from data_prep.files import MayLack, Only, check, is_a, read_json
 from data_prep.history import EPOCH, History, combined, load_history, microseconds, running
 from data_prep.sql import (
     check_types,

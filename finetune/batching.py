@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from data_prep import InputError
-from data_prep.prepare import read_manifest
+from data_prep.prepared import read_manifest
 from finetune.checkpoints import write_checksums
 from finetune.config import Experiment
 from finetune.packing import MakeBatch, pack

@@ -14,7 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, precision_recall_curve
 
 from data_prep import InputError
-from data_prep.prepare import write_whole
+from data_prep.files import write_whole
 from finetune.runs import CALIBRATION, read_calibration
 
 STEPS = 100  # shares of the rows at which profit is given

@@ -16,8 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from data_prep import InputError
-from data_prep.files import MayLack
-from data_prep.prepare import files_hash, held, write_whole
+from data_prep.checked_json import MayLack
+from data_prep.files import files_hash, held, write_whole
 from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, TRAINING_LOG, read_notes
 from finetune.sections import Experiment
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
-from data_prep.files import MayLack
-from data_prep.prepare import write_whole
+from data_prep.checked_json import MayLack
+from data_prep.files import write_whole
 from data_prep.prepared import column_array
 from finetune.bootstrap import bootstrap, interval
 from finetune.checkpoints import WITHOUT_EFFECT

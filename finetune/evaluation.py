@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from data_prep import InputError
-from data_prep.files import MayLack
-from data_prep.prepare import replacing, write_whole
+from data_prep.checked_json import MayLack
+from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, read_split, sampled
 from data_prep.task import SPLITS
 from finetune.baselines import Baselines, score_baselines

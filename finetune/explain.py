@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.events import DataConfig, connect, source_files
-from data_prep.prepare import write_whole
+from data_prep.files import write_whole
 from data_prep.serving import parse_cutoff, read_past
 from data_prep.sql import condition, timestamp
 from data_prep.task import parse_duration, show

@@ -11,8 +11,7 @@ import torch
 from peft import PeftModel
 
 from data_prep import InputError
-from data_prep.prepare import read_manifest
-from data_prep.prepared import read_split
+from data_prep.prepared import read_manifest, read_split
 from finetune.inference import scores_of, sorted_batches
 from finetune.model_card import settings_of
 from finetune.objective import Objective

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
-from data_prep.files import MayLack
+from data_prep.checked_json import MayLack
 from data_prep.serializer import EventSerializer
 from finetune.calibration import Calibration
 from finetune.inference import score_texts

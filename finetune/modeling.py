@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from data_prep import InputError
-from data_prep.prepare import files_hash
+from data_prep.files import files_hash
 from finetune.objective import Objective
 from finetune.packing import ATTENTION_DROPOUT
 from finetune.pooling import pool

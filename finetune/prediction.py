@@ -23,9 +23,9 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.checked_json import read_json
 from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
-from data_prep.files import read_json
-from data_prep.prepare import files_hash, held, write_whole
+from data_prep.files import files_hash, held, write_whole
 from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, MEMORY, PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.sql import lock_down

@@ -10,7 +10,7 @@ from transformers import set_seed
 
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
-from data_prep.prepare import replacing
+from data_prep.files import replacing
 from data_prep.prepared import split_texts
 from finetune.arguments import training_arguments
 from finetune.batching import LengthGroupedTrainer, packs_on, prepared_manifest

@@ -15,9 +15,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import PeftModel
 
 from data_prep import InputError
+from data_prep.checked_json import read_json
 from data_prep.examples import UNLABELLED
-from data_prep.files import read_json
-from data_prep.prepare import read_manifest
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.calibration import Calibration

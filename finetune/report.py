@@ -7,8 +7,8 @@ import matplotlib.style
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
-from data_prep.files import MayLack
-from data_prep.prepare import write_whole
+from data_prep.checked_json import MayLack
+from data_prep.files import write_whole
 from finetune.curves import MODEL
 from finetune.metrics import LOWER_IS_BETTER
 from finetune.pictures import PICTURE_STYLE

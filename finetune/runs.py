@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from data_prep import InputError
-from data_prep.files import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
+from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
 from data_prep.task import LABEL_NAMES, SPLITS, Population
 
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes

@@ -19,8 +19,7 @@ from scipy.sparse import coo_array
 from data_prep import InputError
 from data_prep.events import column_types, confined, connect, read_events
 from data_prep.history import combined
-from data_prep.prepare import read_manifest
-from data_prep.prepared import read_split
+from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
 from data_prep.task import show
 from finetune.bootstrap import INTERVALS, bootstrap, interval, user_weights

@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from data_prep import InputError
-from data_prep.prepare import write_whole
+from data_prep.files import write_whole
 from finetune.batching import prepared_manifest
 from finetune.checkpoints import told
 from finetune.config import Experiment, parse_experiment

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.prepare import replacing
+from data_prep.files import replacing
 from data_prep.prepared import column_array, opened, read_split, sampled
 from finetune.baselines import SMALL, feature_rows
 from finetune.estimators import (

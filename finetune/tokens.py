@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
-from data_prep.prepare import files_hash, read_manifest
-from data_prep.prepared import opened, split_texts
+from data_prep.files import files_hash
+from data_prep.prepared import opened, read_manifest, split_texts
 from finetune.encoding import Encoder, Parts
 
 VERSION = 2  # of the files; another one makes them anew

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
-from data_prep.prepare import replacing, write_whole
+from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS

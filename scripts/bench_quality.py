@@ -155,7 +155,7 @@ def write_page(output: dict, path: Path) -> Path:
     """Write what was found as one self-contained page."""
     import matplotlib.style  # after the arguments are read, as it takes a second
 
-    from data_prep.prepare import write_whole
+    from data_prep.files import write_whole
     from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
     from finetune.report import page_template
     from finetune.wording import digits, short

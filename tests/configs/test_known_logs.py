@@ -19,7 +19,8 @@ import yaml
 
 import finetune.config
 from data_prep.events import connect, read_events
-from data_prep.prepare import prepare, read_manifest
+from data_prep.prepare import prepare
+from data_prep.prepared import read_manifest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OTHERS = {"departments", "quickstart", "churn_bert_base_lora"}  # 84.51° Complete Journey: its files come with a package

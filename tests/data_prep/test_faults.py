@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep.prepare import prepare, read_manifest
+from data_prep.prepare import prepare
+from data_prep.prepared import read_manifest
 from finetune.config import parse_experiment
 from tests.commands import Commands
 

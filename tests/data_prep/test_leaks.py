@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.features import Features
 from data_prep.leaks import suspected_leaks
-from data_prep.prepare import read_manifest
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer, TextConfig, TextField
 
 ROWS = 400

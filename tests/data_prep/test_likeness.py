@@ -8,7 +8,8 @@ import pytest
 
 from data_prep import InputError
 from data_prep.events import DataConfig, Source, connect
-from data_prep.prepare import prepare, read_manifest
+from data_prep.prepare import prepare
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer, TextConfig, TextField
 from data_prep.serving import read_past
 from data_prep.sql import refused

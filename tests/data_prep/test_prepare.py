@@ -17,7 +17,9 @@ import data_prep.prepare as prepare_module
 from data_prep import InputError
 from data_prep.events import DataConfig, Source, count_on
 from data_prep.examples import fit_examples
-from data_prep.prepare import prepare, read_manifest, replacing
+from data_prep.files import replacing
+from data_prep.prepare import prepare
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer, TextField
 from data_prep.task import resolve_cutoffs
 
@@ -477,7 +479,7 @@ def test_a_refused_change_keeps_the_old_output(shop):
         ("read_events", KeyboardInterrupt),
         ("split_log", OSError("no space left on device")),
         ("files_hash", KeyboardInterrupt),
-        ("_card", OSError("no space left on device")),
+        ("dataset_card", OSError("no space left on device")),
     ],
 )
 def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, step, error):
@@ -538,7 +540,7 @@ module.prepare("shop", DataConfig([Source(path=path)], folder=out), task, TextCo
 """
 
 
-@pytest.mark.parametrize("step", ["fit_examples", "_card"])
+@pytest.mark.parametrize("step", ["fit_examples", "dataset_card"])
 def test_a_killed_process_leaves_the_old_output_and_the_next_one_succeeds(shop, step):
     data = shop.data(shop.regulars())
     folder = prepare("shop", data, shop.task(), shop.text())

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import data_prep.examples as examples_module
 from data_prep import InputError
 from data_prep.events import DataConfig, Source
-from data_prep.prepare import prepare, read_manifest
+from data_prep.prepare import prepare
+from data_prep.prepared import read_manifest
 from data_prep.serializer import TextField
 from data_prep.spark import SparkConfig
 

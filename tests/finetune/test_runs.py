@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from data_prep import InputError
-from data_prep.prepare import read_manifest
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.calibration import Calibration
 from finetune.checkpoints import made_by, trained_with

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_prep import InputError
-from data_prep.files import MayLack, Only, a_moment, check, moments, read_json
+from data_prep.checked_json import MayLack, Only, a_moment, check, moments, read_json
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""The dataset card: README.md beside the prepared splits, which the hub and datasets.load_dataset read."""
+
+from data_prep.examples import UNLABELLED
+from data_prep.leaks import describe_leak
+from data_prep.task import SPLITS, TaskConfig
+
+_LABELS = {
+    "absent": "Label 1 means {label}.",
+    "exists": "Label 1 means {label}.",
+    "count": "The label is the number of events, or its tier.",
+    "sum": "The label is the sum, or its tier.",
+    "which": "The label is a list of 0 and 1, one for each of the classes in `manifest.json`.",
+}
+
+
+def _labels(counts: dict) -> str:
+    """What a split's labels are like, in a few words."""
+    if "positive_rate" in counts:
+        return f"{counts['positive_rate']:.1%}"
+    if "mean" in counts:
+        return f"{counts['mean']:.4g} on average, {counts['share_above_zero']:.1%} above 0"
+    classes = sorted(counts["classes"].items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {n / counts['rows']:.1%}" for name, n in classes[:5])
+    return shown + f" and {len(classes) - 5} more" * (len(classes) > 5)
+
+
+def dataset_card(name: str, task: TaskConfig, manifest: dict) -> str:
+    """A dataset card that the hub and datasets.load_dataset read."""
+    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+    if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
+        files += f"\n- config_name: {UNLABELLED}\n  data_files: {UNLABELLED}.parquet"
+    rows = "\n".join(
+        f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
+        f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"
+        for split, counts in manifest["splits"].items()
+    )
+    log = manifest["log"]
+    suspected = "".join(f"\n**Warning:** {describe_leak(leak)}\n" for leak in manifest["suspected_leaks"])
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{files}
+task_categories:
+- text-classification
+tags:
+- eventscribe
+---
+
+# {name}
+
+{manifest["question"]}
+
+{_LABELS[manifest["label_kind"]].format(**manifest)} One row is one user at one cutoff; its text and aggregates come
+from events strictly before the cutoff, its label from the {task.label.horizon} from the cutoff on.
+
+| split | rows | users | {manifest["label"]} | cutoffs |
+|---|---|---|---|---|
+{rows}
+
+`unlabelled.parquet`, for pretraining, has the texts of {manifest[UNLABELLED]["rows"]:,} more users at the last training
+cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside of the population there. It has
+no labels.
+{suspected}
+The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
+Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
+config, the rows left out by reason, and a hash of the content. Made by EventScribe.
+"""
