@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import data_prep  # noqa: F401 - from here on Ctrl-C ends a script without a traceback
 
@@ -12,3 +13,12 @@ import data_prep  # noqa: F401 - from here on Ctrl-C ends a script without a tra
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # `python scripts/train.py` puts scripts/ first on the path, where evaluate.py would hide the library `evaluate`.
 sys.path[:] = [folder for folder in sys.path if not (Path(folder) / "evaluate.py").is_file()]
+
+
+def __getattr__(name: str) -> Any:
+    """`from finetune import EventClassifier`: loaded when it is asked for, as torch takes seconds."""
+    if name != "EventClassifier":
+        raise AttributeError(f"module 'finetune' has no attribute '{name}'")
+    from finetune.serving.classifier import EventClassifier
+
+    return EventClassifier

@@ -46,7 +46,7 @@ def a_name_for_each_class(content: Any) -> bool:
     return {*map(str, names)} == {*map(str, range(len(names) or 1))} and all(isinstance(n, str) for n in names.values())
 
 
-TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.objective.Objective
+TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.model.objective.Objective
 LABEL = Only(
     kind={*LABEL_NAMES},
     where=str,

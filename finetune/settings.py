@@ -30,7 +30,7 @@ from jsonargparse.typing import (
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from finetune.sections import SECTIONS, TRAINING_FIXED, ShareBelowOne
+from finetune.config import SECTIONS, TRAINING_FIXED, ShareBelowOne
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
 LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger

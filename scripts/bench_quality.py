@@ -17,7 +17,7 @@ from argparse import Namespace
 from datetime import date
 from pathlib import Path
 
-from finetune.commands import CommandParser, guarded
+from finetune.command import CommandParser, guarded
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,10 +77,10 @@ QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--train
 def run_cell(name: str, given: Namespace) -> dict:
     """Prepare, pretrain, train with each seed and evaluate one cell; what the output says of it."""
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
-    from finetune.config import parse_experiment
-    from finetune.evaluation import evaluate
-    from finetune.pretrain import pretrain
-    from finetune.train import train
+    from finetune.evaluation.evaluate import evaluate
+    from finetune.parser import parse_experiment
+    from finetune.training.pretrain import pretrain
+    from finetune.training.train import train
 
     config, changes = CELLS[name]
     arguments = ["--config", str(ROOT / "configs" / f"{config}.yaml"), "--name", name, *changes]
@@ -156,8 +156,8 @@ def write_page(output: dict, path: Path) -> Path:
     import matplotlib.style  # after the arguments are read, as it takes a second
 
     from data_prep.files import write_whole
-    from finetune.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
-    from finetune.report import page_template
+    from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
+    from finetune.report.report import page_template
     from finetune.wording import digits, short
 
     cells = output["cells"]

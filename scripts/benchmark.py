@@ -75,9 +75,9 @@ def evaluate(rows: int, scorers: int, resamples: int) -> None:
     print(f"{rows:,} predictions, {scorers} scorers, {resamples:,} resamples, {_machine()}\n")
     _print_row("evaluate", "seconds", "CPU seconds", "peak MiB")
     _print_row(*["---"] * 4)
-    run = measure(("finetune.evaluation",), compare_predictions, rows, scorers, resamples)
+    run = measure(("finetune.evaluation.evaluate",), compare_predictions, rows, scorers, resamples)
     _print_row("metrics and intervals", *_seconds(run), run.mebibytes)
-    run = measure(("finetune.evaluation",), compare_parts, rows, scorers, resamples)
+    run = measure(("finetune.evaluation.evaluate",), compare_parts, rows, scorers, resamples)
     _print_row("with threshold, profit, curves, 4 cutoffs and 4 groups", *_seconds(run), run.mebibytes)
 
 
@@ -149,21 +149,21 @@ def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], jso
 
 
 def compare_predictions(rows: int, scorers: int, resamples: int) -> int:
-    """The model and others on the same rows, four of each user, as finetune.evaluation compares them."""
-    from finetune.evaluation import compare
+    """The model and others on the same rows, four of each user, as finetune.evaluation.evaluate compares them."""
+    from finetune.evaluation.evaluate import compare
 
     labels, scores, users = _predictions(rows, scorers)
     return compare("binary", labels, scores, users, resamples)["rows"]
 
 
 def compare_parts(rows: int, scorers: int, resamples: int) -> int:
-    """The same with all else that finetune.evaluation makes of predictions."""
+    """The same with all else that finetune.evaluation.evaluate makes of predictions."""
     import numpy as np
 
-    from finetune.calibration import profit_curve
-    from finetune.curves import curves
-    from finetune.evaluation import MODEL, compare
-    from finetune.slices import by_cutoff, slice_metrics
+    from finetune.evaluation.curves import curves
+    from finetune.evaluation.evaluate import MODEL, compare
+    from finetune.evaluation.slices import by_cutoff, slice_metrics
+    from finetune.model.calibration import profit_curve
 
     labels, scores, users = _predictions(rows, scorers)
     model = (labels, scores[MODEL], users)
@@ -177,7 +177,7 @@ def compare_parts(rows: int, scorers: int, resamples: int) -> int:
 def _predictions(rows: int, scorers: int) -> tuple:
     import numpy as np
 
-    from finetune.evaluation import MODEL
+    from finetune.evaluation.evaluate import MODEL
 
     random = np.random.default_rng(0)
     labels = (random.random(rows) < 0.2).astype(np.int64)

@@ -56,7 +56,7 @@ def made_up_texts(rows: int, lengths: str) -> list[str]:
 
 def tokenizer_of(model: str) -> "PreTrainedTokenizerBase":
     """Of a folder, for BERT_BASE that of MiniLM."""
-    from finetune.tokenization import load_tokenizer
+    from finetune.model.tokenization import load_tokenizer
 
     return load_tokenizer(minilm() if model in (BERT_BASE, MINILM) else model, MAX_TOKENS)
 
@@ -161,8 +161,8 @@ def clock(device: str) -> Iterator[list[float]]:
 
 def tokenize_with(how: str, model: str, texts: list[str]) -> dict:
     """Seconds of EventScribe's encoder or of the tokenizer itself."""
-    from finetune.tokenization import train_tokenizer
-    from finetune.tokens import tokenize
+    from finetune.model.tokenization import train_tokenizer
+    from finetune.model.tokens import tokenize
 
     tokenizer = train_tokenizer(texts, MAX_TOKENS) if how == "words" else tokenizer_of(model)
     if how == "tokenizer":
@@ -253,11 +253,11 @@ def _own(how: dict, model: str, texts: list[str], arguments: object) -> dict:
     import numpy as np
     import peft
 
-    from finetune.batching import Collator, LengthGroupedTrainer, packs_on
-    from finetune.modeling import compile_layers
-    from finetune.objective import mean_cross_entropy
-    from finetune.packing import batches_for
-    from finetune.tokens import tokenize
+    from finetune.model.modeling import compile_layers
+    from finetune.model.objective import mean_cross_entropy
+    from finetune.model.packing import batches_for
+    from finetune.model.tokens import tokenize
+    from finetune.training.batching import Collator, LengthGroupedTrainer, packs_on
 
     tokenizer, network = tokenizer_of(model), classifier(model, dropout=0.0)
     if how.get("lora"):
@@ -301,9 +301,9 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
         texts: See `made_up_texts`.
         device: cpu or cuda.
     """
-    from finetune import inference
-    from finetune.inference import for_scoring, score_texts
-    from finetune.modeling import compile_layers
+    from finetune.model import inference
+    from finetune.model.inference import for_scoring, score_texts
+    from finetune.model.modeling import compile_layers
 
     inference.AT_A_TIME[device] = how.get("tokens", inference.AT_A_TIME[device])
     tokenizer, network = tokenizer_of(model), classifier(model, dropout=0.0).to(device).eval()
@@ -340,8 +340,8 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
 
 
 def _flops(model: "torch.nn.Module", trains: bool) -> int:
-    """Of one token; see `finetune.throughput.flops_per_token`."""
-    from finetune.throughput import flops_per_token
+    """Of one token; see `finetune.training.throughput.flops_per_token`."""
+    from finetune.training.throughput import flops_per_token
 
     found = flops_per_token(model)
     return found if trains else found // 3
@@ -416,8 +416,8 @@ def profile_training(texts: list[str]) -> dict:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from finetune.packing import batches_for, pack
-    from finetune.tokens import tokenize
+    from finetune.model.packing import batches_for, pack
+    from finetune.model.tokens import tokenize
 
     tokenizer, network = tokenizer_of(BERT_BASE), classifier(BERT_BASE, dropout=0.0).cuda().train()
     pack(network, "cls")

@@ -9,12 +9,16 @@ Each run must be evaluated (scripts/evaluate.py); no model and no data is read a
 from argparse import Namespace
 from pathlib import Path
 
-from finetune.commands import CommandParser, guarded
+from finetune.command import CommandParser, guarded
 
 
 def run(given: Namespace) -> None:
     """The table, and where the page lies."""
-    from finetune.compare import compare_runs, table, write_page  # after the arguments are read, as it takes seconds
+    from finetune.evaluation.compare import (  # after the arguments are read, as it takes seconds
+        compare_runs,
+        table,
+        write_page,
+    )
 
     compared = compare_runs(given.runs, given.against)
     print(table(compared))

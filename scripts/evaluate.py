@@ -7,14 +7,14 @@ accelerate launch scripts/evaluate.py --config configs/churn_bert_base_lora.yaml
 Several processes share the scoring, and give the same figures as one.
 """
 
-from finetune.config import Experiment, command
+from finetune.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
     """Evaluate, write the report and print the table."""
-    from finetune.evaluation import evaluate  # after the arguments are read, as it takes seconds
-    from finetune.report import write_report
-    from finetune.verdict import table
+    from finetune.evaluation.evaluate import evaluate  # after the arguments are read, as it takes seconds
+    from finetune.evaluation.verdict import table
+    from finetune.report.report import write_report
 
     metrics = evaluate(experiment)
     if metrics:  # the first process

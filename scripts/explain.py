@@ -9,15 +9,15 @@ Needs captum: pip install -e '.[explain]'. A user's page shows a history: it is 
 from argparse import Namespace
 from pathlib import Path
 
-from finetune.commands import CommandParser, guarded
-from finetune.given_log import add_log_arguments, given_log, own_names
+from finetune.command import CommandParser, guarded
+from finetune.serving.given_log import add_log_arguments, given_log, own_names
 
 
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from finetune.explain import explain_sample, explain_user, refuse_output, write_page
-    from finetune.scoring import EventClassifier, model_folder
+    from finetune.serving.classifier import EventClassifier, model_folder
+    from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
 
     given.model = model_folder(given.model)
     with own_names(given):

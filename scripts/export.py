@@ -11,7 +11,7 @@ AUROC on these texts. Needs pip install -e '.[export]'.
 from argparse import Namespace
 from pathlib import Path
 
-from finetune.commands import CommandParser, guarded
+from finetune.command import CommandParser, guarded
 
 
 def arguments() -> Namespace:
@@ -26,7 +26,7 @@ def arguments() -> Namespace:
 
 def run(given: Namespace) -> None:
     """Export what the command line says."""
-    from finetune.export import described, export_onnx  # after the arguments are read, as it takes seconds
+    from finetune.serving.export import described, export_onnx  # after the arguments are read, as it takes seconds
 
     print(described(given.output, export_onnx(given.model, given.output, given.int8, given.data)))
 

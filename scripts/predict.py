@@ -13,8 +13,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from data_prep.serving import BATCH, MEMORY, PART_USERS
-from finetune.commands import CommandParser, guarded
-from finetune.given_log import add_log_arguments, given_log, own_names
+from finetune.command import CommandParser, guarded
+from finetune.serving.given_log import add_log_arguments, given_log, own_names
 
 
 def arguments() -> Namespace:
@@ -41,8 +41,8 @@ def arguments() -> Namespace:
 
 def run(given: Namespace) -> None:
     """Score what the command line says."""
-    from finetune.prediction import predict_log  # after the arguments are read, as it takes seconds
-    from finetune.scoring import model_folder
+    from finetune.serving.classifier import model_folder
+    from finetune.serving.predict import predict_log  # after the arguments are read, as it takes seconds
 
     given.model = model_folder(given.model)
     with own_names(given):

@@ -7,12 +7,12 @@ accelerate launch scripts/pretrain.py --config configs/quickstart.yaml --pretrai
 python scripts/pretrain.py --config configs/quickstart.yaml --pretraining.mask_unit event
 """
 
-from finetune.config import Experiment, command
+from finetune.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
     """Pretrain the encoder."""
-    from finetune.pretrain import pretrain  # after the arguments are read, as it takes seconds
+    from finetune.training.pretrain import pretrain  # after the arguments are read, as it takes seconds
 
     pretrain(experiment)
 

@@ -9,12 +9,12 @@ The token is that of `hf auth login` or of the environment (HF_TOKEN). HF_ENDPOI
 
 from pathlib import Path
 
-from finetune.commands import CommandParser, guarded
+from finetune.command import CommandParser, guarded
 
 
 def run(**given: object) -> None:
     """Publish what the command line says."""
-    from finetune.publish import publish  # after the arguments are read, as it takes seconds
+    from finetune.hub.publish import publish  # after the arguments are read, as it takes seconds
 
     publish(**given)
 

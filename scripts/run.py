@@ -10,7 +10,7 @@ On several GPUs or nodes, run the steps one by one: scripts/prepare.py, then `ac
 import os
 
 from data_prep import InputError
-from finetune.config import Experiment, command
+from finetune.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
@@ -20,14 +20,14 @@ def main(experiment: Experiment) -> None:
             "scripts/run.py is one process; launch scripts/pretrain.py and scripts/train.py with accelerate"
         )
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
-    from finetune.arguments import training_arguments
-    from finetune.checkpoints import refuse_other_run
-    from finetune.evaluation import check_evaluation, evaluate
-    from finetune.pretrain import pretrain
-    from finetune.rehearsal import rehearse
-    from finetune.report import write_report
-    from finetune.train import train
-    from finetune.verdict import table
+    from finetune.evaluation.evaluate import check_evaluation, evaluate
+    from finetune.evaluation.verdict import table
+    from finetune.report.report import write_report
+    from finetune.training.arguments import training_arguments
+    from finetune.training.checkpoints import refuse_other_run
+    from finetune.training.pretrain import pretrain
+    from finetune.training.rehearsal import rehearse
+    from finetune.training.train import train
 
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,12 @@ give each worker its own: CUDA_VISIBLE_DEVICES=1 python scripts/sweep.py ... The
 python scripts/train.py --config runs/quickstart/sweep/best.yaml
 """
 
-from finetune.config import Experiment, command
+from finetune.parser import Experiment, command
 
 
 def run(experiment: Experiment) -> None:
     """The sweep, and where its page lies."""
-    from finetune.sweep import sweep  # after the arguments are read, as it takes seconds
+    from finetune.training.sweep import sweep  # after the arguments are read, as it takes seconds
 
     print(f"sweep: {sweep(experiment)}")
 

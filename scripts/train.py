@@ -5,12 +5,12 @@ accelerate launch scripts/train.py --config configs/churn_bert_base_lora.yaml --
 accelerate launch --multi_gpu --num_processes 8 scripts/train.py --config configs/churn_bert_base_lora.yaml
 """
 
-from finetune.config import Experiment, command
+from finetune.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
     """Fine-tune the classifier."""
-    from finetune.train import train  # after the arguments are read, as it takes seconds
+    from finetune.training.train import train  # after the arguments are read, as it takes seconds
 
     train(experiment)
 

@@ -27,7 +27,7 @@ def script_module(name: str) -> ModuleType:
 # Each line of the input starts a command, or waits for one.
 SERVER = """
 import gc, json, os, resource, runpy, sys, traceback
-import finetune.sweep, finetune.evaluation, finetune.report
+import finetune.training.sweep, finetune.evaluation.evaluate, finetune.report.report
 try:
     import optuna, sqlalchemy.dialects.sqlite
 except ImportError:  # of an extra

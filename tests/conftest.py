@@ -115,7 +115,7 @@ def commands(tmp_path_factory):
 def prepared(tmp_path_factory) -> Path:
     """The YAML of a tiny experiment whose data is prepared; its runs are shared, so give each test's its own folder."""
     from data_prep.prepare import prepare
-    from finetune.config import parse_experiment
+    from finetune.parser import parse_experiment
 
     folder = tmp_path_factory.mktemp("prepared")
     write_log(folder / "log.csv")
@@ -129,8 +129,8 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(prepared, tmp_path_factory):
     """The experiment of a tiny model that was trained on `prepared`; its run folder is shared, so only read it."""
-    from finetune.config import parse_experiment
-    from finetune.train import train
+    from finetune.parser import parse_experiment
+    from finetune.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     arguments = ["--config", str(prepared), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0"]
@@ -142,8 +142,8 @@ def trained(prepared, tmp_path_factory):
 @pytest.fixture(scope="session")
 def evaluated(trained, tmp_path_factory):
     """The same, evaluated and with its report; only read it, too."""
-    from finetune.evaluation import evaluate
-    from finetune.report import write_report
+    from finetune.evaluation.evaluate import evaluate
+    from finetune.report.report import write_report
 
     folder = tmp_path_factory.mktemp("evaluated")
     experiment = replace(trained, evaluation=replace(trained.evaluation, folder=str(folder)))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import finetune.config
+import finetune.parser
 from data_prep.events import connect, read_events
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
@@ -307,11 +307,11 @@ def known(writers, tmp_path_factory) -> Iterator[Callable[[Facts], tuple]]:
         made, folder = log(name), tmp_path_factory.mktemp("prepared")
         variables = [part for key, path in made.variables.items() for part in (f"--data.variables.{key}", path)]
         given = ["--config", str(CONFIGS / f"{config}.yaml"), *variables, "--data.folder", str(folder)]
-        experiment = finetune.config.parse_experiment("", given)
+        experiment = finetune.parser.parse_experiment("", given)
         return made, experiment, prepare(experiment.name, experiment.data, experiment.task, experiment.text)
 
     with pytest.MonkeyPatch.context() as patch:  # the parser is the same for all, and slow to build
-        patch.setattr(finetune.config, "build_parser", cache(finetune.config.build_parser))
+        patch.setattr(finetune.parser, "build_parser", cache(finetune.parser.build_parser))
         yield lambda facts: prepared(facts.config, facts.log)
 
 

@@ -10,15 +10,15 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from data_prep.serializer import EventSerializer
-from finetune.config import parse_experiment
-from finetune.evaluation import evaluate
-from finetune.inference import for_scoring, score_texts
-from finetune.modeling import compile_layers
-from finetune.packing import ATTENTION, batches_for, pack
-from finetune.pretrain import pretrain
-from finetune.scoring import EventClassifier, load_classifier
-from finetune.tokenization import padded, train_tokenizer
-from finetune.train import train
+from finetune.evaluation.evaluate import evaluate
+from finetune.model.inference import for_scoring, score_texts
+from finetune.model.modeling import compile_layers
+from finetune.model.packing import ATTENTION, batches_for, pack
+from finetune.model.tokenization import padded, train_tokenizer
+from finetune.parser import parse_experiment
+from finetune.serving.classifier import EventClassifier, load_classifier
+from finetune.training.pretrain import pretrain
+from finetune.training.train import train
 
 pytestmark = pytest.mark.gpu
 
@@ -161,8 +161,8 @@ def test_raw_events_get_the_scores_of_the_evaluation(full):
 
 
 def test_export_and_explanation_run_on_the_model_of_a_gpu(full, tmp_path):
-    from finetune.attribution import attribute
-    from finetune.export import export_onnx
+    from finetune.serving.attribution import attribute
+    from finetune.serving.export import export_onnx
 
     _, experiment = full
     model, tokenizer = load_classifier(experiment.run_folder / "model")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.config import parse_experiment
-from finetune.pretrain import pretrain
-from finetune.train import train
+from finetune.parser import parse_experiment
+from finetune.training.pretrain import pretrain
+from finetune.training.train import train
 
 REFERENCE = Path(__file__).with_name("reference_losses.json")
 

@@ -8,14 +8,14 @@ import pytest
 from data_prep import InputError
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
-from finetune.calibration import Calibration
-from finetune.checkpoints import made_by, trained_with
-from finetune.compare import compare_runs
-from finetune.curves import training
-from finetune.model_card import model_card
-from finetune.report import write_report
+from finetune.evaluation.compare import compare_runs
+from finetune.evaluation.curves import training
+from finetune.hub.model_card import model_card
+from finetune.model.calibration import Calibration
+from finetune.report.report import write_report
 from finetune.runs import check_config, read_calibration, read_pretraining_log, read_settings, read_task
-from finetune.scoring import load_classifier
+from finetune.serving.classifier import load_classifier
+from finetune.training.checkpoints import made_by, trained_with
 
 NOT_MAPPINGS = ("", "{", "[]", "null", "3", '"text"')
 NOTHING = ("{}", *NOT_MAPPINGS)

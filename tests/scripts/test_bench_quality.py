@@ -3,7 +3,7 @@ from argparse import Namespace
 
 import pytest
 
-from finetune.config import parse_experiment
+from finetune.parser import parse_experiment
 from tests.commands import script_module
 
 

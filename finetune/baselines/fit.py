@@ -1,0 +1,295 @@
+"""What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from data_prep import InputError
+from data_prep.prepared import column_array, read_split
+from data_prep.task import SPLITS, Label
+from finetune.baselines.estimators import (
+    BOOSTING_GRID,
+    LOGISTIC_GRID,
+    RIDGE_GRID,
+    VALUE_BOOSTING_GRID,
+    Fitted,
+    boosting,
+    constant,
+    linear,
+    normal,
+    out_of_fold,
+    quality,
+)
+from finetune.baselines.pairs import (
+    NEVER,
+    PAIR_GRIDS,
+    PairModel,
+    PairRows,
+    PersonalFrequency,
+    fit_pairs,
+    pair_columns,
+    pair_rows,
+)
+from finetune.model.objective import Objective
+
+SMALL = 5000  # rows
+TUNED_CLASSES = 3  # of propensity, the most frequent ones
+FOLDS = 5  # of the stack
+RFM = re.compile(r"target_recency_days|target(_\d+d)?|.+_sum(_\d+d)?")
+
+
+@dataclass
+class Baselines:
+    """Scores of each baseline.
+
+    Attributes:
+        scores: Split -> baseline -> scores as `Objective.scores` has them (binary and value of shape (rows,), tiers and
+            propensity of shape (rows, classes)), in the split's order; split is validation or test.
+        settings: Baseline -> the settings that validation chose.
+    """
+
+    scores: dict[str, dict[str, np.ndarray]]
+    settings: dict[str, dict]
+
+
+def score_baselines(
+    folder: Path,
+    manifest: dict,
+    limits: dict[str, int | None] | None = None,
+    seed: int = 0,
+    model_scores: dict[str, np.ndarray] | None = None,
+) -> Baselines:
+    """Fit all baselines on the training rows, tune them on validation, and score validation and test.
+
+    The settings are those with the best validation AUROC (mean over the classes), for values the best MAE. Scores of
+    values stay within the range of the training labels.
+
+    - majority: the same for everyone: the share of each class; for values mean or median.
+    - recency_rule: a logistic curve over the logarithm of the days since the last event of the kind that the label is
+      about; for values a line, to the value or its logarithm.
+    - rfm: logistic regression on recency, frequency and monetary value: those days, the counts of such events, and the
+      sums of the numeric fields, quantile-transformed to normal, missing values at the median and flagged. For values
+      ridge regression of the value or its logarithm.
+    - logistic_regression, for values linear_regression: the same on all aggregates.
+    - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
+      trees.
+    - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
+      that what was learned on the training rows is not lost.
+
+    Propensity has a model a class: the settings are tuned on the three most frequent classes and serve all, and a model
+    sees at most 10,000 rows of each label, drawn at random and weighted to stand for all, so that 100 classes take
+    minutes.
+
+    Args:
+        folder: The prepared data.
+        manifest: Its manifest.
+        limits: Split -> number of rows that are drawn from it; without it all.
+        seed: Of everything that is drawn.
+        model_scores: validation and test -> the model's scores of these rows; None leaves the stack out.
+
+    Raises:
+        InputError: A stack of propensity, or data that is not prepared.
+    """
+    objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
+    if model_scores and objective.task == "propensity":
+        raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
+    names = manifest["aggregates"]
+    features, labels, users, pairs = {}, {}, {}, {}
+    own = pair_columns(manifest) if objective.task == "propensity" else []
+    for split in SPLITS:
+        columns = [*names, *own, "user_id", *(["label"] if split != "test" else [])]
+        table = read_split(folder, split, (limits or {}).get(split), columns)
+        features[split] = feature_rows(table, names)
+        if own:
+            pairs[split] = pair_rows(table)
+        if split != "test":
+            labels[split] = column_array(table["label"])
+            users[split] = table["user_id"].to_numpy()
+    baselines = Baselines({"validation": {}, "test": {}}, {})
+    tunings = _tunings(objective, names, features, seed)
+    # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
+    threads = 1 if len(labels["train"]) < SMALL else None
+    total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
+    total += sum(len(grid) + 1 for grid in PAIR_GRIDS.values()) * bool(pairs)
+    with threadpool_limits(threads), tqdm(total=total, desc="baselines", unit="fit") as bar:
+        for tuning in tunings:
+            inputs = tuning.inputs()
+            fitted, settings = tuning.run(objective, inputs, labels, seed, bar)
+            baselines.settings[tuning.name] = settings
+            for split, scores in baselines.scores.items():
+                scores[tuning.name] = fitted.scores(inputs[split])
+        for name, fitted, settings in _pair_baselines(pairs, labels, seed, bar) if pairs else []:
+            baselines.settings[name] = settings
+            for split, scores in baselines.scores.items():
+                scores[name] = fitted.scores(pairs[split])
+        if model_scores:
+            known = {
+                split: np.column_stack([features[split], scores["gradient_boosting"]])
+                for split, scores in baselines.scores.items()
+            }
+            stack, settings = fit_stack(
+                objective, known, model_scores, labels["validation"], users["validation"], seed, bar
+            )
+            baselines.settings["stack"] = settings
+            for split, scores in baselines.scores.items():
+                scores["stack"] = stack[split]
+    return baselines
+
+
+def feature_rows(table: pa.Table, names: list[str]) -> np.ndarray:
+    """The aggregates of a split, of shape (rows, names), NaN where there is none."""
+    return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+
+
+def fit_stack(
+    objective: Objective,
+    features: dict[str, np.ndarray],
+    model_scores: dict[str, np.ndarray],
+    labels: np.ndarray,
+    users: np.ndarray,
+    seed: int = 0,
+    bar: tqdm | None = None,
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Boosting on the aggregates and the model's score: what each adds to the other.
+
+    The model has learned the training labels by heart to some degree, so that its training scores promise too much:
+    the stack is fitted on the VALIDATION rows alone. Cross-validation over users chooses its settings, and gives its
+    scores of validation: each row is scored by a stack that has not seen its user. As the same scores chose the
+    settings (6 points, each with a number of trees), they are slightly too good; those of test are not.
+
+    Args:
+        objective: The task; not propensity.
+        features: validation and test -> of shape (rows, columns).
+        model_scores: validation and test -> the model's scores.
+        labels: Of the validation rows.
+        users: Whose example each validation row is.
+        seed: Of the folds and the boosting.
+        bar: Counts the fits.
+
+    Returns:
+        validation and test -> scores, and the settings.
+
+    Raises:
+        InputError: Validation has a single user.
+    """
+    if len(np.unique(users)) < 2:
+        raise InputError("evaluation.stack needs two users or more in validation; leave it out or take more examples")
+    inputs = {split: np.column_stack([rows, model_scores[split]]) for split, rows in features.items()}
+    rows = inputs["validation"]
+    folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
+    folds = list(folds.split(rows, groups=users))
+    best, validation, settings = -np.inf, None, None
+    for point in _stack_grid(objective):
+        estimator = boosting(objective, point, seed)
+        stages = out_of_fold(
+            lambda seen, made=estimator: Fitted(objective, made, rows[seen], labels[seen], seed, bar), rows, folds
+        )
+        for trees, scores in stages.items():
+            found = quality(objective.task, labels, scores)
+            if validation is None or found > best:
+                best, validation, settings = found, scores, point | {"max_iter": trees}
+    fitted = Fitted(objective, boosting(objective, settings, seed), rows, labels, seed, bar)
+    return {"validation": validation, "test": fitted.scores(inputs["test"])}, settings
+
+
+@dataclass
+class _Tuning:
+    """A baseline before it is fitted.
+
+    Attributes:
+        grid: The settings that are tried.
+        make: Settings -> estimator.
+        inputs: Makes split -> matrix of shape (rows, columns); large, so only one baseline's is kept at a time.
+    """
+
+    name: str
+    grid: list[dict]
+    make: Callable[[dict], BaseEstimator]
+    inputs: Callable[[], dict[str, np.ndarray]]
+
+    def fits(self, objective: Objective) -> int:
+        """How many estimators `run` fits."""
+        classes = len(objective.classes) if objective.task == "propensity" else 1
+        return classes + len(self.grid) * min(classes, TUNED_CLASSES) * (len(self.grid) > 1)
+
+    def run(
+        self,
+        objective: Objective,
+        inputs: dict[str, np.ndarray],
+        labels: dict[str, np.ndarray],
+        seed: int,
+        bar: tqdm,
+    ) -> tuple[Fitted, dict]:
+        """The best on validation, fitted on train, and its settings."""
+        train, validation = labels["train"], labels["validation"]
+        if objective.task == "propensity":
+            frequent = np.sort(np.argsort(-train.sum(axis=0), kind="stable")[:TUNED_CLASSES])
+            train, validation = train[:, frequent], validation[:, frequent]
+        tried = []
+        for point in self.grid if len(self.grid) > 1 else []:
+            fitted = Fitted(objective, self.make(point), inputs["train"], train, seed, bar)
+            for trees, scores in fitted.stages(inputs["validation"]):
+                settings = point | ({"max_iter": trees} if trees else {})
+                tried.append((quality(objective.task, validation, scores), settings))
+        settings = max(tried, key=lambda entry: entry[0])[1] if tried else self.grid[0]
+        return Fitted(objective, self.make(settings), inputs["train"], labels["train"], seed, bar), settings
+
+
+def _pair_baselines(
+    pairs: dict[str, PairRows], labels: dict[str, np.ndarray], seed: int, bar: tqdm
+) -> Iterator[tuple[str, PersonalFrequency | PairModel, dict]]:
+    """The name, the model fitted on train and the settings, best on validation, of each baseline over pairs."""
+    for name, grid in PAIR_GRIDS.items():
+        tried = []
+        for point in grid:
+            fitted = fit_pairs(point, pairs["train"], labels["train"], seed)
+            for trees, scores in fitted.stages(pairs["validation"]):
+                settings = point | ({"max_iter": trees} if trees else {})
+                tried.append((quality("propensity", labels["validation"], scores), settings))
+            bar.update()
+        settings = max(tried, key=lambda entry: entry[0])[1]
+        yield name, fit_pairs(settings, pairs["train"], labels["train"], seed), settings
+        bar.update()
+
+
+def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndarray], seed: int) -> list[_Tuning]:
+    value = objective.task == "value"
+    rfm = [i for i, name in enumerate(names) if RFM.fullmatch(name)]
+    curves = [{"alpha": 1, "log_scale": log} for log in (False, True)] if value else [{"C": 100}]
+    grid, points = (RIDGE_GRID, VALUE_BOOSTING_GRID) if value else (LOGISTIC_GRID, BOOSTING_GRID)
+
+    def recency() -> dict[str, np.ndarray]:
+        days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
+        return {split: np.log1p(np.nan_to_num(of, nan=NEVER)) for split, of in days.items()}
+
+    def some() -> dict[str, np.ndarray]:
+        return normal({split: rows[:, rfm] for split, rows in features.items()}, seed)
+
+    def everything() -> dict[str, np.ndarray]:
+        return normal(features, seed)
+
+    return [
+        _Tuning("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
+        _Tuning("recency_rule", curves, linear, recency),
+        _Tuning("rfm", grid, linear, some),
+        _Tuning("linear_regression" if value else "logistic_regression", grid, linear, everything),
+        _Tuning("gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features),
+    ]
+
+
+def _stack_grid(objective: Objective) -> list[dict]:
+    """Half of boosting's: each point is fitted once a fold."""
+    grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
+    return [point for point in grid if point["min_samples_leaf"] == 50]
+
+
+def _stack_fits(objective: Objective) -> int:
+    return 1 + FOLDS * len(_stack_grid(objective))

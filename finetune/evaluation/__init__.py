@@ -1,0 +1,1 @@
+"""What a run is worth: measures with intervals beside the baselines."""

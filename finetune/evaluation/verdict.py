@@ -1,0 +1,109 @@
+"""What the figures of an evaluation say, in sentences and as a table on the screen."""
+
+import math
+from textwrap import wrap
+
+import numpy as np
+
+from finetune.evaluation.curves import MODEL
+from finetune.wording import FEW_POSITIVES, measure, number, plain_number, span, standing, worded
+
+STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
+STACK = "stack"  # of both, which is no rival
+SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
+SHOWN = {  # metrics of the table on the screen, the main one first
+    "binary": ("auroc", "average_precision"),
+    "tiers": ("auroc", "macro_f1"),
+    "propensity": ("auroc", "average_precision"),
+    "value": ("mae", "spearman"),
+}
+
+
+def verdict(metrics: dict) -> str:
+    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
+    what to take instead."""
+    test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
+    called, _ = measure(main, metrics["task"])
+    rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
+    if math.isnan(test[main]) or not rivals:
+        return f"The test rows cannot tell how good the model is: {called} is not defined on them."
+    name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
+    difference, interval = best[f"{main}_difference"], best[f"{main}_difference_interval"]
+    found = standing(interval, metrics["lower_is_better"])
+    few = ""
+    if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
+        few = f"Only {test['positives']} positives, too few to tell: "
+    said = (
+        f"{few}On the test cutoffs the model {STANDING[found]} the baseline that is best there, {worded(name)}: "
+        f"{called} {test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
+        f"(95 % interval {span(interval, 4, '+')})"
+    )
+    said += "; lower is better." if sign < 0 else "."
+    if found != "behind":
+        return said
+    stack = test["baselines"].get(STACK)
+    both = ""
+    if stack is not None:
+        both = f"; the stack of both has {called} {stack[main]:.4f}"
+    elif metrics["task"] != "propensity":
+        both = "; evaluation.stack shows what both would gain together"
+    return f"{said} On this log {worded(name)} is the better choice{both}."
+
+
+def single_verdict(metrics: dict) -> str:
+    """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
+    single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
+    called, _ = measure(metrics["main"], metrics["task"])
+    rivals = {
+        name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
+    }
+    if not rivals or math.isnan(single["deviation"]):
+        return ""
+    name, best = min(rivals.items(), key=lambda item: sign * item[1]["difference"])
+    return (
+        f"A single seed has {called} {single['mean']:.4f} on average, with a standard deviation of "
+        f"{single['deviation']:.4f} between the seeds: {number(best['difference'], 4, '+')} "
+        f"({span(best['interval'], 4, '+')} over users and seeds) to {worded(name)}."
+    )
+
+
+def says_the_same(scores: np.ndarray) -> bool:
+    """Whether a model tells no user from another, as one that has learned nothing but how frequent each class is.
+
+    Args:
+        scores: Of shape (rows,) or (rows, classes).
+    """
+    columns = scores.reshape(len(scores), -1)
+    return len(columns) > 1 and bool((np.ptp(columns, axis=0) <= SAME * np.abs(columns).mean(axis=0)).all())
+
+
+def table(metrics: dict) -> str:
+    """The test results as a table for the screen."""
+    test, shown = metrics["test"], SHOWN[metrics["task"]]
+    main = shown[0]
+    columns = [f"{measure(metric, metrics['task'])[0]:<30}" for metric in shown]
+    lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure(main, metrics['task'])[0]})"]
+    for name, figures in {MODEL: test, **test["baselines"]}.items():
+        cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
+        apart = ""
+        if name != MODEL:
+            apart = f"{_show(figures[f'{main}_difference'], '+')} "
+            apart += _span(figures[f"{main}_difference_interval"], "+")
+        lines.append(f"{worded(name):<22}{''.join(f'{cell:<30}' for cell in cells)}{apart}".rstrip())
+    counted = {"value": "a value above 0", "tiers": "a label above the lowest tier"}.get(
+        metrics["task"], metrics["label"]
+    )
+    rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} with {counted}"
+    if metrics["task"] == "propensity":
+        pairs = test["rows"] * len(metrics["classes"])
+        rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} of {pairs:,} labels are 1"
+    lines.append(f"{rows}; 95 % intervals by bootstrap over users")
+    return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
+
+
+def _show(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else plain_number(value, 4, sign)
+
+
+def _span(bounds: list[float | None], sign: str = "") -> str:
+    return f"[{_show(bounds[0], sign)}, {_show(bounds[1], sign)}]"

@@ -1,0 +1,326 @@
+"""Puts a trained model on a hub, with its card, and nothing that tells of a single user."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub import DatasetCard, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from peft import PeftModel
+
+from data_prep import InputError
+from data_prep.checked_json import read_json
+from data_prep.examples import UNLABELLED
+from data_prep.prepared import read_manifest
+from data_prep.serializer import EventSerializer
+from data_prep.task import SPLITS
+from finetune.hub.model_card import FEWEST_USERS, hub_name, metrics_of, model_card, settings_of
+from finetune.model.calibration import Calibration
+from finetune.model.tokenization import first_line, name_for_others
+from finetune.runs import CALIBRATION, METRICS, TASK, read_task
+from finetune.serving.classifier import load_classifier
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+# What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.
+OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.model"]
+MARKS = {"model": TASK, "dataset": "manifest.json"}  # only EventScribe's repositories have it
+FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
+HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
+# What libraries write into a config of where they loaded it from.
+PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
+PSEUDONYMS = """
+User ids are pseudonyms: HMAC-SHA-256 of the log's own under a key that is not published. This copy of `manifest.json`
+has the config of task and text, and not where the log lies.
+"""
+
+
+def publish(
+    folder: Path,
+    repo_id: str,
+    private: bool = False,
+    merge: bool = False,
+    dry_run: bool = False,
+    with_dataset: bool = False,
+    data: Path | None = None,
+    licence: str | None = None,
+) -> None:
+    """Publish a run's model, and on request the data that it learned from.
+
+    A repository is changed by one commit, so that it has the old version or the new one, never a part.
+
+    Args:
+        folder: runs/NAME/model, or of one seed runs/NAME/seed-N/model.
+        repo_id: OWNER/NAME on the hub; the data goes to OWNER/NAME-data.
+        private: Whether new repositories are private.
+        merge: Publish an adapter merged into its base, as full weights.
+        dry_run: Only print the files and the card; needs no network and no token.
+        with_dataset: Publish the data too.
+        data: Its folder; by default where the run's config has it.
+        licence: By the hub's name for it; by default that of the base model on the hub.
+
+    Raises:
+        InputError: Something is missing, must not be published, or the hub refuses.
+    """
+    folder = Path(folder).resolve()
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        repo_id = ""
+    if repo_id.count("/") != 1:
+        raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn")
+    dataset = f"{repo_id}-data" if with_dataset else None
+    if not dry_run:
+        if get_token() is None:
+            raise InputError(f"no login at {HfApi().endpoint}; run `hf auth login`, or set HF_TOKEN")
+        licence = licence or _base_licence(folder)
+    with TemporaryDirectory(prefix="eventscribe-publish-") as temporary:
+        staged = {}
+        if dataset:  # first, as the model's card names it
+            staged[dataset] = ("dataset", stage_dataset(folder, data, Path(temporary) / "dataset", licence))
+        staged[repo_id] = ("model", stage_model(folder, Path(temporary) / "model", repo_id, merge, licence, dataset))
+        for name, (kind, files) in staged.items():
+            sizes = {path.name: path.stat().st_size for path in sorted(files.iterdir())}
+            print(f"{kind} {name}, {len(sizes)} files, {sum(sizes.values()):,} bytes:")
+            print("\n".join(f"{size:>14,}  {file}" for file, size in sizes.items()))
+            if not dry_run:
+                print(f"published: {upload(files, name, kind, private)}")
+        if dry_run:
+            print((staged[repo_id][1] / "README.md").read_text(encoding="utf-8"))
+
+
+def stage_model(
+    folder: Path,
+    staged: Path,
+    repo_id: str,
+    merge: bool = False,
+    licence: str | None = None,
+    dataset: str | None = None,
+) -> Path:
+    """Write what is published of a model into the new folder `staged`, and return it.
+
+    Where the calibration is a temperature, full weights take it up: the head's last layer is divided by it, so that
+    plain transformers gives the calibrated probabilities too.
+
+    Raises:
+        InputError: A file of the run is missing, or would tell of single users or of this machine.
+    """
+    task, metrics = read_task(folder), metrics_of(folder)
+    serializer = EventSerializer.from_pretrained(folder)
+    _refuse_telling(task, serializer)
+    model, tokenizer = load_classifier(folder)
+    calibration = Calibration.load(folder)
+    staged.mkdir(parents=True)
+    if isinstance(model, PeftModel) and merge:
+        if model.active_peft_config.is_prompt_learning:
+            raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged; drop --merge")
+        model = model.merge_and_unload()
+    if isinstance(model, PeftModel):
+        base = model.active_peft_config.base_model_name_or_path
+        if hub_name(base) is None:
+            raise InputError(f"{folder} is an adapter of a model on this machine, {base}; add --merge")
+        for name in ADAPTER:
+            shutil.copyfile(folder / name, staged / name)
+        model.config.save_pretrained(staged)
+    else:
+        if calibration.method == "temperature" and divide_logits(model, calibration.temperature):
+            calibration = replace(calibration, temperature=1.0)
+        model.save_pretrained(staged)
+    tokenizer.save_pretrained(staged)
+    name_for_others(staged)
+    serializer.save_pretrained(staged)
+    if (folder / CALIBRATION).is_file():
+        calibration.save(staged)
+    # The log's first and last event are those of a user, to the second.
+    task["log"] |= {end: task["log"][end][:10] for end in ("first", "last")}
+    _write_json(staged / TASK, task)
+    _write_json(staged / METRICS, metrics)
+    for path in staged.glob("*config.json"):
+        content = read_json(path, {}, "train again")
+        _write_json(path, {key: value for key, value in content.items() if key not in PATHS})
+    card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
+    (staged / "README.md").write_text(card, encoding="utf-8")
+    return staged
+
+
+def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
+    """Divide weight and bias of the last linear layer, where its outputs are the logits; says whether it did."""
+    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
+    if head.out_features != model.config.num_labels:
+        return False
+    with torch.no_grad():
+        for weights in head.parameters():
+            weights /= temperature
+    return True
+
+
+def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
+    """What a config can carry of single users into a model's files."""
+    conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
+    for setting, where in conditions.items():
+        if re.search(r"\buser_id\b", where, re.IGNORECASE):
+            raise InputError(
+                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
+                f"instead, prepare and train again"
+            )
+    for name, spec in serializer.config.fields.items():
+        if spec.min_users < 2 and not spec.bins:
+            raise InputError(
+                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users; "
+                f"raise it, prepare and train again"
+            )
+    rare = [name for name, rows in task["splits"]["train"].get("classes", {}).items() if 0 < rows < FEWEST_USERS]
+    if task["label_kind"] == "which" and rare:
+        raise InputError(
+            f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published; "
+            f"lower task.label.top, prepare and train again"
+        )
+
+
+def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | None = None) -> Path:
+    """Write what is published of the model's data into the new folder `staged`, and return it.
+
+    Raises:
+        InputError: The data is not that of the model, or has the log's own user ids.
+    """
+    task = read_task(folder)
+    data = Path(data or Path(settings_of(folder)["data"]["folder"]) / task["name"])
+    manifest = read_manifest(data)
+    if manifest.get("content_hash") != task["content_hash"]:
+        raise InputError(f"{data} is not the data that {folder} was trained on; give its folder as --data")
+    if manifest["config"]["data"]["pseudonymize"] is None:
+        raise InputError(
+            f"{data} has the log's own user ids; set data.pseudonymize, prepare and train again to publish it"
+        )
+    files = [f"{split}.parquet" for split in (*SPLITS, UNLABELLED) if split in manifest["splits"] or manifest[split]]
+    staged.mkdir(parents=True)
+    for name in (*files, "serializer.json"):
+        (staged / name).symlink_to((data / name).resolve())  # they can be large
+    left_out = {"key", "files", "warnings", "seconds"}
+    public = {key: value for key, value in manifest.items() if key not in left_out}
+    public["config"] = {section: manifest["config"][section] for section in ("task", "text")}
+    public["log"] |= {end: public["log"][end][:10] for end in ("first", "last")}
+    _write_json(staged / "manifest.json", public)
+    card = DatasetCard((data / "README.md").read_text(encoding="utf-8"))
+    card.data.license = licence
+    card.text += PSEUDONYMS
+    card.save(staged / "README.md")
+    return staged
+
+
+def upload(staged: Path, repo_id: str, kind: str, private: bool) -> str:
+    """Make the repository where it is missing, and commit the files of a folder to it.
+
+    A repository that this call made is deleted again if the commit does not reach it.
+
+    Args:
+        staged: The files.
+        repo_id: OWNER/NAME.
+        kind: model or dataset.
+        private: Whether a new repository is private.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: The hub refuses, cannot be reached, or has something else under that name.
+    """
+    api = HfApi()
+    old = _existing(api, repo_id, kind)
+    if old is not None:
+        _refuse_strange(old, kind, private)
+    made = False
+    try:
+        if old is None:
+            api.create_repo(repo_id, repo_type=kind, private=private)
+            made = True
+        return api.upload_folder(
+            repo_id=repo_id,
+            repo_type=kind,
+            folder_path=staged,
+            commit_message=f"Publish {kind} with EventScribe",
+            delete_patterns=OURS,
+        ).commit_url
+    except (*FAILURES, KeyboardInterrupt) as error:
+        left = "it has its old version, or the new one whole"
+        if old is None:
+            left = _delete_empty(api, repo_id, kind) if made or _perhaps_made(error) else "nothing was published"
+        if isinstance(error, KeyboardInterrupt):
+            print(f"\n{repo_id}: {left}")
+            raise
+        raise InputError(f"{_why(error, api, repo_id)} ({repo_id}: {left})") from error
+
+
+def _existing(api: HfApi, repo_id: str, kind: str) -> ModelInfo | DatasetInfo | None:
+    """What the hub says of a repository; None where there is none that the token may see."""
+    try:
+        return api.repo_info(repo_id, repo_type=kind)
+    except RepositoryNotFoundError:
+        return None
+    except FAILURES as error:
+        raise InputError(_why(error, api, repo_id)) from error
+
+
+def _refuse_strange(old: ModelInfo | DatasetInfo, kind: str, private: bool) -> None:
+    names = {entry.rfilename for entry in old.siblings or []}
+    if names - HARMLESS and MARKS[kind] not in names:
+        raise InputError(
+            f"{old.id} holds something else than a {kind} of EventScribe ({min(names - HARMLESS)}); give another "
+            f"--repo-id"
+        )
+    if private and not old.private:
+        raise InputError(f"{old.id} is there and public; make it private on the hub, or leave --private out")
+
+
+def _perhaps_made(error: BaseException) -> bool:
+    """Whether the hub may have made a repository although it was not told so: not after a clear refusal."""
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500
+
+
+def _delete_empty(api: HfApi, repo_id: str, kind: str) -> str:
+    """Delete the repository if nothing was committed to it; says what is there now."""
+    try:
+        if set(api.list_repo_files(repo_id, repo_type=kind)) - {".gitattributes"}:
+            return "it is published all the same, only the hub's answer got lost"
+        api.delete_repo(repo_id, repo_type=kind)
+    except RepositoryNotFoundError:
+        pass
+    except FAILURES:
+        return "an empty repository may be left there, which could not be deleted; do so on the hub"
+    return "nothing was published"
+
+
+def _why(error: BaseException, api: HfApi, repo_id: str) -> str:
+    """What went wrong and what helps."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it to publish"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status == 401:
+            return f"{api.endpoint} does not accept the token (401); run `hf auth login`, or set another HF_TOKEN"
+        if status == 403:
+            return f"the token may not write to {repo_id} (403); take one that may, or another --repo-id"
+        if status == 409:
+            return f"somebody else is changing {repo_id} at this moment (409); run the command again"
+        if status >= 500:
+            return f"{api.endpoint} failed ({status}); run the command again later"
+        return f"{api.endpoint} refused ({status}: {error.server_message or first_line(error)}); mend that first"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return f"{api.endpoint} refuses the card ({' '.join(str(error).split())}); see --license and task.json"
+    return f"the connection to {api.endpoint} broke ({first_line(error)}); run the command again"
+
+
+def _base_licence(folder: Path) -> str | None:
+    """Of the hub's model that the run started from; None where it started from another one or says none."""
+    base, api = hub_name(settings_of(folder)["model"].get("name_or_path")), HfApi()
+    card = base and getattr(_existing(api, base, "model"), "card_data", None)
+    return card.license if card else None
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The classifier: its objective, words, weights, and how texts become scores."""

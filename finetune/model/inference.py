@@ -1,0 +1,125 @@
+"""Scores of texts: on a GPU in bf16 and packed, everywhere in batches of texts of like lengths."""
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from data_prep.serving import BATCH
+from finetune.model.memory import SCORING_REMEDY, enough_memory
+from finetune.model.objective import Objective, Scale
+from finetune.model.packing import batches_for, pack
+from finetune.model.tokens import Tokens, tokenize
+
+# Tokens of a batch, padding included: more of them fill a GPU's cores, and no longer fit into a CPU's caches.
+AT_A_TIME = {"cuda": 65_536, "cpu": 8_192}
+CHUNK = 16_384  # texts that are encoded while those before are scored
+
+
+def for_scoring(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it scores fastest: itself on a CPU, on a GPU with bf16 a packed copy whose encoder is in bf16.
+
+    Pooler and head stay in float32, as scores of eight bits would have ties.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return model
+    found = copy.deepcopy(model)
+    if getattr(found, "peft_type", None) == "LORA":
+        found = found.merge_and_unload()
+    pack(found, found.config.eventscribe["pooling"])
+    base = found.get_base_model() if hasattr(found, "get_base_model") else found
+    encoder = getattr(base, base.base_model_prefix)
+    found.to(torch.bfloat16)
+    heads = [part for part in base.children() if part is not encoder]
+    for part in filter(None, [getattr(encoder, "pooler", None), *heads]):
+        part.to(torch.float32).register_forward_pre_hook(lambda part, given: (given[0].float(), *given[1:]))
+    return found
+
+
+@enough_memory(SCORING_REMEDY)
+@torch.inference_mode()
+def score_texts(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str] | Tokens,
+    batch_size: int = BATCH,
+    name: str = "",
+    accelerator: Accelerator | None = None,
+    bar: tqdm | None = None,
+) -> np.ndarray:
+    """What the model says of each text, in the order given: see Objective.scores; values in their own unit.
+
+    Args:
+        model: A classifier.
+        tokenizer: Its tokenizer.
+        texts: By the serializer, or their tokens.
+        batch_size: The most texts of a batch.
+        name: For the bar.
+        accelerator: Of several processes with the same texts: they share the batches, which are the same ones whatever
+            the number of processes, and each gets all scores.
+        bar: Counts texts; by default a bar of its own.
+    """
+    own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    device, make_batch = next(model.parameters()).device, batches_for(model, tokenizer, 1)
+    logits = torch.zeros((len(texts), model.config.num_labels), device=device)  # read back once, so no batch waits
+    number = 0
+    with tqdm(
+        total=len(texts), desc=f"score {name}".strip(), unit="text", disable=bar is not None or own > 0
+    ) as own_bar:
+        for start, tokens in _chunks(tokenizer, texts):
+            for rows in sorted_batches(tokens.lengths, batch_size, AT_A_TIME[device.type]):
+                if number % all_processes == own:
+                    batch = make_batch([tokens.ids[tokens.starts[row] : tokens.starts[row + 1]] for row in rows])
+                    batch = {key: part.to(device) if torch.is_tensor(part) else part for key, part in batch.items()}
+                    logits[torch.from_numpy(rows + start).to(device)] = model(**batch).logits.float()
+                (own_bar if bar is None else bar).update(len(rows))
+                number += 1
+    if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
+        logits = accelerator.reduce(logits.to(accelerator.device))
+    return scores_of(model, logits.cpu().numpy())
+
+
+def _chunks(tokenizer: PreTrainedTokenizerBase, texts: list[str] | Tokens) -> Iterator[tuple[int, Tokens]]:
+    """Tokens of the texts in parts, and where each begins; the next part is encoded while the last one is scored."""
+    if isinstance(texts, Tokens):
+        yield 0, texts
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for start in range(0, len(texts), CHUNK):
+            following = start, pool.submit(tokenize, tokenizer, texts[start : start + CHUNK])
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting:
+            yield waiting[0], waiting[1].result()
+
+
+def sorted_batches(lengths: np.ndarray, size: int, tokens: int) -> Iterator[np.ndarray]:
+    """The rows of each batch, the shortest texts first, so that there is little padding.
+
+    Args:
+        lengths: Of the texts.
+        size: The most texts of a batch.
+        tokens: The most tokens of a batch with its padding, unless one text alone has more.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = order[start : start + size]
+        places = lengths[rows] * np.arange(1, len(rows) + 1)
+        rows = rows[: max(np.searchsorted(places, tokens, side="right"), 1)]
+        yield rows
+        start += len(rows)
+
+
+def scores_of(model: torch.nn.Module, logits: np.ndarray) -> np.ndarray:
+    """Logits of shape (rows, classes) as scores, see Objective.scores; values in their own unit."""
+    scores, scale = Objective.of_model(model.config).scores(logits), model.config.eventscribe["scale"]
+    return Scale(**scale).value(scores) if scale else scores

@@ -1,0 +1,320 @@
+"""Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
+
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from data_prep import InputError
+from data_prep.files import files_hash
+from finetune.config import ModelConfig
+from finetune.model.objective import Objective
+from finetune.model.packing import ATTENTION_DROPOUT
+from finetune.model.pooling import pool
+from finetune.model.tokenization import first_line
+
+# Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
+NOT_FOR_CLASSIFIERS = ("POLY", "XLORA", "ADAPTION_PROMPT", "TRAINABLE_TOKENS")
+
+
+def build_classifier(
+    settings: ModelConfig,
+    objective: Objective,
+    start: str | Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: int,
+    priors: np.ndarray | None = None,
+) -> torch.nn.Module:
+    """A sequence classifier with the objective's outputs.
+
+    Args:
+        settings: The model section.
+        objective: Gives the number of outputs and their names.
+        start: Folder or hub name of the weights to start from; None builds new ones.
+        tokenizer: Gives the vocabulary's size and the special tokens of a new model.
+        steps: Of the training, for the PEFT methods that plan by them.
+        priors: What a new head says of every text before it is trained, of shape (outputs,); None says nothing. A rare
+            class would else take many steps to be called rare.
+
+    Raises:
+        InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
+    """
+    if start is None:
+        return _new_classifier(settings, objective, tokenizer, priors)
+    if settings.freeze is not None and settings.peft:
+        raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
+    config, trained_head = _classifier_config(settings, objective, start)
+    model, new = _load(AutoModelForSequenceClassification, start, config)
+    _fit(model, tokenizer, start)
+    if not trained_head:
+        _start_at(model, priors)
+    if settings.pooling == "mean":
+        pool(model, "mean")
+    if settings.freeze is not None:
+        _freeze(model, settings.freeze, new)
+    if not settings.peft:
+        return model
+    adapted = _attach_peft(model, settings.peft, new, steps)
+    config = adapted.active_peft_config
+    if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
+        room = _positions(model, tokenizer) - config.num_virtual_tokens
+        tokenizer.model_max_length = min(tokenizer.model_max_length, room)
+    return adapted
+
+
+def _new_classifier(
+    settings: ModelConfig, objective: Objective, tokenizer: PreTrainedTokenizerBase, priors: np.ndarray | None
+) -> PreTrainedModel:
+    if settings.peft or settings.freeze is not None:
+        what = "peft adapts" if settings.peft else "freeze keeps"
+        raise InputError(
+            f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
+            f"pretraining.max_steps"
+        )
+    new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
+    _start_at(new, priors)
+    if settings.pooling == "mean":
+        pool(new, "mean")
+    return new
+
+
+def _classifier_config(settings: ModelConfig, objective: Objective, start: str | Path) -> tuple[PreTrainedConfig, bool]:
+    """The config of trained weights with the objective's labels, and whether they have a trained head."""
+    config = _encoder_config(start)
+    trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    if trained_head and config.num_labels != len(objective.classes):
+        raise InputError(
+            f"model.name_or_path: '{start}' has a head for {config.num_labels} labels, and the task has "
+            f"{len(objective.classes)} ({', '.join(objective.classes[:5])}); start from a checkpoint without a head"
+        )
+    for name, value in objective.labels.items():
+        if name != "num_labels":  # which id2label gives
+            setattr(config, name, value)
+    for name in ATTENTION_DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = settings.pooling
+    return config, trained_head
+
+
+def _start_at(model: PreTrainedModel, priors: np.ndarray | None) -> None:
+    """Give the last layer of a new head these biases."""
+    if priors is None:
+        return
+    outputs = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    with torch.no_grad():
+        outputs[-1].bias.copy_(torch.from_numpy(priors))
+
+
+def weights_hash(folder: str | Path) -> str | None:
+    """Of the weights in a folder, None where it is a name of the hub: an adapter fits the weights it was trained on."""
+    if not Path(folder).is_dir():
+        return None
+    return files_hash(Path(folder).glob("*.safetensors"))
+
+
+def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The same encoder with a masked-language-model head."""
+    if model.name_or_path is None:
+        return AutoModelForMaskedLM.from_config(_new_config(model, tokenizer))
+    masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path, _encoder_config(model.name_or_path))
+    _fit(masked_lm, tokenizer, model.name_or_path)
+    return masked_lm
+
+
+def _new_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels: object) -> PreTrainedConfig:
+    """Of a model that is built from scratch."""
+    sizes = model.from_scratch
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "max_position_embeddings": model.max_tokens,
+        "pad_token_id": tokenizer.pad_token_id,
+        **labels,
+    }
+    if sizes.architecture == "bert":
+        return BertConfig(
+            **common,
+            intermediate_size=4 * sizes.hidden_size,
+            hidden_dropout_prob=sizes.dropout,
+            attention_probs_dropout_prob=0.0,
+        )
+    return ModernBertConfig(
+        **common,
+        intermediate_size=2 * sizes.hidden_size,  # its gate doubles it
+        global_attn_every_n_layers=1,  # histories are short enough to be read whole
+        embedding_dropout=sizes.dropout,
+        mlp_dropout=sizes.dropout,
+        classifier_dropout=sizes.dropout,
+        classifier_pooling=model.pooling,
+        bos_token_id=tokenizer.cls_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+    )
+
+
+def _encoder_config(start: str | Path) -> PreTrainedConfig:
+    """The checkpoint's config; InputError where it is no encoder like BERT."""
+    try:
+        config = AutoConfig.from_pretrained(start, trust_remote_code=False)
+    except Exception as error:  # of a damaged file transformers raises what it stumbles over
+        raise _not_loaded(start, error) from error
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        raise InputError(
+            f"model.name_or_path: '{start}' is a {config.model_type} model and no encoder; take one like BERT, "
+            f"RoBERTa, DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2"
+        )
+    return config
+
+
+def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """A model, and the names of its modules that the checkpoint lacks and that start from random weights."""
+    try:
+        # float32: mixed precision training keeps its master weights in it, and a checkpoint may carry another type.
+        model, info = kind.from_pretrained(
+            start, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+        return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _not_loaded(start, error) from error
+
+
+def _not_loaded(start: str | Path, error: Exception) -> InputError:
+    if (Path(start) / "adapter_config.json").is_file():
+        return InputError(f"model.name_or_path: '{start}' is an adapter; give its base, or weights it was merged into")
+    return InputError(
+        f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
+        f"check the name, or the network and the hub's login"
+    )
+
+
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str | Path) -> None:
+    """Texts are cut at the model's own length where it takes fewer tokens than model.max_tokens.
+
+    Raises:
+        InputError: The tokenizer has words that the model does not know.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise InputError(
+            f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
+            f"take the tokenizer that the model was trained with"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model, tokenizer))
+
+
+def _positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model takes."""
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    if padding is not None:  # RoBERTa and its like count positions from there
+        positions -= padding + 1
+    return positions
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Let torch.compile fuse what one layer of the encoder does: compiled once for all of them, in seconds.
+
+    The names of the weights stay; a model that shares its layers stays as it is.
+    """
+    for layer in encoder_layers(model) or []:
+        layer.compile(dynamic=True)
+
+
+def encoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList | None:
+    """The encoder's layers, None where it shares them, as ALBERT does."""
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    return next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+
+
+def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
+    """Keep the embeddings, the embeddings and the first layers, or the whole encoder as they are; never new weights."""
+    encoder, layers = getattr(model, model.base_model_prefix), encoder_layers(model)
+    if layers is None:
+        raise InputError(f"model.freeze: a {model.config.model_type} model shares its layers; leave freeze out")
+    if isinstance(what, int) and what > len(layers):
+        raise InputError(f"model.freeze is {what}, and the model has {len(layers)} layers")
+    kept = [encoder] if what == "encoder" else [encoder.embeddings, *layers[: what if isinstance(what, int) else 0]]
+    for part in kept:
+        part.requires_grad_(False)
+    for name in new:
+        model.get_submodule(name).requires_grad_(True)
+
+
+def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: int) -> peft.PeftModel:
+    """The model with an adapter; the head and modules with new weights (often the pooler) are trained and saved with
+    it, or they would be drawn anew whenever the adapter is loaded."""
+    settings = dict(settings)
+    method = str(settings.pop("method", "")).upper()
+    methods = {str(kind.value): config for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    for name in NOT_FOR_CLASSIFIERS:
+        methods.pop(name, None)
+    if method not in methods:
+        raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
+    if settings.get("inference_mode"):
+        raise InputError("model.peft.inference_mode would train nothing; leave it out")
+    for name, value in settings.items():
+        if name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
+            raise InputError(f"model.peft.{name} is {value:g}; give a number from 0 to below 1")
+    asked = settings.get("modules_to_save") or []
+    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
+        raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    for name in asked:
+        if not any(module.endswith(f".{name}") for module in modules):
+            raise InputError(f"model.peft.modules_to_save: the model has no module '{name}'; leave it out")
+    head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
+    # Not what is within a module that is asked for: peft would wrap it twice.
+    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in asked)}
+    settings["modules_to_save"] = sorted({*asked, *needed})
+    if method == "ADALORA":
+        settings = {"total_step": steps, "tinit": steps // 5, "tfinal": steps // 2} | settings
+    try:
+        config = methods[method](task_type=peft.TaskType.SEQ_CLS, **settings)
+        return peft.get_peft_model(model, config)
+    except (TypeError, ValueError, AttributeError) as error:  # the last where a method looks for a decoder's layers
+        raise InputError(
+            f"model.peft: {first_line(error)}; see the settings of {methods[method].__name__} in peft"
+        ) from error
+
+
+class BudgetCallback(TrainerCallback):
+    """Moves AdaLoRA's ranks to where they matter, after each step, which the Trainer leaves to its user."""
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: peft.PeftModel,
+        **more: object,
+    ) -> None:
+        """Before the gradients are deleted, as the method needs them."""
+        model.base_model.update_and_allocate(state.global_step + 1)

@@ -1,0 +1,135 @@
+"""Texts of different lengths side by side in one row: on a GPU no padding is computed.
+
+A packed batch has input_ids and position_ids of shape (1, tokens), `cu_seq_lens_q` of shape (texts + 1,), where each
+text begins and the last one ends, and `max_length_q`, the most tokens of a text. Each text attends to itself alone.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import peft
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from finetune.model.pooling import pool
+from finetune.model.tokenization import padded
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch below 2.10
+    varlen_attn = None
+
+ATTENTION = "eventscribe_packed"
+# Encoders with full attention whose position_ids say where a token stands; the others, such as ModernBERT with its
+# sliding windows and DeBERTa with its relative positions, read padded batches.
+PACKABLE = ("bert", "distilbert", "electra", "roberta")
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")  # one encoder's name or another's
+
+
+MakeBatch = Callable[[Sequence[np.ndarray]], dict[str, torch.Tensor | int]]
+
+
+def batches_for(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, multiple: int = 8) -> MakeBatch:
+    """What makes a batch of the token ids of texts: packed where `pack` was called, else padded; see `padded`."""
+    model = _base(model)
+    if model.config._attn_implementation == ATTENTION:
+        return partial(packed, first_position=first_position(model))
+    return partial(padded, tokenizer, multiple=multiple)
+
+
+def pack(model: torch.nn.Module, pooling: str | None) -> bool:
+    """Let a model read packed batches beside padded ones, and say whether it can.
+
+    Args:
+        model: A model of transformers, or of peft.
+        pooling: What a classifier's head reads, see `finetune.model.pooling.pool`; None where there is a prediction
+            for each token.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:  # virtual tokens stand before each text
+        return False
+    model = _base(model)
+    if model.config._attn_implementation == ATTENTION:
+        return True
+    dropout = max(getattr(model.config, name, 0.0) for name in ATTENTION_DROPOUT)
+    if model.config.model_type not in PACKABLE or dropout:
+        return False
+    if pooling == "cls":  # of the mean `pool` was told when the model was built
+        pool(model, pooling)
+    AttentionInterface.register(ATTENTION, packed_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # of padded batches
+    model.set_attn_implementation(ATTENTION)
+    return True
+
+
+def packed(ids: Sequence[np.ndarray], first_position: int = 0) -> dict[str, torch.Tensor | int]:
+    """A packed batch of texts.
+
+    Args:
+        ids: Token ids of each text.
+        first_position: What the model calls the first position; see `first_position`.
+    """
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(starts[-1]) - np.repeat(starts[:-1] - first_position, lengths)
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "cu_seq_lens_q": torch.from_numpy(starts.astype(np.int32)),
+        "max_length_q": int(lengths.max()),
+    }
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """The number of a text's first position: 0, or what follows the padding's where an encoder keeps one for it."""
+    embeddings = getattr(getattr(model, model.base_model_prefix), "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def _base(model: torch.nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **more: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each text of a packed batch; of a padded batch transformers' own.
+
+    Args:
+        module: The attention layer.
+        query: Of shape (1, heads, tokens, size), like key and value.
+        key: See query.
+        value: See query.
+        attention_mask: Of a padded batch.
+        cu_seq_lens_q: Where the texts of a packed batch begin.
+        max_length_q: The most tokens of a text.
+        more: What transformers says beside, such as the scale, which is 1 / sqrt(size) in PACKABLE.
+
+    Returns:
+        The states, of shape (1, tokens, heads, size).
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    parts = [part[0].transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, size)
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    if varlen_attn is not None and half and not query.shape[-1] % 8:
+        ends = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        return varlen_attn(*parts, *ends)[None], None
+    ragged = [
+        torch.nested.nested_tensor_from_jagged(part.contiguous(), cu_seq_lens_q.long(), max_seqlen=max_length_q)
+        for part in parts
+    ]
+    found = functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in ragged))
+    return found.transpose(1, 2).values()[None], None

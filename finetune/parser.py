@@ -1,0 +1,186 @@
+"""The command line of an experiment's settings: it gives the experiment, or ends with one sentence."""
+
+import os
+import re
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import cache
+from textwrap import shorten
+from typing import Any, Literal, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from transformers import TrainingArguments
+
+from data_prep import InputError
+from data_prep.serializer import TextConfig
+from finetune.command import at_home, guarded, refuse
+from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
+from finetune.settings import read_arguments
+
+# Where a help text of transformers does not hold here.
+TRAINING_HELP = {
+    "training.resume_from_checkpoint": (
+        "By default a run that was stopped continues where it was; false starts anew, true insists on a checkpoint, "
+        "and a folder names one."
+    ),
+    "training.metric_for_best_model": (
+        "auroc, average_precision, log_loss or brier_score; for tiers also macro_f1, weighted_f1 and accuracy; for "
+        "values mae and rmse. Default: auroc, for values mae."
+    ),
+    "training.torch_compile": (
+        "Compile the encoder's layer, once for all of them; it takes some 20 seconds on a GPU, and pays in runs of "
+        "many minutes."
+    ),
+    "training.num_train_epochs": "Passes over the training data; needs max_steps -1, as max_steps goes first.",
+}
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a script's example commands."""
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one sentence, as the usage of 150 settings would bury them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        missing = str(message).removeprefix("the following arguments are required: ")
+        if missing != str(message):
+            refuse(f"{missing} {'are' if ',' in missing else 'is'} missing; the file of --config must say it")
+        refuse(f"{shorten(str(message).replace('Parser key ', 'setting '), 400, placeholder=' ...')}; see --help")
+
+
+@cache
+def build_parser(description: str) -> ArgumentParser:
+    """The command line of every script: --config FILE and --section.field value."""
+    usage = "%(prog)s --config FILE [--section.field value ...]"
+    parser = _Parser(description=description, usage=usage, formatter_class=_HelpFormatter)
+    parser.add_argument("--config", action=ActionConfigFile, help="The experiment's YAML file.")
+    parser.add_argument("--name", type=str, required=True, help="Name of the experiment and of its folders.")
+    parser.add_argument(
+        "--engine",
+        type=Literal["duckdb", "spark"],
+        default="duckdb",
+        help="What prepares the data: this machine or Spark.",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="Go through quickly, to see that everything works: few steps and examples, in folders NAME-smoke.",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="*",
+        default=[],
+        help="Fine-tune once with each seed, and score by the mean of all; without it once with training.seed.",
+    )
+    for name, section in SECTIONS.items():
+        if section is TrainingArguments:
+            parser.add_class_arguments(section, name, skip=TRAINING_FIXED, instantiate=False)
+        else:
+            parser.add_class_arguments(section, name)
+    explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
+    for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
+        if action.dest in explained:
+            text = TRAINING_HELP.get(action.dest, explained[action.dest])
+            action.help = " ".join(text.split()).replace("%", "%%")
+    parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
+    # As a file would say it: jsonargparse saves no dataclass within a mapping.
+    parser.set_defaults({"text.fields": {name: asdict(field) for name, field in TextConfig().fields.items()}})
+    return parser
+
+
+def parse_experiment(description: str, arguments: list[str] | None = None) -> Experiment:
+    """The experiment that the command line describes; exits with code 2 and one sentence where it does not parse."""
+    given = sys.argv[1:] if arguments is None else arguments
+    asks_for_help = any(argument.endswith(("-h", "help")) for argument in given)
+    parser = build_parser(description)
+    try:
+        if not asks_for_help and not any(argument.split("=")[0] == "--config" for argument in given):
+            raise InputError("no --config FILE given; start from configs/quickstart.yaml")
+        parsed = parser.parse_args(given if asks_for_help else read_arguments(given))
+        resolved = parser.dump(parsed.clone())
+        made = parser.instantiate(parsed)
+        made.training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+        _check(made)
+        _expand_folders(made)
+    except InputError as error:
+        refuse(error)
+    if made.smoke:
+        _shorten(made)
+    sections = {key: made[key] for key in ("name", "seeds", *SECTIONS) if key != "spark"}
+    return Experiment(**sections, spark=made.spark if made.engine == "spark" else None, resolved=resolved)
+
+
+def _check(made: Namespace) -> None:
+    """Refuse settings that do not go together."""
+    sizes, evaluation, training = made.model.from_scratch, made.evaluation, made.training
+    if not made.name or set(made.name) & set("/\\ ") or made.name.startswith(".") or not made.name.isprintable():
+        raise InputError(
+            f"name {made.name!r} must be usable as a folder's name, without spaces, slashes and characters that are "
+            f"not printed, such as my-churn"
+        )
+    if sizes.hidden_size % sizes.heads:
+        raise InputError(
+            f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}; change one"
+        )
+    if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
+        raise InputError(f"seeds {made.seeds} must be different whole numbers from 0 on, such as [0, 1, 2]")
+    if made.model.peft is not None and "method" not in made.model.peft:
+        raise InputError("model.peft needs a method, such as {method: lora}; null trains all weights")
+    if made.model.max_tokens < 8:
+        raise InputError(f"model.max_tokens {made.model.max_tokens} leaves no room for an event; give 8 or more")
+    if any(not name.strip() for name in evaluation.slices):
+        raise InputError("evaluation.slices: a slice needs a name, as in {country: country}")
+    if evaluation.threshold == "money" and evaluation.costs is None:
+        raise InputError("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
+    if training["max_steps"] > 0 and training["num_train_epochs"] != TrainingArguments.num_train_epochs:
+        raise InputError(
+            f"training.num_train_epochs {training['num_train_epochs']:g} would do nothing beside training.max_steps "
+            f"{training['max_steps']}; set max_steps to -1"
+        )
+
+
+def _expand_folders(made: Namespace) -> None:
+    """A leading ~ and $NAME of the environment, in every setting that names a file or a folder."""
+    made.data.folder = _expanded(made.data.folder, "data.folder")
+    made.evaluation.folder = _expanded(made.evaluation.folder, "evaluation.folder")
+    made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path")
+    for key in ("resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"):
+        made.training[key] = _expanded(made.training[key], f"training.{key}")
+    for i, source in enumerate(made.data.sources):
+        source.path = _expanded(source.path, f"data.sources[{i}].path", r"\$(\w+)")  # ${name} may be of data.variables
+
+
+def _expanded(path: Any, setting: str, variable: str = r"\$(?:(\w+)|\{(\w+)\})") -> Any:
+    if not isinstance(path, str):
+        return path
+
+    def value(match: re.Match) -> str:
+        name = next(filter(None, match.groups()))
+        if name not in os.environ:
+            raise InputError(f"{setting}: the environment has no {name}, which '{path}' names; export it")
+        return os.environ[name]
+
+    try:
+        return at_home(re.sub(variable, value, path))
+    except InputError as error:
+        raise InputError(f"{setting}: {error}") from None
+
+
+def _shorten(made: Namespace) -> None:
+    """What --smoke does."""
+    training = made.training
+    made.name += "-smoke"
+    made.pretraining.max_steps = min(made.pretraining.max_steps, 10)
+    made.finetuning.max_train_examples = made.finetuning.max_eval_examples = 1000
+    made.evaluation.bootstrap = min(made.evaluation.bootstrap, 100)
+    steps = 20 if training["max_steps"] < 0 else min(training["max_steps"], 20)
+    training |= {"max_steps": steps, "eval_steps": max(1, steps // 2), "logging_steps": 5}
+
+
+def command(description: str, step: Callable[[Experiment], object]) -> None:
+    """Run one step of an experiment as a command; see `finetune.command.guarded`."""
+    guarded(lambda: step(parse_experiment(description)))

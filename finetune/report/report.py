@@ -1,0 +1,152 @@
+"""One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib.style
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from data_prep import InputError
+from data_prep.checked_json import MayLack
+from data_prep.files import write_whole
+from finetune.evaluation.curves import MODEL
+from finetune.metrics import LOWER_IS_BETTER
+from finetune.report.pictures import PICTURE_STYLE
+from finetune.report.run_pictures import (
+    cutoff_pictures,
+    drift_pictures,
+    loss_pictures,
+    profit_pictures,
+    slice_pictures,
+    text_pictures,
+)
+from finetune.report.score_pictures import probability_pictures, ranking_pictures
+from finetune.runs import METRICS, SETTINGS, read_metrics
+from finetune.wording import (
+    FEW_POSITIVES,
+    digits,
+    listed,
+    measure,
+    missing,
+    named,
+    number,
+    percent,
+    span,
+    standing,
+)
+
+# Measures of the first table: two with their difference to each baseline, then some without.
+LEADING = {
+    "binary": (("auroc", "average_precision"), ("lift_at_10", "log_loss")),
+    "tiers": (("auroc", "macro_f1"), ("accuracy", "ordinal_error")),
+    "value": (("mae", "spearman"), ("value_gini", "nmae")),
+    "propensity": (("auroc", "average_precision"), ("recall_at", "synerise_score")),
+}
+SLICED = "Over time and between groups"
+COUNTS = ("rows", "users", "positives")
+FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
+# What the page needs of metrics.json.
+REPORTED = {
+    "name": str,
+    "question": str,
+    "label": str,
+    "classes": MayLack([str]),
+    "main": str,
+    "lower_is_better": bool,
+    "verdict": str,
+    "validation": FIGURES,
+    "test": FIGURES,
+    "curves": {"rows": int, "unscored": int},
+    "training": dict,
+    "calibration": MayLack(dict),
+    "profit": MayLack(dict),
+    "by_cutoff": MayLack([{"cutoff": str, "rows": int}]),
+    "slices": MayLack({str: {"groups": [dict], "gaps": MayLack(dict), "too_small": MayLack([dict])}}),
+    "drift": MayLack([{"input": str, "psi": MayLack(float)}]),
+    "lengths": MayLack({str: {"edges": [float], "counts": [int]}}),
+    "seeds": MayLack({str: dict}),
+    "made": {
+        "date": str,
+        "seconds": MayLack({str: float}),
+        "device": str,
+        "processes": int,
+        "versions": {str: str},
+        "bootstrap_resamples": int,
+        "baseline_settings": {str: dict},
+        "content_hash": str,
+        "log": MayLack({"first": str, "last": str, "events": int, "users": int, "rejected": {str: int}}),
+        "splits": MayLack({str: int}),
+    },
+}
+OPTIONAL = {"calibration": None, "profit": None, "by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write run_folder/report.html, one file that asks for nothing else; the same inputs give the same bytes.
+
+    Reads metrics.json, which has every figure that is shown, and config.yaml.
+
+    Raises:
+        InputError: One of the files is missing or old.
+    """
+    folder = Path(run_folder)
+    config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
+    _existing(folder / METRICS)
+    metrics = OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves"))
+    test = metrics["test"]
+    scorers = {MODEL: test} | test["baselines"]
+    with matplotlib.style.context(["default", PICTURE_STYLE]):
+        sections = {
+            "How well it ranks": ranking_pictures(metrics),
+            "How far its scores can be believed": probability_pictures(metrics),
+            "What it would earn": profit_pictures(metrics),
+            SLICED: cutoff_pictures(metrics) + slice_pictures(metrics),
+            "Inputs and training": text_pictures(metrics) + loss_pictures(metrics) + drift_pictures(metrics),
+        }
+    keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
+    keys = [key for key in keys if key not in COUNTS and not key.endswith("_interval")]
+    compared, starts = LEADING[metrics["task"]]
+    single = [key for start in starts for key in keys if key == start or key.startswith(f"{start}_")]
+    page = page_template("report.html.jinja").render(
+        metrics=metrics,
+        scorers=scorers,
+        keys=keys,
+        compared=compared,
+        single=single,
+        shown=[*compared, *single],
+        few_positives=FEW_POSITIVES,
+        sections={title: pictures for title, pictures in sections.items() if pictures},
+        sliced=SLICED,
+        config=config,
+    )
+    write_whole(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run scripts/train.py and then scripts/evaluate.py with the same --config")
+    return path
+
+
+@cache  # compiling takes a quarter of a second, and a sweep writes its page after each trial
+def page_template(name: str) -> Template:
+    """One of the templates beside this module, with the filters of the page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"named": named, "number": number, "span": span, "percent": percent, "outcome": _outcome}
+    environment.filters |= {"measure": measure, "digits": digits, "listed": listed}
+    return environment.get_template(name)
+
+
+def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
+    """Which of the two the interval of model minus baseline shows ahead; nothing where there is no interval."""
+    if interval is None or any(map(missing, interval)):
+        return ""
+    told = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
+    return told[standing(interval, key in LOWER_IS_BETTER)]

@@ -1,0 +1,277 @@
+"""Pictures of a run's metrics.json: profit, cutoffs, slices, drift, lengths and losses."""
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from finetune.report.pictures import (
+    BLUE,
+    DASHED,
+    DOTTED,
+    FILL,
+    INK,
+    MUTED,
+    SOLID,
+    THIN,
+    Picture,
+    dots,
+    flat_figure,
+    inline_svg,
+    legend,
+    percents,
+    square_figure,
+)
+from finetune.wording import FEW_POSITIVES, digits, listed, measure, missing, number, percent, short, span
+
+BARS = 15  # inputs whose drift is drawn
+GROUPS = 20  # of a slice that are drawn
+MARKS = (0.1, 0.25)  # usual bounds of a small and a large population stability index
+
+
+def profit_pictures(metrics: dict) -> list[Picture]:
+    """Expected profit over the share of the rows contacted; nothing without evaluation.costs."""
+    profit = metrics["profit"]
+    if not profit or not profit["shares"]:
+        return []
+    low, high = (np.array(profit[key], float) for key in ("interval_low", "interval_high"))  # None becomes NaN
+    figure = square_figure()
+    axes = figure.subplots()
+    axes.fill_between(profit["shares"], low, high, color=FILL, alpha=0.6, linewidth=0, label="95\u00a0% interval")
+    axes.plot(profit["shares"], profit["profits"], label="Expected profit", **SOLID)
+    axes.axhline(0, label="No contact", **THIN)
+    if not missing(profit["best_share"]):
+        axes.plot(profit["best_share"], profit["best_profit"], "o", color=INK, markersize=7, label="Best", zorder=6)
+    chosen = profit.get("share_at_threshold")
+    if not missing(chosen):
+        at = (chosen, profit["profit_at_threshold"])
+        axes.plot(*at, "D", color=INK, markerfacecolor="none", markersize=8, label="At the threshold", zorder=6)
+    axes.set(xlim=(0, 1), xlabel="Share of the rows contacted, highest scores first", ylabel="Profit on the test rows")
+    axes.xaxis.set_major_formatter(percents())
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    legend(figure, axes)
+    costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
+    at = profit["shares"].index(profit["best_share"]) if profit["best_share"] in profit["shares"] else None
+    bounds = "" if at is None else f" (95\u00a0% interval {span([low[at], high[at]], None)})"
+    reading = ""
+    if not missing(chosen):
+        reading = (
+            f"With the threshold that validation chose, {percent(chosen, 1)} are contacted and earn "
+            f"{number(profit['profit_at_threshold'], None)} (95\u00a0% interval "
+            f"{span(profit['profit_at_threshold_interval'], None)}). "
+        )
+    reading += (
+        f"Looking back, these test rows would have earned most, {number(profit['best_profit'], None)}{bounds}, by "
+        f"contacting the top {percent(profit['best_share'], 1)}, {costs}; contacting all would have earned "
+        f"{number(profit['profits'][-1], None)}."
+    )
+    alt = f"Curve of the expected profit over the share contacted, with its interval. {reading}"
+    return [Picture("Profit", reading, inline_svg(figure, "profit", alt))]
+
+
+def cutoff_pictures(metrics: dict) -> list[Picture]:
+    """The main metric at each test cutoff; nothing where there is only one."""
+    main, points = metrics["main"], metrics["by_cutoff"]
+    if len(points) < 2:
+        return []
+    name = measure(main, metrics["task"])[0]
+    figure = flat_figure(6)
+    axes = figure.subplots()
+    _draw(axes, points, main, upright=True)
+    _draw_whole(axes.axhline, axes.axhspan, metrics)
+    shown = range(0, len(points), -(-len(points) // 6))
+    axes.set_xticks(shown, [str(points[at]["cutoff"])[:10] for at in shown], rotation=30, ha="right")
+    axes.set(xlabel="Test cutoff", ylabel=name)
+    legend(figure, axes)
+    first, last, places = points[0], points[-1], 4 if digits(main) else None  # as differences have them
+    change = number(last.get(f"{main}_change"), places, "+")
+    low, high = (number(end, places, "+") for end in last.get(f"{main}_change_interval") or [None, None])
+    reading = (
+        f"{name} is {number(first.get(main), digits(main))} at the first test cutoff and "
+        f"{number(last.get(main), digits(main))} at the last: changed by {change} [{low}, {high}] since the first "
+        f"cutoff (95\u00a0% interval)."
+    )
+    said = "; ".join(_told(str(of["cutoff"]), of, main) for of in points)
+    return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]
+
+
+def slice_pictures(metrics: dict) -> list[Picture]:
+    """The main metric of each group, a picture a slice."""
+    return [
+        _slice(metrics, at, name, of["groups"])
+        for at, (name, of) in enumerate(metrics["slices"].items())
+        if of["groups"]
+    ]
+
+
+def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
+    main = metrics["main"]
+    title = measure(main, metrics["task"])[0]
+    known = len(groups)
+    groups = sorted(groups, key=lambda of: -of["rows"])[:GROUPS]
+    figure = flat_figure(len(groups) + 2)
+    axes = figure.subplots()
+    _draw(axes, groups, main)
+    _draw_whole(axes.axvline, axes.axvspan, metrics)
+    axes.set_yticks(range(len(groups)), [f"{short(of['value'], 22)} ({of['rows']:,})" for of in groups])
+    axes.set_xlabel(title)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    legend(figure, axes)
+    measured = [of for of in groups if not missing(of.get(main))]
+    reading = f"{title} can be told for none of the groups."
+    if len(measured) == 1:
+        only = measured[0]
+        reading = f"{title} is {number(only[main], digits(main))} in the only group measured, {only['value']}."
+    if len(measured) > 1:
+        worst, best = (
+            choose(measured, key=lambda of: of[main])
+            for choose in ((max, min) if metrics["lower_is_better"] else (min, max))
+        )
+        reading = (
+            f"{title} runs from {number(worst[main], digits(main))} ({worst['value']}) to "
+            f"{number(best[main], digits(main))} ({best['value']}); {_apart(worst, best, main)}. "
+        )
+        if len(measured) > 2:
+            reading += (
+                f"The two were picked from {len(measured)} groups after looking, and the largest of several gaps is "
+                f"large by chance too. "
+            )
+        reading += "Rows in brackets."
+    if known > GROUPS:
+        reading += f" The {GROUPS} largest of {known} groups are drawn."
+    said = "; ".join(_told(str(of["value"]), of, main) for of in groups)
+    alt = f"{title} with intervals by {name}. {said}."
+    return Picture(f"By {name}", reading, inline_svg(figure, f"slice-{at}", alt))
+
+
+def _draw(axes, entries: list[dict], main: str, upright: bool = False) -> None:
+    spans = [of.get(f"{main}_interval") for of in entries]
+    dots(axes, [of.get(main) for of in entries], spans, [of["positives"] >= FEW_POSITIVES for of in entries], upright)
+
+
+def _draw_whole(line, band, metrics: dict) -> None:
+    """The metric of all test rows, which the parts are compared with."""
+    main, test = metrics["main"], metrics["test"]
+    bounds, shaded = test.get(f"{main}_interval"), ""
+    if bounds and not any(map(missing, bounds)):
+        band(*bounds, color=FILL, alpha=0.35, linewidth=0)
+        shaded = ", its interval shaded"
+    if not missing(test[main]):
+        line(test[main], label=f"All test rows {number(test[main], digits(main))}{shaded}", color=MUTED, linewidth=1.2)
+
+
+def _apart(one: dict, other: dict, main: str) -> str:
+    """Whether two intervals overlap, in words."""
+    spans = [of.get(f"{main}_interval") for of in (one, other)]
+    if any(span is None or any(map(missing, span)) for span in spans):
+        return "without an interval"
+    (low, high), (other_low, other_high) = spans
+    return f"their intervals {'overlap' if low <= other_high and other_low <= high else 'do not overlap'}"
+
+
+def _told(name: str, of: dict, main: str) -> str:
+    value, bounds = number(of.get(main), digits(main)), span(of.get(f"{main}_interval"), digits(main))
+    return f"{name}: {value} ({bounds}), {of['positives']:,} positives"
+
+
+def drift_pictures(metrics: dict) -> list[Picture]:
+    """The population stability index of the inputs that moved most between training and test."""
+    moved = [of for of in metrics["drift"] if not missing(of["psi"])]
+    if not moved:
+        return []
+    shown = moved[:BARS]
+    limit = min(1.0, max(0.3, 1.2 * shown[0]["psi"]))  # beyond it, a bar's figure says how far
+    figure = flat_figure(len(shown) + 2)
+    axes = figure.subplots()
+    axes.barh(range(len(shown)), [of["psi"] for of in shown], color=FILL, edgecolor=BLUE, height=0.7)
+    for at, of in enumerate(shown):
+        inside = of["psi"] > 0.85 * limit
+        place = (min(of["psi"], limit), at)
+        side = {"ha": "right", "xytext": (-4, 0)} if inside else {"ha": "left", "xytext": (4, 0)}
+        axes.annotate(number(of["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
+    for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
+        axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2})
+    axes.set_yticks(range(len(shown)), [short(of["input"]) for of in shown])
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, limit), xlabel="Population stability index")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    legend(figure, axes)
+    above = [sum(of["psi"] > mark for of in moved) for mark in MARKS]
+    reading = (
+        f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "
+        f"{above[1]} by more than {MARKS[1]}, much drift. The largest is {shown[0]['input']} with "
+        f"{number(shown[0]['psi'])}."
+    )
+    said = ", ".join(f"{of['input']} {number(of['psi'])}" for of in shown)
+    return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
+
+
+def text_pictures(metrics: dict) -> list[Picture]:
+    """How long the texts are, in training and test, and how much of the training batches was padding."""
+    lengths = {name: of for name, of in metrics["lengths"].items() if sum(of["counts"])}
+    training = metrics["training"]
+    padding = _series(training, "padding_fraction")
+    if not lengths and not padding[0]:
+        return []
+    figure, said = square_figure(), []
+    panels = list(figure.subplots(bool(lengths) + bool(padding[0]), squeeze=False)[:, 0])
+    if lengths:
+        axes = panels.pop(0)
+        for name, style in (("train", DASHED), ("test", SOLID)):
+            if name in lengths:
+                edges, counts = lengths[name]["edges"], np.array(lengths[name]["counts"])
+                axes.stairs(counts / counts.sum(), edges, label=name, **style)
+                middle = edges[int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1]
+                said.append(f"half of the {name} texts have at most {middle:,.0f} tokens")
+        axes.set(title="Tokens of a text", ylim=(0, None))
+        axes.yaxis.set_major_formatter(percents())
+        axes.legend()
+    if padding[0]:
+        axes = panels.pop(0)
+        axes.plot(*padding, **SOLID)
+        axes.set(title="Fine-tuning: share of padding", ylim=(0, None), xlim=(0, training["steps"]), xlabel="Step")
+        axes.yaxis.set_major_formatter(percents())
+        said.append(f"{percent(float(np.mean(padding[1])), 1)} of the training batches was padding")
+    reading = f"{listed(said)}."
+    reading = reading[0].upper() + reading[1:]
+    return [Picture("Texts", reading, inline_svg(figure, "texts", f"Histograms and curves. {reading}"))]
+
+
+def loss_pictures(metrics: dict) -> list[Picture]:
+    """Losses and the main validation metric over the steps, a panel for each that was logged."""
+    main, title, training = metrics["main"], measure(metrics["main"], metrics["task"])[0], metrics["training"]
+    loss, judged = _series(training, "loss"), _series(training, f"eval_{main}")
+    marked = SOLID | {"marker": "o", "markersize": 4}
+    panels = {
+        "Pretraining: loss on masked words": {"masked words": (_series(training, "pretraining_loss"), DASHED)},
+        "Fine-tuning: loss": {"training": (loss, DASHED), "validation": (_series(training, "eval_loss"), marked)},
+        f"Fine-tuning: validation {title}": {title: (judged, marked)},
+    }
+    panels = {title: lines for title, lines in panels.items() if any(steps for (steps, _), _ in lines.values())}
+    if not panels:
+        return []
+    figure, said = square_figure(), []
+    for axes, (heading, lines) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for name, ((steps, values), style) in lines.items():
+            axes.plot(steps, values, label=name, **style)
+            if values and name != title:
+                said.append(f"{name} {number(values[0], 2)} to {number(values[-1], 2)}")
+        axes.set_title(heading)
+        axes.set_xlim(0, training["pretraining_steps" if heading.startswith("Pretraining") else "steps"])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if len(lines) > 1:
+            axes.legend(ncols=2, borderpad=0, borderaxespad=0.2)
+    axes.set_xlabel("Step")
+    reading = f"Loss, first to last: {', '.join(said)}." if said else ""
+    if not np.isnan(judged[1]).all():
+        best = int((np.nanargmin if metrics["lower_is_better"] else np.nanargmax)(judged[1]))
+        step, value = judged[0][best], judged[1][best]
+        axes.plot(step, value, "o", markersize=11, color="none", markeredgecolor=INK, zorder=6, clip_on=False)
+        reading += (
+            f" Validation {title} is best at step {step:,} of {training['steps']:,}: {number(value, digits(main))}."
+        )
+    alt = f"Curves over the steps. {'; '.join(panels)}. {reading}"
+    return [Picture("Training", reading, inline_svg(figure, "training", alt))]
+
+
+def _series(training: dict, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values; NaN where there is no value."""
+    return training[key]["steps"], [float("nan") if missing(of) else of for of in training[key]["values"]]

@@ -1,0 +1,1 @@
+"""A trained classifier at work: scores of raw events, explanations, exports."""

@@ -1,0 +1,295 @@
+"""EventClassifier: a trained classifier and all that scoring raw events needs, from a folder or from the hub."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftConfig, PeftModel
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from data_prep import InputError
+from data_prep.events import DataConfig, connect
+from data_prep.serializer import EventSerializer, event_starts
+from data_prep.serving import BATCH, parse_cutoff, past_texts, read_past
+from data_prep.task import an_event, check_loaded, show
+from finetune.model.calibration import Calibration
+from finetune.model.inference import for_scoring, score_texts
+from finetune.model.modeling import weights_hash
+from finetune.model.objective import Objective
+from finetune.model.pooling import pool
+from finetune.model.safety import PICKLES, refuse_code
+from finetune.model.tokenization import encode, first_line
+from finetune.runs import TASK, check_config, check_tokenizer, read_task, refuse_untrained, whom
+
+
+class EventClassifier:
+    """A trained model that scores raw events as it scored the examples of its training.
+
+    Attributes:
+        model: A sequence classifier of transformers or peft, on the GPU where there is one.
+        tokenizer: Cuts at model_max_length.
+        serializer: Bins and vocabularies of the training history.
+        calibration: What evaluation fitted on validation; one that changes nothing where there is none.
+        objective: Kind of label, and the name of each class in the order of the scores.
+        task: The content of task.json: what is predicted, for whom, and the windows of time of the training.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        serializer: EventSerializer,
+        calibration: Calibration,
+        task: dict,
+    ) -> None:
+        self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
+        self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
+
+    @cached_property
+    def fastest(self) -> torch.nn.Module:
+        """The model as `for_scoring` makes it."""
+        return for_scoring(self.model)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None
+    ) -> "EventClassifier":
+        """Read a folder that finetune.training.train wrote, or fetch a repository of the hub.
+
+        Raises:
+            InputError: There is no such folder or repository, a file is missing, or it cannot be read.
+        """
+        folder = model_folder(name_or_path, token, revision)
+        model, tokenizer = load_classifier(folder)
+        serializer, task = EventSerializer.from_pretrained(folder), read_task(folder)
+        check_loaded(folder / TASK, task["task"], serializer.types)
+        return cls(model, tokenizer, serializer, Calibration.load(folder), task)
+
+    def predict(
+        self,
+        events: Any,
+        cutoff: datetime | date | str,
+        text: bool = False,
+        batch_size: int = BATCH,
+        population: bool = False,
+    ) -> pa.Table:
+        """Score every user who has an event before the cutoff.
+
+        Values that training never saw become `other`, a column that the events lack is missing in every event, columns
+        that the training log did not have are ignored, and rows without user, time or type are left out; each is said
+        in a line. More than 5 % of such rows are refused.
+
+        Args:
+            events: Columns user_id, event_time, event_type and the fields of the training log: a DuckDB relation, an
+                Arrow table or batch, a pandas frame, dicts in a list or tuple, a path or glob of CSV, Parquet or JSON
+                lines, or a DataConfig with sources as in training. Times without a zone are in the time zone that
+                training had (task["log"]["timezone"], UTC for older models), or in that of a DataConfig; of a user, all
+                events.
+            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
+            text: Also give the text that the model read: its oldest events that do not fit are gone.
+            batch_size: The most texts at a time.
+            population: Keep only the users whom the task asks about (task["task"]["population"]).
+
+        Returns:
+            A row a user, in the order of the ids: user_id, cutoff, label (but for values), score and, if asked, text;
+            see `answers`. The score is calibrated. Where nobody is in the population, no row.
+
+        Raises:
+            InputError: A missing column, a value that does not fit, or no event before the cutoff.
+        """
+        moment = parse_cutoff(cutoff)
+        check_size("batch_size", batch_size)
+        asked = whom(self.task) if population else None
+        limit = events.memory_limit if isinstance(events, DataConfig) else None
+        with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
+            called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
+            log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task)
+            for note in log.notes():
+                print(note)
+            parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
+            with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
+                found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
+        if not len(found):
+            print(nobody(self.task, moment))
+        return found.sort_by("user_id")
+
+    def answers(self, texts: pa.Table, text: bool, batch_size: int, bar: tqdm | None = None) -> pa.Table:
+        """Scores and labels in place of texts.
+
+        For yes-or-no labels `score` is the probability, and `label` is the class's name: the positive one from
+        calibration.threshold on, or above one half where none was chosen. For tiers `score` lists the probability of
+        each class and `label` is the most probable. For propensity `score` lists the probability of each value and
+        `label` the values above one half, the most probable first. For values `score` is the value, without a label.
+        The order of the classes stands in the metadata of the table, as JSON under `classes`.
+
+        Args:
+            texts: user_id, cutoff and text.
+            text: Keep the text, without what the model did not read of it.
+            batch_size: The most texts at a time.
+            bar: Counts texts.
+        """
+        written = texts["text"].to_pylist()
+        scores = self.score(written, batch_size, bar=bar)
+        labels = self._labels(scores)
+        table = texts.select(["user_id", "cutoff"])
+        if labels is not None:
+            table = table.append_column("label", labels)
+        kind = pa.float64() if scores.ndim == 1 else pa.list_(pa.float64())
+        table = table.append_column("score", pa.array(scores if scores.ndim == 1 else list(scores), kind))
+        if text:
+            table = table.append_column("text", pa.array(self.texts_read(written), pa.string()))
+        return table.replace_schema_metadata({"classes": json.dumps(self.objective.classes)})
+
+    def score(
+        self, texts: list[str], batch_size: int = BATCH, accelerator: Accelerator | None = None, bar: tqdm | None = None
+    ) -> np.ndarray:
+        """Calibrated scores: see `score_texts`."""
+        check_size("batch_size", batch_size)
+        scores = score_texts(self.fastest, self.tokenizer, texts, batch_size, accelerator=accelerator, bar=bar)
+        return self.calibration.apply(scores, self.objective.task)
+
+    def texts_read(self, texts: list[str]) -> list[str]:
+        """The texts without the events that do not fit into model_max_length: their tokens are those of the scores."""
+        most, found = self.tokenizer.model_max_length, []
+        encoded = encode(self.tokenizer, texts)
+        for text, ids, event in zip(texts, encoded["input_ids"], encoded["event"], strict=True):
+            starts, kept = event_starts(text), max(event) + 1
+            if kept < len(starts):
+                text = text[: starts[kept]].rstrip()
+            if kept < 2 and len(ids) >= most:  # the newest event alone may be too long, and is cut within it
+                cut = self.tokenizer(text, truncation=True, max_length=most, return_offsets_mapping=True)
+                text = text[: max(end for _, end in cut["offset_mapping"])]
+            found.append(text)
+        return found
+
+    def _labels(self, scores: np.ndarray) -> pa.Array | None:
+        task, names = self.objective.task, pa.array(self.objective.classes)
+        if task == "value":
+            return None
+        if task == "propensity":
+            order = np.argsort(-scores, axis=1, kind="stable")
+            likely = [row[own[row] > 0.5] for row, own in zip(order, scores, strict=True)]
+            return pa.array([[self.objective.classes[i] for i in row] for row in likely], pa.list_(pa.string()))
+        if task == "tiers":
+            return names.take(pa.array(scores.argmax(axis=1)))
+        threshold = self.calibration.threshold
+        positive = scores > 0.5 if threshold is None else scores >= threshold
+        return names.take(pa.array(positive.astype(np.int64)))
+
+
+def check_size(name: str, size: int) -> None:
+    """InputError where a number of texts or users at a time is none."""
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise InputError(f"{name} is {size!r}; give a whole number above zero")
+
+
+def nobody(task: dict, cutoff: datetime) -> str:
+    """A sentence where a population is empty."""
+    asked = whom(task)
+    return (
+        f"nobody is in the population at {show(cutoff)}: no user has {an_event(asked)} in the {asked.within} before it"
+    )
+
+
+def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
+    """A folder as it is, or what the hub has under that name, fetched into its cache.
+
+    Raises:
+        InputError: Neither is there, or the hub refuses.
+    """
+    if not isinstance(name_or_path, str | Path):
+        raise InputError(f"{name_or_path!r} is no model; give a folder, or a name of a repository such as me/churn")
+    if str(name_or_path) and Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        never_read = ["*.onnx*", "*.py", *PICKLES]
+        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=never_read))
+    except HFValidationError:
+        raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub cannot be reached for it; check the path or the network"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)}); check the name, or log "
+            f"in with `hf auth login` if it is private"
+        ) from error
+
+
+def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """The classifier and tokenizer that finetune.training.train wrote, on the GPU where there is one.
+
+    Raises:
+        InputError: There is no trained model in the folder, or an adapter's base cannot be loaded.
+    """
+    refuse_untrained(folder)
+    refuse_code(folder)
+    start, adapted = folder, (folder / "adapter_config.json").is_file()
+    with _readable(f"{folder}: config.json or adapter_config.json cannot be read"):
+        # The config has the labels, which an adapter's base does not know.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if adapted:
+            start = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    check_config(folder, config)
+    if adapted:
+        base = config.eventscribe.get("base")
+        if base and weights_hash(start) not in (base, None):
+            raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
+    said, remedy = f"{folder}: the weights cannot be read", "train again"
+    if adapted and not (Path(start) / "config.json").is_file():
+        said = f"{folder} is an adapter of '{start}', which cannot be loaded"
+        remedy = "put the base there, or publish the model merged"
+    with _readable(said, remedy), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            start,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=None if adapted else True,
+        )
+        if info["missing_keys"] and not adapted:  # an adapter has the head, and its base may lack it
+            raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
+        if config.eventscribe["pooling"] == "mean":
+            pool(model, "mean")
+        if adapted:
+            model = PeftModel.from_pretrained(model, str(folder))
+    check_tokenizer(folder)
+    with _readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        known = model.get_input_embeddings().num_embeddings
+        if tokenizer.pad_token is None or max(tokenizer.get_vocab().values()) >= known:
+            raise ValueError(f"it has no padding token, or more words than the {known:,} of the model")
+        most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
+        if most > takes > 0:
+            raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+@contextmanager
+def _readable(said: str, remedy: str = "train again") -> Iterator[None]:
+    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{said} ({first_line(error)}); {remedy}") from error

@@ -1,0 +1,194 @@
+"""A trained model -> an ONNX file that gives its logits, checked against PyTorch; int8 if asked."""
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from data_prep import InputError
+from data_prep.prepared import read_manifest, read_split
+from finetune.hub.model_card import settings_of
+from finetune.model.inference import scores_of, sorted_batches
+from finetune.model.objective import Objective
+from finetune.model.tokenization import encode, first_line, padded
+from finetune.runs import read_task
+from finetune.serving.classifier import load_classifier, model_folder
+
+CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
+BATCH = 32
+TOLERANCE = 1e-3  # of a logit; rounding alone makes a thousandth of it
+
+
+def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path | None = None) -> dict:
+    """Write an ONNX file that takes input_ids and attention_mask, of any batch and length, and gives logits.
+
+    Adapters are merged, and pooling by the mean is in the file. Probabilities are softmax or sigmoid of the logits, as
+    in PyTorch; calibration.json is not in the file.
+
+    Args:
+        model: A folder or a name of the hub.
+        output: The file, which is replaced.
+        int8: Also write NAME.int8.onnx beside it, with weights and, while it runs, activations quantized by one scale a
+            batch ("dynamic"): about a fourth of the size, and scores that depend a little on the batch.
+        data: Prepared data, by default that of the run where it is there; its validation texts are compared, and the
+            metric of int8 with that of PyTorch. Without any, made-up texts are compared.
+
+    Returns:
+        texts: Their number. difference: The largest one of a logit between PyTorch and the file. With int8 also
+        int8_difference; with data too metric (auroc, for values mae), value and int8_value on these texts, of_rows, the
+        number of validation rows that they are drawn from.
+
+    Raises:
+        InputError: An optional package is missing, the model cannot be exported, or the file gives other logits.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+        from onnxruntime.quantization import quantize_dynamic
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install -e '.[export]'") from error
+    if output.suffix != ".onnx" or output.is_dir():
+        raise InputError(f"output: {output} is not a name of an ONNX file; write one such as model.onnx")
+    folder = model_folder(model)
+    classifier, tokenizer = load_classifier(folder)
+    classifier = _merged(classifier.cpu(), folder)
+    data = data or _own_data(folder)
+    if data and read_manifest(Path(data)).get("content_hash") != read_task(folder)["content_hash"]:
+        raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
+    rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
+    texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
+    ids = encode(tokenizer, texts)["input_ids"]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    parts = sorted_batches(lengths, BATCH, BATCH * tokenizer.model_max_length)
+    batches = [(part, padded(tokenizer, [ids[row] for row in part], 1)) for part in parts]
+    objective = Objective.of_model(classifier.config)
+
+    def logits_of(path: Path) -> np.ndarray:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = np.empty((len(texts), len(objective.classes)), np.float32)
+        for part, batch in batches:
+            found[part] = session.run(
+                ["logits"], {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+            )[0]
+        return found
+
+    expected = np.empty((len(texts), len(objective.classes)), np.float32)
+    with torch.inference_mode():
+        for part, batch in batches:
+            expected[part] = classifier(**batch).logits.numpy()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made, smaller = (output.with_name(f".{output.name}.{os.getpid()}.{kind}") for kind in ("float32", "int8"))
+    try:
+        _export(classifier, tokenizer.model_max_length, made)
+        facts = {"texts": len(texts), "difference": float(np.abs(logits_of(made) - expected).max())}
+        if not facts["difference"] <= TOLERANCE:
+            raise InputError(
+                f"{folder}: the ONNX file gives logits that differ by {facts['difference']:.2g}; it is not written"
+            )
+        if int8:
+            logging.disable(logging.WARNING)  # its advice to fold layers first is for convolutions
+            quantize_dynamic(made, smaller)
+            logging.disable(logging.NOTSET)
+            found = logits_of(smaller)
+            facts["int8_difference"] = float(np.abs(found - expected).max())
+            if data:
+                labels = np.array(rows["label"].to_pylist())
+                facts |= {"metric": objective.best, "of_rows": read_manifest(data)["splits"]["validation"]["rows"]}
+                for name, logits in (("value", expected), ("int8_value", found)):
+                    facts[name] = objective.metrics(labels, scores_of(classifier, logits))[objective.best]
+            os.replace(smaller, int8_file(output))
+        os.replace(made, output)
+    finally:
+        for path in (made, smaller):
+            path.unlink(missing_ok=True)
+    return facts
+
+
+def _own_data(folder: Path) -> Path | None:
+    """The data that a run on this machine was trained on, if it is still there."""
+    if not (folder.parent / "config.yaml").is_file():
+        return None
+    settings, task = settings_of(folder), read_task(folder)
+    data = Path(settings["data"]["folder"]) / task["name"]
+    return data if read_manifest(data).get("content_hash") == task["content_hash"] else None
+
+
+def int8_file(output: Path) -> Path:
+    """Where the quantized model lies: model.onnx -> model.int8.onnx."""
+    return output.with_name(f"{output.stem}.int8.onnx")
+
+
+def described(output: Path, facts: dict) -> str:
+    """What `export_onnx` found, for the screen."""
+    written = {output: facts["difference"]}
+    if "int8_difference" in facts:
+        written[int8_file(output)] = facts["int8_difference"]
+    lines = [
+        f"{path}: {path.stat().st_size / 2**20:.1f} MiB, largest difference of a logit to PyTorch over "
+        f"{facts['texts']:,} texts {difference:.1e}"
+        for path, difference in written.items()
+    ]
+    if "metric" in facts:
+        name, value, small = facts["metric"].upper(), facts["value"], facts["int8_value"]
+        rows = f"{facts['texts']:,} of {facts['of_rows']:,} validation rows"
+        lines.append(f"{name} on {rows}: {value:.4f} in PyTorch, {small:.4f} in int8 ({small - value:+.4f})")
+    return "\n".join(lines)
+
+
+class _Logits(torch.nn.Module):
+    """The model with two inputs and one output."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def _export(model: torch.nn.Module, max_tokens: int, path: Path) -> None:
+    shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=2, max=max_tokens)}
+    ids = torch.ones((3, min(7, max_tokens)), dtype=torch.int64)
+    loud = logging.getLogger("torch.onnx")
+    level = loud.level
+    try:
+        loud.setLevel(logging.ERROR)  # torchvision's operators are missing where it is not installed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on names of axes, and of torch about itself
+            program = torch.onnx.export(
+                _Logits(model).eval(),
+                (ids, torch.ones_like(ids)),
+                dynamo=True,  # the other way gives wrong numbers
+                dynamic_shapes=(shape, shape),
+                input_names=["input_ids", "attention_mask"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        raise InputError(
+            f"a {model.config.model_type} model cannot be exported to ONNX ({first_line(error)}); take another encoder"
+        ) from error
+    finally:
+        loud.setLevel(level)
+    program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
+    program.save(path, external_data=False)
+
+
+def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    if not isinstance(model, PeftModel):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged into an ONNX file")
+    return model.merge_and_unload()
+
+
+def _made_up(vocabulary: dict[str, int], special: list[str]) -> list[str]:
+    """Texts of words of the tokenizer, of many lengths."""
+    words = sorted(set(vocabulary) - set(special))
+    random = np.random.default_rng(0)
+    return [" ".join(random.choice(words, length)) for length in random.integers(1, 100, 64)]

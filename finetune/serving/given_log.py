@@ -1,0 +1,89 @@
+"""The events that a command is given beside a trained model: --events with what the files need said, or --config."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_prep import InputError
+from data_prep.events import DataConfig, connect
+from data_prep.serving import file_source, trained_zone
+from data_prep.times import MICROSECONDS
+from finetune.command import CommandParser
+from finetune.runs import read_task
+
+
+def add_log_arguments(parser: CommandParser) -> None:
+    """The arguments that `given_log` reads."""
+    events = parser.add_mutually_exclusive_group(required=True)
+    events.add_argument("--events", help="CSV (also .gz), Parquet or JSON lines: a file or a glob in quotes.")
+    events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are read.")
+    parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
+    parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
+    parser.add_argument("--timezone", help="Of times in --events that carry none; by default that of training.")
+    parser.add_argument(
+        "--time-format", help="Of event_time, where it is no ISO date, for strptime: '%%d/%%m/%%Y %%H:%%M'."
+    )
+    parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
+
+
+# What a setting of the YAML is called on these commands' lines.
+ARGUMENTS = {
+    "data.max_rejected": "--max-rejected",
+    "data.memory_limit": "--memory-limit",
+    "data.timezone": "--timezone",
+    "need time_format at their source": "need --time-format",
+    "use `sql` to read it": "write it as one of these first",
+}
+
+
+@contextmanager
+def own_names(given: Namespace) -> Iterator[None]:
+    """Messages name the command's arguments, where the events come by --events and not by a YAML."""
+    try:
+        yield
+    except InputError as error:
+        if given.config:
+            raise
+        said = str(error)
+        for setting, argument in ARGUMENTS.items():
+            said = said.replace(setting, argument)
+        raise InputError(said) from error
+
+
+def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
+    """The events that the command line names.
+
+    Args:
+        given: With the arguments of `add_log_arguments`, and the model's folder as `model`, whose time zone counts for
+            --events unless --timezone says another.
+        memory_limit: DuckDB's, instead of the YAML's.
+
+    Raises:
+        InputError: Arguments that do not go together or cannot be read.
+    """
+    from finetune.parser import parse_experiment  # here, as it loads transformers
+
+    if given.config:
+        if given.columns or given.time_unit or given.time_format or given.timezone:
+            raise InputError(
+                "--columns, --time-unit, --time-format and --timezone belong to --events; with --config the "
+                "YAML says it"
+            )
+        data = parse_experiment("", ["--config", given.config]).data
+        data.memory_limit = memory_limit or data.memory_limit
+        return data
+    if not 0 <= given.max_rejected <= 1:
+        raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
+    columns = _columns(given.columns)
+    timezone = given.timezone or trained_zone(read_task(Path(given.model))) or "UTC"
+    with connect() as con:
+        more = {"time_unit": given.time_unit, "time_format": given.time_format}
+        source = file_source(con, given.events, columns, **more)
+    return DataConfig([source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    from finetune.settings import read_text  # here, as it loads transformers
+
+    return read_text(text or "{}", dict[str, str], "--columns")

@@ -1,0 +1,238 @@
+"""A whole log -> a file of scores: part by part in bounded memory, in several processes, and on after a stop.
+
+The log is split by a hash of the user into parts in OUTPUT.parts, once. A part's scores take their place by one rename,
+and so does the output at the end: whatever happens, a user is scored once, and nobody is left out.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from data_prep import InputError
+from data_prep.checked_json import read_json
+from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
+from data_prep.files import files_hash, held, write_whole
+from data_prep.serializer import EventSerializer
+from data_prep.serving import BATCH, MEMORY, PART_USERS, parse_cutoff, part_texts, read_past, write_past
+from data_prep.sql import lock_down
+from data_prep.task import Population, show
+from finetune.runs import whom
+from finetune.serving.classifier import EventClassifier, check_size, model_folder, nobody
+
+PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
+READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
+
+
+def predict_log(
+    model: str | Path,
+    data: DataConfig,
+    cutoff: datetime | date | str,
+    output: Path,
+    *,
+    text: bool = False,
+    batch_size: int = BATCH,
+    population: bool = False,
+    part_users: int = PART_USERS,
+    called: str = "data.sources[0]",
+) -> Path:
+    """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
+
+    What is left out and what is missing is said at the beginning. The rows come in no order that means anything; it is
+    always the same one. Launched by accelerate or torchrun, the processes share the parts. The same call after a stop
+    goes on with the parts that are missing, and reads the log no more.
+
+    Args:
+        model: A folder or a name of the hub.
+        data: The log; of its settings only the sources and how they are read count, and memory_limit (2 GB by default).
+        cutoff: The moment of prediction, in UTC where it carries no zone.
+        output: A Parquet file, which is replaced.
+        text: Also write the text that the model read.
+        batch_size: The most texts at a time.
+        population: Keep only the users whom the task asks about.
+        part_users: About so many users are scored between two renames; what a stop loses at most in each process.
+        called: What the events are called in messages.
+
+    Returns:
+        The output.
+
+    Raises:
+        InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
+    """
+    # Without a GPU it must be told so, or each of several processes takes itself for the only one.
+    waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # the others wait while the first splits the log
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
+    moment, output = parse_cutoff(cutoff), Path(output)
+    check_size("batch_size", batch_size)
+    check_size("part_users", part_users)
+    if output.suffix != ".parquet" or output.is_dir():
+        raise InputError(f"output: {output} is not a name of a Parquet file; write one such as scores.parquet")
+    if output.resolve() in [path.resolve() for path in source_files(data) or []]:
+        raise InputError(f"output: {output} is one of the files that are read; choose another name")
+    folder = model_folder(model)
+    classifier = EventClassifier.from_pretrained(folder)
+    work = output.with_name(f"{output.name}.parts")
+    asked = whom(classifier.task) if population else None
+    settings = {"cutoff": str(moment), "text": text, "population": population}
+    with _alone(work, accelerator.is_main_process):
+        plan = None
+        if accelerator.is_main_process:
+            settings |= _origin(folder, data)
+            plan = _plan(work, settings, classifier, data, moment, part_users, called)
+        (plan,) = broadcast_object_list([plan])
+        users = {int(part): count for part, count in plan["users"].items()}
+        pending = [part for part in users if not _scores(work, part).is_file()]
+        accelerator.wait_for_everyone()  # or one process would not find pending what another has scored already
+        own = pending[accelerator.process_index :: accelerator.num_processes]
+        total, shown = sum(users[part] for part in own), accelerator.is_main_process
+        processes = accelerator.num_processes
+        desc = "score" if processes == 1 else f"score, a share of 1/{processes}"
+        with tqdm(desc=desc, total=None if population else total, unit="user", disable=not shown) as bar:
+            for part, texts in _texts(classifier.serializer, data, work, own, moment, asked):
+                assert asked or len(texts) == users[part]
+                _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            rows = _join(work, list(users), output)
+            print(f"{output}: {rows:,} users scored at the cutoff {show(moment)}")
+            if not rows:
+                print(nobody(classifier.task, moment))
+    accelerator.wait_for_everyone()
+    return output
+
+
+def users_by_part(content: Any) -> bool:
+    """Number of a part -> its users."""
+    return isinstance(content, dict) and all(
+        key.isdecimal() and isinstance(users, int) and users > 0 for key, users in content.items()
+    )
+
+
+@contextmanager
+def _alone(work: Path, main: bool) -> Iterator[None]:
+    """The folder of the parts, held by one command at a time; a kill lets go of it."""
+    if not main:
+        yield
+        return
+    shutil.rmtree(_finished(work), ignore_errors=True)  # of a command that was killed behind its last step
+    found = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    if found - {"lock", "log", "spill", f".{PLAN}"} and not (work / PLAN).is_file():
+        raise InputError(f"{work} holds something else than parts of scores; move it or choose another --output")
+    work.mkdir(parents=True, exist_ok=True)
+    with held(work / "lock", f"{work} is being written by another command; wait for it or stop it"):
+        try:
+            yield
+        finally:
+            if not (work / PLAN).is_file():  # refused, or stopped before there was anything to go on with
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _origin(folder: Path, data: DataConfig) -> dict:
+    """What the scores depend on beside the settings; answers of databases and of other addresses are not looked at."""
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(data) or []]
+    read = {key: value for key, value in asdict(data).items() if key not in ("folder", "memory_limit")}
+    return {
+        "model": files_hash({path for pattern in READS for path in folder.glob(pattern)}),
+        "sources": [json.loads(json.dumps(read)), *expanded(data), key_mark(data)],
+        "files": files,
+    }
+
+
+def _plan(
+    work: Path,
+    origin: dict,
+    classifier: EventClassifier,
+    data: DataConfig,
+    cutoff: datetime,
+    part_users: int,
+    called: str,
+) -> dict:
+    """The users in each part and what is to be said of the log, which is split into WORK/log where it is not yet."""
+    if (work / PLAN).is_file():
+        remedy = f"delete {work} and run the same command again"
+        plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
+        changed = [key for key in origin if plan["origin"].get(key) != origin[key]]
+        if changed:
+            other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"
+            raise InputError(
+                f"{work} holds the scores of a command that was stopped and had {other}; give the same "
+                f"arguments to go on with it, delete the folder to start anew, or choose another --output"
+            )
+    else:
+        for name in ("log", "spill"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        with connect(data.memory_limit or MEMORY, work / "spill") as con:
+            log = read_past(con, data, classifier.serializer, cutoff, called, work, classifier.task)
+            users = write_past(con, log, work / "log", part_users)
+        plan = {"origin": origin, "users": {str(part): count for part, count in users.items()}, "notes": log.notes()}
+        write_whole(work / PLAN, json.dumps(plan) + "\n")
+    for note in plan["notes"]:
+        print(note)
+    done = sum(_scores(work, int(part)).is_file() for part in plan["users"])
+    if done:
+        print(f"going on: {done} of {len(plan['users'])} parts are scored already")
+    return plan
+
+
+def _texts(
+    serializer: EventSerializer,
+    data: DataConfig,
+    work: Path,
+    parts: list[int],
+    cutoff: datetime,
+    population: Population | None,
+) -> Iterator[tuple[int, pa.Table]]:
+    """Part by part the texts; the next one's are written while the last one's are scored."""
+    with connect(data.memory_limit or MEMORY, work / "spill") as con, ThreadPoolExecutor(1) as pool:
+        lock_down(con, [work])
+
+        def make(part: int) -> pa.Table:
+            return part_texts(con, serializer, work / "log", part, cutoff, population)
+
+        following = pool.submit(make, parts[0]) if parts else None
+        for i, part in enumerate(parts):
+            texts = following.result()
+            following = pool.submit(make, parts[i + 1]) if i + 1 < len(parts) else None
+            yield part, texts
+
+
+def _join(work: Path, parts: list[int], output: Path) -> int:
+    """Put the scores of all parts into the output, and take the parts away; returns the number of rows."""
+    schema, rows = pq.read_schema(_scores(work, parts[0])), 0
+    with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:
+        for part in parts:
+            table = pq.read_table(_scores(work, part))
+            rows += len(table)
+            if len(table):
+                writer.write_table(table)
+    os.replace(work / "all.parquet", output)
+    os.rename(work, _finished(work))  # in one step, as a half of the parts would look like all of them
+    shutil.rmtree(_finished(work))
+    return rows
+
+
+def _finished(work: Path) -> Path:
+    return work.with_name(f"{work.name}.finished")
+
+
+def _scores(work: Path, part: int) -> Path:
+    return work / f"scores-{part:05}.parquet"
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    pq.write_table(table, unfinished, compression="zstd")
+    os.replace(unfinished, path)

@@ -1,0 +1,333 @@
+"""Whose the folder of a run is, and which checkpoint a stopped run continues from."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from data_prep import InputError
+from data_prep.checked_json import MayLack
+from data_prep.files import files_hash, held, write_whole
+from finetune.config import Experiment
+from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, TRAINING_LOG, read_notes
+
+RUN_FILES = re.compile(
+    r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
+    r"|report\.html|training_log\.json)"
+)
+UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
+# Settings that change nothing in the weights: with others a stopped run may go on.
+WITHOUT_EFFECT = {
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "project",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "logging_steps",
+    "logging_strategy",
+    "logging_nan_inf_filter",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "save_total_limit",
+    "per_device_eval_batch_size",
+}
+
+
+def told(experiment: Experiment) -> dict[str, str]:
+    """The settings that a run's weights depend on, as text by their names."""
+    settings = {"processes": os.environ.get("WORLD_SIZE", "1"), "evaluation.patience": experiment.evaluation.patience}
+    for section in ("task", "text", "model", "pretraining", "finetuning"):
+        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
+    settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
+    return {key: str(_written(value)) for key, value in settings.items()}
+
+
+def _written(value: object) -> object:
+    """The same for 0 and 0.0, which a config that is saved and read again may exchange."""
+    if isinstance(value, dict):
+        return {key: _written(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(of) for of in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def starts_anew(asked: str | None) -> bool:
+    """Whether training.resume_from_checkpoint says so."""
+    return bool(asked) and asked.lower() == "false"
+
+
+def made_by(folder: Path) -> dict:
+    """What `begin` and `finish` wrote about the checkpoints in a folder; empty where there are none."""
+    holds = {"training": MayLack({str: str}), "content_hash": MayLack(str), "finished": MayLack(bool)}
+    return read_notes(folder / ORIGIN, holds)
+
+
+def trained_with(folder: Path) -> dict[str, str]:
+    """The settings of the finished model in a run's folder, as `told` gives them; empty where there is none."""
+    return _with_effect(read_notes(folder / TRAINING_LOG, {"settings": {str: str}}).get("settings", {}))
+
+
+def _with_effect(settings: dict[str, str]) -> dict[str, str]:
+    """Without those that an earlier version took for settings that change the weights."""
+    return {key: value for key, value in settings.items() if key.removeprefix("training.") not in WITHOUT_EFFECT}
+
+
+@contextmanager
+def alone(folder: Path, main: bool) -> Iterator[None]:
+    """A run's folder, held by one command at a time; a kill lets go of it.
+
+    Args:
+        folder: Of the run.
+        main: Whether this process is the one that writes.
+    """
+    if not main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock", f"{folder} is being trained by another command; wait for it or stop it"):
+        yield
+
+
+def refuse_other_run(experiment: Experiment) -> None:
+    """A run writes into a folder of its own, and replaces a finished one only where it has the same settings.
+
+    Raises:
+        InputError: The folder holds other things than a run's, among them models and checkpoints of other programs, or
+            a finished run of other settings, and training.resume_from_checkpoint is not false.
+    """
+    base = experiment.base_folder
+    if (base / "model").is_dir() if experiment.seeds else [*base.glob("seed-*/model")]:
+        raise InputError(
+            f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
+        )
+    for run in experiment.runs():
+        _refuse_strange_files(run.run_folder)
+        old = trained_with(run.run_folder)
+        if old and not starts_anew(run.training["resume_from_checkpoint"]):
+            _refuse_other_settings(run.run_folder, "a finished run of other settings", old, told(run))
+
+
+def _refuse_strange_files(folder: Path) -> None:
+    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    for name, mark in (
+        ("model", "serializer.json"),
+        ("checkpoints", ORIGIN),
+        ("pretraining", ORIGIN),
+        (PRETRAINED, PRETRAINING_LOG),
+    ):
+        part = folder / name
+        if part.is_dir() and not (part / mark).is_file():
+            strange += [f"{name}/{path.name}" for path in sorted(part.iterdir())][:1]
+    if strange or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
+            f"evaluation.folder"
+        )
+
+
+def _refuse_other_settings(folder: Path, what: str, old: dict[str, str], new: dict[str, str]) -> None:
+    old, new = _with_effect(old), _with_effect(new)
+    changed = next((key for key in {**old, **new} if old.get(key) != new.get(key)), None)
+    if changed:
+        raise InputError(
+            f"{folder} holds {what} ({changed}: {old.get(changed)}); give the same ones, choose another --name, or "
+            f"replace it with --training.resume_from_checkpoint false"
+        )
+
+
+def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | None:
+    """The checkpoint to continue from; None to start anew.
+
+    Args:
+        arguments: resume_from_checkpoint and output_dir.
+        origin: The settings and data of this run.
+
+    Raises:
+        InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
+    """
+    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
+    if starts_anew(asked):
+        return None
+    if asked and asked.lower() != "true":
+        if not _is_whole(Path(asked), arguments.save_only_model):
+            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
+        _refuse_other_origin(Path(asked).parent, made_by(Path(asked).parent), origin)
+        return asked
+    earlier = made_by(folder)
+    if not asked and earlier.get("finished", True):
+        return None
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
+    if checkpoints and earlier:
+        _refuse_other_origin(folder, earlier, origin)
+    while checkpoints:
+        checkpoint = checkpoints.pop()
+        if _is_whole(checkpoint, arguments.save_only_model):
+            print(f"continuing from {checkpoint}")
+            return str(checkpoint)
+        what = "the one before it is taken" if checkpoints else "and there is none before it"
+        print(f"warning: {checkpoint} is damaged, {what}")
+    if asked:
+        raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _refuse_other_origin(folder: Path, earlier: dict, origin: dict) -> None:
+    old, new = ({**(made.get("training") or {}), "data": made.get("content_hash")} for made in (earlier, origin))
+    _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
+
+
+def begin(folder: Path, origin: dict, resume: str | None) -> None:
+    """Say whose the checkpoints are from now on; those of an earlier run go, unless this one continues from one.
+
+    Damaged ones after that one go, too: the Trainer would take them for the newest, and delete what it writes instead.
+    """
+    if resume and Path(resume).parent.resolve() == folder.resolve():
+        for path in folder.glob("checkpoint-*"):
+            if _step(path) > _step(Path(resume)):
+                shutil.rmtree(path)
+    elif folder.is_dir():
+        gone = folder.with_name(f".{folder.name}")  # renamed first: a kill in between leaves no checkpoint unclaimed
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / ORIGIN, json.dumps(origin | {"finished": False}))
+
+
+def finish(folder: Path, origin: dict) -> None:
+    """Say that the run has finished: the same command again starts anew."""
+    write_whole(folder / ORIGIN, json.dumps(origin | {"finished": True}))
+
+
+class _Moved(TrainerCallback):
+    """Whether any step moves any of these weights; the best checkpoint, which comes back at the end, may be older."""
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        self.weights, self.before = weights, [weight.detach().clone() for weight in weights]
+        self.seen = self.any = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Look until one has moved."""
+        if not self.any and self.weights:
+            self.seen = True
+            pairs = zip(self.before, self.weights, strict=True)
+            self.any = any((new.detach().to(old.device) - old).abs().max() >= UNCHANGED for old, new in pairs)
+
+
+class Clock(TrainerCallback, ExportableState):
+    """How long training takes, of a run that was stopped all parts up to the checkpoints that it continued from."""
+
+    def __init__(self) -> None:
+        self.before, self.begun = 0.0, time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """What was loaded before counts elsewhere."""
+        self.begun = time.monotonic()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps, from which the Trainer makes the clock of a run that continues."""
+        return {"args": {}, "attributes": {"before": self.seconds()}}
+
+    def seconds(self) -> float:
+        """Until now."""
+        return self.before + time.monotonic() - self.begun
+
+
+def trained(trainer: Trainer, resume: str | None, section: str) -> float:
+    """Train, and refuse weights that have not changed: they would pass for a model that has learned something.
+
+    Only weights that are not decayed count, biases and norms, as decay changes the others without learning.
+
+    Args:
+        trainer: Has not begun.
+        resume: The checkpoint to continue from, if any.
+        section: Of the learning rate, for messages.
+
+    Returns:
+        The seconds of the training, of one that continues those before it too.
+
+    Raises:
+        InputError: Nothing was learned; the checkpoints are gone.
+    """
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    kept = [weight for name, weight in trainer.model.named_parameters() if weight.requires_grad and name not in decayed]
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # no process has the whole weights
+        kept = []
+    moved = _Moved(kept)
+    trainer.add_callback(moved)
+    trainer.add_callback(Clock())
+    trainer.train(resume_from_checkpoint=resume)
+    if moved.seen and not moved.any:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(trainer.args.output_dir)
+        raise InputError(
+            f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
+            f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "
+            f"the steps small, such as training.adam_epsilon, max_grad_norm or lr_scheduler_type"
+        )
+    return next(part.seconds() for part in trainer.callback_handler.callbacks if isinstance(part, Clock))
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """Delete a folder whose weights are not finite: nothing is to be continued from them, or scored with them.
+
+    Raises:
+        InputError: They are not.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            if all(torch.isfinite(weights.get_tensor(name)).all() for name in weights.keys()):  # noqa: SIM118
+                continue
+        shutil.rmtree(folder)
+        section = "pretraining" if folder.parent.name == "pretraining" else "training"
+        raise InputError(
+            f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept; lower "
+            f"the rate"
+        )
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Write into a checkpoint what its files contain, by which damage is seen before a run continues from it.
+
+    Raises:
+        InputError: Its weights are not finite; see `refuse_not_finite`.
+    """
+    refuse_not_finite(checkpoint)
+    write_whole(checkpoint / CHECKSUMS, json.dumps(_checksums(checkpoint)))
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """Of each file; the random states of other processes, and shards in folders, may still be written meanwhile."""
+    files = (path for path in checkpoint.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    return {path.name: files_hash([path]) for path in files if not re.match(r"rng_state_[1-9]", path.name)}
+
+
+def _is_whole(checkpoint: Path, only_model: bool) -> bool:
+    """Whether a checkpoint has the files that were written, unchanged.
+
+    Args:
+        checkpoint: Its folder.
+        only_model: Whether it was saved without the optimizer.
+    """
+    written = read_notes(checkpoint / CHECKSUMS, {str: str})
+    return bool(written) and written == _checksums(checkpoint) and (only_model or any(checkpoint.glob("optimizer*")))

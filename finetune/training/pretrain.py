@@ -1,0 +1,144 @@
+"""Masked-language-model pretraining on the histories of all users, before fine-tuning."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from transformers import set_seed
+
+from data_prep import InputError
+from data_prep.examples import UNLABELLED
+from data_prep.files import replacing
+from data_prep.prepared import split_texts
+from finetune.config import Experiment
+from finetune.model.memory import TRAINING_REMEDY, enough_memory
+from finetune.model.modeling import build_masked_lm, compile_layers
+from finetune.model.objective import mean_cross_entropy
+from finetune.model.packing import batches_for
+from finetune.model.tokenization import build_tokenizer
+from finetune.model.tokens import CHUNK, join, tokens_of_split
+from finetune.runs import PRETRAINED, PRETRAINING_LOG, read_pretraining_log
+from finetune.training.arguments import training_arguments
+from finetune.training.batching import LengthGroupedTrainer, packs_on, prepared_manifest
+from finetune.training.checkpoints import (
+    alone,
+    begin,
+    checkpoint_to_resume,
+    refuse_not_finite,
+    refuse_other_run,
+    starts_anew,
+    told,
+    trained,
+)
+from finetune.training.masking import MaskingCollator
+from finetune.training.rehearsal import rehearse
+from finetune.training.train import pretraining_origin, refuse_later, show_progress
+
+
+@enough_memory(TRAINING_REMEDY)
+def pretrain(experiment: Experiment) -> Path | None:
+    """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
+
+    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users whom the
+    task does not ask about. Where it was stopped it continues from its newest complete checkpoint (one every
+    training.save_steps steps), and where it had finished with the same settings and data nothing is done.
+
+    Returns:
+        The folder; None where pretraining.max_steps is 0.
+
+    Raises:
+        InputError: The data is not prepared, a setting does not fit, or the folder holds another run.
+
+    Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, section 3.1, Task 1.
+    """
+    settings = experiment.pretraining
+    if not settings.max_steps:
+        print("pretraining.max_steps is 0: no pretraining")
+        return None
+    arguments = training_arguments(
+        experiment,
+        output_dir=str(experiment.base_folder / "pretraining"),
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        eval_strategy="no",
+        save_strategy="no" if experiment.training["save_strategy"] == "no" else "steps",
+        load_best_model_at_end=False,
+        metric_for_best_model=None,
+        run_name=experiment.training["run_name"] or f"{experiment.name}-pretraining",  # beside fine-tuning in a tracker
+    )
+    refuse_other_run(experiment)
+    manifest = prepared_manifest(experiment)
+    rehearse(experiment)  # of what comes after it
+    if experiment.model.name_or_path:
+        refuse_later(Path(experiment.model.name_or_path), manifest)
+    folder = experiment.base_folder / PRETRAINED
+    origin = {"training": _settings(experiment), "content_hash": manifest["content_hash"]}
+    anew = starts_anew(arguments.resume_from_checkpoint)
+    log = read_pretraining_log(folder)
+    if log.get("made_by") == origin and not anew:
+        print(f"{folder} is there already, made with the same settings from the same data")
+        return folder
+    arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
+    if log and not anew:
+        print(f"{folder} was made with other settings or from other data, and is replaced")
+    checkpoints = Path(arguments.output_dir)
+    resume = checkpoint_to_resume(arguments, origin)
+    limit = experiment.finetuning.max_train_examples
+    splits = ("train", UNLABELLED)
+    texts = chain.from_iterable(split_texts(experiment.data_folder, split, limit, CHUNK)[1] for split in splits)
+    set_seed(arguments.seed)
+    tokenizer = build_tokenizer(experiment.model.name_or_path, texts, experiment.model.max_tokens)
+    if tokenizer.mask_token is None:
+        raise InputError(f"model.name_or_path: the tokenizer of '{experiment.model.name_or_path}' has no mask token")
+    model = build_masked_lm(experiment.model, tokenizer)
+    packs = packs_on(model, arguments, None)
+    if experiment.training["torch_compile"]:
+        compile_layers(model)
+    with arguments.main_process_first(local=False):
+        tokens = join([tokens_of_split(tokenizer, experiment.data_folder, split, limit) for split in splits])
+    trainer = LengthGroupedTrainer(
+        packs=packs,
+        model=model,
+        args=arguments,
+        train_dataset=tokens,
+        processing_class=tokenizer,
+        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit, batches_for(model, tokenizer)),
+        compute_loss_func=mean_cross_entropy,
+    )
+    show_progress(trainer, "pretrain")
+    trainer.accelerator.wait_for_everyone()
+    with alone(experiment.base_folder, trainer.is_world_process_zero()):
+        if trainer.is_world_process_zero():
+            begin(checkpoints, origin, resume)
+        seconds = trained(trainer, resume, "pretraining")
+        last = checkpoints / "last"
+        trainer.save_model(str(last))  # on every process, as sharded weights are gathered
+        if trainer.is_world_process_zero():
+            refuse_not_finite(last)
+            with replacing(folder) as made:
+                shutil.copytree(last, made, dirs_exist_ok=True)
+                log = {
+                    "origin": pretraining_origin(experiment, manifest),
+                    "last_cutoff": manifest["splits"]["train"]["cutoffs"][-1],
+                    "made_by": origin,
+                    "examples": len(tokens),
+                    "steps": trainer.state.global_step,
+                    "seconds": round(seconds, 1),
+                    "history": trainer.state.log_history,
+                }
+                (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _settings(experiment: Experiment) -> dict[str, str]:
+    """Those that pretraining depends on, as text by their names."""
+    own = {"max_steps", "num_train_epochs", "learning_rate", "metric_for_best_model", "load_best_model_at_end"}
+    others = {key: value for key, value in experiment.training.items() if key not in own}
+    kept = {key: value for key, value in others.items() if not key.startswith(("eval", "save"))}
+    settings = told(replace(experiment, training=kept))
+    used = ("model.", "pretraining.", "training.", "processes", "finetuning.max_train_examples")
+    return {key: value for key, value in settings.items() if key.startswith(used)}

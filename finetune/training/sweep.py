@@ -1,0 +1,361 @@
+"""A search for good settings with Optuna: runs/NAME/sweep/study.db, best.yaml and sweep.html.
+
+Each trial is a run of `train` with other settings, so that training with best.yaml repeats the best one.
+Trainer.hyperparameter_search is not used: it keeps one Trainer for all trials, whose early stopping does not start
+anew; it sets fields of TrainingArguments without their checks and no setting beside them; and it takes the last
+evaluation for a trial's value, where training keeps the best.
+"""
+
+import fcntl
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import matplotlib.style
+import torch
+import yaml
+from matplotlib.ticker import NullFormatter
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from data_prep import InputError
+from data_prep.files import write_whole
+from finetune.parser import Experiment, parse_experiment
+from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
+from finetune.report.report import page_template
+from finetune.training.batching import prepared_manifest
+from finetune.training.checkpoints import told
+from finetune.training.train import AFTER_PRETRAINING, build_trainer, starting_point, training_arguments
+from finetune.wording import measure
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+SECTIONS = ("training", "model", "finetuning")  # what a trial may change: the data stays prepared
+STATES = {"COMPLETE": "finished", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "running"}
+
+
+def sweep(experiment: Experiment) -> Path:
+    """Run the trials that the study still lacks; several processes may do so at a time.
+
+    A trial is judged by its best validation metric; the test split is not read. best.yaml and sweep.html are written
+    anew after each trial.
+
+    Returns:
+        sweep.html.
+
+    Raises:
+        InputError: Optuna is missing, a setting does not fit, or the study is one of other settings or data.
+    """
+    try:
+        import optuna
+        import sqlalchemy.exc
+    except ImportError as error:
+        raise InputError("a sweep needs Optuna; install the extra `sweep`: pip install -e '.[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments, manifest = _checked(experiment)
+    # As text, because yaml knows one and the same space in one order only.
+    origin = told(experiment) | {
+        "data": manifest["content_hash"],
+        "sweep.space": yaml.safe_dump(experiment.sweep.space),
+    }
+    folder = experiment.base_folder / "sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.MedianPruner() if experiment.sweep.pruning == "median" else optuna.pruners.NopPruner()
+    with _lock(folder / ".lock"):
+        try:
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
+                ),
+                study_name=experiment.name,
+                direction="maximize" if arguments.greater_is_better else "minimize",
+                pruner=pruner,
+                load_if_exists=True,
+            )
+        except sqlalchemy.exc.DatabaseError as error:
+            raise InputError(f"{folder / 'study.db'} is damaged; delete it or choose another --name") from error
+        _refuse_other(study, origin, folder)
+    metric = arguments.metric_for_best_model
+    while begun := _begin(study, experiment, metric, folder):
+        trial, held = begun
+        state, value = "FAIL", None
+        try:
+            state, value = _run(trial, experiment, metric, manifest, _place(folder, trial.number))
+        finally:
+            with held, _lock(folder / ".lock"):
+                study.tell(trial, value, optuna.trial.TrialState[state])
+                shutil.rmtree(_place(folder, trial.number))
+        said = ", ".join(f"{name} {_short(of)}" for name, of in trial.params.items())
+        print(f"trial {trial.number} {STATES[state]}: {metric} {_short(value)} with {said}")
+    return folder / "sweep.html"
+
+
+def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
+    """TrainingArguments without a trial's changes, and the manifest; refuses what would fail in a later trial."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("a trial trains in one process; start scripts/sweep.py with python, once for each worker")
+    space = experiment.sweep.space
+    if not space:
+        raise InputError("sweep.space names no setting")
+    for name, of in space.items():
+        _check_range(name, of)
+        if name in ("training.metric_for_best_model", "training.greater_is_better"):
+            raise InputError(f"sweep.space: {name} judges the trials; set it for all of them")
+        _check_name(
+            name, {"training": experiment.training} | {key: asdict(getattr(experiment, key)) for key in SECTIONS[1:]}
+        )
+    if experiment.pretraining.max_steps and (
+        pretrained := next(
+            (n for n in space if n.startswith("model.") and n.split(".")[1] not in AFTER_PRETRAINING), None
+        )
+    ):
+        raise InputError(
+            f"sweep.space: {pretrained} would need a pretraining for each trial; set pretraining.max_steps to 0"
+        )
+    arguments, manifest = training_arguments(experiment), prepared_manifest(experiment)
+    if not arguments.load_best_model_at_end:
+        raise InputError("a sweep needs the best checkpoint; set training.load_best_model_at_end to true")
+    starting_point(experiment, manifest)
+    for end in (0, -1):
+        training_arguments(
+            changed(
+                experiment,
+                {n: of["choices"][end] if "choices" in of else (of["low"], of["high"])[end] for n, of in space.items()},
+            )
+        )
+    return arguments, manifest
+
+
+def _check_range(name: str, of: dict[str, Any]) -> None:
+    if "choices" in of:
+        choices = of["choices"]
+        if set(of) != {"choices"} or not isinstance(choices, list) or not choices:
+            raise InputError(f"sweep.space: choices of {name} must be a list of values, without other keys")
+        if any(isinstance(choice, dict | list) for choice in choices):
+            raise InputError(f"sweep.space: choices of {name} must be single values, and one is a list or a mapping")
+        return
+    numbers = [of.get("low"), of.get("high")]
+    if set(of) - {"low", "high", "log"} or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise InputError(
+            f"sweep.space: {name} must be {{low: number, high: number, log: true or false}} or {{choices}}"
+        )
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"sweep.space: low and high of {name} must be finite numbers")
+    if numbers[0] >= numbers[1]:
+        raise InputError(f"sweep.space: low of {name} is {numbers[0]}, which is not below high, {numbers[1]}")
+    if of.get("log") and numbers[0] <= 0:
+        raise InputError(f"sweep.space: low of {name} is {numbers[0]}; on the log scale it must be above zero")
+
+
+def _check_name(name: str, settings: dict) -> None:
+    *path, last = name.split(".")
+    node = settings if path and path[0] in SECTIONS else None
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    # model.peft holds only what the user gave: other settings of the method are peft's to know.
+    known = isinstance(node, dict) and (path == ["model", "peft"] or not isinstance(node.get(last, {}), dict))
+    if not known:
+        raise InputError(f"sweep.space: {name} is no single setting of {', '.join(SECTIONS)}; see --help for the names")
+
+
+def changed(experiment: Experiment, values: dict[str, Any]) -> Experiment:
+    """The experiment with other values, by their names with dots, parsed and checked like a config file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.yaml"
+        path.write_text(_changed_yaml(experiment, values), encoding="utf-8")
+        return parse_experiment("", ["--config", str(path)])
+
+
+def _changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
+    content = yaml.safe_load(experiment.resolved)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = content
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
+    old = study.user_attrs.get("origin", origin)
+    if old != origin:
+        key = next(key for key in {**old, **origin} if old.get(key) != origin.get(key))
+        raise InputError(
+            f"{folder} holds a sweep of other settings or data ({key}); delete it or choose another --name"
+        )
+    study.set_user_attr("origin", origin)
+
+
+def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) -> tuple["Trial", IO] | None:
+    """The next trial and the lock that says that it runs; None if all are there. Writes the outputs of those before."""
+    import optuna
+
+    with _lock(folder / ".lock"):
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            if not _is_held(_place(folder, trial.number)):  # its process was killed
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                shutil.rmtree(_place(folder, trial.number), ignore_errors=True)
+        _write(study, experiment, metric, folder)
+        if sum(trial.state.name != "FAIL" for trial in study.get_trials(deepcopy=False)) >= experiment.sweep.trials:
+            return None
+        trial = study.ask()
+        _place(folder, trial.number).mkdir()
+        held = (_place(folder, trial.number) / ".lock").open("w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        # Seeded by the trial, so that workers draw different values and a sweep can be repeated.
+        study.sampler = optuna.samplers.TPESampler(seed=experiment.training["seed"] + trial.number)
+        for name, of in experiment.sweep.space.items():
+            if "choices" in of:
+                trial.suggest_categorical(name, of["choices"])
+            elif isinstance(of["low"], int) and isinstance(of["high"], int):
+                trial.suggest_int(name, of["low"], of["high"], log=bool(of.get("log")))
+            else:
+                trial.suggest_float(name, of["low"], of["high"], log=bool(of.get("log")))
+    return trial, held
+
+
+def _place(folder: Path, number: int) -> Path:
+    """The folder of a trial while it runs."""
+    return folder / f"trial-{number}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when the process ends, in whatever way."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_held(place: Path) -> bool:
+    try:
+        with (place / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+class _Report(TrainerCallback):
+    """Tells the study each evaluation, and ends a trial that is to be pruned."""
+
+    def __init__(self, trial: "Trial", metric: str) -> None:
+        self.trial, self.metric, self.pruned = trial, metric, False
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **more: object
+    ) -> None:
+        self.trial.report(metrics[f"eval_{self.metric}"], state.global_step)
+        if self.trial.should_prune():
+            self.pruned = control.should_training_stop = True
+
+
+def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, place: Path) -> tuple[str, float | None]:
+    """Train with the trial's settings; its state, and the best validation metric of a finished one."""
+    report = _Report(trial, metric)
+    try:
+        made = changed(experiment, trial.params)
+        arguments = training_arguments(made, output_dir=str(place / "checkpoints"), report_to="none")
+        trainer, _ = build_trainer(made, arguments, manifest)
+        trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
+        trainer.add_callback(report)
+        trainer.train()
+    except (torch.OutOfMemoryError, InputError, SystemExit) as error:  # no good here, and would fail again
+        print(f"trial {trial.number}: {'its settings are refused' if isinstance(error, SystemExit) else error}")
+        return "PRUNED", None
+    best = trainer.state.best_metric
+    if best is None:
+        best = trainer.evaluate()[f"eval_{metric}"]
+    if report.pruned or not math.isfinite(best):
+        return "PRUNED", None
+    return "COMPLETE", float(best)
+
+
+def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) -> None:
+    """best.yaml, where a trial has finished, and sweep.html."""
+    trials = study.get_trials(deepcopy=False)
+    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    best = study.best_trial if finished else None
+    metric = measure(metric, "binary")[0]
+    if best:
+        write_whole(folder / "best.yaml", _changed_yaml(experiment, best.params))
+    with matplotlib.style.context(["default", PICTURE_STYLE]):
+        pictures = [_progress(finished, metric, study.direction.name)] if finished else []
+        pictures += [
+            _against(finished, best, metric, name, of) for name, of in experiment.sweep.space.items() if finished
+        ]
+    page = page_template("sweep.html.jinja").render(
+        name=experiment.name,
+        metric=metric,
+        lower=study.direction.name == "MINIMIZE",
+        names=list(experiment.sweep.space),
+        trials=trials,
+        best=best,
+        wanted=experiment.sweep.trials,
+        states=STATES,
+        short=_short,
+        value=_value,
+        pictures=pictures,
+        config=folder / "best.yaml",
+    )
+    write_whole(folder / "sweep.html", page)
+
+
+def _value(trial: "FrozenTrial") -> float | None:
+    """Of a trial that did not finish the last evaluation."""
+    if trial.value is None and trial.intermediate_values:
+        return trial.intermediate_values[trial.last_step]
+    return trial.value
+
+
+def _short(value: object) -> str:
+    return "\u2013" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _progress(finished: list["FrozenTrial"], metric: str, direction: str) -> Picture:
+    """The value of each finished trial and the best one so far."""
+    figure = square_figure()
+    axes = figure.subplots()
+    numbers, values, best = [trial.number for trial in finished], [trial.value for trial in finished], []
+    for value in values:
+        best.append((max if direction == "MAXIMIZE" else min)([*best[-1:], value]))
+    axes.plot(numbers, values, label="trial", **DASHED | {"marker": "o", "linestyle": "none"})
+    axes.step(numbers, best, where="post", label="best so far", **SOLID)
+    axes.set(xlabel="Trial", ylabel=f"Validation {metric}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside lower left", ncols=2, borderpad=0.4)
+    reading = f"The first finished trial had {values[0]:.4f}, the best has {best[-1]:.4f}."
+    alt = f"Validation {metric} of {len(values)} finished trials, and the best so far. {reading}"
+    return Picture("Best value over the trials", reading, inline_svg(figure, "progress", alt))
+
+
+def _against(finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, of: dict[str, Any]) -> Picture:
+    """The value of each finished trial over one of the settings."""
+    figure = square_figure()
+    axes = figure.subplots()
+    tried, values = [trial.params[name] for trial in finished], [trial.value for trial in finished]
+    if "choices" in of:
+        axes.set_xticks(range(len(of["choices"])), [_short(choice) for choice in of["choices"]])
+        axes.set_xlim(-0.5, len(of["choices"]) - 0.5)
+    elif of.get("log"):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own is LaTeX
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    at = [of["choices"].index(value) for value in tried] if "choices" in of else tried
+    axes.plot(at, values, "o", color=SOLID["color"])
+    axes.set(xlabel=name, ylabel=f"Validation {metric}")
+    reading = f"The best trial has {_short(best.params[name])}."
+    pairs = ", ".join(f"{_short(setting)}: {value:.4f}" for setting, value in zip(tried, values, strict=True))
+    alt = f"Validation {metric} of each finished trial by {name}. {pairs}."
+    return Picture(name, reading, inline_svg(figure, name.replace(".", "-"), alt))

@@ -1,0 +1,261 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn.metrics import mean_absolute_error, roc_auc_score
+
+from data_prep import InputError
+from finetune.evaluation.compare import compare_runs, table, write_page
+from finetune.metrics import MAIN
+
+ROWS = 600
+
+
+def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and what a perfect model would say; two rows a user."""
+    random = np.random.default_rng(0)
+    if task == "value":
+        labels = random.gamma(2, 20, ROWS)
+        return labels, labels
+    if task == "binary":
+        labels = random.integers(0, 2, ROWS)
+        return labels, labels.astype(float)
+    classes = random.integers(0, 3, ROWS)
+    perfect = np.eye(3)[classes]
+    return (classes if task == "tiers" else perfect.astype(np.int8)), perfect
+
+
+def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int = 0, **changes) -> Path:
+    """An evaluated run as scripts/train.py and scripts/evaluate.py leave it; the more noise, the worse its scores."""
+    labels, perfect = changes.pop("rows", rows(task))
+    random = np.random.default_rng(seed)
+    if task == "value":
+        scores = perfect + 20 * noise * random.normal(size=perfect.shape)
+    else:
+        scores = (1 - noise) * perfect + noise * random.random(perfect.shape)
+        scores = scores / scores.sum(axis=1, keepdims=True) if task == "tiers" else scores
+    order = random.permutation(len(labels))
+    columns = {
+        "user_id": pa.array([f"u{i // 2:03}" for i in order]),
+        "cutoff": pa.array(np.array(["2024-03-01", "2024-04-01"], "datetime64[us]")[order % 2]),
+        "label": pa.array(list(labels[order])),
+        "score": pa.array(list(scores[order])),
+    }
+    (folder / "predictions").mkdir(parents=True)
+    pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
+    classes = {"tiers": ["low", "middle", "high"], "propensity": ["a", "b", "c"]}.get(task)
+    metrics = {"name": folder.name, "task": task, "question": "Who?", "classes": classes}
+    metrics["validation"] = {MAIN[task]: 0.75}
+    config = {"name": folder.name, "seeds": [], "data": {"folder": str(folder)}, "model": {"peft": None}}
+    config["training"] = {"learning_rate": 0.001, "max_steps": 100}
+    for key, value in changes.items():
+        section, _, name = key.partition("_")
+        config[section][name] = value
+    log = {"trainable_parameters": 1234, "total_parameters": 5678, "steps": 100, "seconds": 12.5}
+    for name, content in (("metrics.json", metrics), ("training_log.json", log)):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder
+
+
+def by_name(compared: dict) -> dict[str, dict]:
+    return {run["name"]: run for run in compared["runs"]}
+
+
+@pytest.mark.parametrize("task", MAIN)
+def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_path, task):
+    for name, noise, seed in (("good", 0.3, 1), ("bad", 0.95, 2), ("middling", 0.7, 3)):
+        write_run(tmp_path / name, task, noise, seed)
+    compared = compare_runs([tmp_path / name for name in ("bad", "good", "middling")], resamples=100)
+    main = MAIN[task]
+    assert (compared["task"], compared["main"], compared["rows"], compared["users"]) == (task, main, ROWS, ROWS / 2)
+    assert [run["name"] for run in compared["runs"]] == ["good", "middling", "bad"]
+    assert (compared["best"], compared["against"]) == ("good", "good")
+    assert [run["standing"] for run in compared["runs"]] == ["best", "behind", "behind"]
+    for run in compared["runs"]:
+        predictions = pq.read_table(Path(run["folder"]) / "predictions" / "test.parquet")
+        labels, scores = (np.array(predictions[name].to_pylist()) for name in ("label", "score"))
+        if task == "value":
+            by_hand = mean_absolute_error(labels, scores)
+        else:
+            by_hand = roc_auc_score(labels, scores, **{"multi_class": "ovr"} if task == "tiers" else {})
+        assert run[main] == pytest.approx(by_hand)
+        assert run["difference"] == pytest.approx(run[main] - compared["runs"][0][main])
+        low, high = run["difference_interval"]
+        assert low <= run["difference"] <= high
+        assert (low, high) == (0, 0) if run["name"] == "good" else (low > 0 if task == "value" else high < 0)
+    assert compared["verdict"].startswith("good (")
+    assert "is the best in" in compared["verdict"]
+    assert compared["verdict"].endswith("lower is better." if task == "value" else "without 0.")
+
+
+def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_best(tmp_path):
+    for name, noise, seed in (("one", 0.8, 1), ("two", 0.8, 2), ("same", 0.8, 2), ("bad", 0.97, 4)):
+        write_run(tmp_path / name, "binary", noise, seed)
+    compared = compare_runs(sorted(tmp_path.iterdir()), resamples=200)
+    standing = {run["name"]: run["standing"] for run in compared["runs"]}
+    assert standing == {"one": "level", "two": "level", "same": "level", "bad": "behind"}
+    assert compared["best"] is None
+    assert compared["verdict"].startswith("No run is the best for sure")
+    assert re.search(r"are level, and bad \(0\.\d{4}\) is behind\.$", compared["verdict"])
+    runs = by_name(compared)
+    assert runs["same"]["difference"] == runs["two"]["difference"]
+    assert runs["same"]["difference_interval"] == runs["two"]["difference_interval"]
+
+
+def test_each_run_can_be_compared_with_the_first_that_is_given(tmp_path):
+    write_run(tmp_path / "baseline", noise=0.9, seed=1)
+    write_run(tmp_path / "twin", noise=0.9, seed=1)
+    write_run(tmp_path / "better", noise=0.4, seed=2)
+    folders = [tmp_path / name for name in ("baseline", "better", "twin")]
+    compared = compare_runs(folders, "first", resamples=100)
+    runs = by_name(compared)
+    assert (compared["against"], compared["best"]) == ("baseline", "better")
+    assert runs["better"]["difference_interval"][0] > 0
+    assert runs["twin"]["difference"] == 0
+    assert runs["twin"]["difference_interval"] == [0, 0]
+    lines = table(compared).splitlines()
+    assert "minus baseline" in lines[0]
+    line = next(line for line in lines if line.startswith("better"))
+    assert f"+{runs['better']['difference']:.4f} [+" in line
+    assert re.search(r"best\s+0\.7500\s+1,234\s+100\s+12$", line)
+
+
+def test_settings_that_differ_are_shown_and_others_and_the_names_are_not(tmp_path):
+    write_run(tmp_path / "full")
+    write_run(tmp_path / "lora", model_peft={"method": "lora", "r": 16}, training_learning_rate=0.003)
+    compared = compare_runs([tmp_path / "full", tmp_path / "lora"], resamples=20)
+    assert compared["settings"] == ["model.peft.method", "model.peft.r", "training.learning_rate"]
+    runs = by_name(compared)
+    assert runs["full"]["settings"] == dict.fromkeys(compared["settings"][:2]) | {"training.learning_rate": "0.001"}
+    assert "training.learning_rate: full 0.001, lora 0.003" in table(compared)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders_and_seeds_add_up_their_time(tmp_path):
+    first, second = write_run(tmp_path / "a" / "shop"), write_run(tmp_path / "b" / "shop", seed=5)
+    config = yaml.safe_load((second / "config.yaml").read_text()) | {"seeds": [0, 1]}
+    (second / "config.yaml").write_text(yaml.safe_dump(config))
+    log = json.loads((second / "training_log.json").read_text())
+    for seed in (0, 1):
+        (second / f"seed-{seed}").mkdir()
+        (second / f"seed-{seed}" / "training_log.json").write_text(json.dumps(log))
+    (first / "training_log.json").write_text(json.dumps({"steps": 3}))
+    runs = by_name(compare_runs([first, second], resamples=20))
+    assert set(runs) == {str(first), str(second)}
+    assert runs[str(second)]["seconds"] == 25
+    assert (runs[str(first)]["seconds"], runs[str(first)]["steps"]) == (None, 3)
+
+
+def test_labels_of_one_class_leave_the_runs_untold(tmp_path):
+    nothing = np.zeros(ROWS, int), np.full(ROWS, 0.5)
+    for seed in (0, 1):
+        write_run(tmp_path / f"run{seed}", seed=seed, rows=nothing)
+    compared = compare_runs(sorted(tmp_path.iterdir()), resamples=20)
+    assert compared["best"] is None
+    assert "cannot tell the runs apart" in compared["verdict"]
+    assert "\u2013" in table(compared)
+    page = write_page(compared, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Only 0 positives" in page
+    assert "In pictures" not in page
+
+
+def test_few_positives_are_said(tmp_path):
+    labels = np.zeros(ROWS, int)
+    labels[:20] = 1
+    for seed in (0, 1):
+        write_run(tmp_path / f"run{seed}", seed=seed, rows=(labels, labels.astype(float)))
+    compared = compare_runs(sorted(tmp_path.iterdir()), resamples=20)
+    assert compared["verdict"].startswith("Only 20 positives, too few to tell: ")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """Runs of several kinds beside each other."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("a", "b"):
+        write_run(folder / name, seed=ord(name))
+    labels, perfect = rows("binary")
+    write_run(folder / "sample", rows=(labels[:100], perfect[:100]))
+    write_run(folder / "labels", rows=(1 - labels, 1 - perfect))
+    write_run(folder / "value", "value")
+    (folder / "empty").mkdir()
+    write_run(folder / "old")
+    (folder / "old" / "metrics.json").write_text('{"name": "old", "test": {}}')
+    write_run(folder / "damaged")
+    (folder / "damaged" / "predictions" / "test.parquet").write_bytes(b"PAR1")
+    write_run(folder / "nan")
+    table = pq.read_table(folder / "nan" / "predictions" / "test.parquet")
+    table = table.set_column(3, "score", pa.array(np.full(len(table), np.nan)))
+    pq.write_table(table, folder / "nan" / "predictions" / "test.parquet")
+    write_run(folder / "list")
+    (folder / "list" / "config.yaml").write_text("[]")
+    write_run(folder / "half")
+    metrics = json.loads((folder / "half" / "metrics.json").read_text())
+    del metrics["validation"]
+    (folder / "half" / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "compare.html").write_text("EventScribe comparison: an earlier page")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a"], r"needs two runs, and 1 is given"),
+        (["a", "compare.html"], r"needs two runs, and 1 is given"),
+        (["a", "b", "../runs0/a"], r"a is given twice"),
+        (["a", "empty"], r"empty is no evaluated run \(metrics\.json is missing\).*scripts/evaluate\.py"),
+        (["a", "nowhere"], r"nowhere is no evaluated run"),
+        (["a", "old"], r"old/metrics\.json is of an older version"),
+        (["a", "list"], r"list/config\.yaml is damaged"),
+        (["a", "half"], r"half/metrics\.json is damaged"),
+        (["a", "damaged"], r"damaged/predictions/test\.parquet is damaged"),
+        (["a", "sample"], r"sample has other test rows \(100\) than \S+a \(600\); no two of these runs are comparable"),
+        (["sample", "a", "b"], r"sample has other test rows \(100\) than \S+a \(600\); comparable are \S+a \S+b$"),
+        (["a", "labels"], r"labels has other labels on the same test rows than \S+a;"),
+        (["a", "value"], r"value predicts another kind of label \(value\) than \S+a \(binary\);"),
+        (["a", "nan"], r"nan: 600 of 600 rows are NaN or infinite"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(folders, names, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        compare_runs([folders / name for name in names], resamples=5)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders):
+    command = [sys.executable, str(Path(__file__).parents[3] / "scripts" / "compare.py")]
+    done = subprocess.run([*command, "a", "b", "compare.html"], cwd=folders, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("comparison: compare.html\n")
+    assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", done.stdout, re.MULTILINE)
+    page = (folders / "compare.html").read_text(encoding="utf-8")
+    assert "2 runs on the same test rows" in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert all("aria-label" in svg for svg in re.findall(r"<svg[^>]*>", page))
+
+
+def test_a_page_of_something_else_is_not_replaced(folders, tmp_path):
+    (tmp_path / "report.html").write_text("a report")
+    with pytest.raises(InputError, match=r"report\.html is no comparison"):
+        write_page(compare_runs([folders / "a", folders / "b"], resamples=20), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == "a report"
+
+
+def test_a_page_shows_every_run_and_only_marks_one_that_is_the_best_for_sure(tmp_path):
+    write_run(tmp_path / "good", noise=0.3, seed=1)
+    write_run(tmp_path / "bad <b>", noise=0.9, seed=2, training_max_steps=7)
+    compared = compare_runs(sorted(tmp_path.iterdir()), resamples=50)
+    page = write_page(compared, tmp_path / "pages" / "page.html").read_text(encoding="utf-8")
+    assert page.count('<tr class="model">') == 1
+    assert "bad &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "<code>training.max_steps</code>" in page
+    write_run(tmp_path / "twin", noise=0.3, seed=1)
+    level = compare_runs([tmp_path / "good", tmp_path / "twin"], resamples=50)
+    assert '<tr class="model">' not in write_page(level, tmp_path / "pages" / "page.html").read_text(encoding="utf-8")

@@ -1,0 +1,302 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn.metrics import auc, average_precision_score, mean_absolute_error, roc_auc_score
+
+from data_prep import InputError
+from data_prep.prepare import prepare
+from finetune.evaluation.evaluate import compare, evaluate, over_seeds, without_nan
+from finetune.evaluation.verdict import says_the_same, table, verdict
+from finetune.metrics import repeat_and_new
+from finetune.model.calibration import Calibration
+from finetune.parser import parse_experiment
+from finetune.report.report import write_report
+from finetune.training.train import train
+from finetune.wording import worded
+
+
+def scores(quality: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and users; the higher the quality, the better the ranking."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, 600)
+    noise = random.normal(size=600)
+    return labels, 1 / (1 + np.exp(-(quality * (2 * labels - 1) + noise))), np.repeat(np.arange(200), 3)
+
+
+def told(test: dict, task: str = "binary", main: str = "auroc", lower: bool = False) -> str:
+    return verdict({"task": task, "main": main, "lower_is_better": lower, "test": test})
+
+
+def test_every_figure_is_of_the_rows_it_is_said_of():
+    labels, good, users = scores(1.0)
+    bad = scores(0.2)[1]
+    result = compare("binary", labels, {"model": good, "rule": bad}, users, 100)
+    assert (result["rows"], result["users"], result["positives"]) == (600, 200, labels.sum())
+    assert result["auroc"] == pytest.approx(roc_auc_score(labels, good))
+    rule = result["baselines"]["rule"]
+    assert rule["average_precision"] == pytest.approx(average_precision_score(labels, bad))
+    assert rule["auroc_difference"] == pytest.approx(result["auroc"] - rule["auroc"])
+    for figures in (result, rule):
+        assert figures["auroc_interval"][0] < figures["auroc"] < figures["auroc_interval"][1]
+    low, high = rule["auroc_difference_interval"]
+    assert 0 < low < rule["auroc_difference"] < high
+
+
+def test_a_model_does_not_differ_from_itself():
+    labels, good, users = scores(1.0)
+    rule = compare("binary", labels, {"model": good, "rule": good}, users, 100)["baselines"]["rule"]
+    for name, value in rule.items():
+        if "_difference" in name:
+            assert value in (0, [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("model", "baseline", "standing"),
+    [(1.0, 0.2, "is ahead of"), (0.2, 1.0, "is behind"), (0.6, 0.6, "cannot be told apart from")],
+)
+def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it(model, baseline, standing):
+    labels, ours, users = scores(model)
+    theirs = scores(baseline)[1]
+    everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
+    result = compare("binary", labels, everyone, users, 100)
+    said = told(result)
+    assert f"the model {standing} the baseline that is best there, strong rule" in said
+    better = " On this log strong rule is the better choice; the stack of both has AUROC 1.0000."
+    assert said.endswith(better) == (standing == "is behind") == ("better choice" in said)
+    del result["baselines"]["stack"]
+    alone = "better choice; evaluation.stack shows what both would gain together."
+    assert told(result).endswith(alone) == (standing == "is behind")
+
+
+def test_average_precision_is_not_compared_with_a_constant_score():
+    """Random scores would be called ahead in one of ten logs, as theirs lies above the base rate by chance alone."""
+    labels, ours, users = scores(1.0)
+    constant = compare("binary", labels, {"model": ours, "majority": np.full(600, 0.3)}, users, 100)["baselines"]
+    assert np.isnan(constant["majority"]["average_precision_difference_interval"]).all()
+    assert np.isfinite(constant["majority"]["auroc_difference_interval"]).all()
+
+
+def test_of_values_the_lower_error_is_ahead():
+    random = np.random.default_rng(0)
+    values = random.gamma(2, 10, 600)
+    near, far = values + random.normal(size=600), values + 9 * random.normal(size=600)
+    users = np.arange(600)
+    ahead = compare("value", values, {"model": near, "ridge": far}, users, 100, deviation=values.std())
+    assert ahead["nmae"] == pytest.approx(mean_absolute_error(values, near) / values.std())
+    assert "is ahead of the baseline that is best there, ridge: MAE" in told(ahead, "value", "mae", True)
+    behind = compare("value", values, {"model": far, "ridge": near}, users, 100, deviation=values.std())
+    assert "is behind the baseline that is best there" in told(behind, "value", "mae", True)
+
+
+def test_few_positives_and_a_single_class_are_said():
+    labels, ours, users = scores(1.0)
+    few = np.where(np.cumsum(labels) > 20, 0, labels)
+    result = compare("binary", few, {"model": ours, "rule": 1 - ours}, users, 50)
+    assert told(result).startswith("Only 20 positives, too few to tell: ")
+    result = compare("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users, 50)
+    assert "AUROC is not defined" in told(result)
+
+
+def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
+    labels, good, users = scores(1.0)
+    rule = scores(0.5)[1]
+    same = over_seeds("binary", labels, [good, good], {"rule": rule}, users, 400)
+    alone = compare("binary", labels, {"model": good, "rule": rule}, users, 400)["baselines"]["rule"]
+    assert same["deviation"] == 0
+    assert same["baselines"]["rule"]["difference"] == pytest.approx(alone["auroc_difference"])
+    assert same["baselines"]["rule"]["interval"] == pytest.approx(alone["auroc_difference_interval"])
+    both = over_seeds("binary", labels, [good, scores(0.3)[1]], {"rule": rule}, users, 400)
+    low, high = both["baselines"]["rule"]["interval"]
+    assert high - low > 1.2 * (same["baselines"]["rule"]["interval"][1] - same["baselines"]["rule"]["interval"][0])
+    assert low < both["baselines"]["rule"]["difference"] < high
+
+
+@pytest.mark.parametrize(
+    ("scores", "same"),
+    [
+        (np.array([0.2, 0.3, 0.2]), False),
+        (np.array([0.2, 0.2005, 0.2]), True),
+        (np.array([[0.2, 0.9], [0.2, 0.9], [0.2, 0.9001]]), True),
+        (np.array([[0.2, 0.9], [0.2, 0.9], [0.3, 0.9]]), False),
+        (np.array([0.2]), False),
+    ],
+)
+def test_a_model_that_says_the_same_of_everyone_is_known(scores, same):
+    assert says_the_same(scores) == same
+
+
+def test_what_is_no_number_is_null_in_json():
+    found = without_nan({"a": float("nan"), "b": [np.float64(1.5), np.inf], "c": np.array([1, 2]), 3: "x"})
+    assert found == {"a": None, "b": [1.5, None], "c": [1, 2], "3": "x"}
+
+
+def experiment_of(config, folder, *arguments):
+    given = ["--config", str(config), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0", *arguments]
+    return parse_experiment("", given)
+
+
+def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path):
+    more = ["--evaluation.stack", "true", "--evaluation.costs", "{contact: 1, kept_customer: 5}"]
+    more += ["--evaluation.slices", "{old: 'tenure_days > 60', shop: shop}", "--evaluation.min_slice", "20"]
+    more += ["--evaluation.calibration", "temperature", "--evaluation.threshold", "money"]
+    experiment = experiment_of(prepared, tmp_path, *more)
+    with pytest.raises(InputError, match=r"train\.py"):
+        evaluate(experiment)
+    train(experiment)
+    metrics = evaluate(experiment)
+    run = tmp_path / "tiny"
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    for split in ("validation", "test"):
+        predictions = pq.read_table(run / "predictions" / f"{split}.parquet")
+        prepared_rows = pq.read_table(experiment.data_folder / f"{split}.parquet")
+        assert predictions.column_names[:4] == ["user_id", "cutoff", "label", "score"]
+        for key in ("user_id", "cutoff", "label"):
+            assert predictions[key].equals(prepared_rows[key])
+        assert metrics[split]["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions["score"]))
+        for name, figures in metrics[split]["baselines"].items():
+            assert figures["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions[name]))
+    assert {"recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority", "stack"} == set(
+        metrics["test"]["baselines"]
+    )
+    shown = table(metrics)
+    for name, figures in {"model": metrics["test"], **metrics["test"]["baselines"]}.items():
+        line = next(line for line in shown.splitlines() if line.startswith(worded(name)))
+        assert f"{figures['auroc']:.4f} [" in line
+    # At the threshold that validation chose, as it is saved with the model.
+    saved = Calibration.load(run / "model")
+    assert (saved.method, saved.threshold) == ("temperature", metrics["calibration"]["threshold"])
+    contacted = predictions["score"].to_numpy() >= saved.threshold
+    assert np.array(metrics["test"]["confusion"])[:, 1].sum() == contacted.sum()
+    assert metrics["profit"]["profits"][-1] == 5 * metrics["test"]["positives"] - metrics["test"]["rows"]
+    for name, curve in metrics["curves"]["roc"].items():
+        figures = metrics["test"] if name == "model" else metrics["test"]["baselines"][name]
+        area = auc(curve["false_positive_rate"], curve["true_positive_rate"])
+        assert area == pytest.approx(figures["auroc"], abs=1e-3)
+    assert metrics["curves"]["calibration"]["mean_score"] == pytest.approx(predictions["score"].to_numpy().mean())
+    log = json.loads((run / "training_log.json").read_text())
+    logged = {entry["step"]: entry["eval_auroc"] for entry in log["history"] if "eval_auroc" in entry}
+    assert metrics["training"]["steps"] == log["steps"] == 8
+    assert dict(zip(*metrics["training"]["eval_auroc"].values(), strict=True)) == logged
+    assert len(metrics["training"]["loss"]["values"]) == 8
+    assert sum(cutoff["rows"] for cutoff in metrics["by_cutoff"]) == metrics["test"]["rows"]
+    for parts in metrics["slices"].values():
+        assert sum(group["rows"] for group in parts["groups"] + parts["too_small"]) == metrics["test"]["rows"]
+    assert sum(metrics["lengths"]["test"]["counts"]) == metrics["test"]["rows"]
+    assert (run / "model" / "README.md").is_file()
+
+
+LABELS = {
+    "tiers": {"kind": "count", "tiers": [0, 2]},
+    "value": {"kind": "sum", "field": "amount"},
+    "propensity": {"kind": "which", "field": "shop", "top": 2},
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_every_kind_of_label_is_evaluated_and_reported(tiny, tmp_path, task):
+    config = yaml.safe_load(tiny.read_text())
+    config["task"]["label"] = LABELS[task] | {"where": "event_type = 'purchase'", "horizon": "14 days"}
+    tiny.write_text(yaml.safe_dump(config))
+    experiment = experiment_of(tiny, tmp_path / "runs", "--evaluation.slices", "{old: tenure_days > 60}")
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    train(experiment)
+    metrics = evaluate(experiment)
+    assert metrics["task"] == task
+    predictions = pq.read_table(experiment.run_folder / "predictions" / "test.parquet")
+    labels, found = (np.array(predictions[name].to_pylist()) for name in ("label", "score"))
+    if task == "value":
+        assert metrics["test"]["mae"] == pytest.approx(mean_absolute_error(labels, found))
+    elif task == "tiers":
+        assert metrics["test"]["accuracy"] == pytest.approx((labels == found.argmax(axis=1)).mean())
+        assert np.sum(metrics["test"]["confusion"]) == len(labels)
+    else:
+        assert metrics["test"]["auroc"] == pytest.approx(roc_auc_score(labels, found, average="macro"))
+        parts = [*metrics["by_cutoff"], *metrics["slices"]["old"]["groups"]]
+        assert all(part["novelty"] is not None for part in parts)
+        had = np.array(pq.read_table(experiment.data_folder / "test.parquet")["own"].to_pylist()) > 0
+        for figures, scores in ((metrics["test"], "score"), (metrics["test"]["baselines"]["rfm"], "rfm")):
+            own = repeat_and_new(labels, np.array(predictions[scores].to_pylist()), had)
+            assert {name: figures[name] for name in own} == without_nan(own)
+        assert f"of {labels.size:,} labels are 1" in table(metrics)
+    name = metrics["main"]
+    for figures in metrics["test"]["baselines"].values():
+        assert figures[f"{name}_difference"] == pytest.approx(metrics["test"][name] - figures[name])
+    assert table(metrics)
+    assert metrics["verdict"] in write_report(experiment.run_folder).read_text()
+
+
+def test_several_seeds_score_by_their_mean(prepared, tmp_path):
+    experiment = experiment_of(prepared, tmp_path, "--seeds", "0", "1", "--training.max_steps", "2")
+    train(experiment)
+    metrics = evaluate(replace(experiment))
+    assert set(metrics["seeds"]) == {"0", "1"}
+    found = [metrics["seeds"][seed]["auroc"] for seed in "01"]
+    assert metrics["single"]["mean"] == pytest.approx(np.mean(found))
+    assert metrics["single"]["deviation"] == pytest.approx(np.std(found, ddof=1))
+    assert "A single seed has AUROC" in metrics["verdict"]
+    assert all((tmp_path / "tiny" / f"seed-{seed}" / "model" / "calibration.json").is_file() for seed in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("label", "arguments", "named"),
+    [
+        ("value", ["--evaluation.calibration", "temperature"], "evaluation.calibration"),
+        ("tiers", ["--evaluation.calibration", "isotonic"], "evaluation.calibration"),
+        ("tiers", ["--evaluation.costs", "{contact: 1, kept_customer: 5}"], "evaluation.costs"),
+        ("propensity", ["--evaluation.stack", "true"], "evaluation.stack"),
+        (
+            "value",
+            ["--evaluation.bootstrap", "100000000000"],
+            r"evaluation\.bootstrap is 100,000,000,000; give at most",
+        ),
+    ],
+)
+def test_a_setting_that_the_label_has_no_use_for_is_refused_before_any_work(tiny, tmp_path, label, arguments, named):
+    from finetune.evaluation.evaluate import check_evaluation
+
+    config = yaml.safe_load(tiny.read_text())
+    config["task"]["label"] = LABELS[label] | {"where": "event_type = 'purchase'", "horizon": "14 days"}
+    tiny.write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=named):
+        check_evaluation(experiment_of(tiny, tmp_path, *arguments))
+
+
+@pytest.mark.parametrize("file", ["training_log.json", "config.yaml"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_a_run_that_lost_a_file_is_refused_before_any_work(trained, tmp_path, file, damage):
+    shutil.copytree(trained.run_folder, tmp_path / "tiny")
+    damage(tmp_path / "tiny" / file)
+    before = sorted((tmp_path / "tiny").rglob("*"))
+    run = replace(trained, evaluation=replace(trained.evaluation, folder=str(tmp_path)))
+    with pytest.raises(InputError, match=re.escape(file)):
+        evaluate(run)
+    assert sorted((tmp_path / "tiny").rglob("*")) == before
+
+
+def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path):
+    """Everything but the number of processes, the seconds, the date and the folder."""
+    shutil.copytree(evaluated.run_folder, tmp_path / "tiny")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--multi_gpu"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["--num_processes", "2", "scripts/evaluate.py", "--config", str(tmp_path / "tiny/config.yaml")]
+    command += ["--training.use_cpu", "false", "--evaluation.folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = []
+    for folder, processes in ((evaluated.run_folder, 1), (tmp_path / "tiny", 2)):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        made = metrics["made"]
+        assert made.pop("processes") == processes
+        del made["seconds"], made["date"], made["evaluation"]["folder"]
+        found.append(metrics)
+    assert found[0] == found[1]

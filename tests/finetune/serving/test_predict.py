@@ -1,0 +1,239 @@
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import InputError
+from data_prep.events import DataConfig, Source
+from finetune.command import guarded
+from finetune.serving.classifier import EventClassifier
+from finetune.serving.given_log import given_log
+from finetune.serving.predict import predict_log
+from tests.commands import script_module
+
+PREDICT = Path(__file__).parents[3] / "scripts" / "predict.py"
+CUTOFF = "2024-04-01"
+PARTS = {"part_users": 40}  # four parts of the 150 users
+
+# Runs in a process that only imports, and forks one for each trial: the first dies at a rename, the second goes on.
+TRIALS = """
+import os, signal, sys
+from pathlib import Path
+from data_prep.events import DataConfig, Source
+from finetune.serving.predict import predict_log
+
+model, log, folder, *points = sys.argv[1:]
+data = DataConfig([Source(path=log)])
+
+def run(point, dies):
+    if os.fork():
+        return os.wait()[1]
+    count, done = 0, {}
+    for name in ("replace", "rename"):
+        def rename(*paths, real=getattr(os, name)):
+            nonlocal count
+            count += 1
+            if count == dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*paths)
+        setattr(os, name, rename)
+    if dies == 0:
+        import shutil
+        shutil.rmtree = lambda path, **more: str(path).endswith("finished") and os.kill(os.getpid(), signal.SIGKILL)
+    predict_log(model, data, "2024-04-01", Path(folder) / point / "scores.parquet", part_users=40)
+    os._exit(0)
+
+for point in points:
+    dies = int(point)
+    print(point, run(point, dies), run(point, None), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(trained) -> Path:
+    return trained.run_folder / "model"
+
+
+@pytest.fixture(scope="module")
+def log(trained, tmp_path_factory) -> Path:
+    """The log that it was trained on, with the names of its columns."""
+    path = tmp_path_factory.mktemp("log") / "log.parquet"
+    query = "SELECT user AS user_id, time AS event_time, what AS event_type, amount, shop FROM read_csv(?)"
+    pq.write_table(duckdb.sql(query, params=[trained.data.sources[0].path]).to_arrow_table(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, log, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "scores.parquet"
+    return predict_log(model, DataConfig([Source(path=str(log))]), CUTOFF, output, **PARTS)
+
+
+def test_the_file_has_the_rows_of_the_classifier_and_nothing_else_is_left(model, log, undisturbed):
+    found = pq.read_table(undisturbed)
+    expected = EventClassifier.from_pretrained(model).predict(log, CUTOFF)
+    assert found.sort_by("user_id").drop_columns("score").equals(expected.drop_columns("score"))
+    gap = found.sort_by("user_id")["score"].to_numpy() - expected["score"].to_numpy()
+    assert abs(gap).max() < 1e-6
+    assert [path.name for path in undisturbed.parent.iterdir()] == ["scores.parquet"]
+
+
+def test_killed_at_any_rename_it_goes_on_to_the_same_file(model, log, undisturbed, tmp_path):
+    # Before the plan, parts 1 and 3, the output, the removal; 0 within the removal.
+    points = ["1", "2", "4", "6", "7", "0"]
+    command = [sys.executable, "-c", TRIALS, model, log, tmp_path, *points]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=PREDICT.parents[1])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for point in points:
+        assert f"{point} {int(signal.SIGKILL)} 0" in lines
+        assert (tmp_path / point / "scores.parquet").read_bytes() == undisturbed.read_bytes()
+        assert [path.name for path in (tmp_path / point).iterdir()] == ["scores.parquet"]
+    for parts in (2, 4):
+        assert f"going on: {parts} of 4 parts are scored already" in lines
+
+
+def test_two_processes_write_the_file_of_one(trained, model, undisturbed, tmp_path, commands):
+    columns = "{user_id: user, event_time: time, event_type: what}"
+    arguments = ["--model", model, "--events", trained.data.sources[0].path, "--columns", columns, "--cutoff", CUTOFF]
+    arguments += ["--output", tmp_path / "scores.parquet", "--part-users", 40]
+    printed = commands.run_two("predict.py", *arguments)
+    assert (tmp_path / "scores.parquet").read_bytes() == undisturbed.read_bytes()
+    assert printed.count("150 users scored") == 1
+
+
+def stop_after(parts: int, monkeypatch) -> None:
+    answers, scored = EventClassifier.answers, []
+
+    def stopped(self, *arguments, **more):
+        if len(scored) == parts:
+            raise KeyboardInterrupt
+        scored.append(arguments)
+        return answers(self, *arguments, **more)
+
+    monkeypatch.setattr(EventClassifier, "answers", stopped)
+
+
+def test_after_a_stop_other_arguments_are_refused_and_the_same_ones_go_on(model, log, tmp_path, monkeypatch, capsys):
+    data, output = DataConfig([Source(path=str(log))]), tmp_path / "new" / "scores.parquet"
+    with monkeypatch.context() as patched:
+        stop_after(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            predict_log(model, data, CUTOFF, output, **PARTS)
+    one = [path.stat().st_mtime_ns for path in output.parent.rglob("scores-*.parquet")]
+    assert len(one) == 1
+    other = DataConfig([Source(path=str(log), columns={"user_id": "user_id"})])
+    changes = [("cutoff", {"cutoff": "2024-04-02"}), ("population", {"population": True}), ("text", {"text": True})]
+    changes += [("sources", {"data": other})]
+    for named, change in changes:
+        arguments = {"data": data, "cutoff": CUTOFF} | change
+        with pytest.raises(InputError, match=rf"had (an)?other {named}; .* choose another --output"):
+            predict_log(model, output=output, **arguments, **PARTS)
+    os.utime(log, ns=(1, 1))
+    with pytest.raises(InputError, match="had other files"):
+        predict_log(model, data, CUTOFF, output, **PARTS)
+    assert not output.exists()
+    assert [path.stat().st_mtime_ns for path in output.parent.rglob("scores-*.parquet")] == one
+
+
+def test_a_population_is_kept_on_demand_and_texts_too(model, log, tmp_path, trained):
+    data = DataConfig([Source(path=str(log))])
+    found = pq.read_table(predict_log(model, data, CUTOFF, tmp_path / "s.parquet", population=True, text=True, **PARTS))
+    rows = pq.read_table(trained.data_folder / "test.parquet", columns=["user_id", "cutoff", "text"]).to_pylist()
+    texts = {row["user_id"]: row["text"] for row in rows if row["cutoff"] == datetime.fromisoformat(CUTOFF)}
+    assert dict(zip(*(found[name].to_pylist() for name in ("user_id", "text")), strict=True)) == texts
+
+
+def test_a_population_of_nobody_gives_a_file_without_rows_and_leaves_no_parts(model, log, tmp_path, capsys):
+    data, late = DataConfig([Source(path=str(log))]), "2026-01-01"
+    path = predict_log(model, data, late, tmp_path / "s.parquet", population=True, **PARTS)
+    found = pq.read_table(path)
+    assert found.equals(EventClassifier.from_pretrained(model).predict(data, late, population=True))
+    assert (len(found), found.column_names) == (0, ["user_id", "cutoff", "label", "score"])
+    assert [left.name for left in tmp_path.iterdir()] == ["s.parquet"]
+    assert capsys.readouterr().out.count("nobody is in the population at 2026-01-01") == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "users": {"a": 1}, "notes": []}'])
+def test_a_damaged_plan_is_named_with_the_remedy(model, log, tmp_path, content):
+    work = tmp_path / "scores.parquet.parts"
+    work.mkdir()
+    (work / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json is damaged.*; delete .*\.parts and run the same command again"):
+        predict_log(model, DataConfig([Source(path=str(log))]), CUTOFF, tmp_path / "scores.parquet")
+
+
+def test_the_commands_take_times_without_a_zone_in_that_of_training(model, tmp_path):
+    own = shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "log.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")
+    task = json.loads((own / "task.json").read_text())
+    given = Namespace(config=None, events=str(tmp_path / "log.csv"), columns=None, max_rejected=0.05)
+    given.model, given.timezone, given.time_unit, given.time_format = own, None, None, None
+    for kept, asked, expected in (
+        ("Asia/Tokyo", None, "Asia/Tokyo"),
+        ("Asia/Tokyo", "UTC", "UTC"),
+        (None, None, "UTC"),
+    ):
+        task["log"]["timezone"], given.timezone = kept, asked
+        (own / "task.json").write_text(json.dumps(task))
+        assert given_log(given).timezone == expected
+
+
+def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, tmp_path):
+    data = DataConfig([Source(path=str(log))])
+    with pytest.raises(InputError, match="not a name of a Parquet file"):
+        predict_log(model, data, CUTOFF, tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="no event lies before"):
+        predict_log(model, data, "2020-01-01", tmp_path / "scores.parquet")
+    assert not [*tmp_path.iterdir()]
+    same = shutil.copy(log, tmp_path / "log.parquet")
+    with pytest.raises(InputError, match="is one of the files that are read"):
+        predict_log(model, DataConfig([Source(path=str(same))]), CUTOFF, tmp_path / "log.parquet")
+    assert (tmp_path / "log.parquet").read_bytes() == Path(log).read_bytes()
+    work = tmp_path / "scores.parquet.parts"
+    work.mkdir()
+    (work / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else than parts"):
+        predict_log(model, data, CUTOFF, tmp_path / "scores.parquet")
+    (work / "thesis.txt").unlink()
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="being written by another command"):
+            predict_log(model, data, CUTOFF, tmp_path / "scores.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--columns", "{user_id: user, event_type: what}"], "--events has no column event_time (it has "),
+        (["--columns", "[user]"], "--columns is a list; give a mapping, such as {user_id: visitorid"),
+        (["--columns", "{user_id: a, user_id: b}"], "--columns: 'user_id' stands twice"),
+        (["--config", "some.yaml"], "argument --config: not allowed with argument --events; "),
+        (["--max-rejected", "7"], "--max-rejected 7 is no share; "),
+        (["--timezone", "Mars"], "--timezone"),
+        (["--time-unit", "days"], "argument --time-unit: invalid choice: 'days'"),
+        (["--batch-size", "0"], "--batch-size and --part-users must be 1 or more; "),
+    ],
+)
+def test_the_command_refuses_in_one_sentence_with_code_2(
+    trained, model, tmp_path, arguments, named, monkeypatch, capsys
+):
+    script = script_module("predict")
+    command = [PREDICT, "--model", model, "--events", trained.data.sources[0].path, "--cutoff", CUTOFF]
+    monkeypatch.setattr(sys, "argv", [*map(str, [*command, "--output", tmp_path / "s.parquet", *arguments])])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="2"):
+        guarded(lambda: script.run(script.arguments()))
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: {named}")
+    assert not [*tmp_path.iterdir()]

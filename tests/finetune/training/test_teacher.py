@@ -1,0 +1,231 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional
+
+from data_prep import InputError
+from data_prep.features import OWN
+from data_prep.prepare import prepare
+from data_prep.prepared import read_split
+from finetune.baselines.pairs import PairRows
+from finetune.model.inference import score_texts
+from finetune.model.objective import EDGE, Objective
+from finetune.parser import parse_experiment
+from finetune.runs import TRAINING_LOG
+from finetune.serving.classifier import load_classifier
+from finetune.training import teacher
+from finetune.training.teacher import FOLDER, mixed, taught, teach
+from finetune.training.train import train
+
+BINARY = Objective("binary", ("no_churn", "churn"))
+TIERS = Objective("tiers", ("none", "some", "much"))
+VALUE = Objective("value", ("value_sum",))
+PROPENSITY = Objective("propensity", ("milk", "bread"))
+
+
+@pytest.fixture(autouse=True)
+def few_fits(monkeypatch):
+    monkeypatch.setattr(teacher, "POINTS", [{"learning_rate": 0.2, "max_leaf_nodes": 20, "min_samples_leaf": 5}])
+    monkeypatch.setattr(teacher, "LOGISTIC_GRID", teacher.LOGISTIC_GRID[-1:])
+
+
+def said(*given: object, **more: str) -> np.ndarray:
+    """The scores of a teacher."""
+    return teach(*given, **more)[0]
+
+
+def rows(users: int = 150, each: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Features of which the first names the user, whose each row is, and the generator."""
+    random = np.random.default_rng(seed)
+    whose = np.repeat(np.arange(users), each)
+    features = np.column_stack([random.permutation(users)[whose], random.normal(size=(users * each, 2))])
+    features[::7, 2] = np.nan
+    return features, whose, random
+
+
+def test_no_row_is_taught_by_a_model_that_saw_its_user():
+    features, users, random = rows()
+    labels = random.integers(0, 2, 150)[users]  # each user's own: known only to those who have seen another of its rows
+    assert 0.4 < roc_auc_score(labels, said(BINARY, features, labels, users)) < 0.6
+    alone = said(BINARY, features, labels, np.arange(len(users)))  # as if each row were a user
+    assert roc_auc_score(labels, alone) > 0.9
+
+
+def test_shuffled_labels_teach_nothing_and_others_what_there_is():
+    features, users, random = rows(users=400)
+    labels = (random.random(len(users)) < 1 / (1 + np.exp(-2 * features[:, 1]))).astype(int)
+    taught_well = said(BINARY, features, labels, users)
+    assert roc_auc_score(labels, taught_well) > 0.8
+    np.testing.assert_array_equal(said(BINARY, features, labels, users), taught_well)
+    shuffled = random.permutation(labels)
+    assert 0.45 < roc_auc_score(shuffled, said(BINARY, features, shuffled, users)) < 0.55
+
+
+def test_tiers_have_a_probability_each():
+    features, users, _ = rows()
+    labels = np.digitize(features[:, 1], [-0.5, 0.5])
+    scores = said(TIERS, features, labels, users)
+    assert scores.shape == (len(users), 3)
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert (scores.argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(("loss", "of"), [("absolute_error", np.median), ("squared_error", np.mean)])
+def test_values_are_taught_in_their_own_unit(loss, of):
+    whose = np.arange(600)
+    many = np.arange(600) % 2
+    labels = np.where(np.arange(600) % 5 < 2, 100.0, 0.0) + 10 * many  # two in five spend 100 more
+    scores = said(VALUE, many[:, None].astype(float), labels, whose, value_loss=loss)
+    assert scores.shape == (600,)
+    for group in (0, 1):
+        assert abs(scores[many == group].mean() - of(labels[many == group])) < 3
+
+
+def test_the_share_of_boosting_is_the_one_whose_scores_are_best_on_users_that_were_not_seen():
+    random = np.random.default_rng(0)
+    features, users = random.uniform(-1, 1, (800, 1)), np.arange(800)
+    middle = (abs(features[:, 0]) < 0.5).astype(int)  # which no line tells from both ends
+    assert teach(BINARY, features, middle, users)[1] >= 0.75
+    slope = (features[:, 0] > random.uniform(-1, 1, 800)).astype(int)
+    assert teach(BINARY, features, slope, users)[1] <= 0.5
+
+
+def test_scores_are_mixed_by_their_logarithms():
+    even = mixed(BINARY, [np.array([0.8, 0.5, 1.0]), np.array([0.2, 0.5, 1.0])], 0.5)
+    np.testing.assert_allclose(even, [0.5, 0.5, 1 - EDGE])
+    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], 0.5)
+    np.testing.assert_allclose(odds / (1 - odds), np.sqrt(9))
+    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], 0.25)
+    np.testing.assert_allclose(odds / (1 - odds), 9**0.25)
+    tiers = mixed(TIERS, [np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.4, 0.4]])], 0.5)
+    np.testing.assert_allclose(tiers, np.sqrt([[0.16, 0.04, 0.04]]) / np.sqrt([0.16, 0.04, 0.04]).sum())
+    np.testing.assert_allclose(mixed(VALUE, [np.array([8.0]), np.array([0.0])], 0.75), [6.0])
+
+
+def test_labels_stand_beside_the_logits_that_the_teacher_would_have():
+    found = BINARY.taught(np.array([0, 1]), np.array([0.2, 0.5]))
+    half = np.log(4) / 2
+    np.testing.assert_allclose(found, [[[half, -half], [1, 0]], [[0, 0], [0, 1]]], atol=1e-12)
+    found = TIERS.taught(np.array([2]), np.array([[0.5, 0.25, 0.25]]))
+    np.testing.assert_allclose(found, [[[2 * np.log(2) / 3, -np.log(2) / 3, -np.log(2) / 3], [0, 0, 1]]])
+    found = PROPENSITY.taught(np.array([[1, 0]]), np.array([[0.5, 0.0]]))
+    np.testing.assert_allclose(found, [[[0, np.log(EDGE / (1 - EDGE))], [1, 0]]])
+    found = VALUE.taught(np.array([1.5, 0.0]), np.array([1.0, 0.5]))
+    np.testing.assert_allclose(found, [[[1.0], [1.5]], [[0.5], [0.0]]])
+
+
+@pytest.mark.parametrize("objective", [BINARY, TIERS, PROPENSITY, VALUE])
+def test_the_loss_is_the_share_of_each_however_a_step_is_cut_into_batches(objective):
+    classes = len(objective.classes)
+    logits, said = torch.randn(12, classes), torch.randn(12, classes)
+    labels = torch.randint(0, 2, (12, classes)).float()
+    if objective in (BINARY, TIERS):
+        labels = functional.one_hot(torch.randint(0, classes, (12,)), classes).float()
+    loss = objective.loss(teacher=0.7, value_loss="absolute_error")
+    ours = logits
+    if objective == VALUE:
+        own = (logits - labels).abs().mean()
+    elif objective == PROPENSITY:
+        own = functional.binary_cross_entropy_with_logits(logits, labels)
+    else:
+        own, ours = functional.cross_entropy(logits, labels), logits - logits.mean(-1, keepdim=True)
+    expected = 0.7 * ((ours - said) ** 2).mean() + 0.3 * own
+    both = torch.stack([said, labels], 1)
+    assert torch.allclose(loss({"logits": logits}, both), expected)
+    items = torch.tensor(both.numel())  # as the Trainer counts them
+    parts = [loss({"logits": logits[part]}, both[part], items) for part in (slice(0, 3), slice(3, 12))]
+    assert torch.allclose(sum(parts), expected)
+
+
+def test_evaluation_has_the_loss_of_the_labels_alone():
+    logits, labels = torch.randn(12, 3), torch.randint(0, 3, (12,))
+    taught = TIERS.loss(0.1, [1.0, 2.0, 3.0], 0.7)({"logits": logits}, labels)
+    assert torch.equal(taught, TIERS.loss(0.1, [1.0, 2.0, 3.0])({"logits": logits}, labels))
+    logits, labels = torch.randn(12, 2), torch.randint(0, 2, (12, 2)).float()
+    taught = PROPENSITY.loss(teacher=0.7)({"logits": logits}, labels)
+    assert torch.equal(taught, PROPENSITY.loss()({"logits": logits}, labels))
+
+
+def test_pairs_of_a_user_and_a_class_teach_propensity():
+    random = np.random.default_rng(0)
+    users = np.repeat(np.arange(100), 6)
+    counts = random.poisson(1, (600, 3))
+    labels = (random.random((600, 3)) < np.where(counts > 0, 0.8, 0.1)).astype(int)
+    own = dict.fromkeys(OWN[:-1], counts.astype(np.float32))
+    rows = PairRows(own | {OWN[-1]: np.where(counts, 5, np.nan)}, np.ones((600, 3), np.float32))
+    scores = said(Objective("propensity", ("a", "b", "c")), rows, labels, users)
+    assert scores.shape == (600, 3)
+    assert min(roc_auc_score(of, by) for of, by in zip(labels.T, scores.T, strict=True)) > 0.7
+
+
+def test_few_users_are_refused():
+    features, users, random = rows(users=4)
+    with pytest.raises(InputError, match="teacher needs 5 users"):
+        said(BINARY, features, random.integers(0, 2, len(users)), users)
+
+
+def experiment(prepared, folder, *more: str):
+    """On a copy of the prepared data, for the teacher's scores lie beside it."""
+    data = folder.parent / "data"
+    if not data.is_dir():
+        shutil.copytree(parse_experiment("", ["--config", str(prepared)]).data.folder, data)
+    places = ["--data.folder", str(data), "--evaluation.folder", str(folder)]
+    return parse_experiment("", ["--config", str(prepared), *places, "--pretraining.max_steps", "0", *more])
+
+
+def test_a_run_learns_what_its_teacher_says(prepared, tmp_path, capsys):
+    asked = experiment(prepared, tmp_path / "one", "--finetuning.teacher", "1")
+    train(asked)
+    assert re.search(
+        r"teacher: \d+% boosting and \d+% regression, AUROC 0\.\d+ on training users", capsys.readouterr().out
+    )
+    kept = list((asked.data_folder / FOLDER).iterdir())
+    assert len(kept) == 1
+    manifest = json.loads((asked.data_folder / "manifest.json").read_text())
+    scores = taught(asked.data_folder, manifest, BINARY, None, "squared_error")
+    assert scores.shape == (len(read_split(asked.data_folder, "train", None, ["label"])),)
+    log = json.loads((asked.run_folder / TRAINING_LOG).read_text())
+    assert log["teacher"] == 1
+    losses = [entry["loss"] for entry in log["history"] if "loss" in entry]
+    again = experiment(prepared, tmp_path / "again", "--finetuning.teacher", "1")
+    train(again)  # from the kept scores
+    assert "teacher" not in capsys.readouterr().out
+    weights = [(run.run_folder / "model" / "model.safetensors").read_bytes() for run in (asked, again)]
+    assert weights[0] == weights[1]
+    np.save(kept[0] / "scores.npy", np.zeros_like(scores))  # a teacher who is sure that nobody churns
+    none = experiment(prepared, tmp_path / "none", "--finetuning.teacher", "1")
+    train(none)
+    log = json.loads((none.run_folder / TRAINING_LOG).read_text())
+    assert next(entry["loss"] for entry in log["history"] if "loss" in entry) > 10 * losses[0]
+
+
+def test_a_part_of_the_rows_has_a_teacher_of_its_own(prepared, tmp_path):
+    asked = experiment(prepared, tmp_path / "part")
+    manifest = json.loads((asked.data_folder / "manifest.json").read_text())
+    assert taught(asked.data_folder, manifest, BINARY, 100, "squared_error").shape == (100,)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "squared_error"])
+def test_a_run_of_values_learns_what_its_teacher_says(prepared, tmp_path, loss):
+    path = tmp_path / "label.yaml"
+    path.write_text("task: {label: {kind: sum, field: amount}}\n")
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    more = ["--pretraining.max_steps", "0", "--finetuning.teacher", "1", "--finetuning.value_loss", loss]
+    more += ["--finetuning.log_scale", "true"]
+    places = ["--data.folder", str(data), "--evaluation.folder", str(runs)]
+    asked = parse_experiment("", ["--config", str(prepared), "--config", str(path), *places, *more])
+    prepare(asked.name, asked.data, asked.task, asked.text)
+    manifest = json.loads((asked.data_folder / "manifest.json").read_text())
+    said = taught(asked.data_folder, manifest, VALUE, None, loss)
+    (kept,) = (asked.data_folder / FOLDER).iterdir()
+    np.save(kept / "scores.npy", np.full_like(said, 7.0))  # a teacher who says the same of everyone
+    (model,) = train(asked)
+    scores = score_texts(
+        *load_classifier(model), read_split(asked.data_folder, "validation", None, ["text"])["text"].to_pylist()
+    )
+    assert np.abs(scores - 7).mean() < np.abs(scores - said.mean()).mean()
