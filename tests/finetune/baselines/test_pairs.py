@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep import InputError
 from data_prep.features import OWN
-from finetune.baselines.fit import pairs
+from finetune.baselines import pairs
 from finetune.baselines.pairs import PairModel, PairRows, PersonalFrequency, fit_pairs, pair_columns, personal_frequency
 
 
