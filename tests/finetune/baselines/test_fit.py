@@ -10,7 +10,7 @@ import yaml
 from data_prep import InputError
 from data_prep.features import OWN, lists
 from data_prep.prepare import prepare
-from finetune.baselines import estimators, fit_stack, score_baselines
+from finetune.baselines import estimators
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -20,6 +20,7 @@ from finetune.baselines.estimators import (
     linear,
     quality,
 )
+from finetune.baselines.fit import fit_stack, score_baselines
 from finetune.baselines.pairs import PAIR_GRIDS
 from finetune.model.objective import Objective
 from finetune.parser import parse_experiment
