@@ -1,6 +1,7 @@
 """Reading what `data_prep.prepare` wrote: the manifest and the splits."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
 from data_prep.examples import UNLABELLED
 from data_prep.history import combined
-from data_prep.task import LABEL_NAMES, SPLITS
+from data_prep.serializer import TextConfig
+from data_prep.task import LABEL_NAMES, SPLITS, TaskConfig
 
 MANIFEST = "manifest.json"
 MANIFEST_HOLDS = {
@@ -38,6 +40,22 @@ def read_manifest(folder: Path) -> dict:
     if not path.is_file():
         return {}
     return read_json(path, MANIFEST_HOLDS, f"delete {folder} and run scripts/prepare.py again")
+
+
+def prepared_for(folder: Path, task: TaskConfig, text: TextConfig) -> dict:
+    """The manifest of data that was prepared for this task and with these texts.
+
+    Raises:
+        InputError: The data is not prepared, or was prepared for another task or other texts.
+    """
+    manifest = read_manifest(folder)
+    again = "run scripts/prepare.py with the same arguments first"
+    if not manifest:
+        raise InputError(f"{folder} holds no prepared data; {again}")
+    for section, settings in (("task", task), ("text", text)):
+        if manifest["config"][section] != asdict(settings):
+            raise InputError(f"{folder} was prepared with other settings of `{section}`; {again}")
+    return manifest
 
 
 def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:

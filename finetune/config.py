@@ -119,6 +119,8 @@ class FinetuningConfig:
     absolute error gives their median, which has the best MAE."""
     log_scale: bool = False
     """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
+    patience: NonNegativeInt = 3
+    """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
     max_train_examples: PositiveInt | None = None
     """Train on a random part of this size, for a quick try; null takes all."""
     max_eval_examples: PositiveInt | None = None
@@ -140,6 +142,14 @@ class PretrainingConfig:
 
 
 @dataclass
+class RunsConfig:
+    """Where the outputs of training and evaluation go; `data.folder` says it of the prepared data."""
+
+    folder: str = "runs"
+    """A run goes to FOLDER/NAME."""
+
+
+@dataclass
 class Costs:
     """What a contact costs and what it brings, in one currency; for expected profit."""
 
@@ -153,12 +163,8 @@ class Costs:
 class EvaluationConfig:
     """What the test metrics are compared with, and how sure they are."""
 
-    folder: str = "runs"
-    """A run goes to FOLDER/NAME."""
     bootstrap: PositiveInt = 1000
     """Resamples of the users behind each 95 % interval."""
-    patience: NonNegativeInt = 3
-    """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
     calibration: Literal["none", "temperature", "isotonic"] = "none"
     """How scores become the probabilities that validation saw: temperature divides the logits by one number, isotonic
     (absent and exists only) follows any rising curve. It is fitted on validation and used whenever the model scores."""
@@ -213,6 +219,7 @@ class Experiment:
     pretraining: PretrainingConfig
     finetuning: FinetuningConfig
     training: dict[str, Any]  # fields of TrainingArguments
+    runs: RunsConfig
     seeds: list[int]  # a run each; empty for one run with training.seed
     evaluation: EvaluationConfig
     sweep: SweepConfig
@@ -233,9 +240,9 @@ class Experiment:
     @property
     def base_folder(self) -> Path:
         """The same for all seeds of a run."""
-        return Path(self.evaluation.folder) / self.name
+        return Path(self.runs.folder) / self.name
 
-    def runs(self) -> list["Experiment"]:
+    def seed_runs(self) -> list["Experiment"]:
         """The fine-tuning runs: this one, or one for each of the seeds, in folders within this one's."""
         if not self.seeds:
             return [self]
@@ -244,9 +251,11 @@ class Experiment:
         ]
 
 
+RENAMED = {"evaluation.patience": "finetuning.patience", "evaluation.folder": "runs.folder"}  # old name -> new name
 SECTIONS = {
     "spark": SparkConfig,
     "data": DataConfig,
+    "runs": RunsConfig,
     "task": TaskConfig,
     "text": TextConfig,
     "model": ModelConfig,

@@ -1,5 +1,6 @@
-"""The command line of an experiment's settings: it gives the experiment, or ends with one sentence."""
+"""The command line of an experiment's settings: it gives the experiment, or says in one sentence what is wrong."""
 
+import json
 import os
 import re
 import sys
@@ -10,14 +11,15 @@ from functools import cache
 from textwrap import shorten
 from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.serializer import TextConfig
-from finetune.command import at_home, guarded, refuse
+from finetune.command import at_home, guarded
 from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
-from finetune.settings import read_arguments
+from finetune.settings import read_arguments, read_config
 
 # Where a help text of transformers does not hold here.
 TRAINING_HELP = {
@@ -47,8 +49,10 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         missing = str(message).removeprefix("the following arguments are required: ")
         if missing != str(message):
-            refuse(f"{missing} {'are' if ',' in missing else 'is'} missing; the file of --config must say it")
-        refuse(f"{shorten(str(message).replace('Parser key ', 'setting '), 400, placeholder=' ...')}; see --help")
+            are = "are" if "," in missing else "is"
+            raise InputError(f"{missing} {are} missing; the file of --config must say it")
+        said = str(message).replace("Parser key ", "setting ")
+        raise InputError(f"{shorten(said, 400, placeholder=' ...')}; see --help")
 
 
 @cache
@@ -93,21 +97,45 @@ def build_parser(description: str) -> ArgumentParser:
 
 
 def parse_experiment(description: str, arguments: list[str] | None = None) -> Experiment:
-    """The experiment that the command line describes; exits with code 2 and one sentence where it does not parse."""
+    """The experiment that a command line describes, by default this process's; --help is printed, and ends it.
+
+    Raises:
+        InputError: There is no such setting, or a value does not fit it or another one.
+    """
     given = sys.argv[1:] if arguments is None else arguments
-    asks_for_help = any(argument.endswith(("-h", "help")) for argument in given)
     parser = build_parser(description)
-    try:
-        if not asks_for_help and not any(argument.split("=")[0] == "--config" for argument in given):
-            raise InputError("no --config FILE given; start from configs/quickstart.yaml")
-        parsed = parser.parse_args(given if asks_for_help else read_arguments(given))
-        resolved = parser.dump(parsed.clone())
-        made = parser.instantiate(parsed)
-        made.training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
-        _check(made)
-        _expand_folders(made)
-    except InputError as error:
-        refuse(error)
+    if any(argument.endswith(("-h", "help")) for argument in given):
+        parser.parse_args(given)
+    if not any(argument.split("=")[0] == "--config" for argument in given):
+        raise InputError("no --config FILE given; start from configs/quickstart.yaml")
+    return _experiment(parser, read_arguments(given))
+
+
+def changed(experiment: Experiment, values: dict[str, Any]) -> Experiment:
+    """The experiment with other values, by their names with dots, read and checked like a config file."""
+    settings = read_config(changed_yaml(experiment, values))
+    return _experiment(build_parser(""), [f"--config={json.dumps(settings)}"])
+
+
+def changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
+    """Its config file."""
+    content = yaml.safe_load(experiment.resolved)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = content
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _experiment(parser: ArgumentParser, arguments: list[str]) -> Experiment:
+    parsed = parser.parse_args(arguments)
+    resolved = parser.dump(parsed.clone())
+    made = parser.instantiate(parsed)
+    made.training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+    _check(made)
+    _expand_folders(made)
     if made.smoke:
         _shorten(made)
     sections = {key: made[key] for key in ("name", "seeds", *SECTIONS) if key != "spark"}
@@ -146,7 +174,7 @@ def _check(made: Namespace) -> None:
 def _expand_folders(made: Namespace) -> None:
     """A leading ~ and $NAME of the environment, in every setting that names a file or a folder."""
     made.data.folder = _expanded(made.data.folder, "data.folder")
-    made.evaluation.folder = _expanded(made.evaluation.folder, "evaluation.folder")
+    made.runs.folder = _expanded(made.runs.folder, "runs.folder")
     made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path")
     for key in ("resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"):
         made.training[key] = _expanded(made.training[key], f"training.{key}")

@@ -159,12 +159,23 @@ def read_training_log(folder: Path, holds: dict) -> dict:
     )
 
 
+def read_trained_settings(folder: Path) -> dict[str, str]:
+    """The settings of the finished model in a run's folder, see `finetune.effects`; empty where there is none."""
+    return read_notes(Path(folder) / TRAINING_LOG, {"settings": {str: str}}).get("settings", {})
+
+
 def read_pretraining_log(folder: Path) -> dict:
     """What scripts/pretrain.py wrote about the weights in its folder; empty where it did not make them."""
     path = Path(folder) / PRETRAINING_LOG
     if not path.is_file():
         return {}
-    holds = {"steps": int, "history": [{"step": int}], "seconds": MayLack(float), "last_cutoff": MayLack(a_moment)}
+    holds = {
+        "steps": int,
+        "history": [{"step": int}],
+        "seconds": MayLack(float),
+        "last_cutoff": MayLack(a_moment),
+        "made_by": MayLack({"training": {str: str}, "content_hash": str}),
+    }
     return read_json(path, holds, f"delete {folder} and run scripts/pretrain.py again")
 
 

@@ -30,7 +30,7 @@ from jsonargparse.typing import (
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from finetune.config import SECTIONS, TRAINING_FIXED, ShareBelowOne
+from finetune.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
 LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger
@@ -91,14 +91,21 @@ def read_file(path: Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise InputError(f"there is no file {path}; give --config a YAML such as configs/quickstart.yaml")
     try:
-        root = _composed(path.read_text(encoding="utf-8"))
-        if not isinstance(root, yaml.MappingNode):
-            raise InputError("it is no experiment in YAML; start from configs/quickstart.yaml")
-        return _section(root, None, "", whole=False)
+        return read_config(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text in UTF-8; save it so") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_config(text: str) -> dict[str, Any]:
+    """The same of the text of a file."""
+    root = _composed(text)
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError("it is no experiment in YAML; start from configs/quickstart.yaml")
+    for old, new in RENAMED.items():
+        _rename(root, old, new)
+    return _section(root, None, "", whole=False)
 
 
 def read_arguments(given: list[str]) -> list[str]:
@@ -125,6 +132,9 @@ def read_arguments(given: list[str]) -> list[str]:
             if not rest or rest[0].startswith("--"):
                 raise InputError(f"--{name} needs a value behind it; see --help")
             text = rest.pop(0)
+        if name in RENAMED:
+            _say_renamed(name)
+            name = RENAMED[name]
         value = json.dumps(read_file(Path(text))) if name == "config" else _argument(text, name)
         made.append(f"--{name}={value}")
     return made
@@ -136,6 +146,34 @@ def read_text(text: str, hint: Any, name: str) -> Any:
         return _read(_composed(text), hint, name)
     except InputError as error:
         raise error if name in str(error) else InputError(f"{name}: {error}") from error
+
+
+def _rename(root: yaml.MappingNode, old: str, new: str) -> None:
+    """Put what a file says under the old name of a setting under its new one."""
+    values = []
+    section, _, last = old.partition(".")
+    for name, node in [(old, root), *((last, node) for node in _under(root, section))]:
+        if isinstance(node, yaml.MappingNode):
+            values += _under(node, name)
+            node.value = [(key, value) for key, value in node.value if key.value != name]
+    if not values:
+        return
+    section, _, last = new.partition(".")
+    if _under(root, new) or any(_under(node, last) for node in _under(root, section)):
+        raise InputError(f"{old} is the old name of {new}, and both are given; leave out {old}")
+    _say_renamed(old)
+    root.value.append((yaml.ScalarNode(f"{TAG}str", new, root.start_mark, root.end_mark), values[0]))
+
+
+def _under(node: yaml.Node, name: str) -> list[yaml.Node]:
+    """What a mapping has under a name."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return [value for key, value in pairs if key.value == name]
+
+
+def _say_renamed(old: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # once for all processes
+        print(f"{old} is called {RENAMED[old]} now; the old name is read in this version for the last time")
 
 
 def _argument(text: str, name: str) -> str:
@@ -369,6 +407,9 @@ def _refuse_unknown(section: str, key: str, known: Iterable[str]) -> NoReturn:
     close = difflib.get_close_matches(key, known, 1)
     names = [f"{section}.{name}".lstrip(".") for name in (key, *close)]
     remedy = f"did you mean {names[1]}?" if close else "see --help"
+    if names[0] in RENAMED:
+        remedy = f"it is called {RENAMED[names[0]]} now"
+        close = names
     if not close and len(known) <= 12:
         remedy = f"{section or 'a file'} has {', '.join(known)}"
     raise InputError(f"{names[0]} is no setting; {remedy}")

@@ -89,7 +89,7 @@ def run_cell(name: str, given: Namespace) -> dict:
         arguments += [f"--data.variables.{variable}", str(given.logs / path)]
     arguments += VALUE if name.endswith("-value") else []
     arguments += QUICK if given.quick else []
-    arguments += ["--data.folder", str(given.folder / "data"), "--evaluation.folder", str(given.folder / "runs")]
+    arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(given.folder / "runs")]
     experiment = parse_experiment("", [*arguments, "--seeds", *map(str, given.seeds)])
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     pretrain(experiment)

@@ -133,7 +133,7 @@ def trained(prepared, tmp_path_factory):
     from finetune.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
-    arguments = ["--config", str(prepared), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0"]
+    arguments = ["--config", str(prepared), "--runs.folder", str(folder), "--pretraining.max_steps", "0"]
     experiment = parse_experiment("", arguments)
     train(experiment)
     return experiment

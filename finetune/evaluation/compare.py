@@ -17,12 +17,12 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import write_whole
 from data_prep.prepared import column_array
+from finetune.effects import effect
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
 from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report.report import page_template
 from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_settings, read_training_log
-from finetune.training.checkpoints import WITHOUT_EFFECT
 from finetune.wording import FEW_POSITIVES, digits, listed, missing, number, short, span
 from finetune.wording import measure as wording
 
@@ -35,14 +35,6 @@ SHOWN = {  # the main measure and one more
 MARK = "EventScribe comparison"  # in every page
 TOLD = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 COST = ("trained_parameters", "steps", "seconds")
-# On what a run is worth, and all that begins so.
-NO_MATTER = (
-    "name",
-    "data.folder",
-    "evaluation.folder",
-    "evaluation.slices.",
-    *(f"training.{n}" for n in WITHOUT_EFFECT),
-)
 
 
 @dataclass
@@ -210,7 +202,7 @@ def _names(runs: list[Run]) -> dict[str, Run]:
 
 def _different(settings: list[dict[str, str]]) -> list[str]:
     """The settings that are not the same in all runs."""
-    known = {key for of in settings for key in of if not key.startswith(NO_MATTER)}
+    known = {key for of in settings for key in of if effect(key) != "nothing"}
     return sorted(key for key in known if len({of.get(key) for of in settings}) > 1)
 
 

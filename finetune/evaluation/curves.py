@@ -62,7 +62,7 @@ def training(experiment: Experiment, main: str) -> dict:
         (0 where the run has no pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction
         and pretraining_loss the steps and values that were logged.
     """
-    log, before = read_training_log(experiment.runs()[-1].run_folder, {"history": [{"step": int}]}), {}
+    log, before = read_training_log(experiment.seed_runs()[-1].run_folder, {"history": [{"step": int}]}), {}
     if experiment.pretraining.max_steps:
         before = read_pretraining_log(experiment.base_folder / PRETRAINED)
     before = before or {"steps": 0, "history": []}

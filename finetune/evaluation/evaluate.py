@@ -19,11 +19,12 @@ from transformers import AutoTokenizer
 from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import replacing, write_whole
-from data_prep.prepared import column_array, read_split, sampled
+from data_prep.prepared import column_array, prepared_for, read_split, sampled
 from data_prep.task import SPLITS
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
+from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
 from finetune.evaluation.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
 from finetune.evaluation.curves import MODEL, curves, training
 from finetune.evaluation.drift import drift
@@ -44,20 +45,11 @@ from finetune.model.calibration import Calibration, check_method, choose_thresho
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
-from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_training_log
+from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_trained_settings, read_training_log
 from finetune.serving.classifier import load_classifier
-from finetune.training.batching import prepared_manifest
-from finetune.training.checkpoints import told, trained_with
 
 SCORED = ("validation", "test")
 # Of the settings that training tells of, what evaluation may be given otherwise.
-NOT_OF_THE_MODEL = {
-    "processes",
-    "evaluation.patience",
-    "finetuning.max_train_examples",
-    "finetuning.max_eval_examples",
-    "training.use_cpu",
-}
 MOST_RESAMPLES = 100_000
 SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
@@ -80,7 +72,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     started = time.perf_counter()
     # Without a GPU, several processes know of each other only where cpu is set.
     accelerator = Accelerator(cpu=bool(experiment.training.get("use_cpu")) or not torch.cuda.is_available())
-    manifest = prepared_manifest(experiment)
+    manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     objective = Objective.of(experiment.task.label, manifest["classes"])
     task, settings = objective.task, experiment.evaluation
     check_evaluation(experiment)
@@ -90,7 +82,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
-    raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.runs()]
+    raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.seed_runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return None
@@ -420,8 +412,8 @@ def _score_run(
             f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"
         )
-    old, new = trained_with(experiment.run_folder), told(experiment)
-    other = next((key for key in old if key not in NOT_OF_THE_MODEL and old[key] != new.get(key)), None)
+    old, new = with_effect(read_trained_settings(experiment.run_folder)), weight_settings(experiment)
+    other = next((key for key in old if key not in FREE_AFTER_TRAINING and old[key] != new.get(key)), None)
     if other:
         raise InputError(
             f"{experiment.run_folder / MODEL} was trained with other settings ({other}: {old[other]}); evaluate with "
@@ -440,7 +432,7 @@ def _save_calibration(
 ) -> None:
     """Beside each model its own calibration and threshold, as each of them scores by itself too."""
     settings = experiment.evaluation
-    for run, how, scores in zip(experiment.runs(), fitted, by_run, strict=True):
+    for run, how, scores in zip(experiment.seed_runs(), fitted, by_run, strict=True):
         threshold = _threshold(settings, task, labels, scores["validation"])
         by = settings.threshold if threshold is not None else None
         Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by}).save(run.run_folder / MODEL)
@@ -455,7 +447,7 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
 
 def _lengths(experiment: Experiment, limits: dict[str, int | None]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
-    tokenizer = AutoTokenizer.from_pretrained(experiment.runs()[0].run_folder / MODEL, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(experiment.seed_runs()[0].run_folder / MODEL, trust_remote_code=False)
     found = {}
     for split in ("train", "test"):
         lengths = tokens_of_split(tokenizer, experiment.data_folder, split, limits[split]).lengths
@@ -469,7 +461,7 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     logs = {}
     if experiment.pretraining.max_steps:
         logs["pretrain"] = [read_pretraining_log(experiment.base_folder / PRETRAINED)]
-    logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.runs()]
+    logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
     seconds = {step: [log.get("seconds") for log in of] for step, of in logs.items()}
     return {step: round(sum(of), 1) for step, of in seconds.items() if None not in of}
 

@@ -1,13 +1,11 @@
 """Whose the folder of a run is, and which checkpoint a stopped run continues from."""
 
 import json
-import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,48 +17,14 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import files_hash, held, write_whole
 from finetune.config import Experiment
-from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, TRAINING_LOG, read_notes
+from finetune.effects import weight_settings, with_effect
+from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, read_notes, read_trained_settings
 
 RUN_FILES = re.compile(
     r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
     r"|report\.html|training_log\.json)"
 )
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
-# Settings that change nothing in the weights: with others a stopped run may go on.
-WITHOUT_EFFECT = {
-    "resume_from_checkpoint",
-    "report_to",
-    "run_name",
-    "project",
-    "disable_tqdm",
-    "log_level",
-    "log_level_replica",
-    "logging_steps",
-    "logging_strategy",
-    "logging_nan_inf_filter",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "save_total_limit",
-    "per_device_eval_batch_size",
-}
-
-
-def told(experiment: Experiment) -> dict[str, str]:
-    """The settings that a run's weights depend on, as text by their names."""
-    settings = {"processes": os.environ.get("WORLD_SIZE", "1"), "evaluation.patience": experiment.evaluation.patience}
-    for section in ("task", "text", "model", "pretraining", "finetuning"):
-        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
-    settings |= {f"training.{key}": value for key, value in experiment.training.items() if key not in WITHOUT_EFFECT}
-    return {key: str(_written(value)) for key, value in settings.items()}
-
-
-def _written(value: object) -> object:
-    """The same for 0 and 0.0, which a config that is saved and read again may exchange."""
-    if isinstance(value, dict):
-        return {key: _written(of) for key, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_written(of) for of in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def starts_anew(asked: str | None) -> bool:
@@ -71,17 +35,8 @@ def starts_anew(asked: str | None) -> bool:
 def made_by(folder: Path) -> dict:
     """What `begin` and `finish` wrote about the checkpoints in a folder; empty where there are none."""
     holds = {"training": MayLack({str: str}), "content_hash": MayLack(str), "finished": MayLack(bool)}
-    return read_notes(folder / ORIGIN, holds)
-
-
-def trained_with(folder: Path) -> dict[str, str]:
-    """The settings of the finished model in a run's folder, as `told` gives them; empty where there is none."""
-    return _with_effect(read_notes(folder / TRAINING_LOG, {"settings": {str: str}}).get("settings", {}))
-
-
-def _with_effect(settings: dict[str, str]) -> dict[str, str]:
-    """Without those that an earlier version took for settings that change the weights."""
-    return {key: value for key, value in settings.items() if key.removeprefix("training.") not in WITHOUT_EFFECT}
+    made = read_notes(folder / ORIGIN, holds)
+    return made | ({"training": with_effect(made["training"])} if made.get("training") else {})
 
 
 @contextmanager
@@ -112,11 +67,11 @@ def refuse_other_run(experiment: Experiment) -> None:
         raise InputError(
             f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
         )
-    for run in experiment.runs():
+    for run in experiment.seed_runs():
         _refuse_strange_files(run.run_folder)
-        old = trained_with(run.run_folder)
+        old = read_trained_settings(run.run_folder)
         if old and not starts_anew(run.training["resume_from_checkpoint"]):
-            _refuse_other_settings(run.run_folder, "a finished run of other settings", old, told(run))
+            _refuse_other_settings(run.run_folder, "a finished run of other settings", old, weight_settings(run))
 
 
 def _refuse_strange_files(folder: Path) -> None:
@@ -133,12 +88,12 @@ def _refuse_strange_files(folder: Path) -> None:
     if strange or (folder.exists() and not folder.is_dir()):
         raise InputError(
             f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
-            f"evaluation.folder"
+            f"runs.folder"
         )
 
 
 def _refuse_other_settings(folder: Path, what: str, old: dict[str, str], new: dict[str, str]) -> None:
-    old, new = _with_effect(old), _with_effect(new)
+    old, new = with_effect(old), with_effect(new)
     changed = next((key for key in {**old, **new} if old.get(key) != new.get(key)), None)
     if changed:
         raise InputError(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from transformers import set_seed
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.files import replacing
-from data_prep.prepared import split_texts
+from data_prep.prepared import prepared_for, split_texts
 from finetune.config import Experiment
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import build_masked_lm, compile_layers
@@ -21,7 +20,6 @@ from finetune.model.tokenization import build_tokenizer
 from finetune.model.tokens import CHUNK, join, tokens_of_split
 from finetune.runs import PRETRAINED, PRETRAINING_LOG, read_pretraining_log
 from finetune.training.arguments import training_arguments
-from finetune.training.batching import LengthGroupedTrainer, packs_on, prepared_manifest
 from finetune.training.checkpoints import (
     alone,
     begin,
@@ -29,12 +27,12 @@ from finetune.training.checkpoints import (
     refuse_not_finite,
     refuse_other_run,
     starts_anew,
-    told,
     trained,
 )
 from finetune.training.masking import MaskingCollator
 from finetune.training.rehearsal import rehearse
-from finetune.training.train import pretraining_origin, refuse_later, show_progress
+from finetune.training.start import pretraining_origin, refuse_later, same_pretraining
+from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
 
 @enough_memory(TRAINING_REMEDY)
@@ -69,15 +67,15 @@ def pretrain(experiment: Experiment) -> Path | None:
         run_name=experiment.training["run_name"] or f"{experiment.name}-pretraining",  # beside fine-tuning in a tracker
     )
     refuse_other_run(experiment)
-    manifest = prepared_manifest(experiment)
+    manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)  # of what comes after it
     if experiment.model.name_or_path:
         refuse_later(Path(experiment.model.name_or_path), manifest)
     folder = experiment.base_folder / PRETRAINED
-    origin = {"training": _settings(experiment), "content_hash": manifest["content_hash"]}
+    origin = pretraining_origin(experiment, manifest)
     anew = starts_anew(arguments.resume_from_checkpoint)
     log = read_pretraining_log(folder)
-    if log.get("made_by") == origin and not anew:
+    if same_pretraining(log, origin) and not anew:
         print(f"{folder} is there already, made with the same settings from the same data")
         return folder
     arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
@@ -120,7 +118,6 @@ def pretrain(experiment: Experiment) -> Path | None:
             with replacing(folder) as made:
                 shutil.copytree(last, made, dirs_exist_ok=True)
                 log = {
-                    "origin": pretraining_origin(experiment, manifest),
                     "last_cutoff": manifest["splits"]["train"]["cutoffs"][-1],
                     "made_by": origin,
                     "examples": len(tokens),
@@ -132,13 +129,3 @@ def pretrain(experiment: Experiment) -> Path | None:
             shutil.rmtree(checkpoints)
         trainer.accelerator.wait_for_everyone()
     return folder
-
-
-def _settings(experiment: Experiment) -> dict[str, str]:
-    """Those that pretraining depends on, as text by their names."""
-    own = {"max_steps", "num_train_epochs", "learning_rate", "metric_for_best_model", "load_best_model_at_end"}
-    others = {key: value for key, value in experiment.training.items() if key not in own}
-    kept = {key: value for key, value in others.items() if not key.startswith(("eval", "save"))}
-    settings = told(replace(experiment, training=kept))
-    used = ("model.", "pretraining.", "training.", "processes", "finetuning.max_train_examples")
-    return {key: value for key, value in settings.items() if key.startswith(used)}

@@ -10,7 +10,6 @@ import fcntl
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,12 +25,15 @@ from transformers.trainer_utils import SaveStrategy
 
 from data_prep import InputError
 from data_prep.files import write_whole
-from finetune.parser import Experiment, parse_experiment
+from data_prep.prepared import prepared_for
+from finetune.config import RENAMED, Experiment
+from finetune.effects import effect, weight_settings
+from finetune.parser import changed, changed_yaml
 from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
 from finetune.report.report import page_template
-from finetune.training.batching import prepared_manifest
-from finetune.training.checkpoints import told
-from finetune.training.train import AFTER_PRETRAINING, build_trainer, starting_point, training_arguments
+from finetune.training.arguments import training_arguments
+from finetune.training.start import starting_point
+from finetune.training.train import build_trainer
 from finetune.wording import measure
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def sweep(experiment: Experiment) -> Path:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arguments, manifest = _checked(experiment)
     # As text, because yaml knows one and the same space in one order only.
-    origin = told(experiment) | {
+    origin = weight_settings(experiment) | {
         "data": manifest["content_hash"],
         "sweep.space": yaml.safe_dump(experiment.sweep.space),
     }
@@ -113,14 +115,13 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
             name, {"training": experiment.training} | {key: asdict(getattr(experiment, key)) for key in SECTIONS[1:]}
         )
     if experiment.pretraining.max_steps and (
-        pretrained := next(
-            (n for n in space if n.startswith("model.") and n.split(".")[1] not in AFTER_PRETRAINING), None
-        )
+        pretrained := next((n for n in space if n.startswith("model.") and effect(n) == "pretraining"), None)
     ):
         raise InputError(
             f"sweep.space: {pretrained} would need a pretraining for each trial; set pretraining.max_steps to 0"
         )
-    arguments, manifest = training_arguments(experiment), prepared_manifest(experiment)
+    arguments = training_arguments(experiment)
+    manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     if not arguments.load_best_model_at_end:
         raise InputError("a sweep needs the best checkpoint; set training.load_best_model_at_end to true")
     starting_point(experiment, manifest)
@@ -166,27 +167,8 @@ def _check_name(name: str, settings: dict) -> None:
         raise InputError(f"sweep.space: {name} is no single setting of {', '.join(SECTIONS)}; see --help for the names")
 
 
-def changed(experiment: Experiment, values: dict[str, Any]) -> Experiment:
-    """The experiment with other values, by their names with dots, parsed and checked like a config file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trial.yaml"
-        path.write_text(_changed_yaml(experiment, values), encoding="utf-8")
-        return parse_experiment("", ["--config", str(path)])
-
-
-def _changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
-    content = yaml.safe_load(experiment.resolved)
-    for name, value in values.items():
-        *path, last = name.split(".")
-        node = content
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return yaml.safe_dump(content, sort_keys=False)
-
-
 def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
-    old = study.user_attrs.get("origin", origin)
+    old = {RENAMED.get(key, key): value for key, value in study.user_attrs.get("origin", origin).items()}
     if old != origin:
         key = next(key for key in {**old, **origin} if old.get(key) != origin.get(key))
         raise InputError(
@@ -271,8 +253,8 @@ def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, pl
         trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
         trainer.add_callback(report)
         trainer.train()
-    except (torch.OutOfMemoryError, InputError, SystemExit) as error:  # no good here, and would fail again
-        print(f"trial {trial.number}: {'its settings are refused' if isinstance(error, SystemExit) else error}")
+    except (torch.OutOfMemoryError, InputError) as error:  # no good here, and would fail again
+        print(f"trial {trial.number}: {error}")
         return "PRUNED", None
     best = trainer.state.best_metric
     if best is None:
@@ -289,7 +271,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     best = study.best_trial if finished else None
     metric = measure(metric, "binary")[0]
     if best:
-        write_whole(folder / "best.yaml", _changed_yaml(experiment, best.params))
+        write_whole(folder / "best.yaml", changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
         pictures += [

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,8 @@ import yaml
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
-    ProgressCallback,
     Trainer,
-    TrainerControl,
-    TrainerState,
+    TrainerCallback,
     TrainingArguments,
     get_scheduler,
     set_seed,
@@ -24,19 +23,20 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
 from data_prep.files import replacing, write_whole
-from data_prep.prepared import column_array, read_split, split_texts
+from data_prep.prepared import column_array, prepared_for, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.config import Experiment
+from finetune.effects import weight_settings
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
 from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
-from finetune.runs import PRETRAINED, SETTINGS, TASK, TRAINING_LOG, read_pretraining_log, read_task
+from finetune.runs import SETTINGS, TASK, TRAINING_LOG
 from finetune.training.arguments import check_warmup, training_arguments
-from finetune.training.batching import Collator, LengthGroupedTrainer, packs_on, prepared_manifest
+from finetune.training.batching import Collator
 from finetune.training.checkpoints import (
     alone,
     begin,
@@ -46,13 +46,13 @@ from finetune.training.checkpoints import (
     refuse_not_finite,
     refuse_other_run,
     starts_anew,
-    told,
     trained,
 )
 from finetune.training.rehearsal import rehearse
+from finetune.training.start import starting_point
 from finetune.training.teacher import taught
+from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
-AFTER_PRETRAINING = ("peft", "freeze", "pooling")  # of the model section: what pretraining does not know
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
 
 
@@ -71,9 +71,9 @@ def train(experiment: Experiment) -> list[Path]:
             another run.
     """
     refuse_other_run(experiment)
-    manifest = prepared_manifest(experiment)
+    manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
-    runs = [(run, {"training": told(run), "content_hash": manifest["content_hash"]}) for run in experiment.runs()]
+    runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
     finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
@@ -81,6 +81,10 @@ def train(experiment: Experiment) -> list[Path]:
         if not done:
             _train(run, manifest, origin)
     return [run.run_folder / "model" for run, _ in runs]
+
+
+def _origin(run: Experiment, manifest: dict) -> dict:
+    return {"training": weight_settings(run), "content_hash": manifest["content_hash"]}
 
 
 def _checkpoints(experiment: Experiment) -> Path:
@@ -118,40 +122,16 @@ def build_trainer(
     objective = Objective.of(experiment.task.label, manifest["classes"])
     limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
     folder = experiment.data_folder
-    labels = {split: column_array(read_split(folder, split, n, ["label"])["label"]) for split, n in limits.items()}
-    best = arguments.metric_for_best_model
-    if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels["validation"])) < 2:
-        raise InputError(
-            f"all {len(labels['validation']):,} validation labels are {labels['validation'][0]}: no {best} tells the "
-            f"best checkpoint; choose another validation cutoff, or training.metric_for_best_model log_loss"
-        )
+    labels = {split: _labels(folder, split, limits[split]) for split in limits}
+    _refuse_one_class(objective, labels["validation"], arguments.metric_for_best_model)
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     priors = objective.priors(labels["train"], weights)
-    share = experiment.finetuning.teacher
     labels, scale = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     _, texts = split_texts(folder, "train", limits["train"], CHUNK)
     tokenizer = build_tokenizer(start, texts, experiment.model.max_tokens)
-    steps = arguments.max_steps
-    if steps < 0:
-        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        steps = math.ceil(arguments.num_train_epochs * math.ceil(len(labels["train"]) / batch))
-        check_warmup(arguments, steps)
-    batch = arguments.train_batch_size * arguments.world_size
-    if arguments.dataloader_drop_last and batch > len(labels["train"]):
-        raise InputError(
-            f"training.dataloader_drop_last drops all {len(labels['train']):,} examples, as a batch has {batch:,}; set "
-            f"it to false, or per_device_train_batch_size lower"
-        )
-    try:
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
-        more = {"scheduler_specific_kwargs": dict(arguments.lr_scheduler_kwargs or {})}
-        get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}; see lr_scheduler_kwargs"
-        ) from error
+    steps = _steps(arguments, len(labels["train"]))
     model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
     model.config.eventscribe = {
@@ -160,29 +140,13 @@ def build_trainer(
         "pooling": experiment.model.pooling,
         "base": weights_hash(start) if experiment.model.peft else None,
     }
-    packs = packs_on(model, arguments, experiment.model.pooling)
+    packs = packs_on(model, arguments, experiment.model.pooling)  # before the layers are compiled
     if experiment.training["torch_compile"]:
         compile_layers(model)
     with arguments.main_process_first(local=False):
         tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
     data = {split: tokens[split].labelled(labels[split]) for split in tokens}
     collator = Collator(batches_for(model, tokenizer), experiment.finetuning.event_dropout, arguments.seed)
-    callbacks = [collator]
-    if getattr(model, "peft_type", None) == "ADALORA":
-        callbacks.append(BudgetCallback())
-    if experiment.evaluation.patience and arguments.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(experiment.evaluation.patience))
-
-    def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        found, scores = prediction.label_ids, objective.scores(prediction.predictions)
-        if not np.isfinite(scores).all():
-            raise InputError(
-                f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
-            )
-        # Of several processes the last batch has some examples twice, which must be gone here.
-        assert len(found) == len(data["validation"])
-        return objective.metrics(*(scale.value(part) if scale else part for part in (found, scores)))
-
     trainer = LengthGroupedTrainer(
         packs=packs,
         model=model,
@@ -192,18 +156,77 @@ def build_trainer(
         processing_class=tokenizer,
         data_collator=collator,
         compute_loss_func=objective.loss(
-            arguments.label_smoothing_factor, weights, share, experiment.finetuning.value_loss
+            arguments.label_smoothing_factor, weights, experiment.finetuning.teacher, experiment.finetuning.value_loss
         ),
-        compute_metrics=validation_metrics,
-        callbacks=callbacks,
+        compute_metrics=partial(_validation_metrics, objective, scale, len(data["validation"]), arguments),
+        callbacks=[collator, *_callbacks(experiment, arguments, model)],
     )
     show_progress(trainer, "fine-tune")
     return trainer, {
         "task": objective.task,
         "metric": arguments.metric_for_best_model,
         "class_weights": weights,
-        "teacher": share,
+        "teacher": experiment.finetuning.teacher,
     }
+
+
+def _labels(folder: Path, split: str, limit: int | None) -> np.ndarray:
+    return column_array(read_split(folder, split, limit, ["label"])["label"])
+
+
+def _refuse_one_class(objective: Objective, labels: np.ndarray, best: str | None) -> None:
+    """InputError where validation labels are all the same, so that no ranking tells the best checkpoint."""
+    if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels)) < 2:
+        raise InputError(
+            f"all {len(labels):,} validation labels are {labels[0]}: no {best} tells the best checkpoint; choose "
+            f"another validation cutoff, or training.metric_for_best_model log_loss"
+        )
+
+
+def _steps(arguments: TrainingArguments, examples: int) -> int:
+    """The steps of a training, with a schedule that holds for them.
+
+    Raises:
+        InputError: It does not hold, or there is no batch.
+    """
+    steps, batch = arguments.max_steps, arguments.train_batch_size * arguments.world_size
+    if steps < 0:
+        per_epoch = math.ceil(examples / (batch * arguments.gradient_accumulation_steps))
+        steps = math.ceil(arguments.num_train_epochs * per_epoch)
+        check_warmup(arguments, steps)
+    if arguments.dataloader_drop_last and batch > examples:
+        raise InputError(
+            f"training.dataloader_drop_last drops all {examples:,} examples, as a batch has {batch:,}; set it to "
+            f"false, or per_device_train_batch_size lower"
+        )
+    try:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+        more = {"scheduler_specific_kwargs": dict(arguments.lr_scheduler_kwargs or {})}
+        get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}; see lr_scheduler_kwargs"
+        ) from error
+    return steps
+
+
+def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: torch.nn.Module) -> list[TrainerCallback]:
+    made = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
+    if experiment.finetuning.patience and arguments.load_best_model_at_end:
+        made.append(EarlyStoppingCallback(experiment.finetuning.patience))
+    return made
+
+
+def _validation_metrics(
+    objective: Objective, scale: Scale | None, examples: int, arguments: TrainingArguments, prediction: EvalPrediction
+) -> dict[str, float]:
+    labels, scores = prediction.label_ids, objective.scores(prediction.predictions)
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
+        )
+    assert len(labels) == examples  # of several processes the last batch has some twice, which must be gone here
+    return objective.metrics(*(scale.value(part) if scale else part for part in (labels, scores)))
 
 
 def _learned(
@@ -228,96 +251,6 @@ def _learned(
     return labels, scale
 
 
-class Progress(ProgressCallback):
-    """The Trainer's bar with the loss in it, and one line an evaluation, in place of a line for every log entry."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
-    ) -> None:
-        """Name the bar."""
-        super().on_train_begin(args, state, control, **more)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.name)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **more: object
-    ) -> None:
-        """Show the newest loss, and the validation metrics where there are any."""
-        if self.training_bar is None:
-            return
-        if "loss" in logs:
-            self.training_bar.set_postfix_str(f"loss {logs['loss']:.4f}")
-        if "eval_loss" in logs:
-            name = next(name for name in (args.metric_for_best_model, "auroc", "mae", "loss") if f"eval_{name}" in logs)
-            self.training_bar.write(
-                f"step {state.global_step}: validation {'AUROC' if name == 'auroc' else name} "
-                f"{logs[f'eval_{name}']:.4f}, loss {logs['eval_loss']:.4f}"
-            )
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
-    ) -> None:
-        """Name the bar of an evaluation."""
-        super().on_prediction_step(args, state, control, **more)
-        if self.prediction_bar is not None:
-            self.prediction_bar.set_description("validate", refresh=False)
-
-
-def show_progress(trainer: Trainer, name: str) -> None:
-    """Replace the Trainer's own bar, unless training.disable_tqdm asks for plain lines."""
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress(name))
-
-
-def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
-    """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch).
-
-    Raises:
-        InputError: Pretraining has not run, or ran on other data or with another model.
-    """
-    if experiment.model.name_or_path:
-        refuse_later(Path(experiment.model.name_or_path), manifest)
-    if not experiment.pretraining.max_steps:
-        return experiment.model.name_or_path
-    folder = experiment.base_folder / PRETRAINED
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
-            f"pretraining.max_steps to 0"
-        )
-    if read_pretraining_log(folder).get("origin") != pretraining_origin(experiment, manifest):
-        raise InputError(
-            f"{folder} was made from other data or with other settings of model or pretraining; "
-            f"run scripts/pretrain.py with the same arguments first"
-        )
-    return folder
-
-
-def refuse_later(start: Path, manifest: dict) -> None:
-    """Weights that EventScribe made of later histories would tell a model of the time that it is tested on."""
-    seen = [read_pretraining_log(start).get("last_cutoff") or ""]
-    if (start / TASK).is_file():
-        splits = read_task(start)["splits"]
-        seen += [*splits["train"]["cutoffs"], *splits["validation"]["cutoffs"]]
-    first = manifest["splits"]["validation"]["cutoffs"][0]
-    if max(seen) > first:
-        raise InputError(
-            f"model.name_or_path: {start} has learned from histories up to {max(seen)}, and the first validation "
-            f"cutoff is {first}; start from weights that are older"
-        )
-
-
-def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
-    """What pretrained weights depend on."""
-    model = {key: value for key, value in asdict(experiment.model).items() if key not in AFTER_PRETRAINING}
-    return {"content_hash": manifest["content_hash"], "model": model, "pretraining": asdict(experiment.pretraining)}
-
-
 def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
@@ -336,7 +269,7 @@ def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, 
     shutil.rmtree(best)
     log = facts | {"steps": trainer.state.global_step, "best_metric": trainer.state.best_metric}
     log |= {
-        "settings": told(experiment),
+        "settings": weight_settings(experiment),
         "device": str(trainer.args.device),
         "processes": trainer.args.world_size,
         "history": trainer.state.log_history,

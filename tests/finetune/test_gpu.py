@@ -23,7 +23,7 @@ from finetune.training.train import train
 pytestmark = pytest.mark.gpu
 
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
-SAME = ["--training.use_cpu", "false", "--model.from_scratch.dropout", "0", "--evaluation.patience", "0"]
+SAME = ["--training.use_cpu", "false", "--model.from_scratch.dropout", "0", "--finetuning.patience", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_layers_that_are_compiled_give_the_same_logits_for_any_batch(model, toke
 
 def run(prepared, folder, *arguments: str):
     """A training on the GPU; the loss and the gradient's norm of each step, and the experiment."""
-    given = ["--config", str(prepared), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0"]
+    given = ["--config", str(prepared), "--runs.folder", str(folder), "--pretraining.max_steps", "0"]
     experiment = parse_experiment("", [*given, *SAME, *arguments])
     train(experiment)
     log = json.loads((experiment.run_folder / "training_log.json").read_text())
@@ -101,7 +101,7 @@ def test_mixed_precision_takes_the_steps_of_float32(prepared, full, tmp_path, pr
 def test_a_gpu_takes_the_steps_of_a_cpu(prepared, full, tmp_path):
     in_order = ["--training.train_sampling_strategy", "sequential"]  # else a GPU draws them and a CPU groups them
     found, _ = run(prepared, tmp_path / "gpu", *in_order)
-    given = ["--config", str(prepared), "--evaluation.folder", str(tmp_path / "cpu"), "--pretraining.max_steps", "0"]
+    given = ["--config", str(prepared), "--runs.folder", str(tmp_path / "cpu"), "--pretraining.max_steps", "0"]
     experiment = parse_experiment("", [*given, *SAME[2:], *in_order])
     train(experiment)
     log = json.loads((experiment.run_folder / "training_log.json").read_text())
@@ -137,7 +137,7 @@ def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(prepared, tm
 
 
 def test_an_adapter_is_pretrained_on_trained_saved_and_scores_alike_merged_in_bf16(prepared, tmp_path):
-    given = ["--config", str(prepared), "--evaluation.folder", str(tmp_path), "--pretraining.max_steps", "4", *SAME]
+    given = ["--config", str(prepared), "--runs.folder", str(tmp_path), "--pretraining.max_steps", "4", *SAME]
     lora = '{"method": "lora", "r": 4, "target_modules": ["query", "value"]}'
     experiment = parse_experiment("", [*given, "--model.peft", lora, "--training.bf16", "true"])
     pretrain(experiment)

@@ -6,7 +6,7 @@ import yaml
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from finetune.command import CommandParser
+from finetune.command import CommandParser, guarded
 from finetune.parser import TRAINING_DEFAULTS, TRAINING_FIXED, build_parser, command, parse_experiment
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -18,7 +18,7 @@ def parse(config: Path, *arguments: str):
 
 def refusal(capsys, config: Path, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        parse(config, *arguments)
+        guarded(lambda: parse(config, *arguments))
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
@@ -110,7 +110,7 @@ def test_a_home_folder_and_the_environment_are_known_in_every_path(tiny, monkeyp
     config["training"]["resume_from_checkpoint"] = "~/checkpoint-8"
     tiny.write_text(yaml.safe_dump(config))
     found = parse(tiny, "--model.name_or_path=~/bert")
-    assert (found.data.folder, found.evaluation.folder) == ("/home/ada/data", "/mnt/shop/runs")
+    assert (found.data.folder, found.runs.folder) == ("/home/ada/data", "/mnt/shop/runs")
     assert found.data.sources[0].path == "/mnt/shop/${examples}/*.csv"  # what is in braces may be a variable of data
     assert found.training["resume_from_checkpoint"] == "/home/ada/checkpoint-8"
     assert found.model.name_or_path == "/home/ada/bert"
@@ -153,10 +153,8 @@ def test_a_file_that_is_no_experiment_is_refused_by_name_and_not_printed(tiny, c
 
 def test_a_missing_file_and_a_missing_config_are_refused_by_name(tiny, capsys):
     assert "nowhere.yaml" in refusal(capsys, tiny.parent / "nowhere.yaml")
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(InputError, match="--config"):
         parse_experiment("", [])
-    assert stopped.value.code == 2
-    assert "--config" in capsys.readouterr().err
 
 
 def test_every_setting_has_a_help_text():
@@ -197,10 +195,11 @@ def test_bad_input_ends_a_command_with_code_2_and_a_sentence(tiny, capsys, monke
 
 
 def test_of_several_processes_one_says_what_is_refused(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step.py", "--config", str(tiny), "--model.max_tokens", "0"])
     for rank, lines in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as stopped:
-            parse(tiny, "--model.max_tokens", "0")
+            command("", lambda experiment: None)
         assert stopped.value.code == 2
         assert capsys.readouterr().err.count("\n") == lines
 
@@ -216,3 +215,22 @@ def test_ctrl_c_ends_a_command_with_code_130(tiny, capsys, monkeypatch, error):
         command("", step)
     assert stopped.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_old_names_of_settings_are_read_with_a_sentence_and_refused_beside_the_new_ones(tiny, tmp_path, capsys):
+    content = yaml.safe_load(tiny.read_text())
+    content.pop("runs", None)
+    content.setdefault("evaluation", {}).update(patience=7, folder=str(tmp_path / "there"))
+    old = tmp_path / "old.yaml"
+    old.write_text(yaml.safe_dump(content))
+    found = parse(old)
+    assert (found.finetuning.patience, found.run_folder.parent) == (7, tmp_path / "there")
+    said = capsys.readouterr().out
+    assert "evaluation.patience is called finetuning.patience now" in said
+    assert parse(old, "--evaluation.patience", "2").finetuning.patience == 2
+    content.setdefault("finetuning", {})["patience"] = 3
+    old.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="both are given"):
+        parse(old)
+    with pytest.raises(InputError, match=r"evaluation\.patience is no setting; it is called finetuning\.patience now"):
+        parse(tiny, "--evaluation", "{patience: 2}")

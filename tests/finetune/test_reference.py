@@ -13,7 +13,7 @@ REFERENCE = Path(__file__).with_name("reference_losses.json")
 
 
 def losses(config: Path, runs: Path) -> dict[str, list[float]]:
-    run = parse_experiment("", ["--config", str(config), "--evaluation.folder", str(runs)])
+    run = parse_experiment("", ["--config", str(config), "--runs.folder", str(runs)])
     pretrain(run)
     train(run)
     found = {}

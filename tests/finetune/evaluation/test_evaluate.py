@@ -141,7 +141,7 @@ def test_what_is_no_number_is_null_in_json():
 
 
 def experiment_of(config, folder, *arguments):
-    given = ["--config", str(config), "--evaluation.folder", str(folder), "--pretraining.max_steps", "0", *arguments]
+    given = ["--config", str(config), "--runs.folder", str(folder), "--pretraining.max_steps", "0", *arguments]
     return parse_experiment("", given)
 
 
@@ -289,7 +289,7 @@ def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--multi_gpu"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += ["--num_processes", "2", "scripts/evaluate.py", "--config", str(tmp_path / "tiny/config.yaml")]
-    command += ["--training.use_cpu", "false", "--evaluation.folder", str(tmp_path)]
+    command += ["--training.use_cpu", "false", "--runs.folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     found = []

@@ -356,7 +356,7 @@ def test_an_adapter_is_loaded_on_its_base_and_names_it_where_it_is_gone(trained,
     base = copy_of(trained, tmp_path / "base")
     lora = json.dumps({"method": "lora", "r": 4, "target_modules": ["query", "value"]})
     config = trained.data_folder.parents[1] / "tiny.yaml"
-    arguments = ["--config", str(config), "--evaluation.folder", str(tmp_path), "--pretraining.max_steps", "0"]
+    arguments = ["--config", str(config), "--runs.folder", str(tmp_path), "--pretraining.max_steps", "0"]
     (folder,) = train(parse_experiment("", [*arguments, "--model.name_or_path", str(base), "--model.peft", lora]))
     found = EventClassifier.from_pretrained(folder).predict(events, CUTOFF)
     assert np.isfinite(found["score"].to_numpy()).all()

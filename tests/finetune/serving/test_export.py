@@ -76,7 +76,7 @@ def test_the_command_writes_a_file_that_scores_as_pytorch_and_says_what_int8_cos
 
 def test_an_adapter_is_merged_and_the_mean_over_tokens_is_in_the_file(trained, rows, tmp_path):
     config = trained.data_folder.parents[1] / "tiny.yaml"
-    arguments = ["--config", str(config), "--evaluation.folder", str(tmp_path), "--pretraining.max_steps", "0"]
+    arguments = ["--config", str(config), "--runs.folder", str(tmp_path), "--pretraining.max_steps", "0"]
     lora = json.dumps({"method": "lora", "r": 4, "target_modules": ["query", "value"]})
     arguments += ["--model.name_or_path", str(trained.run_folder / "model"), "--model.peft", lora]
     (folder,) = train(parse_experiment("", [*arguments, "--model.pooling", "mean"]))

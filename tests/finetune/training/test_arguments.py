@@ -161,6 +161,6 @@ def test_a_run_of_sharded_weights_that_is_refused_leaves_the_next_one_alone(expe
 
 
 def test_trackers_know_a_run_by_its_name(experiment, tmp_path):
-    (run,) = replace(experiment, seeds=[3]).runs()
+    (run,) = replace(experiment, seeds=[3]).seed_runs()
     arguments = training_arguments(run, output_dir=str(tmp_path))
     assert (arguments.project, arguments.run_name) == ("tiny", "tiny-seed-3")

@@ -174,7 +174,7 @@ def experiment(prepared, folder, *more: str):
     data = folder.parent / "data"
     if not data.is_dir():
         shutil.copytree(parse_experiment("", ["--config", str(prepared)]).data.folder, data)
-    places = ["--data.folder", str(data), "--evaluation.folder", str(folder)]
+    places = ["--data.folder", str(data), "--runs.folder", str(folder)]
     return parse_experiment("", ["--config", str(prepared), *places, "--pretraining.max_steps", "0", *more])
 
 
@@ -217,7 +217,7 @@ def test_a_run_of_values_learns_what_its_teacher_says(prepared, tmp_path, loss):
     data, runs = tmp_path / "data", tmp_path / "runs"
     more = ["--pretraining.max_steps", "0", "--finetuning.teacher", "1", "--finetuning.value_loss", loss]
     more += ["--finetuning.log_scale", "true"]
-    places = ["--data.folder", str(data), "--evaluation.folder", str(runs)]
+    places = ["--data.folder", str(data), "--runs.folder", str(runs)]
     asked = parse_experiment("", ["--config", str(prepared), "--config", str(path), *places, *more])
     prepare(asked.name, asked.data, asked.task, asked.text)
     manifest = json.loads((asked.data_folder / "manifest.json").read_text())

@@ -24,7 +24,7 @@ SPEED = ["tokens_per_second", "padding_fraction"]
 
 
 def experiment(config, runs, *arguments):
-    return parse_experiment("", ["--config", str(config), "--evaluation.folder", str(runs), *arguments])
+    return parse_experiment("", ["--config", str(config), "--runs.folder", str(runs), *arguments])
 
 
 def test_tokens_and_padding_are_counted_exactly_and_afresh_after_each_entry(monkeypatch):
@@ -83,7 +83,7 @@ def test_tensorboard_has_the_speed_of_pretraining_and_fine_tuning_and_a_second_r
 
 
 def test_trackio_logs_to_its_folder_without_a_network_and_a_second_run_is_not_refused(prepared, tmp_path):
-    arguments = ["--config", prepared, "--evaluation.folder", tmp_path / "runs", "--pretraining.max_steps", "0"]
+    arguments = ["--config", prepared, "--runs.folder", tmp_path / "runs", "--pretraining.max_steps", "0"]
     arguments += ["--training.report_to", "trackio", "--training.project", "tiny"]
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}  # read when it is imported, hence a process
     twice = "import runpy, sys; [runpy.run_path(sys.argv[0], run_name='__main__') for sys.argv in [sys.argv[1:]] * 2]"

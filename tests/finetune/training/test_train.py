@@ -17,25 +17,27 @@ from torch.nn.functional import cross_entropy
 from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
+from finetune.effects import with_effect
 from finetune.evaluation.evaluate import evaluate
 from finetune.model.inference import score_texts
 from finetune.model.objective import Objective, mean_cross_entropy
 from finetune.model.tokenization import load_tokenizer
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
+from finetune.runs import read_trained_settings
 from finetune.serving.classifier import load_classifier
-from finetune.training.checkpoints import alone, trained_with
+from finetune.training.checkpoints import alone
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train
 from tests.commands import Command
 
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
 TOLD = ("step", "loss", "grad_norm", "learning_rate", "eval_auroc", "eval_loss")  # of a log's entry, without times
-IN_ORDER = ["--training.train_sampling_strategy", "sequential", "--evaluation.patience", "0"]
+IN_ORDER = ["--training.train_sampling_strategy", "sequential", "--finetuning.patience", "0"]
 
 
 def experiment(config: Path, runs: Path, *arguments: str):
-    return parse_experiment("", ["--config", str(config), "--evaluation.folder", str(runs), *arguments])
+    return parse_experiment("", ["--config", str(config), "--runs.folder", str(runs), *arguments])
 
 
 def history(runs: Path, name: str = "training_log.json") -> list[dict]:
@@ -80,7 +82,7 @@ def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_p
     train(experiment(prepared, tmp_path / "one", *fixed, size, "16"))
     accumulated = ["--training.gradient_accumulation_steps", "4", size, "4"]
     train(experiment(prepared, tmp_path / "accumulated", *fixed, *accumulated))
-    arguments = ["--config", prepared, "--evaluation.folder", tmp_path / "two", *fixed, size, "8"]
+    arguments = ["--config", prepared, "--runs.folder", tmp_path / "two", *fixed, size, "8"]
     if not torch.cuda.is_available():  # found out by itself
         arguments += ["--training.use_cpu", "false"]
     commands.run_two("train.py", *arguments)
@@ -131,7 +133,7 @@ def kill_once_there(command: Command, file: Path) -> None:
 def test_pretraining_is_done_once_and_a_killed_one_continues(prepared, tmp_path, capsys, commands):
     saving = ["--pretraining.max_steps", "300", "--training.save_steps", "20"]
     run = experiment(prepared, tmp_path, *saving)
-    command = commands.start("pretrain.py", "--config", prepared, "--evaluation.folder", tmp_path, *saving)
+    command = commands.start("pretrain.py", "--config", prepared, "--runs.folder", tmp_path, *saving)
     checkpoints = run.run_folder / "pretraining"
     kill_once_there(command, checkpoints / "checkpoint-40" / "checksums.json")
     assert not (run.run_folder / "pretrained").exists()
@@ -191,7 +193,7 @@ def test_the_best_checkpoint_is_kept(prepared, tmp_path):
 
 
 def test_training_stops_early_when_validation_no_longer_improves(prepared, tmp_path):
-    arguments = ["--training.max_steps", "60", "--training.eval_steps", "2", "--evaluation.patience", "1"]
+    arguments = ["--training.max_steps", "60", "--training.eval_steps", "2", "--finetuning.patience", "1"]
     train(experiment(prepared, tmp_path, *NO_CHANCE, *arguments, "--training.learning_rate", "1e-11"))
     assert json.loads((tmp_path / "tiny/training_log.json").read_text())["steps"] == 4
 
@@ -219,7 +221,7 @@ def test_a_killed_run_continues_by_itself_to_the_same_weights_and_metrics(prepar
     undisturbed = experiment(prepared, tmp_path / "undisturbed", *saving)
     train(undisturbed)
     again = experiment(prepared, tmp_path / "killed", *saving)
-    command = commands.start("train.py", "--config", prepared, "--evaluation.folder", tmp_path / "killed", *saving)
+    command = commands.start("train.py", "--config", prepared, "--runs.folder", tmp_path / "killed", *saving)
     kill_once_there(command, again.run_folder / "checkpoints" / "checkpoint-20" / "trainer_state.json")
     assert not (again.run_folder / "model").exists()
     train(again)
@@ -260,7 +262,7 @@ def test_two_processes_resume_to_the_same_weights_too(prepared, tmp_path, comman
     arguments += ["--training.max_steps", "32", "--training.eval_steps", "8", "--training.save_total_limit", "9"]
     weights, run = [], tmp_path / "tiny"
     for _ in range(2):
-        printed = commands.run_two("train.py", "--config", prepared, "--evaluation.folder", tmp_path, *arguments)
+        printed = commands.run_two("train.py", "--config", prepared, "--runs.folder", tmp_path, *arguments)
         weights.append((run / "model/model.safetensors").read_bytes())
         shutil.rmtree(run / "checkpoints/checkpoint-32")
         marker = run / "checkpoints/origin.json"
@@ -350,7 +352,7 @@ def test_settings_without_effect_that_an_older_version_told_of_are_no_other_sett
     log = json.loads((trained.run_folder / "training_log.json").read_text())
     log["settings"] |= {"training.logging_nan_inf_filter": "True"}
     (tmp_path / "training_log.json").write_text(json.dumps(log))
-    assert trained_with(tmp_path) == trained_with(trained.run_folder)
+    assert with_effect(read_trained_settings(tmp_path)) == read_trained_settings(trained.run_folder)
 
 
 def test_a_model_is_evaluated_with_the_settings_that_it_was_trained_with(prepared, tmp_path):

@@ -1,0 +1,67 @@
+"""Where the weights of a run come from: its own pretraining, a checkpoint, or nowhere."""
+
+from pathlib import Path
+
+from data_prep import InputError
+from finetune.config import Experiment
+from finetune.effects import pretraining_settings, with_effect
+from finetune.runs import PRETRAINED, TASK, read_pretraining_log, read_task
+
+
+def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
+    """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch).
+
+    Raises:
+        InputError: Pretraining has not run, or ran on other data or with another model.
+    """
+    if experiment.model.name_or_path:
+        refuse_later(Path(experiment.model.name_or_path), manifest)
+    if not experiment.pretraining.max_steps:
+        return experiment.model.name_or_path
+    folder = experiment.base_folder / PRETRAINED
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
+            f"pretraining.max_steps to 0"
+        )
+    # A sweep may change how the steps are made, such as the size of a batch; what they learn must be the same.
+    made, origin = read_pretraining_log(folder), pretraining_origin(experiment, manifest)
+    if not same_pretraining(made, origin, ("model.", "pretraining.")):
+        raise InputError(
+            f"{folder} was made from other data or with other settings of model or pretraining; "
+            f"run scripts/pretrain.py with the same arguments first"
+        )
+    return folder
+
+
+def refuse_later(start: Path, manifest: dict) -> None:
+    """Weights that EventScribe made of later histories would tell a model of the time that it is tested on."""
+    seen = [read_pretraining_log(start).get("last_cutoff") or ""]
+    if (start / TASK).is_file():
+        splits = read_task(start)["splits"]
+        seen += [*splits["train"]["cutoffs"], *splits["validation"]["cutoffs"]]
+    first = manifest["splits"]["validation"]["cutoffs"][0]
+    if max(seen) > first:
+        raise InputError(
+            f"model.name_or_path: {start} has learned from histories up to {max(seen)}, and the first validation "
+            f"cutoff is {first}; start from weights that are older"
+        )
+
+
+def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
+    """What pretrained weights are made from."""
+    return {"training": pretraining_settings(experiment), "content_hash": manifest["content_hash"]}
+
+
+def same_pretraining(log: dict, origin: dict, sections: tuple[str, ...] = ("",)) -> bool:
+    """Whether weights were made from the same data and by the same settings.
+
+    Args:
+        log: What `scripts/pretrain.py` wrote about them.
+        origin: Of this experiment, see `pretraining_origin`.
+        sections: Whose settings count.
+    """
+    made = log.get("made_by") or {"training": {}, "content_hash": None}
+    old, new = (with_effect(part["training"], {"pretraining"}) for part in (made, origin))
+    counts = [key for key in {**old, **new} if key.startswith(sections)]
+    return made["content_hash"] == origin["content_hash"] and all(old.get(key) == new.get(key) for key in counts)

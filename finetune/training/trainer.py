@@ -1,0 +1,175 @@
+"""The Trainer of transformers with what is ours: batches of like lengths, checkpoints that are checked, one bar."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import (
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
+
+from data_prep import InputError
+from finetune.model.packing import pack
+from finetune.model.tokenization import first_line
+from finetune.training.batching import LengthGroupedSampler
+from finetune.training.checkpoints import write_checksums
+from finetune.training.throughput import Throughput, flops_per_token
+
+
+def packs_on(model: torch.nn.Module, arguments: TrainingArguments, pooling: str | None) -> bool:
+    """Let the model read packed batches where it trains on a GPU, and say so where it cannot; see `pack`."""
+    if arguments.device.type != "cuda" or arguments.n_gpu > 1:  # DataParallel splits a batch along its first dimension
+        return False
+    packs = pack(model, pooling)
+    if not packs and arguments.process_index == 0:
+        print(f"batches are padded, as a {model.config.model_type} model cannot read packed ones with these settings")
+    return packs
+
+
+class LengthGroupedTrainer(Trainer):
+    """A Trainer whose group_by_length takes the batches in random order, and that logs its speed; see `Throughput`.
+
+    Args:
+        packs: Whether batches are packed; then no lengths need to be grouped, and examples come at random.
+        settings: Of transformers.Trainer; both datasets have `lengths`, as Tokens have.
+
+    Raises:
+        InputError: transformers refuses the arguments.
+    """
+
+    def __init__(self, packs: bool = False, **settings: object) -> None:
+        self.packs = packs
+        try:
+            super().__init__(**settings)
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise InputError(f"training: {first_line(error)}") from error
+        self.add_callback(_Epoch(self))
+        self.sampler: LengthGroupedSampler | None = None
+        self.flops = flops_per_token(self.model)  # before it is wrapped or sharded
+        self.throughput: Throughput | None = None
+
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more: object, **named: object) -> torch.Tensor:
+        """Count the tokens of each batch."""
+        if self.throughput is None:  # the clock starts here, not while checkpoints are read
+            self.throughput = Throughput(self.flops, self.accelerator)
+        self.throughput.count(inputs)
+        return super().training_step(model, inputs, *more, **named)
+
+    def log(self, logs: dict[str, float], *more: object, **named: object) -> None:
+        """Add the speed to the entries of training, which every process makes at the same step."""
+        super().log(logs | self.throughput.entries() if "loss" in logs else logs, *more, **named)
+
+    def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
+        """Stop the clock meanwhile."""
+        with self._without_clock():
+            return super().evaluate(*arguments, **named)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """All examples: training.dataloader_drop_last is for training alone."""
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = dropped
+
+    def _save_checkpoint(self, *arguments: object, **named: object) -> None:
+        with self._without_clock():
+            super()._save_checkpoint(*arguments, **named)
+            if self.is_world_process_zero():
+                write_checksums(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    @contextmanager
+    def _without_clock(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.throughput:
+            self.throughput.pause(time.perf_counter() - start)
+
+    def evaluation_loop(self, *arguments: object, **named: object) -> EvalLoopOutput:
+        """The loss of each example once: transformers averages batches, the last of which has some examples twice
+        where there are several processes."""
+        found = super().evaluation_loop(*arguments, **named)
+        loss = self.compute_loss_func({"logits": torch.tensor(found.predictions)}, torch.tensor(found.label_ids))
+        name = f"{named.get('metric_key_prefix', 'eval')}_loss"
+        return found._replace(metrics=found.metrics | {name: loss.item()})
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = self.train_dataset.lengths
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        grouped = np.zeros(len(lengths)) if self.packs else lengths
+        self.sampler = LengthGroupedSampler(grouped, self.args.train_batch_size, seed)
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+        return np.argsort(-eval_dataset.lengths, kind="stable").tolist()  # little padding, and the most memory first
+
+
+class _Epoch(TrainerCallback):
+    """Tells the sampler the epoch: of several processes, accelerate does not reach it in an epoch that is resumed."""
+
+    def __init__(self, trainer: LengthGroupedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        if self.trainer.sampler is not None:
+            self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class Progress(ProgressCallback):
+    """The Trainer's bar with the loss in it, and one line an evaluation, in place of a line for every log entry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Name the bar."""
+        super().on_train_begin(args, state, control, **more)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **more: object
+    ) -> None:
+        """Show the newest loss, and the validation metrics where there are any."""
+        if self.training_bar is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.4f}")
+        if "eval_loss" in logs:
+            name = next(name for name in (args.metric_for_best_model, "auroc", "mae", "loss") if f"eval_{name}" in logs)
+            self.training_bar.write(
+                f"step {state.global_step}: validation {'AUROC' if name == 'auroc' else name} "
+                f"{logs[f'eval_{name}']:.4f}, loss {logs['eval_loss']:.4f}"
+            )
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Name the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, **more)
+        if self.prediction_bar is not None:
+            self.prediction_bar.set_description("validate", refresh=False)
+
+
+def show_progress(trainer: Trainer, name: str) -> None:
+    """Replace the Trainer's own bar, unless training.disable_tqdm asks for plain lines."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress(name))

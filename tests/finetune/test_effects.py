@@ -1,0 +1,54 @@
+from dataclasses import asdict
+
+import pytest
+from transformers import TrainingArguments
+
+from finetune.config import SECTIONS
+from finetune.effects import EFFECTS, effect, pretraining_settings, weight_settings, with_effect
+from finetune.parser import parse_experiment
+
+
+@pytest.fixture
+def settings(tiny) -> set[str]:
+    found = parse_experiment("", ["--config", str(tiny)])
+    names = {f"training.{name}" for name in found.training}
+    for section in SECTIONS:
+        if SECTIONS[section] is not TrainingArguments and section != "spark":
+            names |= {f"{section}.{name}" for name in asdict(getattr(found, section))}
+    return names
+
+
+def test_each_entry_of_the_table_is_a_setting_or_begins_one(settings):
+    known = settings | {"name", "engine", "smoke", "seeds", "spark", "processes"}
+    assert not [entry for entry in EFFECTS if not any(name.startswith(entry) for name in known)]
+
+
+def test_each_setting_has_an_effect_and_the_longest_name_holds(settings):
+    assert {effect(name) for name in settings} == {"pretraining", "training", "evaluation", "nothing"}
+    assert effect("model.max_tokens") == "pretraining"
+    assert effect("model.peft.r") == "training"
+    assert effect("training.save_steps") == "training"
+    assert effect("training.save_total_limit") == "nothing"
+    assert effect("data.sources") == "pretraining"
+    assert effect("data.folder") == "nothing"
+
+
+def test_pretrained_weights_do_not_depend_on_what_comes_after_them(tiny):
+    def both(*arguments: str) -> tuple[dict, dict]:
+        found = parse_experiment("", ["--config", str(tiny), *arguments])
+        return pretraining_settings(found), weight_settings(found)
+
+    plain = both()
+    assert plain[0].items() <= plain[1].items()
+    for changed in (["--model.peft", "{method: lora}"], ["--training.max_steps", "7"], ["--finetuning.teacher", "0.5"]):
+        other = both(*changed)
+        assert other[0] == plain[0]
+        assert other[1] != plain[1]
+    for changed in (["--pretraining.mask", "0.3"], ["--model.max_tokens", "32"], ["--training.seed", "7"]):
+        assert both(*changed)[0] != plain[0]
+    assert both("--training.logging_steps", "3", "--runs.folder", "there", "--evaluation.budget", "0.2") == plain
+
+
+def test_what_earlier_versions_wrote_down_is_read_by_its_new_names():
+    old = {"evaluation.patience": "3", "training.logging_nan_inf_filter": "True", "text.style": "words"}
+    assert with_effect(old) == {"finetuning.patience": "3", "text.style": "words"}
