@@ -21,38 +21,19 @@ from sklearn.metrics import (
 )
 
 from data_prep import InputError
+from finetune.measures import SHARES, TOP, measure_names
 
-SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
-TOP = 10  # classes that are recommended
 CALIBRATION_BINS = 15
-METRICS = {
-    "binary": (
-        *("auroc", "average_precision", "log_loss", "brier_score", "expected_calibration_error", "ks", "gini"),
-        *(f"{name}_at_{share}" for name in ("lift", "recall") for share in SHARES),
-    ),
-    "tiers": ("auroc", "macro_f1", "weighted_f1", "accuracy", "log_loss", "ordinal_error"),
-    "value": ("mae", "rmse", "nmae", "spearman", "value_gini"),
-    "propensity": (
-        *("auroc", "micro_auroc", "average_precision", "micro_average_precision"),
-        *(f"{name}_at_{TOP}" for name in ("precision", "recall", "ndcg", "coverage")),
-        *("log_loss", "novelty", "diversity", "synerise_score"),
-    ),
-}
-MAIN = {"binary": "auroc", "tiers": "auroc", "propensity": "auroc", "value": "mae"}
-LOWER_IS_BETTER = {
-    *("log_loss", "brier_score", "expected_calibration_error", "ordinal_error"),
-    *("mae", "rmse", "nmae"),
-}
 
 
-def measure(
+def compute_metrics(
     task: str,
     labels: np.ndarray,
     scores: np.ndarray,
     deviation: float | None = None,
     popularity: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """The METRICS of a task.
+    """The measures of a task, see `finetune.measures`.
 
     What cannot be told is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
     novelty without what they are relative to. Rows with equal scores are taken in any order: what depends on which of
@@ -75,19 +56,14 @@ def measure(
     """
     labels, scores = checked(task, labels, scores)
     if not len(labels):
-        return dict.fromkeys(metric_names(task, scores), float("nan"))
+        return dict.fromkeys(
+            measure_names(task, classes=scores.shape[1] if task == "propensity" else TOP), float("nan")
+        )
     if task == "value":
         return _value(labels, scores, deviation)
     if task == "propensity":
         return _propensity(labels, scores, popularity)
     return {"binary": _binary, "tiers": _tiers}[task](labels, scores)
-
-
-def metric_names(task: str, scores: np.ndarray, names: dict[str, tuple[str, ...]] = METRICS) -> tuple[str, ...]:
-    """The METRICS (or others) of a task, `_at_10` under the number of classes where there are fewer."""
-    if task != "propensity" or scores.shape[1] >= TOP:
-        return names[task]
-    return tuple(name.replace(f"_at_{TOP}", f"_at_{scores.shape[1]}") for name in names[task])
 
 
 def checked(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "score") -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +213,7 @@ def _strange(which: np.ndarray) -> int:
 
 
 def _binary(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    figures = dict.fromkeys(METRICS["binary"], float("nan"))
+    figures = dict.fromkeys(measure_names("binary"), float("nan"))
     figures["log_loss"] = float(log_loss(labels, scores, labels=[0, 1]))
     figures["brier_score"] = float(brier_score_loss(labels, scores, pos_label=1))
     figures["expected_calibration_error"] = _calibration_error(labels, scores)
@@ -349,16 +325,16 @@ def _ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 
 class _Metrics(evaluate.Metric):
-    """measure() behind evaluate's interface, which hands everything over as Python lists (2 s for a million rows)."""
+    """compute_metrics() behind evaluate's interface, which hands over Python lists (2 s for a million rows)."""
 
     task: str
 
     def _info(self) -> evaluate.MetricInfo:
         label, score = datasets.Value("float64" if self.task == "value" else "int64"), datasets.Value("float64")
         return evaluate.MetricInfo(
-            description=f"{', '.join(METRICS[self.task])} of a {self.task} label; see finetune.metrics.measure.",
+            description=f"{', '.join(measure_names(self.task))} of a {self.task} label; see compute_metrics.",
             citation="",
-            inputs_description="references: labels; prediction_scores: scores; as finetune.metrics.measure takes them.",
+            inputs_description="references: labels; prediction_scores: scores; as compute_metrics takes them.",
             features=datasets.Features(
                 {
                     "references": datasets.Sequence(label) if self.task == "propensity" else label,
@@ -368,7 +344,7 @@ class _Metrics(evaluate.Metric):
         )
 
     def _compute(self, references: list, prediction_scores: list, **more: object) -> dict[str, float]:
-        return measure(self.task, np.array(references), np.array(prediction_scores), **more)
+        return compute_metrics(self.task, np.array(references), np.array(prediction_scores), **more)
 
 
 class BinaryMetrics(_Metrics):

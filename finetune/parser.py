@@ -19,18 +19,21 @@ from data_prep import InputError
 from data_prep.serializer import TextConfig
 from finetune.command import at_home, guarded
 from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
+from finetune.measures import measure_names
 from finetune.settings import read_arguments, read_config
+from finetune.wording import listed
 
+KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which"}
 # Where a help text of transformers does not hold here.
 TRAINING_HELP = {
     "training.resume_from_checkpoint": (
         "By default a run that was stopped continues where it was; false starts anew, true insists on a checkpoint, "
         "and a folder names one."
     ),
-    "training.metric_for_best_model": (
-        "auroc, average_precision, log_loss or brier_score; for tiers also macro_f1, weighted_f1 and accuracy; for "
-        "values mae and rmse. Default: auroc, for values mae."
-    ),
+    "training.metric_for_best_model": "; ".join(
+        f"for {labels} {listed(list(measure_names(task, 'validation')), 'or')}" for task, labels in KINDS.items()
+    )
+    + ". Default: the first of them.",
     "training.torch_compile": (
         "Compile the encoder's layer, once for all of them; it takes some 20 seconds on a GPU, and pays in runs of "
         "many minutes."

@@ -156,9 +156,10 @@ def write_page(output: dict, path: Path) -> Path:
     import matplotlib.style  # after the arguments are read, as it takes a second
 
     from data_prep.files import write_whole
+    from finetune.measures import digits
     from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
     from finetune.report.report import page_template
-    from finetune.wording import digits, short
+    from finetune.wording import short
 
     cells = output["cells"]
     shown = [

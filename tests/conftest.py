@@ -146,7 +146,7 @@ def evaluated(trained, tmp_path_factory):
     from finetune.report.report import write_report
 
     folder = tmp_path_factory.mktemp("evaluated")
-    experiment = replace(trained, evaluation=replace(trained.evaluation, folder=str(folder)))
+    experiment = replace(trained, runs=replace(trained.runs, folder=str(folder)))
     shutil.copytree(trained.run_folder, experiment.run_folder)
     evaluate(experiment)
     write_report(experiment.run_folder)

@@ -12,26 +12,15 @@ from scipy.sparse import csc_array
 from scipy.stats import poisson
 from tqdm import tqdm
 
+from finetune.measures import SHARES, TOP, measure_names
 from finetune.metrics import (
-    METRICS,
-    SHARES,
-    TOP,
     checked,
-    metric_names,
     novelty,
     recommended,
     row_diversity,
     row_popularity,
 )
 
-# Without the calibration error and KS: sums of absolute gaps and largest gaps are made larger by noise, so that their
-# resamples lie above them (the interval of KS on 900 rows of 300 users covered the truth in 83 % of 500 simulations).
-INTERVALS = {
-    "binary": tuple(name for name in METRICS["binary"] if name not in ("expected_calibration_error", "ks")),
-    "tiers": METRICS["tiers"],
-    "value": METRICS["value"],
-    "propensity": ("auroc", "micro_auroc", "average_precision", f"recall_at_{TOP}", "synerise_score"),
-}
 BINS = 2**14  # of scores; where there are more distinct ones, neighbours share a bin
 COARSE_BINS = 2**8  # of scores and of labels, for Spearman's table of both
 _DRAWN = np.searchsorted(poisson.cdf(np.arange(9), 1), (np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
@@ -48,7 +37,7 @@ def bootstrap(
     popularity: np.ndarray | None = None,
     among: np.ndarray | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The INTERVALS metrics of each scorer on each resample of the users.
+    """The measures with an interval (see `finetune.measures`) of each scorer on each resample of the users.
 
     All scorers see the same resamples, so that their differences are paired. A resample in which a metric cannot be
     told, such as AUROC where only users of one class were drawn, has nan.
@@ -65,8 +54,8 @@ def bootstrap(
 
     Args:
         task: binary, tiers, propensity or value.
-        labels: Of each row, as measure takes them.
-        scores: Scorer -> its scores, as measure takes them.
+        labels: Of each row, as compute_metrics takes them.
+        scores: Scorer -> its scores, as compute_metrics takes them.
         users: Whose row each is, of shape (rows,).
         resamples: How many.
         seed: The same users, resamples and seed give the same resamples.
@@ -79,7 +68,7 @@ def bootstrap(
         Scorer -> metric -> array of shape (resamples,).
 
     Raises:
-        InputError: As measure.
+        InputError: As compute_metrics.
     """
     everyone = np.unique(users if among is None else among)
     rows = _Rows(np.searchsorted(everyone, users), len(everyone))
@@ -88,7 +77,7 @@ def bootstrap(
     result, scorers = {}, {}
     for name, values in scores.items():
         found, values = checked(task, labels, values, name)
-        result[name] = {m: np.full(resamples, np.nan) for m in metric_names(task, values, INTERVALS)}
+        result[name] = {m: np.full(resamples, np.nan) for m in interval_names(task, values)}
         if len(found):
             scorers[name] = kind(found[rows.order], values[rows.order], rows, **more)
     done = 0
@@ -102,6 +91,11 @@ def bootstrap(
             done = part.stop
             bar.update(weights.shape[1])
     return result
+
+
+def interval_names(task: str, scores: np.ndarray) -> tuple[str, ...]:
+    """The measures that get an interval, of scores as compute_metrics takes them."""
+    return measure_names(task, "interval", scores.shape[1] if task == "propensity" else TOP)
 
 
 def bootstrap_at_threshold(

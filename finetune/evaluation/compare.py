@@ -19,19 +19,13 @@ from data_prep.files import write_whole
 from data_prep.prepared import column_array
 from finetune.effects import effect
 from finetune.evaluation.bootstrap import bootstrap, interval
-from finetune.metrics import LOWER_IS_BETTER, MAIN, measure
+from finetune.measures import LOWER_IS_BETTER, MAIN, digits, measure, measure_names
+from finetune.metrics import compute_metrics
 from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report.report import page_template
 from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_settings, read_training_log
-from finetune.wording import FEW_POSITIVES, digits, listed, missing, number, short, span
-from finetune.wording import measure as wording
+from finetune.wording import FEW_POSITIVES, listed, missing, number, short, span
 
-SHOWN = {  # the main measure and one more
-    "binary": ("auroc", "average_precision"),
-    "tiers": ("auroc", "macro_f1"),
-    "propensity": ("auroc", "micro_auroc"),
-    "value": ("mae", "spearman"),
-}
 MARK = "EventScribe comparison"  # in every page
 TOLD = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 COST = ("trained_parameters", "steps", "seconds")
@@ -65,10 +59,10 @@ def compare_runs(
 
     Returns:
         task, main, lower_is_better, question, rows, users, positives; verdict; against, a run's name; best, a name or
-        None; settings, the names of those that differ; and runs, the best first, each with name, folder, SHOWN measures
-        and their intervals, difference (this run minus `against`) and its interval, standing (best, level, behind, or
-        untold), validation, trained_parameters, total_parameters, steps, seconds and settings. What is not known is
-        None, what cannot be computed NaN.
+        None; settings, the names of those that differ; and runs, the best first, each with name, folder, the measures
+        shown and their intervals, difference (this run minus `against`) and its interval, standing (best, level,
+        behind, or untold), validation, trained_parameters, total_parameters, steps, seconds and settings. What is not
+        known is None, what cannot be computed NaN.
 
     Raises:
         InputError: A folder that is no evaluated run, fewer than two, one twice, or other tasks, rows or labels.
@@ -76,17 +70,22 @@ def compare_runs(
     runs = _read_all([Path(folder) for folder in folders])
     task, rows = runs[0].metrics["task"], runs[0].rows
     labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
+    shown = measure_names(task, "compare")
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     drawn = bootstrap(task, labels, {name: run.scores for name, run in named.items()}, users, resamples, seed)
-    figures = {name: measure(task, labels, run.scores) for name, run in named.items()}
+    figures = {name: compute_metrics(task, labels, run.scores) for name, run in named.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings, entries = _different([run.settings for run in runs]), []
     for name in order:
         run = named[name]
-        entry = {"name": name, "folder": str(run.folder), **{key: figures[name][key] for key in SHOWN[task]}}
-        entry |= {f"{key}_interval": interval(drawn[name][key]) for key in SHOWN[task]}
+        entry = {
+            "name": name,
+            "folder": str(run.folder),
+            **{key: figures[name][key] for key in shown},
+        }
+        entry |= {f"{key}_interval": interval(drawn[name][key]) for key in shown}
         entry["difference"] = figures[name][main] - figures[compared][main]
         entry["difference_interval"] = interval(drawn[name][main] - drawn[compared][main])
         behind = interval(sign * (drawn[order[0]][main] - drawn[name][main]))[0]
@@ -221,7 +220,7 @@ def _cost(logs: list[dict]) -> dict[str, Any]:
 def _verdict(compared: dict) -> str:
     """One sentence: is a run the best, and how sure is that?"""
     runs, main, task = compared["runs"], compared["main"], compared["task"]
-    title = wording(main, task)[0]
+    title = measure(main, task).title
     told = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
     if runs[0]["standing"] == "untold":
         return f"These test rows cannot tell the runs apart: {title} is not defined on them."
@@ -247,7 +246,7 @@ def _places(key: str) -> int | None:
 def table(compared: dict) -> str:
     """The comparison for the screen."""
     main = compared["main"]
-    head = ["run", wording(main, compared["task"])[0], f"minus {compared['against']}", "standing", "validation"]
+    head = ["run", measure(main, compared["task"]).title, f"minus {compared['against']}", "standing", "validation"]
     lines = [[*head, *(key.replace("_", " ") for key in COST)]]
     for run in compared["runs"]:
         cells = [_cell(run[main], run[f"{main}_interval"], _places(main))]
@@ -287,7 +286,7 @@ def write_page(compared: dict, path: Path) -> Path:
         pictures = [] if compared["runs"][0]["standing"] == "untold" else [_picture(compared)]
     page = page_template("compare.html.jinja").render(
         compared=compared,
-        shown=SHOWN[compared["task"]],
+        shown=measure_names(compared["task"], "compare"),
         places=_places,
         setting=_setting,
         few_positives=FEW_POSITIVES,
@@ -301,7 +300,7 @@ def write_page(compared: dict, path: Path) -> Path:
 def _picture(compared: dict) -> Picture:
     """The difference of each run to the one that all are compared with."""
     runs, main = compared["runs"], compared["main"]
-    title = wording(main, compared["task"])[0]
+    title = measure(main, compared["task"]).title
     figure = flat_figure(len(runs))
     axes = figure.subplots()
     sure = compared["task"] == "value" or compared["positives"] >= FEW_POSITIVES

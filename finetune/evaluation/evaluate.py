@@ -25,19 +25,17 @@ from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
 from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
-from finetune.evaluation.bootstrap import INTERVALS, bootstrap, bootstrap_at_threshold, interval
+from finetune.evaluation.bootstrap import bootstrap, bootstrap_at_threshold, interval, interval_names
 from finetune.evaluation.curves import MODEL, curves, training
 from finetune.evaluation.drift import drift
 from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
 from finetune.hub.model_card import LOGGED, settings_of, write_model_card
+from finetune.measures import LOWER_IS_BETTER, MAIN
 from finetune.metrics import (
-    LOWER_IS_BETTER,
-    MAIN,
     at_threshold,
+    compute_metrics,
     deciles,
-    measure,
-    metric_names,
     repeat_and_new,
     tier_confusion,
 )
@@ -230,7 +228,7 @@ def _looked_into(
             "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
             "threshold": threshold,
             "threshold_by": settings.threshold if threshold is not None else None,
-            "before": measure(task, test[0], np.mean([run["test"] for run in scored.raw], axis=0), **known),
+            "before": compute_metrics(task, test[0], np.mean([run["test"] for run in scored.raw], axis=0), **known),
         },
         "profit": profit,
         "by_cutoff": by_cutoff(task, rows["test"]["cutoff"].to_numpy(), *test, resamples, **known),
@@ -248,7 +246,7 @@ def _seeds(experiment: Experiment, task: str, scored: _Scored, baselines: Baseli
     resamples, rivals = experiment.evaluation.bootstrap, baselines.scores["test"]
     return {
         "seeds": {
-            str(seed): measure(task, labels, scores, **known)
+            str(seed): compute_metrics(task, labels, scores, **known)
             for seed, scores in zip(experiment.seeds, each, strict=True)
         },
         "single": over_seeds(task, labels, each, rivals, users, resamples, **known),
@@ -294,17 +292,17 @@ def compare(
         users: Whose example each row is; intervals resample whole users.
         resamples: Of the bootstrap; 0 leaves the intervals out.
         threshold: From which on a row counts as positive; of the model alone.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
 
     Returns:
         rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
         with the difference model minus baseline and its paired interval.
     """
-    intervals = metric_names(task, scores[MODEL], INTERVALS)
+    intervals = interval_names(task, scores[MODEL])
     drawn = bootstrap(task, labels, scores, users, resamples, **known) if resamples else None
     figures = {}
     for name, values in scores.items():
-        figures[name] = dict(measure(task, labels, values, **known))
+        figures[name] = dict(compute_metrics(task, labels, values, **known))
         if drawn:
             figures[name] |= {f"{metric}_interval": interval(drawn[name][metric]) for metric in intervals}
     result = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
@@ -360,7 +358,7 @@ def over_seeds(
     """
     main, seeds = MAIN[task], [f"seed {i}" for i in range(len(runs))]
     everyone = dict(zip(seeds, runs, strict=True)) | baselines
-    figures = {name: measure(task, labels, scores, **known)[main] for name, scores in everyone.items()}
+    figures = {name: compute_metrics(task, labels, scores, **known)[main] for name, scores in everyone.items()}
     drawn = {name: of[main] for name, of in bootstrap(task, labels, everyone, users, resamples, **known).items()}
     picked = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), resamples))
     single = np.stack([drawn[name] for name in seeds])[picked, np.arange(resamples)].mean(axis=0)

@@ -22,8 +22,9 @@ from data_prep.history import combined
 from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
 from data_prep.task import show
-from finetune.evaluation.bootstrap import INTERVALS, bootstrap, interval, user_weights
-from finetune.metrics import MAIN, measure, metric_names
+from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
+from finetune.measures import MAIN
+from finetune.metrics import compute_metrics
 from finetune.parser import Experiment
 
 UNKNOWN, OTHER = "unknown", "other"
@@ -210,7 +211,7 @@ def slice_metrics(
         min_rows: A group of fewer rows is named but not measured.
         resamples: Of the users.
         seed: Of the resamples.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
 
     Returns:
         groups (the largest first; measures and the intervals of those that have them), too_small, and gaps; what cannot
@@ -253,7 +254,7 @@ def by_cutoff(
         users: Whose row each is, of shape (rows,).
         resamples: Of the users.
         seed: Of the resamples.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.measure`.
+        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
 
     Returns:
         Of each cutoff cutoff, rows, users, positives, the measures with their intervals and, after the first, the
@@ -286,8 +287,8 @@ def _figures(
     """Counts, measures and their intervals; and the measures' values on each resample."""
     drawn = bootstrap(task, labels, {"score": scores}, users, resamples, seed, among=among, **known)["score"]
     figures = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
-    figures |= measure(task, labels, scores, **known)
-    figures |= {f"{name}_interval": interval(drawn[name]) for name in metric_names(task, scores, INTERVALS)}
+    figures |= compute_metrics(task, labels, scores, **known)
+    figures |= {f"{name}_interval": interval(drawn[name]) for name in interval_names(task, scores)}
     return figures, drawn
 
 

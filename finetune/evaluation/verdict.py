@@ -6,24 +6,19 @@ from textwrap import wrap
 import numpy as np
 
 from finetune.evaluation.curves import MODEL
-from finetune.wording import FEW_POSITIVES, measure, number, plain_number, span, standing, worded
+from finetune.measures import measure, measure_names
+from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
 STACK = "stack"  # of both, which is no rival
 SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
-SHOWN = {  # metrics of the table on the screen, the main one first
-    "binary": ("auroc", "average_precision"),
-    "tiers": ("auroc", "macro_f1"),
-    "propensity": ("auroc", "average_precision"),
-    "value": ("mae", "spearman"),
-}
 
 
 def verdict(metrics: dict) -> str:
     """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
     what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
-    called, _ = measure(main, metrics["task"])
+    called = measure(main, metrics["task"]).title
     rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
     if math.isnan(test[main]) or not rivals:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
@@ -53,7 +48,7 @@ def verdict(metrics: dict) -> str:
 def single_verdict(metrics: dict) -> str:
     """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
     single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
-    called, _ = measure(metrics["main"], metrics["task"])
+    called = measure(metrics["main"], metrics["task"]).title
     rivals = {
         name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
     }
@@ -79,10 +74,10 @@ def says_the_same(scores: np.ndarray) -> bool:
 
 def table(metrics: dict) -> str:
     """The test results as a table for the screen."""
-    test, shown = metrics["test"], SHOWN[metrics["task"]]
+    test, shown = metrics["test"], measure_names(metrics["task"], "screen")
     main = shown[0]
-    columns = [f"{measure(metric, metrics['task'])[0]:<30}" for metric in shown]
-    lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure(main, metrics['task'])[0]})"]
+    columns = [f"{measure(metric, metrics['task']).title:<30}" for metric in shown]
+    lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure(main, metrics['task']).title})"]
     for name, figures in {MODEL: test, **test["baselines"]}.items():
         cells = [f"{_show(figures[metric])} {_span(figures[f'{metric}_interval'])}" for metric in shown]
         apart = ""

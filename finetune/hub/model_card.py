@@ -17,21 +17,16 @@ from transformers import PreTrainedTokenizerBase
 from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.serializer import EventSerializer
+from finetune.measures import digits, measure, measure_names
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.objective import Objective
 from finetune.runs import METRICS, read_metrics, read_settings, read_task, read_training_log
 from finetune.serving.classifier import load_classifier
-from finetune.wording import FEW_POSITIVES, digits, measure, number, span, worded
+from finetune.wording import FEW_POSITIVES, number, span, worded
 
 FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default
 EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
-SHOWN = {  # of the test metrics, in this order
-    "binary": r"auroc|average_precision|log_loss|brier_score|lift_at_10|recall_at_10",
-    "tiers": r"auroc|macro_f1|accuracy|log_loss|ordinal_error",
-    "value": r"mae|rmse|nmae|spearman|value_gini",
-    "propensity": r"auroc|micro_auroc|average_precision|recall_at_\d+|ndcg_at_\d+|synerise_score",
-}
 LABEL_SQL = {
     "absent": "count(*) FILTER ({window}) = 0",
     "exists": "count(*) FILTER ({window}) > 0",
@@ -39,7 +34,6 @@ LABEL_SQL = {
     "sum": 'sum("{field}") FILTER ({window})',
     "which": 'list(DISTINCT "{field}") FILTER ({window})',
 }
-HUB_METRICS = {"auroc": "roc_auc"}  # where the hub knows it by another name
 # What a card needs of the run's files.
 GROUP = {"value": str, "rows": int, "users": int, "positives": int}
 EVALUATED = {
@@ -141,7 +135,7 @@ def model_card(
         license=licence,
         datasets=[dataset] if dataset else None,
         tags=["eventscribe", "event-log", task["label"].replace(" ", "-"), *(["peft"] if _adapted(model) else [])],
-        eval_results=_results(task, own, dataset),
+        eval_results=_results(task, kind, own, dataset),
         widget=[{"text": text} for text in examples],
     )
     environment = Environment(
@@ -159,7 +153,7 @@ def model_card(
         metrics=metrics,
         seed=seed,
         results=_table(metrics, seed, kind),
-        main=measure(metrics["main"], kind)[0],
+        main=measure(metrics["main"], kind).title,
         slices=_slices(metrics),
         few=metrics["test"]["positives"] < FEW_POSITIVES,
         calibration=calibration,
@@ -271,7 +265,7 @@ def _said(
     return [f"{objective.classes[row.argmax()]} {number(row.max())}" for row in scores]
 
 
-def _results(task: dict, figures: dict, dataset: str | None) -> list[EvalResult]:
+def _results(task: dict, kind: str, figures: dict, dataset: str | None) -> list[EvalResult]:
     """The test metrics as the hub's model-index has them."""
     return [
         EvalResult(
@@ -280,8 +274,8 @@ def _results(task: dict, figures: dict, dataset: str | None) -> list[EvalResult]
             dataset_type=dataset or task["name"],
             dataset_name=task["name"],
             dataset_split="test",
-            metric_type=HUB_METRICS.get(key, key),
-            metric_name=measure(key, "")[0].replace("\u00a0", " "),
+            metric_type=measure(key, kind).hub or key,
+            metric_name=measure(key, kind).title.replace("\u00a0", " "),
             metric_value=round(value, 6),
         )
         for key, value in figures.items()
@@ -292,12 +286,12 @@ def _results(task: dict, figures: dict, dataset: str | None) -> list[EvalResult]
 def _table(metrics: dict, seed: str | None, kind: str) -> list[list[str]]:
     """Head and rows of the test results. Of one seed's model there are plain figures beside those of the mean score."""
     test, main = metrics["test"], metrics["main"]
-    shown = [key for key in test if re.fullmatch(SHOWN[kind], key)]
+    shown = [key for key in measure_names(kind, "card", len(metrics["classes"] or ())) if key in test]
     scorers = {"model": test}
     if seed is not None:
         scorers = {f"**this model**, seed {seed}": metrics["seeds"][seed], "mean score of all seeds": test}
     scorers |= {worded(name): figures for name, figures in test["baselines"].items()}
-    rows = [["", *(measure(key, kind)[0] for key in shown), f"model minus this ({measure(main, kind)[0]})"]]
+    rows = [["", *(measure(key, kind).title for key in shown), f"model minus this ({measure(main, kind).title})"]]
     for name, figures in scorers.items():
         rows.append([name, *(_figure(figures, key) for key in shown), _figure(figures, f"{main}_difference", "+")])
     return rows

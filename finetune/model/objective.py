@@ -16,17 +16,10 @@ from transformers.modeling_outputs import ModelOutput
 from data_prep import InputError
 from data_prep.task import Label, class_names, label_name
 from finetune import metrics
+from finetune.measures import MAIN, measure_names
 
-# Those of METRICS that are logged at each evaluation and may choose the best checkpoint.
-VALIDATION_METRICS = {
-    "binary": ("auroc", "average_precision", "log_loss", "brier_score"),
-    "tiers": metrics.METRICS["tiers"],
-    "propensity": ("auroc", "micro_auroc", "average_precision", "log_loss"),
-    "value": ("mae", "rmse", "spearman", "value_gini"),
-}
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
-LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"loss"}
 
 
 def log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -108,7 +101,7 @@ class Objective:
     @property
     def best(self) -> str:
         """The metric that chooses the best checkpoint unless training.metric_for_best_model names another."""
-        return metrics.MAIN[self.task]
+        return MAIN[self.task]
 
     def loss(
         self,
@@ -176,14 +169,14 @@ class Objective:
         return probabilities[:, 1] if self.task == "binary" else probabilities
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-        """VALIDATION_METRICS of the scores, by the evaluate.Metric of the task.
+        """Those measures of the scores that may choose the best checkpoint, by the evaluate.Metric of the task.
 
         Raises:
             InputError: The model's scores are NaN, as after a learning rate that is too high.
         """
         metric = metrics.METRIC[self.task](keep_in_memory=True)
         figures = metric.compute(references=labels, prediction_scores=scores)
-        return {name: figures[name] for name in VALIDATION_METRICS[self.task]}
+        return {name: figures[name] for name in measure_names(self.task, "validation")}
 
 
 def class_weights(asked: str | dict[str, float], objective: Objective, labels: np.ndarray) -> list[float] | None:

@@ -10,7 +10,7 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import write_whole
 from finetune.evaluation.curves import MODEL
-from finetune.metrics import LOWER_IS_BETTER
+from finetune.measures import LOWER_IS_BETTER, digits, measure, measure_names
 from finetune.report.pictures import PICTURE_STYLE
 from finetune.report.run_pictures import (
     cutoff_pictures,
@@ -24,9 +24,7 @@ from finetune.report.score_pictures import probability_pictures, ranking_picture
 from finetune.runs import METRICS, SETTINGS, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
-    digits,
     listed,
-    measure,
     missing,
     named,
     number,
@@ -35,13 +33,6 @@ from finetune.wording import (
     standing,
 )
 
-# Measures of the first table: two with their difference to each baseline, then some without.
-LEADING = {
-    "binary": (("auroc", "average_precision"), ("lift_at_10", "log_loss")),
-    "tiers": (("auroc", "macro_f1"), ("accuracy", "ordinal_error")),
-    "value": (("mae", "spearman"), ("value_gini", "nmae")),
-    "propensity": (("auroc", "average_precision"), ("recall_at", "synerise_score")),
-}
 SLICED = "Over time and between groups"
 COUNTS = ("rows", "users", "positives")
 FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
@@ -105,8 +96,11 @@ def write_report(run_folder: Path) -> Path:
         }
     keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
     keys = [key for key in keys if key not in COUNTS and not key.endswith("_interval")]
-    compared, starts = LEADING[metrics["task"]]
-    single = [key for start in starts for key in keys if key == start or key.startswith(f"{start}_")]
+    classes = len(metrics["classes"] or ())
+    compared, single = (
+        [key for key in measure_names(metrics["task"], place, classes) if key in keys]
+        for place in ("leading", "beside")
+    )
     page = page_template("report.html.jinja").render(
         metrics=metrics,
         scorers=scorers,

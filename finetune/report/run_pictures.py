@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from finetune.measures import digits, measure
 from finetune.report.pictures import (
     BLUE,
     DASHED,
@@ -20,7 +21,7 @@ from finetune.report.pictures import (
     percents,
     square_figure,
 )
-from finetune.wording import FEW_POSITIVES, digits, listed, measure, missing, number, percent, short, span
+from finetune.wording import FEW_POSITIVES, listed, missing, number, percent, short, span
 
 BARS = 15  # inputs whose drift is drawn
 GROUPS = 20  # of a slice that are drawn
@@ -72,7 +73,7 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
     main, points = metrics["main"], metrics["by_cutoff"]
     if len(points) < 2:
         return []
-    name = measure(main, metrics["task"])[0]
+    name = measure(main, metrics["task"]).title
     figure = flat_figure(6)
     axes = figure.subplots()
     _draw(axes, points, main, upright=True)
@@ -104,7 +105,7 @@ def slice_pictures(metrics: dict) -> list[Picture]:
 
 def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
     main = metrics["main"]
-    title = measure(main, metrics["task"])[0]
+    title = measure(main, metrics["task"]).title
     known = len(groups)
     groups = sorted(groups, key=lambda of: -of["rows"])[:GROUPS]
     figure = flat_figure(len(groups) + 2)
@@ -236,7 +237,7 @@ def text_pictures(metrics: dict) -> list[Picture]:
 
 def loss_pictures(metrics: dict) -> list[Picture]:
     """Losses and the main validation metric over the steps, a panel for each that was logged."""
-    main, title, training = metrics["main"], measure(metrics["main"], metrics["task"])[0], metrics["training"]
+    main, title, training = metrics["main"], measure(metrics["main"], metrics["task"]).title, metrics["training"]
     loss, judged = _series(training, "loss"), _series(training, f"eval_{main}")
     marked = SOLID | {"marker": "o", "markersize": 4}
     panels = {

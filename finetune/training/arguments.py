@@ -15,7 +15,8 @@ from transformers.training_args import trainer_log_levels
 
 from data_prep import InputError
 from finetune.config import Experiment
-from finetune.model.objective import LOWER_IS_BETTER, VALIDATION_METRICS, Objective
+from finetune.measures import LOWER_IS_BETTER, measure_names
+from finetune.model.objective import Objective
 from finetune.model.tokenization import first_line
 
 # The smallest and the largest value of the settings that transformers takes as they are, and fails or does nothing
@@ -52,7 +53,7 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     _check_together(settings, experiment, objective)
     if settings["load_best_model_at_end"] or settings["save_strategy"] == "best":
         best = _best_metric(settings, objective)
-        settings |= {"metric_for_best_model": best, "greater_is_better": best not in LOWER_IS_BETTER}
+        settings |= {"metric_for_best_model": best, "greater_is_better": best not in {*LOWER_IS_BETTER, "loss"}}
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
@@ -126,7 +127,7 @@ def _check_label(settings: dict, experiment: Experiment, objective: Objective) -
 
 def _best_metric(settings: dict, objective: Objective) -> str:
     best = (settings["metric_for_best_model"] or objective.best).removeprefix("eval_")
-    known = (*VALIDATION_METRICS[objective.task], "loss")
+    known = (*measure_names(objective.task, "validation"), "loss")
     if settings["eval_strategy"] == "no":
         raise InputError(
             "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"

@@ -28,13 +28,14 @@ from data_prep.files import write_whole
 from data_prep.prepared import prepared_for
 from finetune.config import RENAMED, Experiment
 from finetune.effects import effect, weight_settings
+from finetune.measures import measure
+from finetune.model.objective import Objective
 from finetune.parser import changed, changed_yaml
 from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
 from finetune.report.report import page_template
 from finetune.training.arguments import training_arguments
 from finetune.training.start import starting_point
 from finetune.training.train import build_trainer
-from finetune.wording import measure
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -269,7 +270,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     best = study.best_trial if finished else None
-    metric = measure(metric, "binary")[0]
+    metric = measure(metric, Objective.of(experiment.task.label, []).task).title
     if best:
         write_whole(folder / "best.yaml", changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):

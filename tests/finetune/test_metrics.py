@@ -10,17 +10,15 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from data_prep import InputError
+from finetune.measures import LOWER_IS_BETTER, MAIN, MEASURES
 from finetune.metrics import (
-    LOWER_IS_BETTER,
-    MAIN,
-    METRICS,
     BinaryMetrics,
     PropensityMetrics,
     TiersMetrics,
     ValueMetrics,
     at_threshold,
+    compute_metrics,
     deciles,
-    measure,
     recommended,
     repeat_and_new,
     tier_confusion,
@@ -51,8 +49,8 @@ def sample(draw, task: str):
 @given(sample("binary"))
 def test_measures_of_a_yes_or_no_are_scikit_learns(case):
     labels, scores = case
-    found = measure("binary", labels, scores)
-    assert tuple(found) == METRICS["binary"]
+    found = compute_metrics("binary", labels, scores)
+    assert tuple(found) == tuple(MEASURES["binary"])
     assert found["auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores))
     assert found["average_precision"] == pytest.approx(sklearn_metrics.average_precision_score(labels, scores))
     assert found["log_loss"] == pytest.approx(sklearn_metrics.log_loss(labels, scores))
@@ -66,7 +64,7 @@ def test_the_calibration_error_is_that_of_scikit_learns_calibration_curve():
     random = np.random.default_rng(0)
     labels, scores = random.integers(0, 2, 300), random.random(300)
     real, predicted = calibration_curve(labels, scores, n_bins=15, strategy="quantile")
-    found = measure("binary", labels, scores)["expected_calibration_error"]
+    found = compute_metrics("binary", labels, scores)["expected_calibration_error"]
     assert found == pytest.approx(np.abs(real - predicted).mean())  # bins of 20 rows
 
 
@@ -76,14 +74,14 @@ def test_the_calibration_error_is_at_least_that_of_all_rows_and_at_most_that_of_
     """Bins hold whole scores, so that they only ever add up what single scores are off by."""
     labels, scores = case
     each = [abs((labels - scores)[scores == score].sum()) for score in np.unique(scores)]
-    found = len(labels) * measure("binary", labels, scores)["expected_calibration_error"]
+    found = len(labels) * compute_metrics("binary", labels, scores)["expected_calibration_error"]
     assert abs((labels - scores).sum()) - 1e-9 <= found <= sum(each) + 1e-9
 
 
 def test_lift_and_recall_are_expected_over_the_orders_of_tied_rows():
     random = np.random.default_rng(0)
     labels, scores = random.integers(0, 2, 40), random.integers(0, 6, 40) / 6
-    found = measure("binary", labels, scores)
+    found = compute_metrics("binary", labels, scores)
     for share, rows in ((5, 2), (10, 4), (20, 8)):
         draws = []
         for _ in range(4000):
@@ -96,7 +94,7 @@ def test_lift_and_recall_are_expected_over_the_orders_of_tied_rows():
 def test_lift_without_ties_is_the_rate_of_the_best_rows_over_the_rate_of_all():
     random = np.random.default_rng(1)
     labels, scores = random.integers(0, 2, 500), random.permutation(500) / 500
-    found = measure("binary", labels, scores)
+    found = compute_metrics("binary", labels, scores)
     for share in (1, 5, 10, 20):
         best = labels[np.argsort(-scores)[: 5 * share]]
         assert found[f"lift_at_{share}"] == pytest.approx(best.mean() / labels.mean())
@@ -107,8 +105,8 @@ def test_lift_without_ties_is_the_rate_of_the_best_rows_over_the_rate_of_all():
 @given(sample("tiers"))
 def test_measures_of_tiers_are_scikit_learns(case):
     labels, scores = case
-    found, chosen, classes = measure("tiers", labels, scores), scores.argmax(axis=1), np.arange(scores.shape[1])
-    assert tuple(found) == METRICS["tiers"]
+    found, chosen, classes = compute_metrics("tiers", labels, scores), scores.argmax(axis=1), np.arange(scores.shape[1])
+    assert tuple(found) == tuple(MEASURES["tiers"])
     assert found["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(labels, chosen, average="macro"))
     assert found["weighted_f1"] == pytest.approx(sklearn_metrics.f1_score(labels, chosen, average="weighted"))
     assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, chosen))
@@ -126,30 +124,30 @@ def test_measures_of_tiers_are_scikit_learns(case):
 @given(sample("value"))
 def test_measures_of_a_value_are_scikit_learns(case):
     labels, scores = case
-    found = measure("value", labels, scores, deviation=4.0)
-    assert tuple(found) == METRICS["value"]
+    found = compute_metrics("value", labels, scores, deviation=4.0)
+    assert tuple(found) == tuple(MEASURES["value"])
     assert found["mae"] == pytest.approx(sklearn_metrics.mean_absolute_error(labels, scores))
     assert found["rmse"] == pytest.approx(sklearn_metrics.root_mean_squared_error(labels, scores))
     assert found["nmae"] == pytest.approx(found["mae"] / 4)
     if np.ptp(scores):
         assert found["spearman"] == pytest.approx(spearmanr(labels, scores).statistic)
     assert -1 - 1e-9 <= found["value_gini"] <= 1 + 1e-9
-    assert measure("value", labels, labels * 7)["value_gini"] == pytest.approx(1)
+    assert compute_metrics("value", labels, labels * 7)["value_gini"] == pytest.approx(1)
 
 
 def test_the_value_gini_of_a_yes_or_no_is_that_of_its_auroc():
     random = np.random.default_rng(0)
     labels, scores = random.integers(0, 2, 300), random.integers(0, 20, 300) / 20
     expected = 2 * sklearn_metrics.roc_auc_score(labels, scores) - 1
-    assert measure("value", labels, scores)["value_gini"] == pytest.approx(expected)
+    assert compute_metrics("value", labels, scores)["value_gini"] == pytest.approx(expected)
 
 
 @settings(max_examples=20, deadline=None)
 @given(sample("propensity"))
 def test_measures_of_propensities_are_scikit_learns(case):
     labels, scores = case
-    found, k = measure("propensity", labels, scores), min(10, scores.shape[1])
-    assert tuple(found) == tuple(name.replace("_at_10", f"_at_{k}") for name in METRICS["propensity"])
+    found, k = compute_metrics("propensity", labels, scores), min(10, scores.shape[1])
+    assert tuple(found) == tuple(name.replace("_at_10", f"_at_{k}") for name in MEASURES["propensity"])
     told = [i for i in range(scores.shape[1]) if 0 < labels[:, i].sum() < len(labels)]
     for name, metric in (
         ("auroc", sklearn_metrics.roc_auc_score),
@@ -170,7 +168,7 @@ def test_measures_of_propensities_are_scikit_learns(case):
 def test_the_top_k_is_expected_over_the_orders_of_tied_classes():
     random = np.random.default_rng(0)
     labels, scores = random.integers(0, 2, (12, 14)), random.integers(0, 4, (12, 14)) / 4
-    found = measure("propensity", labels, scores)
+    found = compute_metrics("propensity", labels, scores)
     hits, covered = [], []
     for _ in range(3000):
         best = np.argsort(-scores - random.random(scores.shape) / 100, axis=1)[:, :10]
@@ -187,11 +185,11 @@ def test_novelty_diversity_and_their_score_are_those_of_the_recsys_challenge():
     """Figures worked out by hand from its definitions, for two rows of eleven and of three classes."""
     popularity = np.arange(1, 12)
     certain = np.tile((popularity > 1).astype(float), (2, 1))  # of the ten most popular
-    found = measure("propensity", np.eye(11, dtype=int)[:2], certain, popularity=popularity)
+    found = compute_metrics("propensity", np.eye(11, dtype=int)[:2], certain, popularity=popularity)
     assert found["novelty"] == pytest.approx(0)
     assert found["diversity"] == pytest.approx(np.log2(10) / np.log2(11), abs=1e-6)
     scores = np.array([[0.02, 0.01, 0.01], [0.01, 0.01, 0.02]])
-    found = measure("propensity", np.array([[1, 0, 0], [0, 0, 1]]), scores, popularity=np.array([6, 3, 1]))
+    found = compute_metrics("propensity", np.array([[1, 0, 0], [0, 0, 1]]), scores, popularity=np.array([6, 3, 1]))
     shares = [(6 * 0.02 + 3 * 0.01 + 1 * 0.01) / 10, (6 * 0.01 + 3 * 0.01 + 1 * 0.02) / 10]
     assert found["novelty"] == pytest.approx((1 - np.mean(shares)) ** 100)
     assert found["diversity"] == pytest.approx(1.5 / np.log2(3), abs=1e-6)
@@ -242,13 +240,13 @@ def test_deciles_share_what_ties_across_their_borders():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(list(METRICS)).flatmap(lambda task: st.tuples(st.just(task), sample(task))), st.randoms())
+@given(st.sampled_from(list(MEASURES)).flatmap(lambda task: st.tuples(st.just(task), sample(task))), st.randoms())
 def test_no_measure_depends_on_the_order_of_the_rows(case, random):
     task, (labels, scores) = case
     order = list(range(len(labels)))
     random.shuffle(order)
-    found = measure(task, labels[order], scores[order], deviation=2.0)
-    assert found == pytest.approx(measure(task, labels, scores, deviation=2.0), nan_ok=True)
+    found = compute_metrics(task, labels[order], scores[order], deviation=2.0)
+    assert found == pytest.approx(compute_metrics(task, labels, scores, deviation=2.0), nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -269,29 +267,29 @@ def test_evaluates_metrics_give_the_same_figures(metric, task):
         labels = random.integers(0, 2, (30, 3))
     more = {"value": {"deviation": 2.0}, "propensity": {"popularity": np.array([3, 2, 1])}}.get(task, {})
     found = metric(keep_in_memory=True).compute(references=labels, prediction_scores=scores, **more)
-    assert found == measure(task, labels, scores, **more)
+    assert found == compute_metrics(task, labels, scores, **more)
     assert not np.isnan(list(found.values())).any()
 
 
 def test_every_task_has_a_main_metric_and_metrics_that_fall_are_known():
-    assert {task: MAIN[task] in names for task, names in METRICS.items()} == dict.fromkeys(METRICS, True)
-    assert not LOWER_IS_BETTER - {name for names in METRICS.values() for name in names}
+    assert {task: MAIN[task] in names for task, names in MEASURES.items()} == dict.fromkeys(MEASURES, True)
+    assert not LOWER_IS_BETTER - {name for names in MEASURES.values() for name in names}
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_rows_of_one_class_have_losses_and_no_ranking(label):
     with warnings.catch_warnings(action="error"):
-        found = measure("binary", np.full(4, label), np.array([0.1, 0.2, 0.2, 0.9]))
+        found = compute_metrics("binary", np.full(4, label), np.array([0.1, 0.2, 0.2, 0.9]))
     told = {name for name, value in found.items() if not np.isnan(value)}
     assert told == {"log_loss", "brier_score", "expected_calibration_error"}
 
 
 def test_one_score_for_all_ranks_nobody():
     with warnings.catch_warnings(action="error"):
-        found = measure("binary", np.array([0, 0, 0, 1]), np.full(4, 0.25))
-        of_values = measure("value", np.array([0.0, 0.0, 4.0]), np.full(3, 5.0), deviation=2.0)
-        of_tiers = measure("tiers", np.array([0, 1, 2]), np.full((3, 3), 1 / 3))
-        of_several = measure("propensity", np.array([[0, 1], [1, 0]]), np.full((2, 2), 0.5))
+        found = compute_metrics("binary", np.array([0, 0, 0, 1]), np.full(4, 0.25))
+        of_values = compute_metrics("value", np.array([0.0, 0.0, 4.0]), np.full(3, 5.0), deviation=2.0)
+        of_tiers = compute_metrics("tiers", np.array([0, 1, 2]), np.full((3, 3), 1 / 3))
+        of_several = compute_metrics("propensity", np.array([[0, 1], [1, 0]]), np.full((2, 2), 0.5))
     assert found["auroc"] == of_tiers["auroc"] == of_several["auroc"] == of_several["micro_auroc"] == 0.5
     assert found["average_precision"] == 0.25
     assert found["gini"] == found["ks"] == found["expected_calibration_error"] == 0
@@ -302,10 +300,10 @@ def test_one_score_for_all_ranks_nobody():
 
 def test_what_cannot_be_told_of_values_and_tiers_is_nan():
     with warnings.catch_warnings(action="error"):
-        equal = measure("value", np.full(3, 2.0), np.array([1.0, 2.0, 3.0]))
-        refunds = measure("value", np.array([-3.0, 1.0]), np.array([1.0, 2.0]))
-        one_tier = measure("tiers", np.zeros(3, int), np.full((3, 2), 0.5))
-        unwanted = measure("propensity", np.zeros((3, 2), int), np.full((3, 2), 0.5))
+        equal = compute_metrics("value", np.full(3, 2.0), np.array([1.0, 2.0, 3.0]))
+        refunds = compute_metrics("value", np.array([-3.0, 1.0]), np.array([1.0, 2.0]))
+        one_tier = compute_metrics("tiers", np.zeros(3, int), np.full((3, 2), 0.5))
+        unwanted = compute_metrics("propensity", np.zeros((3, 2), int), np.full((3, 2), 0.5))
     assert np.isnan([equal["spearman"], equal["value_gini"], equal["nmae"], refunds["value_gini"]]).all()
     assert refunds["spearman"] == pytest.approx(1)
     assert np.isnan(one_tier["auroc"])
@@ -315,13 +313,13 @@ def test_what_cannot_be_told_of_values_and_tiers_is_nan():
     assert unwanted["precision_at_2"] == 0
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", MEASURES)
 def test_no_rows_have_no_figures(task):
     scores = np.empty((0, 12)) if task in ("tiers", "propensity") else np.empty(0)
     labels = np.empty((0, 12), int) if task == "propensity" else np.empty(0, int)
     with warnings.catch_warnings(action="error"):
-        found = measure(task, labels, scores)
-    assert tuple(found) == METRICS[task]
+        found = compute_metrics(task, labels, scores)
+    assert tuple(found) == tuple(MEASURES[task])
     assert np.isnan(list(found.values())).all()
 
 
@@ -351,4 +349,4 @@ def test_a_threshold_that_nobody_reaches_and_no_rows_have_dashes():
 )
 def test_scores_that_are_none_are_refused_with_how_many(task, labels, scores, message):
     with pytest.raises(InputError, match=message):
-        measure(task, np.array(labels), np.array(scores))
+        compute_metrics(task, np.array(labels), np.array(scores))

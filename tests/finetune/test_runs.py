@@ -72,7 +72,7 @@ def test_a_file_of_a_model_that_holds_nothing_is_named_with_the_remedy(run, cont
 @pytest.mark.parametrize("content", NOTHING)
 def test_a_file_of_a_run_that_holds_nothing_is_named_with_the_remedy(evaluated, run, content):
     parts = load_classifier(run / "model")
-    moved = SimpleNamespace(runs=lambda: [SimpleNamespace(run_folder=run)], base_folder=run)
+    moved = SimpleNamespace(seed_runs=lambda: [SimpleNamespace(run_folder=run)], base_folder=run)
     moved.pretraining = evaluated.pretraining
     card = (lambda: model_card(run / "model", *parts, Calibration()),)
     both = (lambda: compare_runs([run, evaluated.run_folder], resamples=2),)

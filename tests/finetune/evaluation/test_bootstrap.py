@@ -8,15 +8,16 @@ from sklearn import metrics as sklearn_metrics
 
 from data_prep import InputError
 from finetune.evaluation.bootstrap import (
-    INTERVALS,
     _Rows,
     bootstrap,
     bootstrap_at_threshold,
     interval,
+    interval_names,
     score_bins,
     user_weights,
 )
-from finetune.metrics import MAIN, METRICS, measure
+from finetune.measures import MAIN, MEASURES
+from finetune.metrics import compute_metrics
 
 POPULARITY = np.arange(1, 13)
 
@@ -45,19 +46,19 @@ def simulate(task: str, users: int, seed: int, rows: int = 3, levels: int | None
 
 
 @pytest.mark.parametrize("levels", [None, 6])
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", MEASURES)
 def test_a_resample_has_the_measures_of_its_rows_written_out(task, levels):
     labels, scores, users = simulate(task, 30, seed=1, levels=levels)
     shuffled = np.random.default_rng(0).permutation(len(users))
     labels, scores, users = labels[shuffled], scores[shuffled], users[shuffled]
     more = {"deviation": 3.0, "popularity": POPULARITY}
     drawn = bootstrap(task, labels, {"a": scores}, users, 40, seed=5, **more)["a"]
-    assert tuple(drawn) == INTERVALS[task]
+    assert tuple(drawn) == interval_names(task, scores)
     weights = np.concatenate(list(user_weights(users, 40, seed=5)), axis=1).astype(int)
     of_row = np.searchsorted(np.unique(users), users)
     for i in range(40):
         rows = np.repeat(np.arange(len(users)), weights[of_row, i])
-        expected = measure(task, labels[rows], scores[rows], **more)
+        expected = compute_metrics(task, labels[rows], scores[rows], **more)
         found = {metric: values[i] for metric, values in drawn.items()}
         assert found == pytest.approx({metric: expected[metric] for metric in found}, rel=1e-4, abs=1e-6, nan_ok=True)
 
@@ -86,7 +87,7 @@ def test_a_resample_has_scikit_learns_measures_with_sample_weights(seed, levels,
             assert drawn["brier_score"][i] == pytest.approx(brier, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", MEASURES)
 def test_a_scorer_compared_with_itself_differs_by_nothing(task):
     labels, scores, users = simulate(task, 200, seed=0)
     more = {"deviation": 3.0, "popularity": POPULARITY}
@@ -116,7 +117,7 @@ def test_intervals_of_a_scorer_and_of_a_difference_cover_the_truth_about_as_ofte
         return labels, {"a": scores, "b": worse / worse.sum(axis=1, keepdims=True) if task == "tiers" else worse}, users
 
     labels, both, _ = scorers(100_000, seed=99)
-    truth, main = {name: measure(task, labels, values) for name, values in both.items()}, MAIN[task]
+    truth, main = {name: compute_metrics(task, labels, values) for name, values in both.items()}, MAIN[task]
     trials, hits = 400, dict.fromkeys([*names, "difference"], 0)
     for seed in range(trials):
         labels, both, users = scorers(300, seed)
@@ -193,13 +194,13 @@ def test_neighbouring_scores_share_a_bin_without_moving_the_measures():
     assert 10_000 < bins.max() < 2**14
     assert np.all(np.diff(bins[np.argsort(-scores, kind="stable")]) >= 0)
     assert np.ptp(scores[bins == bins[scores == 0.25][0]]) == 0
-    exact, binned = (measure("binary", labels, values) for values in (scores, 1 - bins / 2**14))
+    exact, binned = (compute_metrics("binary", labels, values) for values in (scores, 1 - bins / 2**14))
     assert binned["auroc"] == pytest.approx(exact["auroc"], abs=1e-6)
     assert binned["average_precision"] == pytest.approx(exact["average_precision"], abs=1e-4)
     for name in ("recall_at_1", "recall_at_10"):
         assert binned[name] == pytest.approx(exact[name], abs=2e-4)
     values = np.where(labels, np.exp(seen + random.normal(size=rows)), 0)
-    exact = measure("value", values, seen)
+    exact = compute_metrics("value", values, seen)
     drawn = bootstrap("value", values, {"a": seen}, np.arange(rows), 60)["a"]
     for name in ("spearman", "value_gini"):
         assert drawn[name].mean() == pytest.approx(exact[name], abs=4 * drawn[name].std() / 60**0.5 + 2e-4)
@@ -228,13 +229,13 @@ def test_what_a_resample_cannot_tell_is_nan_and_left_out_of_the_interval():
     assert "recall_at_3" in no_popularity
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", MEASURES)
 def test_no_rows_have_no_intervals(task):
     scores = np.empty((0, 12)) if task in ("tiers", "propensity") else np.empty(0)
     labels = np.empty((0, 12), int) if task == "propensity" else np.empty(0, int)
     for among in (None, np.arange(4)):
         drawn = bootstrap(task, labels, {"a": scores}, np.empty(0, int), 7, among=among)["a"]
-        assert tuple(drawn) == INTERVALS[task]
+        assert tuple(drawn) == interval_names(task, scores)
         assert np.isnan(list(drawn.values())).all()
 
 

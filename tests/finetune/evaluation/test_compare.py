@@ -13,7 +13,7 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from data_prep import InputError
 from finetune.evaluation.compare import compare_runs, table, write_page
-from finetune.metrics import MAIN
+from finetune.measures import MAIN
 
 ROWS = 600
 

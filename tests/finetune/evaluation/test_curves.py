@@ -8,7 +8,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from finetune.evaluation.curves import DECIMALS, POINTS, curves
 from finetune.evaluation.evaluate import without_nan
-from finetune.metrics import measure
+from finetune.metrics import compute_metrics
 
 CLASSES = [f"class {i}" for i in range(4)]
 
@@ -80,7 +80,7 @@ def test_captured_values_have_the_gini_of_the_metric():
     perfect = 2 * auc(*points(found["perfect_gain"]).T) - 1
     for name, curve in found["gain"].items():
         gini = (2 * auc(*points(curve).T) - 1) / perfect
-        assert gini == pytest.approx(measure("value", labels, scores[name])["value_gini"], abs=2e-3)
+        assert gini == pytest.approx(compute_metrics("value", labels, scores[name])["value_gini"], abs=2e-3)
 
 
 def test_tiers_and_classes_have_the_auroc_that_scikit_learn_gives_them():
@@ -98,7 +98,7 @@ def test_tiers_and_classes_have_the_auroc_that_scikit_learn_gives_them():
     assert found["class_auroc"]["positives"].tolist() == labels[:, [0, 1, 3]].sum(axis=0).tolist()
     for name, areas in found["class_auroc"]["auroc"].items():
         assert areas == pytest.approx([roc_auc_score(labels[:, at], scores[name][:, at]) for at in (0, 1, 3)])
-    figures = measure("propensity", labels, scores["model"])
+    figures = compute_metrics("propensity", labels, scores["model"])
     last = [found["at_k"]["model"][key][-1] for key in ("precision", "recall")]
     assert last == pytest.approx([figures["precision_at_4"], figures["recall_at_4"]])
 

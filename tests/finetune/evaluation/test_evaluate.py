@@ -277,7 +277,7 @@ def test_a_run_that_lost_a_file_is_refused_before_any_work(trained, tmp_path, fi
     shutil.copytree(trained.run_folder, tmp_path / "tiny")
     damage(tmp_path / "tiny" / file)
     before = sorted((tmp_path / "tiny").rglob("*"))
-    run = replace(trained, evaluation=replace(trained.evaluation, folder=str(tmp_path)))
+    run = replace(trained, runs=replace(trained.runs, folder=str(tmp_path)))
     with pytest.raises(InputError, match=re.escape(file)):
         evaluate(run)
     assert sorted((tmp_path / "tiny").rglob("*")) == before

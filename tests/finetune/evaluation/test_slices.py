@@ -13,9 +13,10 @@ from sklearn.metrics import roc_auc_score
 from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.prepared import read_split
-from finetune.evaluation.bootstrap import INTERVALS
+from finetune.evaluation.bootstrap import interval_names
 from finetune.evaluation.slices import _compare, by_cutoff, slice_metrics, slice_values
-from finetune.metrics import MAIN, METRICS, measure, metric_names
+from finetune.measures import MAIN, MEASURES
+from finetune.metrics import compute_metrics
 from finetune.parser import parse_experiment
 
 
@@ -169,11 +170,11 @@ def test_the_figures_of_a_group_are_those_of_its_rows(task):
     assert found["too_small"] == [{"value": "a", "rows": 80}, {"value": "c", "rows": 80}]
     (group,) = found["groups"]
     inside = values == "b"
-    figures = measure(task, labels[inside], scores[inside], 10.0)
+    figures = compute_metrics(task, labels[inside], scores[inside], 10.0)
     assert (group["value"], group["rows"], group["users"]) == ("b", 240, len(np.unique(users[inside])))
     assert group["positives"] == (labels[inside] > 0).sum()
     np.testing.assert_equal({name: group[name] for name in figures}, figures)
-    for name in metric_names(task, scores, INTERVALS):
+    for name in interval_names(task, scores):
         low, high = group[f"{name}_interval"]
         assert low <= group[name] <= high or np.isnan([group[name], low, high]).all()
     assert np.isnan(group["selected_rate"]) == (task != "binary")
@@ -253,11 +254,11 @@ def test_each_cutoff_has_the_figures_of_its_rows_and_its_paired_change_since_the
     assert [entry["cutoff"] for entry in found] == ["2024-01-01", "2024-02-01", "2024-03-01 12:00"]
     main = MAIN[task]
     for entry, part in zip(found, (slice(0, 200), slice(200, 400), slice(400, 600)), strict=True):
-        figures = measure(task, labels[part], scores[part], 10.0)
+        figures = compute_metrics(task, labels[part], scores[part], 10.0)
         np.testing.assert_equal({name: entry[name] for name in figures}, figures)
-        assert set(METRICS[task]) & set(entry)
+        assert set(MEASURES[task]) & set(entry)
         assert entry[f"{main}_interval"][0] < entry[main] < entry[f"{main}_interval"][1]
-        assert {f"{name}_interval" for name in metric_names(task, scores, INTERVALS)} <= set(entry)
+        assert {f"{name}_interval" for name in interval_names(task, scores)} <= set(entry)
     assert f"{main}_change" not in found[0]
     assert found[1][f"{main}_change_interval"] == [0.0, 0.0]  # the same rows again: paired, not drawn twice
     if task == "binary":
@@ -273,7 +274,7 @@ def test_popularity_in_training_gives_groups_and_cutoffs_novelty_and_synerises_s
     (cutoff,) = by_cutoff(
         "propensity", np.full(200, "2024-01-01", "datetime64[us]"), labels, scores, users, 50, **known
     )
-    figures = measure("propensity", labels, scores, **known)
+    figures = compute_metrics("propensity", labels, scores, **known)
     for entry in (group, cutoff):
         assert [entry[name] for name in ("novelty", "synerise_score")] == [
             figures["novelty"],

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from data_prep import InputError
 from data_prep.task import Label
-from finetune.metrics import MAIN, METRICS
-from finetune.model.objective import VALIDATION_METRICS, Objective, Scale, class_weights
+from finetune.measures import MAIN, MEASURES, measure_names
+from finetune.model.objective import Objective, Scale, class_weights
 
 RANDOM = np.random.default_rng(0)
 BINARY = Objective("binary", ("no_churn", "churn"))
@@ -119,9 +119,9 @@ def test_each_task_is_validated_by_some_of_its_metrics():
         (PROPENSITY, RANDOM.integers(0, 2, (50, 2)), probabilities[:, :2]),
         (VALUE, RANDOM.random(50), RANDOM.random(50)),
     ):
-        names = VALIDATION_METRICS[objective.task]
+        names = measure_names(objective.task, "validation")
         assert tuple(objective.metrics(labels, scores)) == names
-        assert set(names) <= set(METRICS[objective.task])
+        assert set(names) <= set(MEASURES[objective.task])
         assert objective.best == MAIN[objective.task]
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from finetune.evaluation.curves import curves
-from finetune.metrics import METRICS
+from finetune.measures import MEASURES, Measure, digits, measure
 from finetune.report.pictures import PICTURE_STYLE, dots, flat_figure, inline_svg, square_figure
 from finetune.report.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
 from finetune.report.score_pictures import ranking_pictures
-from finetune.wording import digits, listed, measure, named, number, percent, plain_number, span
+from finetune.wording import listed, named, number, percent, plain_number, span
 
 
 @pytest.fixture(autouse=True)
@@ -157,14 +157,17 @@ def test_numbers_are_written_as_people_write_them():
     assert (named("rfm"), named("gradient_boosting")) == ("RFM", "Gradient boosting")
 
 
-@pytest.mark.parametrize(("task", "key"), [(task, key) for task, keys in METRICS.items() for key in keys])
+@pytest.mark.parametrize(("task", "key"), [(task, key) for task, keys in MEASURES.items() for key in keys])
 def test_every_metric_is_explained(task, key):
-    assert all(measure(key, task))
+    assert measure(key, task).title
+    assert measure(key, task).meaning
 
 
 def test_a_measure_has_the_name_that_its_task_gives_it():
-    assert measure("recall_at_10", "binary")[0] == "Recall at the top 10\u00a0%"
-    assert measure("recall_at_10", "propensity")[0] == "Recall at 10"
-    assert "each against the rest" in measure("auroc", "tiers")[1]
-    assert measure("something_new", "binary") == ("Something new", "")
+    assert measure("recall_at_10", "binary").title == "Recall at the top 10\u00a0%"
+    assert measure("recall_at_10", "propensity").title == "Recall at 10"
+    assert "each against the rest" in measure("auroc", "tiers").meaning
+    assert measure("something_new", "binary") == Measure("Something new")
+    assert measure("precision_at_4", "propensity").title == "Precision at 4"
+    assert "4 highest-scored" in measure("precision_at_4", "propensity").meaning
     assert digits("mae") is None

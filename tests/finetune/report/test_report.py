@@ -16,9 +16,9 @@ import pytest
 
 from data_prep import InputError
 from finetune.evaluation.curves import curves
-from finetune.metrics import METRICS
+from finetune.measures import MAIN, MEASURES, digits
 from finetune.report.report import write_report
-from finetune.wording import digits, number
+from finetune.wording import number
 
 CHROMIUM = Path("/usr/bin/chromium")
 BASELINES = ("recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority")
@@ -76,7 +76,7 @@ def _labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def _metrics(task: str, quality: float, intervals: bool = True) -> dict:
     """Made-up figures, all keys of the task."""
     made = {}
-    for at, key in enumerate(METRICS[task]):
+    for at, key in enumerate(MEASURES[task]):
         scale = {"mae": 30, "rmse": 50}.get(key, 4 if key.startswith("lift") else 1)
         made[key] = scale * quality * (0.95**at)
         if intervals:
@@ -87,7 +87,7 @@ def _metrics(task: str, quality: float, intervals: bool = True) -> dict:
 def _differences(task: str, model: dict, baseline: dict) -> dict:
     return {
         key: value
-        for name in METRICS[task]
+        for name in MEASURES[task]
         for key, value in {
             f"{name}_difference": model[name] - baseline[name],
             f"{name}_difference_interval": [model[name] - baseline[name] - 0.01, model[name] - baseline[name] + 0.01],
@@ -124,7 +124,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     lower, few = _metrics(task, 0.8, False), part | {"value": "FR", "positives": 12}
     gaps = {"equal_opportunity": 0.04, "demographic_parity": 0.05, "calibration": 0.02}
     gaps |= {f"{key}_interval": [0.01, 0.07] for key in tuple(gaps)}
-    main = METRICS[task][0]
+    main = MAIN[task]
     later = part | {f"{main}_change": -0.0123, f"{main}_change_interval": [-0.0456, 0.0067]}
     metrics = {
         "name": "test run",
@@ -252,7 +252,7 @@ def _titles(text: str) -> list[str]:
     return re.findall(r"<h3>(.*?)</h3>", text)
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_the_page_refers_to_nothing_outside_itself(full, task: str):
     text = _page(full(task))
     assert not re.search(r"https?:|//\w+\.\w+", text)
@@ -275,7 +275,7 @@ BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
 REST = ["By cutoff", "By country", "Texts", "Training", "Drift of the inputs"]
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full, task: str):
     text = _page(full(task))
     titles = RANKING[task] + BELIEF.get(task, ["Calibration"]) + REST
@@ -286,7 +286,7 @@ def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full
     assert len(re.findall(r"<figcaption>[^<]{40,}</figcaption>", text)) == len(titles)
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_ids_are_unique_and_references_point_to_them_and_no_heading_level_is_left_out(full, task: str):
     text = _page(full(task))
     ids = [attrs["id"] for _, attrs in Page(text).elements if "id" in attrs]
@@ -309,7 +309,7 @@ def test_the_table_shows_the_figures_of_metrics_json(bare):
     metrics["test"]["baselines"]["majority"] |= nothing
     (run / "metrics.json").write_text(json.dumps(metrics))
     rows = {row[0]: row[1:] for row in Page(_read(run)).rows}
-    assert rows["Model"] == ["0.800 0.780 to 0.820", "", "0.760 0.740 to 0.780", "", "2.017", "0.722"]
+    assert rows["Model"] == ["0.800 0.780 to 0.820", "", "0.760 0.740 to 0.780", "", "0.722", "2.017"]
     assert rows["Recency rule"][:2] == ["0.700 0.680 to 0.720", "+0.1011 +0.0512 to +0.1513 model ahead"]
     assert rows["RFM"][1] == "−0.0111 −0.0242 to +0.0013 includes zero"  # noqa: RUF001
     assert rows["Majority"][0] == "– –"  # noqa: RUF001
@@ -322,11 +322,11 @@ def test_a_lower_error_is_the_better_one(full):
     assert rows["Majority"][1].endswith("model ahead")
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_every_measure_of_metrics_json_stands_on_the_page_with_its_value(full, task: str):
     test = json.loads((full(task) / "metrics.json").read_text())["test"]
     text = _page(full(task))
-    assert [key for key in METRICS[task] if number(test[key], digits(key)) not in text] == []
+    assert [key for key in MEASURES[task] if number(test[key], digits(key)) not in text] == []
 
 
 def test_rows_users_positives_and_how_it_was_made_are_stated(full):
@@ -383,7 +383,7 @@ def test_text_of_users_is_escaped(bare):
     assert "<i>" not in text
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_what_a_run_does_not_have_is_left_out(bare, task: str):
     text = _read(bare(task))
     belief = [title for title in BELIEF.get(task, ["Calibration"]) if title != "Profit"]
@@ -414,12 +414,12 @@ def test_equal_inputs_give_equal_bytes(full, tmp_path: Path):
     assert write_report(again).read_bytes() == (full("binary") / "report.html").read_bytes()
 
 
-@pytest.mark.parametrize("task", list(METRICS))
+@pytest.mark.parametrize("task", list(MEASURES))
 def test_labels_of_one_class_have_a_report(bare, task: str):
     run = bare(task)
     _draw(run, labels=np.zeros_like(_labels_and_scores(task)[0]))
     metrics = json.loads((run / "metrics.json").read_text())
-    nothing = {key: None for key in metrics["test"] if key in METRICS[task]}
+    nothing = {key: None for key in metrics["test"] if key in MEASURES[task]}
     for scorer in (metrics["test"], *metrics["test"]["baselines"].values()):
         scorer |= nothing | {f"{key}_interval": [None, None] for key in nothing}
     metrics["test"]["positives"] = 0
@@ -495,10 +495,10 @@ class _Recorder(SimpleHTTPRequestHandler):
 def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, evaluated, tmp_path):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
-    for task in METRICS:
+    for task in MEASURES:
         shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
     shutil.copy(evaluated.run_folder / "report.html", tmp_path / "real.html")
-    pages = [*METRICS, "real"]
+    pages = [*MEASURES, "real"]
     frames = "".join(f'<iframe src="{page}.html" style="width: 390px; border: 0"></iframe>' for page in pages)
     width = "frame.contentDocument.documentElement.scrollWidth"
     script = f"document.title = [...document.querySelectorAll('iframe')].map(frame => {width})"

@@ -1,0 +1,233 @@
+"""Every measure once: what it is called and says, which way it is better, who has it, and where it is shown.
+
+`finetune.metrics` computes them.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from finetune.wording import named
+
+SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
+TOP = 10  # classes that are recommended
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a task.
+
+    Attributes:
+        title: What it is called.
+        meaning: What it says, in one line.
+        lower_is_better: Which way it is better.
+        digits: Decimals that it is shown with; None for one in the label's unit.
+        interval: Whether the bootstrap gives it an interval.
+        validation: Whether it is logged at each evaluation and may choose the best checkpoint.
+        places: Where it is shown beside the whole table of the report: "screen", "compare" and "card"; in the report
+            "leading" with the difference to each baseline, and "beside" without.
+        hub: Its name on the hub, where that differs.
+    """
+
+    title: str
+    meaning: str = ""
+    lower_is_better: bool = False
+    digits: int | None = 3
+    interval: bool = True
+    validation: bool = False
+    places: tuple[str, ...] = ()
+    hub: str | None = None
+
+
+EVERYWHERE = ("screen", "compare", "leading", "card")
+PAIRS = "the same over all pairs of row and class together"
+LOSS = "how surprising the labels are to the model; lower is better"
+CLASS_AUROC = Measure(
+    "AUROC",
+    "mean over the classes, each against the rest; chance is 0.5",
+    validation=True,
+    places=EVERYWHERE,
+    hub="roc_auc",
+)
+# Task -> name in metrics.json -> measure, in the order of the report's table; the first is the main one, which chooses
+# the best checkpoint. Without intervals are the calibration error and KS: sums of absolute gaps and largest gaps are
+# made larger by noise, so that their resamples lie above them (the interval of KS on 900 rows of 300 users covered the
+# truth in 83 % of 500 simulations).
+MEASURES: dict[str, dict[str, Measure]] = {
+    "binary": {
+        "auroc": Measure(
+            "AUROC",
+            "how often a positive row ranks above a negative one; chance is 0.5",
+            validation=True,
+            places=EVERYWHERE,
+            hub="roc_auc",
+        ),
+        "average_precision": Measure(
+            "Average precision",
+            "precision averaged over every recall; chance is the base rate",
+            validation=True,
+            places=EVERYWHERE,
+        ),
+        "log_loss": Measure("Log loss", LOSS, True, validation=True, places=("beside", "card")),
+        "brier_score": Measure(
+            "Brier score",
+            "mean squared error of the probabilities; lower is better",
+            True,
+            validation=True,
+            places=("card",),
+        ),
+        "expected_calibration_error": Measure(
+            "Calibration error", "how far probabilities are off on average; lower is better", True, interval=False
+        ),
+        "ks": Measure(
+            "KS", "largest gap between the shares of positives and of negatives above a score", interval=False
+        ),
+        "gini": Measure("Gini", "twice the AUROC, minus 1; chance is 0"),
+        **{
+            f"lift_at_{share}": Measure(
+                f"Lift at the top {share}\u00a0%",
+                "positives among the highest-scored rows, times the base rate",
+                places=("beside", "card") if share == 10 else (),
+            )
+            for share in SHARES
+        },
+        **{
+            f"recall_at_{share}": Measure(
+                f"Recall at the top {share}\u00a0%",
+                "share of all positives among the highest-scored rows",
+                places=("card",) if share == 10 else (),
+            )
+            for share in SHARES
+        },
+    },
+    "tiers": {
+        "auroc": CLASS_AUROC,
+        "macro_f1": Measure(
+            "Macro F1", "mean F1 of the tiers, each counting the same", validation=True, places=EVERYWHERE
+        ),
+        "weighted_f1": Measure("Weighted F1", "mean F1 of the tiers, each counting by its rows", validation=True),
+        "accuracy": Measure(
+            "Accuracy", "share of the rows that are told rightly", validation=True, places=("beside", "card")
+        ),
+        "log_loss": Measure("Log loss", LOSS, True, validation=True, places=("card",)),
+        "ordinal_error": Measure(
+            "Ordinal error",
+            "mean distance, in tiers, of the predicted tier from the true one; lower is better",
+            True,
+            validation=True,
+            places=("beside", "card"),
+        ),
+    },
+    "value": {
+        "mae": Measure(
+            "MAE",
+            "mean absolute error, in the label's unit; lower is better",
+            True,
+            digits=None,
+            validation=True,
+            places=EVERYWHERE,
+        ),
+        "rmse": Measure(
+            "RMSE",
+            "root of the mean squared error, in the label's unit; lower is better",
+            True,
+            digits=None,
+            validation=True,
+            places=("card",),
+        ),
+        "nmae": Measure(
+            "NMAE",
+            "MAE over the standard deviation of the training labels; lower is better",
+            True,
+            places=("beside", "card"),
+        ),
+        "spearman": Measure(
+            "Spearman",
+            "correlation of the ranks of prediction and label; 0 is chance, 1 perfect",
+            validation=True,
+            places=EVERYWHERE,
+        ),
+        "value_gini": Measure(
+            "Gini of value",
+            "value captured from the top down, as a share of a perfect ranking's",
+            validation=True,
+            places=("beside", "card"),
+        ),
+    },
+    "propensity": {
+        "auroc": CLASS_AUROC,
+        "micro_auroc": Measure("AUROC over all pairs", PAIRS, validation=True, places=("compare", "card")),
+        "average_precision": Measure(
+            "Average precision", "mean over the classes", validation=True, places=("screen", "leading", "card")
+        ),
+        "micro_average_precision": Measure("Average precision over all pairs", PAIRS, interval=False),
+        f"precision_at_{TOP}": Measure(
+            f"Precision at {TOP}", f"right ones among a row's {TOP} highest-scored classes", interval=False
+        ),
+        f"recall_at_{TOP}": Measure(
+            f"Recall at {TOP}", f"share of a row's classes among its {TOP} highest-scored", places=("beside", "card")
+        ),
+        f"ndcg_at_{TOP}": Measure(
+            f"NDCG at {TOP}",
+            "the same, counting more the higher they stand; 1 is perfect",
+            interval=False,
+            places=("card",),
+        ),
+        f"coverage_at_{TOP}": Measure(
+            f"Coverage at {TOP}",
+            f"share of all classes that stand among some row's {TOP} highest-scored",
+            interval=False,
+        ),
+        "log_loss": Measure("Log loss", LOSS, True, interval=False, validation=True),
+        "novelty": Measure("Novelty", "how unpopular the classes are that score highest", interval=False),
+        "diversity": Measure("Diversity", "how evenly the scores spread over the classes", interval=False),
+        "synerise_score": Measure(
+            "Synerise score", "0.8 AUROC + 0.1 novelty + 0.1 diversity", places=("beside", "card")
+        ),
+    },
+}
+AT_THRESHOLD = {  # of absent and exists
+    "precision": Measure("Precision", "positives among the rows that reach the threshold"),
+    "recall": Measure("Recall", "share of all positives that reach the threshold"),
+    "f1": Measure("F1", "harmonic mean of precision and recall"),
+    "accuracy": Measure("Accuracy", "share of the rows that are told rightly"),
+}
+MAIN = {task: next(iter(known)) for task, known in MEASURES.items()}
+IN_UNITS = {name for known in MEASURES.values() for name, of_task in known.items() if of_task.digits is None}
+LOWER_IS_BETTER = {name for known in MEASURES.values() for name, of_task in known.items() if of_task.lower_is_better}
+
+
+def measure(key: str, task: str) -> Measure:
+    """The measure that a key of metrics.json is; an unknown one is called by its own words."""
+    known = (AT_THRESHOLD if task == "binary" else {}) | MEASURES[task]
+    if key in known:
+        return known[key]
+    at = re.fullmatch(r"(\w+_at_)(\d+)", key)
+    if task == "propensity" and at and f"{at[1]}{TOP}" in known:  # there are fewer classes than TOP
+        found = known[f"{at[1]}{TOP}"]
+        return replace(
+            found, title=found.title.replace(str(TOP), at[2]), meaning=found.meaning.replace(str(TOP), at[2])
+        )
+    return Measure(named(key))
+
+
+def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tuple[str, ...]:
+    """The names of a task's measures, or of those that are shown at a place.
+
+    Args:
+        task: binary, tiers, propensity or value.
+        place: See Measure.places; "interval" and "validation" are those that have them. None gives all.
+        classes: Of propensity; with fewer than TOP, precision_at_4 says it of the four that there are.
+    """
+    chosen = [
+        name
+        for name, of_task in MEASURES[task].items()
+        if place is None or place in of_task.places or (place in ("interval", "validation") and getattr(of_task, place))
+    ]
+    if task == "propensity" and classes < TOP:
+        chosen = [name.replace(f"_at_{TOP}", f"_at_{classes}") for name in chosen]
+    return tuple(chosen)
+
+
+def digits(key: str) -> int | None:
+    """Decimals that a measure is shown with; None for those in the label's unit."""
+    return None if key in IN_UNITS else Measure.digits
