@@ -238,6 +238,11 @@ class Experiment:
         return self.base_folder / self.part
 
     @property
+    def model_folder(self) -> Path:
+        """Where the model lies, with all that scoring needs."""
+        return self.run_folder / "model"
+
+    @property
     def base_folder(self) -> Path:
         """The same for all seeds of a run."""
         return Path(self.runs.folder) / self.name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from finetune.wording import named
 
+MODEL, MAJORITY = "model", "majority"  # scorers: ours, and the baseline that says the same of everyone
 SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
 TOP = 10  # classes that are recommended
 

@@ -85,6 +85,24 @@ EVENTSCRIBE = {  # an entry of a model's config.json
 }
 
 
+# What cards and evaluations need of a run's training_log.json and config.yaml.
+LOGGED = {
+    "content_hash": str,
+    "steps": int,
+    "trainable_parameters": int,
+    "total_parameters": int,
+    "processes": int,
+    "device": str,
+}
+CONFIGURED = {
+    "data": {"folder": str},
+    "model": {"name_or_path": MayLack(str), "from_scratch": dict, "pooling": str, "max_tokens": int},
+    "pretraining": {"max_steps": int},
+    "training": {"seed": int},
+    "finetuning": {"class_weights": (str, dict)},
+}
+
+
 def refuse_untrained(folder: Path) -> None:
     """InputError where a folder holds no model."""
     if not (folder / "config.json").is_file():

@@ -11,13 +11,15 @@ from finetune.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:
-    """Evaluate, write the report and print the table."""
+    """Evaluate, write model card and report, and print the table."""
     from finetune.evaluation.evaluate import evaluate  # after the arguments are read, as it takes seconds
     from finetune.evaluation.verdict import table
+    from finetune.hub.model_card import write_model_card
     from finetune.report.report import write_report
 
     metrics = evaluate(experiment)
     if metrics:  # the first process
+        write_model_card(experiment.run_folder)
         report = write_report(experiment.run_folder)
         print(f"\n{table(metrics)}\nreport: {report}")
 

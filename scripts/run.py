@@ -22,6 +22,7 @@ def main(experiment: Experiment) -> None:
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from finetune.evaluation.evaluate import check_evaluation, evaluate
     from finetune.evaluation.verdict import table
+    from finetune.hub.model_card import write_model_card
     from finetune.report.report import write_report
     from finetune.training.arguments import training_arguments
     from finetune.training.checkpoints import refuse_other_run
@@ -39,6 +40,7 @@ def main(experiment: Experiment) -> None:
     pretrain(experiment)
     train(experiment)
     metrics = evaluate(experiment)
+    write_model_card(experiment.run_folder)
     report = write_report(experiment.run_folder)
     print(f"\n{table(metrics)}\nreport: {report}")
 

@@ -143,11 +143,13 @@ def trained(prepared, tmp_path_factory):
 def evaluated(trained, tmp_path_factory):
     """The same, evaluated and with its report; only read it, too."""
     from finetune.evaluation.evaluate import evaluate
+    from finetune.hub.model_card import write_model_card
     from finetune.report.report import write_report
 
     folder = tmp_path_factory.mktemp("evaluated")
     experiment = replace(trained, runs=replace(trained.runs, folder=str(folder)))
     shutil.copytree(trained.run_folder, experiment.run_folder)
     evaluate(experiment)
+    write_model_card(experiment.run_folder)
     write_report(experiment.run_folder)
     return experiment

@@ -12,6 +12,7 @@ from scipy.sparse import csc_array
 from scipy.stats import poisson
 from tqdm import tqdm
 
+from finetune.evaluation.rows import ScoredRows
 from finetune.measures import SHARES, TOP, measure_names
 from finetune.metrics import (
     checked,
@@ -27,15 +28,7 @@ _DRAWN = np.searchsorted(poisson.cdf(np.arange(9), 1), (np.arange(2**16) + 0.5) 
 
 
 def bootstrap(
-    task: str,
-    labels: np.ndarray,
-    scores: dict[str, np.ndarray],
-    users: np.ndarray,
-    resamples: int,
-    seed: int = 0,
-    deviation: float | None = None,
-    popularity: np.ndarray | None = None,
-    among: np.ndarray | None = None,
+    scored: ScoredRows, resamples: int, seed: int = 0, among: np.ndarray | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
     """The measures with an interval (see `finetune.measures`) of each scorer on each resample of the users.
 
@@ -53,14 +46,9 @@ def bootstrap(
     differences covered .94 (AUROC), .93 (ordinal error) and .97 (recall at 20 %) in 1,500 simulations.
 
     Args:
-        task: binary, tiers, propensity or value.
-        labels: Of each row, as compute_metrics takes them.
-        scores: Scorer -> its scores, as compute_metrics takes them.
-        users: Whose row each is, of shape (rows,).
+        scored: The rows.
         resamples: How many.
         seed: The same users, resamples and seed give the same resamples.
-        deviation: Standard deviation of the training labels, for nmae.
-        popularity: Training examples of each class, for synerise_score.
         among: The users that are drawn from, where the rows are a part (a slice) of theirs; calls with the same ones
             see the same resamples, so that slices can be compared. None takes those of the rows.
 
@@ -70,13 +58,13 @@ def bootstrap(
     Raises:
         InputError: As compute_metrics.
     """
-    everyone = np.unique(users if among is None else among)
-    rows = _Rows(np.searchsorted(everyone, users), len(everyone))
-    more = {"value": {"deviation": deviation}, "propensity": {"popularity": popularity}}.get(task, {})
+    task, everyone = scored.task, np.unique(scored.users if among is None else among)
+    rows = _Rows(np.searchsorted(everyone, scored.users), len(everyone))
+    more = {"value": {"deviation": scored.deviation}, "propensity": {"popularity": scored.popularity}}.get(task, {})
     kind = {"binary": _Binary, "tiers": _Tiers, "value": _Value, "propensity": _Propensity}[task]
     result, scorers = {}, {}
-    for name, values in scores.items():
-        found, values = checked(task, labels, values, name)
+    for name, values in scored.scores.items():
+        found, values = checked(task, scored.labels, values, name)
         result[name] = {m: np.full(resamples, np.nan) for m in interval_names(task, values)}
         if len(found):
             scorers[name] = kind(found[rows.order], values[rows.order], rows, **more)

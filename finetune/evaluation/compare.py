@@ -19,6 +19,7 @@ from data_prep.files import write_whole
 from data_prep.prepared import column_array
 from finetune.effects import effect
 from finetune.evaluation.bootstrap import bootstrap, interval
+from finetune.evaluation.rows import ScoredRows
 from finetune.measures import LOWER_IS_BETTER, MAIN, digits, measure, measure_names
 from finetune.metrics import compute_metrics
 from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
@@ -73,7 +74,9 @@ def compare_runs(
     shown = measure_names(task, "compare")
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
-    drawn = bootstrap(task, labels, {name: run.scores for name, run in named.items()}, users, resamples, seed)
+    drawn = bootstrap(
+        ScoredRows(task, labels, {name: run.scores for name, run in named.items()}, users), resamples, seed
+    )
     figures = {name: compute_metrics(task, labels, run.scores) for name, run in named.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))

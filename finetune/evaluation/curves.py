@@ -5,11 +5,11 @@ import heapq
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from finetune.config import Experiment
+from finetune.measures import MAJORITY, MODEL
 from finetune.metrics import deciles, running_total
-from finetune.parser import Experiment
 from finetune.runs import PRETRAINED, read_pretraining_log, read_training_log
 
-MODEL, MAJORITY = "model", "majority"
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
 DECIMALS = 6  # of a point; a page has a thousand pixels
 BARS, BARS_BY_LABEL = 40, 30  # of the histograms

@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -25,29 +25,32 @@ from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
 from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
-from finetune.evaluation.bootstrap import bootstrap, bootstrap_at_threshold, interval, interval_names
-from finetune.evaluation.curves import MODEL, curves, training
+from finetune.evaluation.curves import curves, training
 from finetune.evaluation.drift import drift
+from finetune.evaluation.profit import profit_curve
+from finetune.evaluation.rows import ScoredRows
+from finetune.evaluation.scorers import compare, over_seeds
 from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
-from finetune.hub.model_card import LOGGED, settings_of, write_model_card
-from finetune.measures import LOWER_IS_BETTER, MAIN
-from finetune.metrics import (
-    at_threshold,
-    compute_metrics,
-    deciles,
-    repeat_and_new,
-    tier_confusion,
-)
-from finetune.model.calibration import Calibration, check_method, choose_threshold, profit_curve
+from finetune.measures import LOWER_IS_BETTER, MAIN, MODEL
+from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
-from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_trained_settings, read_training_log
+from finetune.runs import (
+    CONFIGURED,
+    LOGGED,
+    METRICS,
+    PRETRAINED,
+    read_pretraining_log,
+    read_settings,
+    read_trained_settings,
+    read_training_log,
+)
 from finetune.serving.classifier import load_classifier
 
 SCORED = ("validation", "test")
-# Of the settings that training tells of, what evaluation may be given otherwise.
 MOST_RESAMPLES = 100_000
 SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
@@ -89,26 +92,23 @@ def evaluate(experiment: Experiment) -> dict | None:
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
     _write_predictions(experiment.run_folder / "predictions", rows, scored.scores, baselines)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
-    seen = column_array(train["label"])
-    deviation = float(seen.std()) if task == "value" else None
-    known = {"deviation": deviation, "popularity": seen.sum(axis=0) if task == "propensity" else None}
-    metrics = _question(experiment, manifest, objective) | _compared(settings, task, rows, scored, baselines, known)
+    everyone = _everyone(task, scored, baselines, column_array(train["label"]))
+    metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
     for split in SCORED:
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
     metrics["verdict"] = same + verdict(metrics)
-    metrics |= _looked_into(settings, task, manifest, rows, groups, scored, baselines, known)
+    metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
     metrics["lengths"] = _lengths(experiment, limits)
     if experiment.seeds:
-        metrics |= _seeds(experiment, task, scored, baselines, known)
+        metrics |= _seeds(experiment, scored, everyone["test"])
         metrics["verdict"] += " " + single_verdict(metrics)
     metrics["made"] = _made(experiment, manifest, accelerator, baselines, started)
     metrics = without_nan(metrics)
     _save_calibration(experiment, task, scored.fitted, scored.by_run, scored.labels["validation"])
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    write_model_card(experiment.run_folder)
     accelerator.wait_for_everyone()
     return metrics
 
@@ -183,73 +183,80 @@ def _question(experiment: Experiment, manifest: dict, objective: Objective) -> d
     }
 
 
+def _everyone(task: str, scored: _Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
+    """Model and baselines on both splits; `learned` are the training labels."""
+    deviation = float(learned.std()) if task == "value" else None
+    popularity = learned.sum(axis=0) if task == "propensity" else None
+    return {
+        split: ScoredRows(
+            task,
+            scored.labels[split],
+            {MODEL: scored.scores[split], **baselines.scores[split]},
+            scored.users[split],
+            deviation,
+            popularity,
+        )
+        for split in SCORED
+    }
+
+
 def _compared(
-    settings: EvaluationConfig,
-    task: str,
-    rows: dict[str, pa.Table],
-    scored: _Scored,
-    baselines: Baselines,
-    known: dict,
+    settings: EvaluationConfig, rows: dict[str, pa.Table], scored: _Scored, everyone: dict[str, ScoredRows]
 ) -> dict:
-    """Model and baselines on both splits."""
-    metrics = {}
-    for split in SCORED:
-        everyone = {MODEL: scored.scores[split], **baselines.scores[split]}
-        resamples = settings.bootstrap if split == "test" else 0
-        labels, users = scored.labels[split], scored.users[split]
-        metrics[split] = compare(task, labels, everyone, users, resamples, scored.threshold, **known)
-    if task == "propensity":
+    """What each of them is worth."""
+    resamples = dict.fromkeys(SCORED, 0) | {"test": settings.bootstrap}
+    metrics = {split: compare(everyone[split], resamples[split], scored.threshold) for split in SCORED}
+    test = everyone["test"]
+    if test.task == "propensity":
         had = column_array(rows["test"]["own"]) > 0
-        for name, values in {MODEL: scored.scores["test"], **baselines.scores["test"]}.items():
+        for name, scores in test.scores.items():
             figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
-            figures |= repeat_and_new(scored.labels["test"], values, had)
+            figures |= repeat_and_new(test.labels, scores, had)
     return metrics
 
 
 def _looked_into(
     settings: EvaluationConfig,
-    task: str,
     manifest: dict,
     rows: dict[str, pa.Table],
-    groups: dict[str, np.ndarray],
+    groups: dict[str, list[str]],
     scored: _Scored,
-    baselines: Baselines,
-    known: dict,
+    test: ScoredRows,
 ) -> dict:
     """What the test rows say of calibration, profit, single cutoffs and groups of users, and the curves."""
-    test = (scored.labels["test"], scored.scores["test"], scored.users["test"])
     fitted, threshold, resamples = scored.fitted, scored.threshold, settings.bootstrap
-    profit = None
-    if settings.costs and task == "binary":
-        profit = profit_curve(*test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
+    ours, profit = replace(test, scores={MODEL: test.model}), None
+    if settings.costs and test.task == "binary":
+        profit = profit_curve(ours, **asdict(settings.costs), resamples=resamples, threshold=threshold)
+    raw = np.mean([run["test"] for run in scored.raw], axis=0)
     return {
         "calibration": {
             "method": settings.calibration,
             "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
             "threshold": threshold,
             "threshold_by": settings.threshold if threshold is not None else None,
-            "before": compute_metrics(task, test[0], np.mean([run["test"] for run in scored.raw], axis=0), **known),
+            "before": compute_metrics(test.task, test.labels, raw, **test.known),
         },
         "profit": profit,
-        "by_cutoff": by_cutoff(task, rows["test"]["cutoff"].to_numpy(), *test, resamples, **known),
+        "by_cutoff": by_cutoff(ours, rows["test"]["cutoff"].to_numpy(), resamples),
         "slices": {
-            name: slice_metrics(task, values, *test, threshold, settings.min_slice, resamples, **known)
+            name: slice_metrics(ours, values, threshold, settings.min_slice, resamples)
             for name, values in groups.items()
         },
-        "curves": curves(task, manifest["classes"], test[0], {MODEL: test[1], **baselines.scores["test"]}),
+        "curves": curves(test.task, manifest["classes"], test.labels, test.scores),
     }
 
 
-def _seeds(experiment: Experiment, task: str, scored: _Scored, baselines: Baselines, known: dict) -> dict:
+def _seeds(experiment: Experiment, scored: _Scored, test: ScoredRows) -> dict:
     """What each seed is worth alone, and a single one on average."""
-    labels, users, each = scored.labels["test"], scored.users["test"], [run["test"] for run in scored.by_run]
-    resamples, rivals = experiment.evaluation.bootstrap, baselines.scores["test"]
+    each = [run["test"] for run in scored.by_run]
+    rivals = replace(test, scores={name: scores for name, scores in test.scores.items() if name != MODEL})
     return {
         "seeds": {
-            str(seed): compute_metrics(task, labels, scores, **known)
+            str(seed): compute_metrics(test.task, test.labels, scores, **test.known)
             for seed, scores in zip(experiment.seeds, each, strict=True)
         },
-        "single": over_seeds(task, labels, each, rivals, users, resamples, **known),
+        "single": over_seeds(rivals, each, experiment.evaluation.bootstrap),
     }
 
 
@@ -272,104 +279,6 @@ def _made(
         "log": manifest["log"],
         "splits": {split: manifest["splits"][split]["rows"] for split in SPLITS},
     }
-
-
-def compare(
-    task: str,
-    labels: np.ndarray,
-    scores: dict[str, np.ndarray],
-    users: np.ndarray,
-    resamples: int,
-    threshold: float | None = None,
-    **known: object,
-) -> dict:
-    """Metrics of the model and of each baseline on the same rows.
-
-    Args:
-        task: See `finetune.model.objective.Objective`.
-        labels: Of shape (rows,), for propensity (rows, classes).
-        scores: Name -> scores of shape (rows,) or (rows, classes); "model" and the baselines.
-        users: Whose example each row is; intervals resample whole users.
-        resamples: Of the bootstrap; 0 leaves the intervals out.
-        threshold: From which on a row counts as positive; of the model alone.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
-
-    Returns:
-        rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
-        with the difference model minus baseline and its paired interval.
-    """
-    intervals = interval_names(task, scores[MODEL])
-    drawn = bootstrap(task, labels, scores, users, resamples, **known) if resamples else None
-    figures = {}
-    for name, values in scores.items():
-        figures[name] = dict(compute_metrics(task, labels, values, **known))
-        if drawn:
-            figures[name] |= {f"{metric}_interval": interval(drawn[name][metric]) for metric in intervals}
-    result = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
-    result |= figures.pop(MODEL)
-    if task == "tiers":
-        result["confusion"] = tier_confusion(labels, scores[MODEL])
-    if task == "value":
-        result["deciles"] = deciles(labels, scores[MODEL])
-    if threshold is not None:
-        result |= at_threshold(labels, scores[MODEL], threshold)
-        if resamples:
-            reached = bootstrap_at_threshold(labels, scores[MODEL], users, threshold, resamples)
-            result |= {f"{metric}_interval": interval(values) for metric, values in reached.items()}
-    result["baselines"] = figures
-    for name, baseline in figures.items():
-        for metric in intervals:
-            baseline[f"{metric}_difference"] = result[metric] - baseline[metric]
-            if drawn:
-                paired = drawn[MODEL][metric] - drawn[name][metric]
-                # Of scores without ties average precision lies above the base rate by chance alone: against a constant
-                # score the interval called random scores ahead in 10 % of the simulations, where it should in 2.5 %.
-                unfair = metric.endswith("average_precision") and len(np.unique(scores[name])) == 1
-                baseline[f"{metric}_difference_interval"] = [math.nan] * 2 if unfair else interval(paired)
-    return result
-
-
-def over_seeds(
-    task: str,
-    labels: np.ndarray,
-    runs: list[np.ndarray],
-    baselines: dict[str, np.ndarray],
-    users: np.ndarray,
-    resamples: int,
-    **known: object,
-) -> dict:
-    """How good a single checkpoint of the seeds is, over users and seeds: each resample draws users, and as many seeds
-    as there are, with replacement.
-
-    Of few seeds the spread between them comes out too small, by a factor of sqrt(1 - 1 / seeds).
-
-    Args:
-        task: See `finetune.model.objective.Objective`.
-        labels: As `compare` has them.
-        runs: The scores of each seed.
-        baselines: Name -> scores.
-        users: Whose example each row is.
-        resamples: Of the bootstrap.
-        known: See `compare`.
-
-    Returns:
-        The main metric's mean, its standard deviation between seeds, interval, and under "baselines" of each the
-        difference to it, with its interval.
-    """
-    main, seeds = MAIN[task], [f"seed {i}" for i in range(len(runs))]
-    everyone = dict(zip(seeds, runs, strict=True)) | baselines
-    figures = {name: compute_metrics(task, labels, scores, **known)[main] for name, scores in everyone.items()}
-    drawn = {name: of[main] for name, of in bootstrap(task, labels, everyone, users, resamples, **known).items()}
-    picked = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), resamples))
-    single = np.stack([drawn[name] for name in seeds])[picked, np.arange(resamples)].mean(axis=0)
-    found = [figures[name] for name in seeds]
-    result = {"mean": float(np.mean(found)), "deviation": float(np.std(found, ddof=1)) if len(found) > 1 else math.nan}
-    result["interval"] = interval(single)
-    result["baselines"] = {
-        name: {"difference": result["mean"] - figures[name], "interval": interval(single - drawn[name])}
-        for name in baselines
-    }
-    return result
 
 
 def without_nan(value: object) -> object:
@@ -402,19 +311,19 @@ def _score_run(
     experiment: Experiment, manifest: dict, limits: dict[str, int | None], accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
-    model, tokenizer = load_classifier(experiment.run_folder / MODEL)
-    settings_of(experiment.run_folder / MODEL)  # the card shows it: refused now, not at the end
+    model, tokenizer = load_classifier(experiment.model_folder)
+    read_settings(experiment.run_folder, CONFIGURED)  # the card shows it: refused now, not at the end
     log = read_training_log(experiment.run_folder, LOGGED)
     if log["content_hash"] != manifest["content_hash"]:
         raise InputError(
-            f"{experiment.run_folder / MODEL} was trained on other data than {experiment.data_folder} holds now; "
+            f"{experiment.model_folder} was trained on other data than {experiment.data_folder} holds now; "
             f"run scripts/train.py with the same arguments first"
         )
     old, new = with_effect(read_trained_settings(experiment.run_folder)), weight_settings(experiment)
     other = next((key for key in old if key not in FREE_AFTER_TRAINING and old[key] != new.get(key)), None)
     if other:
         raise InputError(
-            f"{experiment.run_folder / MODEL} was trained with other settings ({other}: {old[other]}); evaluate with "
+            f"{experiment.model_folder} was trained with other settings ({other}: {old[other]}); evaluate with "
             f"the same ones, or run scripts/train.py again"
         )
     batch, model = experiment.training["per_device_eval_batch_size"], for_scoring(model.to(accelerator.device))
@@ -433,7 +342,7 @@ def _save_calibration(
     for run, how, scores in zip(experiment.seed_runs(), fitted, by_run, strict=True):
         threshold = _threshold(settings, task, labels, scores["validation"])
         by = settings.threshold if threshold is not None else None
-        Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by}).save(run.run_folder / MODEL)
+        Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by}).save(run.model_folder)
 
 
 def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -445,7 +354,7 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
 
 def _lengths(experiment: Experiment, limits: dict[str, int | None]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
-    tokenizer = AutoTokenizer.from_pretrained(experiment.seed_runs()[0].run_folder / MODEL, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(experiment.seed_runs()[0].model_folder, trust_remote_code=False)
     found = {}
     for split in ("train", "test"):
         lengths = tokens_of_split(tokenizer, experiment.data_folder, split, limits[split]).lengths

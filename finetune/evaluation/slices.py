@@ -23,7 +23,8 @@ from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
 from data_prep.task import show
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
-from finetune.measures import MAIN
+from finetune.evaluation.rows import ScoredRows
+from finetune.measures import MAIN, MODEL
 from finetune.metrics import compute_metrics
 from finetune.parser import Experiment
 
@@ -181,16 +182,12 @@ def _called(value: object) -> str:
 
 
 def slice_metrics(
-    task: str,
+    scored: ScoredRows,
     values: Sequence[str],
-    labels: np.ndarray,
-    scores: np.ndarray,
-    users: np.ndarray,
     threshold: float | None,
     min_rows: int,
     resamples: int,
     seed: int = 0,
-    **known: object,
 ) -> dict:
     """Measures of each group of a slice, and how far the groups are apart.
 
@@ -202,16 +199,12 @@ def slice_metrics(
     range). One that includes zero does not tell the groups apart.
 
     Args:
-        task: See `finetune.model.objective.Objective`.
+        scored: The rows with the model's scores.
         values: The group of each row.
-        labels: Of shape (rows,), for propensity (rows, classes).
-        scores: Of shape (rows,), for tiers and propensity (rows, classes).
-        users: Whose row each is, of shape (rows,).
         threshold: The score from which on a row of a binary task is selected; None where there is none.
         min_rows: A group of fewer rows is named but not measured.
         resamples: Of the users.
         seed: Of the resamples.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
 
     Returns:
         groups (the largest first; measures and the intervals of those that have them), too_small, and gaps; what cannot
@@ -223,48 +216,31 @@ def slice_metrics(
     number = np.full(len(names), -1)
     number[measured] = np.arange(len(measured))
     group = number[group]
-    rates, gaps = _compare(task, labels, scores, users, group, len(measured), threshold, resamples, seed)
+    rates, gaps = _compare(scored, group, len(measured), threshold, resamples, seed)
     groups = []
     for i, at in enumerate(measured):
-        inside = group == i
-        part = labels[inside], scores[inside], users[inside]
-        figures, _ = _figures(task, *part, resamples, seed, **known)
-        groups.append({"value": str(names[at]), **figures, **{name: of[i] for name, of in rates.items()}})
+        figures, _ = _figures(scored.where(group == i), resamples, seed)
+        groups.append({"value": str(names[at]), **figures, **{name: rate[i] for name, rate in rates.items()}})
     small = [{"value": str(names[at]), "rows": int(counts[at])} for at in order if number[at] < 0]
     return {"groups": groups, "too_small": small, "gaps": gaps}
 
 
-def by_cutoff(
-    task: str,
-    cutoffs: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    users: np.ndarray,
-    resamples: int,
-    seed: int = 0,
-    **known: object,
-) -> list[dict]:
+def by_cutoff(scored: ScoredRows, cutoffs: np.ndarray, resamples: int, seed: int = 0) -> list[dict]:
     """Measures at each test cutoff, in order: does the model decay?
 
     Args:
-        task: See `finetune.model.objective.Objective`.
+        scored: The rows with the model's scores.
         cutoffs: Of each row, datetime64 of shape (rows,).
-        labels: Of shape (rows,), for propensity (rows, classes).
-        scores: Of shape (rows,), for tiers and propensity (rows, classes).
-        users: Whose row each is, of shape (rows,).
         resamples: Of the users.
         seed: Of the resamples.
-        known: Of the training labels: deviation and popularity; see `finetune.metrics.compute_metrics`.
 
     Returns:
         Of each cutoff cutoff, rows, users, positives, the measures with their intervals and, after the first, the
         main one's change since the first cutoff with the interval, paired by users as many are asked at both.
     """
-    main, found, first = MAIN[task], [], None
+    main, found, first = MAIN[scored.task], [], None
     for cutoff in np.unique(cutoffs):
-        inside = cutoffs == cutoff
-        part = labels[inside], scores[inside], users[inside]
-        figures, drawn = _figures(task, *part, resamples, seed, among=users, **known)
+        figures, drawn = _figures(scored.where(cutoffs == cutoff), resamples, seed, among=scored.users)
         if first:
             figures[f"{main}_change"] = figures[main] - first[0][main]
             figures[f"{main}_change_interval"] = interval(drawn[main] - first[1][main])
@@ -275,28 +251,17 @@ def by_cutoff(
 
 
 def _figures(
-    task: str,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    users: np.ndarray,
-    resamples: int,
-    seed: int,
-    among: np.ndarray | None = None,
-    **known: object,
+    scored: ScoredRows, resamples: int, seed: int, among: np.ndarray | None = None
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """Counts, measures and their intervals; and the measures' values on each resample."""
-    drawn = bootstrap(task, labels, {"score": scores}, users, resamples, seed, among=among, **known)["score"]
-    figures = {"rows": len(labels), "users": len(np.unique(users)), "positives": int((labels > 0).sum())}
-    figures |= compute_metrics(task, labels, scores, **known)
-    figures |= {f"{name}_interval": interval(drawn[name]) for name in interval_names(task, scores)}
+    drawn = bootstrap(scored, resamples, seed, among)[MODEL]
+    figures = scored.counts() | compute_metrics(scored.task, scored.labels, scored.model, **scored.known)
+    figures |= {f"{name}_interval": interval(drawn[name]) for name in interval_names(scored.task, scored.model)}
     return figures, drawn
 
 
 def _compare(
-    task: str,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    users: np.ndarray,
+    scored: ScoredRows,
     group: np.ndarray,
     groups: int,
     threshold: float | None,
@@ -306,9 +271,10 @@ def _compare(
     """RATES of each group and GAPS, with their intervals; NaN for labels of no yes or no."""
     nothing = {name: [float("nan")] * groups for name in RATES}
     gaps = {gap: float("nan") for gap in GAPS} | {f"{gap}_interval": [float("nan")] * 2 for gap in GAPS}
-    if task != "binary" or not groups:
+    if scored.task != "binary" or not groups:
         return nothing, gaps
-    everyone, user = np.unique(users, return_inverse=True)
+    labels, scores = scored.labels, scored.model
+    everyone, user = np.unique(scored.users, return_inverse=True)
     selected = np.full(len(scores), np.nan) if threshold is None else (scores >= threshold).astype(float)
     parts = np.stack([np.ones(len(scores)), selected, labels, np.where(labels > 0, selected, 0.0), scores - labels])
     inside = group >= 0

@@ -5,8 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from finetune.evaluation.curves import MODEL
-from finetune.measures import measure, measure_names
+from finetune.measures import MODEL, measure, measure_names
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}

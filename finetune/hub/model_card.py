@@ -21,7 +21,7 @@ from finetune.measures import digits, measure, measure_names
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.objective import Objective
-from finetune.runs import METRICS, read_metrics, read_settings, read_task, read_training_log
+from finetune.runs import CONFIGURED, LOGGED, METRICS, read_metrics, read_settings, read_task, read_training_log
 from finetune.serving.classifier import load_classifier
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
@@ -50,21 +50,6 @@ EVALUATED = {
         "content_hash": str,
         "log": {"first": str, "last": str},
     },
-}
-LOGGED = {
-    "content_hash": str,
-    "steps": int,
-    "trainable_parameters": int,
-    "total_parameters": int,
-    "processes": int,
-    "device": str,
-}
-CONFIGURED = {
-    "data": {"folder": str},
-    "model": {"name_or_path": MayLack(str), "from_scratch": dict, "pooling": str, "max_tokens": int},
-    "pretraining": {"max_steps": int},
-    "training": {"seed": int},
-    "finetuning": {"class_weights": (str, dict)},
 }
 TRAINING = (
     "learning_rate",

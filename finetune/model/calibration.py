@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.sparse import coo_array
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, precision_recall_curve
@@ -17,7 +16,6 @@ from data_prep import InputError
 from data_prep.files import write_whole
 from finetune.runs import CALIBRATION, read_calibration
 
-STEPS = 100  # shares of the rows at which profit is given
 WITHIN_STEPS = 1e-6  # the part of a score by isotonic calibration that the uncalibrated score keeps
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
 
@@ -134,74 +132,3 @@ def choose_threshold(
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(total)), where=total > 0)[:-1]
     return float(thresholds[int(np.argmax(f1))])
-
-
-def profit_curve(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    users: np.ndarray,
-    contact: float,
-    kept_customer: float,
-    resamples: int,
-    threshold: float | None = None,
-    seed: int = 0,
-) -> dict:
-    """The expected profit of contacting the rows with the highest scores, for each share of the rows.
-
-    Each contacted row costs `contact`; each positive one among them brings `kept_customer` on average. Rows of equal
-    scores are contacted in random order. Intervals resample whole users, with the rows of each step of a hundredth kept
-    together.
-
-    Args:
-        labels: 0 or 1, of shape (rows,).
-        scores: Of shape (rows,).
-        users: Whose example each row is.
-        contact: Cost of a contact.
-        kept_customer: What a contacted positive brings.
-        resamples: Of the bootstrap.
-        threshold: The score from which on a row is contacted, as validation chose it.
-        seed: Of the bootstrap.
-
-    Returns:
-        contact, kept_customer, shares, profits, interval_low and interval_high of shape (shares,); the best share with
-        its profit, which looks better than it is, as these rows chose it; and share_at_threshold,
-        profit_at_threshold and profit_at_threshold_interval, NaN without a threshold.
-    """
-    steps = min(STEPS, len(labels))
-    generator, drawn = np.random.default_rng(seed), []
-    order = np.lexsort((generator.random(len(labels)), -scores))
-    step = np.empty(len(labels), np.int64)
-    step[order] = np.arange(len(labels)) * steps // len(labels)
-    _, user = np.unique(users, return_inverse=True)
-    chosen = np.zeros(len(labels), bool) if threshold is None else scores >= threshold
-    # What a user's rows of each step earn, and last those that are chosen: with it, a resample is one product.
-    worth = kept_customer * labels - contact
-    place = (np.append(user, user[chosen]), np.append(step, np.full(chosen.sum(), steps)))
-    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(user.max() + 1, steps + 1)).tocsr()
-    # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
-    for _ in range(resamples):
-        times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])
-        drawn.append(_added(times @ earned))
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps + 1), np.nan)
-    profits, shares = _added(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
-    *profits, at_threshold = profits.tolist()
-    (*low, low_chosen), (*high, high_chosen) = low.tolist(), high.tolist()
-    best, told = int(np.argmax(profits)), threshold is not None
-    return {
-        "contact": contact,
-        "kept_customer": kept_customer,
-        "shares": [0.0, *shares.tolist()],
-        "profits": [0.0, *profits],
-        "interval_low": [0.0, *low],
-        "interval_high": [0.0, *high],
-        "best_share": float(shares[best]) if profits[best] > 0 else 0.0,
-        "best_profit": float(max(profits[best], 0.0)),
-        "share_at_threshold": float(chosen.mean()) if told else math.nan,
-        "profit_at_threshold": at_threshold if told else math.nan,
-        "profit_at_threshold_interval": [low_chosen, high_chosen] if told else [math.nan] * 2,
-    }
-
-
-def _added(earned: np.ndarray) -> np.ndarray:
-    """What the steps earn one after the other, and the last entry as it is."""
-    return np.append(np.cumsum(earned[:-1]), earned[-1])

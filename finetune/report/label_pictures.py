@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from finetune.evaluation.curves import MODEL
+from finetune.measures import MODEL
 from finetune.report.pictures import (
     BLUE,
     DASHED,

@@ -9,8 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import write_whole
-from finetune.evaluation.curves import MODEL
-from finetune.measures import LOWER_IS_BETTER, digits, measure, measure_names
+from finetune.measures import LOWER_IS_BETTER, MODEL, digits, measure, measure_names
 from finetune.report.pictures import PICTURE_STYLE
 from finetune.report.run_pictures import (
     cutoff_pictures,

@@ -3,8 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from finetune.evaluation.curves import MAJORITY, MODEL
-from finetune.measures import SHARES
+from finetune.measures import MAJORITY, MODEL, SHARES
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
     BLUE,

@@ -13,9 +13,16 @@ from finetune.evaluation.curves import training
 from finetune.hub.model_card import model_card
 from finetune.model.calibration import Calibration
 from finetune.report.report import write_report
-from finetune.runs import check_config, read_calibration, read_pretraining_log, read_settings, read_task
+from finetune.runs import (
+    check_config,
+    read_calibration,
+    read_pretraining_log,
+    read_settings,
+    read_task,
+    read_trained_settings,
+)
 from finetune.serving.classifier import load_classifier
-from finetune.training.checkpoints import made_by, trained_with
+from finetune.training.checkpoints import made_by
 
 NOT_MAPPINGS = ("", "{", "[]", "null", "3", '"text"')
 NOTHING = ("{}", *NOT_MAPPINGS)
@@ -92,7 +99,7 @@ def test_a_file_of_a_run_that_holds_nothing_is_named_with_the_remedy(evaluated, 
 def test_bookkeeping_that_is_damaged_counts_as_none_and_a_log_of_pretraining_is_refused(tmp_path, content):
     for name in ("origin.json", "training_log.json", "pretraining_log.json"):
         (tmp_path / name).write_text(content)
-    assert made_by(tmp_path) == trained_with(tmp_path) == {}
+    assert made_by(tmp_path) == read_trained_settings(tmp_path) == {}
     refused(lambda: read_pretraining_log(tmp_path), tmp_path / "pretraining_log.json")
 
 
@@ -248,4 +255,4 @@ def test_a_manifest_of_which_a_part_is_wrong_is_refused_when_it_is_read(evaluate
 def test_what_a_reader_does_not_need_may_be_missing(run):
     assert read_settings(run, {"name": str})["name"] == "tiny"
     change(run / "training_log.json", "settings", ...)
-    assert trained_with(run) == {}
+    assert read_trained_settings(run) == {}

@@ -16,6 +16,7 @@ from finetune.evaluation.bootstrap import (
     score_bins,
     user_weights,
 )
+from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
 
@@ -52,7 +53,7 @@ def test_a_resample_has_the_measures_of_its_rows_written_out(task, levels):
     shuffled = np.random.default_rng(0).permutation(len(users))
     labels, scores, users = labels[shuffled], scores[shuffled], users[shuffled]
     more = {"deviation": 3.0, "popularity": POPULARITY}
-    drawn = bootstrap(task, labels, {"a": scores}, users, 40, seed=5, **more)["a"]
+    drawn = bootstrap(ScoredRows(task, labels, {"a": scores}, users, **more), 40, seed=5)["a"]
     assert tuple(drawn) == interval_names(task, scores)
     weights = np.concatenate(list(user_weights(users, 40, seed=5)), axis=1).astype(int)
     of_row = np.searchsorted(np.unique(users), users)
@@ -70,7 +71,7 @@ def test_a_resample_has_scikit_learns_measures_with_sample_weights(seed, levels,
     rows = 3 * users
     labels, scores = random.integers(0, 2, rows), random.integers(0, levels + 1, rows) / levels
     users = random.integers(0, users, rows)
-    drawn = bootstrap("binary", labels, {"a": scores}, users, 3, seed=seed)["a"]
+    drawn = bootstrap(ScoredRows("binary", labels, {"a": scores}, users), 3, seed=seed)["a"]
     weights = next(user_weights(users, 3, seed))[np.searchsorted(np.unique(users), users)]
     for i, weight in enumerate(weights.T):
         both = 0 < weight @ labels < weight.sum()
@@ -91,7 +92,9 @@ def test_a_resample_has_scikit_learns_measures_with_sample_weights(seed, levels,
 def test_a_scorer_compared_with_itself_differs_by_nothing(task):
     labels, scores, users = simulate(task, 200, seed=0)
     more = {"deviation": 3.0, "popularity": POPULARITY}
-    drawn = bootstrap(task, labels, {"a": scores, "other": scores[::-1], "b": scores.copy()}, users, 300, **more)
+    drawn = bootstrap(
+        ScoredRows(task, labels, {"a": scores, "other": scores[::-1], "b": scores.copy()}, users, **more), 300
+    )
     for metric, values in drawn["a"].items():
         assert interval(values - drawn["b"][metric]) == [0.0, 0.0]
         assert not np.array_equal(values, drawn["other"][metric])
@@ -121,7 +124,7 @@ def test_intervals_of_a_scorer_and_of_a_difference_cover_the_truth_about_as_ofte
     trials, hits = 400, dict.fromkeys([*names, "difference"], 0)
     for seed in range(trials):
         labels, both, users = scorers(300, seed)
-        drawn = bootstrap(task, labels, both, users, 256, seed)
+        drawn = bootstrap(ScoredRows(task, labels, both, users), 256, seed)
         for name in names:
             low, high = interval(drawn["a"][name])
             hits[name] += low <= truth["a"][name] <= high
@@ -148,7 +151,7 @@ def test_users_with_rows_alike_widen_the_interval():
     scores = np.clip(scores + random.normal(size=len(scores)) / 9 + np.repeat(random.normal(size=150), 8) / 4, 0, 1)
     widths = []
     for users in (np.repeat(np.arange(150), 8), np.arange(150 * 8)):
-        low, high = interval(bootstrap("binary", labels, {"a": scores}, users, 500)["a"]["auroc"])
+        low, high = interval(bootstrap(ScoredRows("binary", labels, {"a": scores}, users), 500)["a"]["auroc"])
         widths.append(high - low)
     assert widths[0] > 1.8 * widths[1]
 
@@ -156,7 +159,7 @@ def test_users_with_rows_alike_widen_the_interval():
 def test_slices_of_the_same_users_see_the_same_resamples():
     labels, scores, users = simulate("binary", 120, seed=3)
     some = np.random.default_rng(0).random(len(users)) < 0.4
-    part = bootstrap("binary", labels[some], {"a": scores[some]}, users[some], 60, seed=2, among=users)["a"]
+    part = bootstrap(ScoredRows("binary", labels[some], {"a": scores[some]}, users[some]), 60, seed=2, among=users)["a"]
     weights = np.concatenate(list(user_weights(users, 60, seed=2)), axis=1)[np.searchsorted(np.unique(users), users)]
     for i in range(60):
         expected = sklearn_metrics.roc_auc_score(labels[some], scores[some], sample_weight=weights[some, i])
@@ -166,11 +169,11 @@ def test_slices_of_the_same_users_see_the_same_resamples():
 def test_a_seed_gives_the_same_resamples_in_any_order_of_the_rows():
     labels, scores, users = simulate("binary", 80, seed=3)
     order = np.random.default_rng(0).permutation(len(users))
-    first = bootstrap("binary", labels, {"a": scores}, users, 150, seed=4)["a"]
-    again = bootstrap("binary", labels[order], {"a": scores[order]}, users[order], 150, seed=4)["a"]
+    first = bootstrap(ScoredRows("binary", labels, {"a": scores}, users), 150, seed=4)["a"]
+    again = bootstrap(ScoredRows("binary", labels[order], {"a": scores[order]}, users[order]), 150, seed=4)["a"]
     for metric, values in first.items():
         np.testing.assert_allclose(values, again[metric], rtol=1e-5)
-    other = bootstrap("binary", labels, {"a": scores}, users, 150, seed=5)["a"]
+    other = bootstrap(ScoredRows("binary", labels, {"a": scores}, users), 150, seed=5)["a"]
     assert not np.array_equal(first["auroc"], other["auroc"])
 
 
@@ -201,7 +204,7 @@ def test_neighbouring_scores_share_a_bin_without_moving_the_measures():
         assert binned[name] == pytest.approx(exact[name], abs=2e-4)
     values = np.where(labels, np.exp(seen + random.normal(size=rows)), 0)
     exact = compute_metrics("value", values, seen)
-    drawn = bootstrap("value", values, {"a": seen}, np.arange(rows), 60)["a"]
+    drawn = bootstrap(ScoredRows("value", values, {"a": seen}, np.arange(rows)), 60)["a"]
     for name in ("spearman", "value_gini"):
         assert drawn[name].mean() == pytest.approx(exact[name], abs=4 * drawn[name].std() / 60**0.5 + 2e-4)
 
@@ -215,10 +218,14 @@ def test_a_score_that_many_rows_share_is_counted_to_the_last_row():
 
 def test_what_a_resample_cannot_tell_is_nan_and_left_out_of_the_interval():
     with warnings.catch_warnings(action="error"):
-        drawn = bootstrap("binary", np.array([0, 1]), {"a": np.array([0.2, 0.8])}, np.array(["x", "y"]), 60)["a"]
-        one_class = bootstrap("binary", np.zeros(6, int), {"a": np.full(6, 0.5)}, np.arange(6), 20)["a"]
-        values = bootstrap("value", np.zeros(6), {"a": np.zeros(6)}, np.arange(6), 20)["a"]
-        no_popularity = bootstrap("propensity", np.eye(3, dtype=int), {"a": np.eye(3)}, np.arange(3), 20)["a"]
+        drawn = bootstrap(
+            ScoredRows("binary", np.array([0, 1]), {"a": np.array([0.2, 0.8])}, np.array(["x", "y"])), 60
+        )["a"]
+        one_class = bootstrap(ScoredRows("binary", np.zeros(6, int), {"a": np.full(6, 0.5)}, np.arange(6)), 20)["a"]
+        values = bootstrap(ScoredRows("value", np.zeros(6), {"a": np.zeros(6)}, np.arange(6)), 20)["a"]
+        no_popularity = bootstrap(ScoredRows("propensity", np.eye(3, dtype=int), {"a": np.eye(3)}, np.arange(3)), 20)[
+            "a"
+        ]
     assert np.isnan(drawn["auroc"]).any()
     assert interval(drawn["auroc"]) == [1.0, 1.0]
     assert np.isnan(interval(one_class["auroc"])).all()
@@ -234,11 +241,11 @@ def test_no_rows_have_no_intervals(task):
     scores = np.empty((0, 12)) if task in ("tiers", "propensity") else np.empty(0)
     labels = np.empty((0, 12), int) if task == "propensity" else np.empty(0, int)
     for among in (None, np.arange(4)):
-        drawn = bootstrap(task, labels, {"a": scores}, np.empty(0, int), 7, among=among)["a"]
+        drawn = bootstrap(ScoredRows(task, labels, {"a": scores}, np.empty(0, int)), 7, among=among)["a"]
         assert tuple(drawn) == interval_names(task, scores)
         assert np.isnan(list(drawn.values())).all()
 
 
 def test_scores_that_are_none_are_refused_under_their_scorers_name():
     with pytest.raises(InputError, match="rfm: 1 of 2 rows are NaN"):
-        bootstrap("binary", np.array([0, 1]), {"rfm": np.array([0.5, np.nan])}, np.arange(2), 5)
+        bootstrap(ScoredRows("binary", np.array([0, 1]), {"rfm": np.array([0.5, np.nan])}, np.arange(2)), 5)

@@ -15,7 +15,9 @@ from sklearn.metrics import auc, average_precision_score, mean_absolute_error, r
 
 from data_prep import InputError
 from data_prep.prepare import prepare
-from finetune.evaluation.evaluate import compare, evaluate, over_seeds, without_nan
+from finetune.evaluation.evaluate import evaluate, without_nan
+from finetune.evaluation.rows import ScoredRows
+from finetune.evaluation.scorers import compare, over_seeds
 from finetune.evaluation.verdict import says_the_same, table, verdict
 from finetune.metrics import repeat_and_new
 from finetune.model.calibration import Calibration
@@ -40,7 +42,7 @@ def told(test: dict, task: str = "binary", main: str = "auroc", lower: bool = Fa
 def test_every_figure_is_of_the_rows_it_is_said_of():
     labels, good, users = scores(1.0)
     bad = scores(0.2)[1]
-    result = compare("binary", labels, {"model": good, "rule": bad}, users, 100)
+    result = compare(ScoredRows("binary", labels, {"model": good, "rule": bad}, users), 100)
     assert (result["rows"], result["users"], result["positives"]) == (600, 200, labels.sum())
     assert result["auroc"] == pytest.approx(roc_auc_score(labels, good))
     rule = result["baselines"]["rule"]
@@ -54,7 +56,7 @@ def test_every_figure_is_of_the_rows_it_is_said_of():
 
 def test_a_model_does_not_differ_from_itself():
     labels, good, users = scores(1.0)
-    rule = compare("binary", labels, {"model": good, "rule": good}, users, 100)["baselines"]["rule"]
+    rule = compare(ScoredRows("binary", labels, {"model": good, "rule": good}, users), 100)["baselines"]["rule"]
     for name, value in rule.items():
         if "_difference" in name:
             assert value in (0, [0, 0])
@@ -68,7 +70,7 @@ def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it
     labels, ours, users = scores(model)
     theirs = scores(baseline)[1]
     everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
-    result = compare("binary", labels, everyone, users, 100)
+    result = compare(ScoredRows("binary", labels, everyone, users), 100)
     said = told(result)
     assert f"the model {standing} the baseline that is best there, strong rule" in said
     better = " On this log strong rule is the better choice; the stack of both has AUROC 1.0000."
@@ -81,7 +83,8 @@ def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it
 def test_average_precision_is_not_compared_with_a_constant_score():
     """Random scores would be called ahead in one of ten logs, as theirs lies above the base rate by chance alone."""
     labels, ours, users = scores(1.0)
-    constant = compare("binary", labels, {"model": ours, "majority": np.full(600, 0.3)}, users, 100)["baselines"]
+    both = {"model": ours, "majority": np.full(600, 0.3)}
+    constant = compare(ScoredRows("binary", labels, both, users), 100)["baselines"]
     assert np.isnan(constant["majority"]["average_precision_difference_interval"]).all()
     assert np.isfinite(constant["majority"]["auroc_difference_interval"]).all()
 
@@ -91,31 +94,31 @@ def test_of_values_the_lower_error_is_ahead():
     values = random.gamma(2, 10, 600)
     near, far = values + random.normal(size=600), values + 9 * random.normal(size=600)
     users = np.arange(600)
-    ahead = compare("value", values, {"model": near, "ridge": far}, users, 100, deviation=values.std())
+    ahead = compare(ScoredRows("value", values, {"model": near, "ridge": far}, users, deviation=values.std()), 100)
     assert ahead["nmae"] == pytest.approx(mean_absolute_error(values, near) / values.std())
     assert "is ahead of the baseline that is best there, ridge: MAE" in told(ahead, "value", "mae", True)
-    behind = compare("value", values, {"model": far, "ridge": near}, users, 100, deviation=values.std())
+    behind = compare(ScoredRows("value", values, {"model": far, "ridge": near}, users, deviation=values.std()), 100)
     assert "is behind the baseline that is best there" in told(behind, "value", "mae", True)
 
 
 def test_few_positives_and_a_single_class_are_said():
     labels, ours, users = scores(1.0)
     few = np.where(np.cumsum(labels) > 20, 0, labels)
-    result = compare("binary", few, {"model": ours, "rule": 1 - ours}, users, 50)
+    result = compare(ScoredRows("binary", few, {"model": ours, "rule": 1 - ours}, users), 50)
     assert told(result).startswith("Only 20 positives, too few to tell: ")
-    result = compare("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users, 50)
+    result = compare(ScoredRows("binary", 0 * labels, {"model": ours, "rule": 1 - ours}, users), 50)
     assert "AUROC is not defined" in told(result)
 
 
 def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
     labels, good, users = scores(1.0)
     rule = scores(0.5)[1]
-    same = over_seeds("binary", labels, [good, good], {"rule": rule}, users, 400)
-    alone = compare("binary", labels, {"model": good, "rule": rule}, users, 400)["baselines"]["rule"]
+    same = over_seeds(ScoredRows("binary", labels, {"rule": rule}, users), [good, good], 400)
+    alone = compare(ScoredRows("binary", labels, {"model": good, "rule": rule}, users), 400)["baselines"]["rule"]
     assert same["deviation"] == 0
     assert same["baselines"]["rule"]["difference"] == pytest.approx(alone["auroc_difference"])
     assert same["baselines"]["rule"]["interval"] == pytest.approx(alone["auroc_difference_interval"])
-    both = over_seeds("binary", labels, [good, scores(0.3)[1]], {"rule": rule}, users, 400)
+    both = over_seeds(ScoredRows("binary", labels, {"rule": rule}, users), [good, scores(0.3)[1]], 400)
     low, high = both["baselines"]["rule"]["interval"]
     assert high - low > 1.2 * (same["baselines"]["rule"]["interval"][1] - same["baselines"]["rule"]["interval"][0])
     assert low < both["baselines"]["rule"]["difference"] < high
@@ -192,7 +195,7 @@ def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path
     for parts in metrics["slices"].values():
         assert sum(group["rows"] for group in parts["groups"] + parts["too_small"]) == metrics["test"]["rows"]
     assert sum(metrics["lengths"]["test"]["counts"]) == metrics["test"]["rows"]
-    assert (run / "model" / "README.md").is_file()
+    assert (run / "model" / "calibration.json").is_file()
 
 
 LABELS = {
@@ -297,6 +300,6 @@ def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path):
         metrics = json.loads((folder / "metrics.json").read_text())
         made = metrics["made"]
         assert made.pop("processes") == processes
-        del made["seconds"], made["date"], made["evaluation"]["folder"]
+        del made["seconds"], made["date"]
         found.append(metrics)
     assert found[0] == found[1]

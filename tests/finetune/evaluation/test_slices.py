@@ -14,6 +14,7 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.prepared import read_split
 from finetune.evaluation.bootstrap import interval_names
+from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.slices import _compare, by_cutoff, slice_metrics, slice_values
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
@@ -166,7 +167,9 @@ def rows(task: str, size: int = 400, seed: int = 0):
 def test_the_figures_of_a_group_are_those_of_its_rows(task):
     labels, scores, users = rows(task)
     values = np.array(["a", "b", "b", "b", "c"] * 80)
-    found = slice_metrics(task, values.tolist(), labels, scores, users, 0.5, 81, 50, deviation=10.0)
+    found = slice_metrics(
+        ScoredRows(task, labels, {"model": scores}, users, deviation=10.0), values.tolist(), 0.5, 81, 50
+    )
     assert found["too_small"] == [{"value": "a", "rows": 80}, {"value": "c", "rows": 80}]
     (group,) = found["groups"]
     inside = values == "b"
@@ -185,7 +188,7 @@ def test_gaps_are_the_largest_minus_the_smallest_over_the_groups_as_computed_by_
     labels, scores, users = rows("binary", 2000)
     values = np.array(["a", "b", "c", "d"] * 500)
     scores[values == "b"] **= 3
-    found = slice_metrics("binary", values.tolist(), labels, scores, users, 0.4, 1, 200)
+    found = slice_metrics(ScoredRows("binary", labels, {"model": scores}, users), values.tolist(), 0.4, 1, 200)
     selected, by_hand = scores >= 0.4, {}
     for group in found["groups"]:
         inside = values == group["value"]
@@ -212,7 +215,7 @@ def test_the_interval_of_a_gap_that_is_not_there_includes_zero_about_as_often_as
         labels, scores, users = rows("binary", 300, seed)
         values = np.random.default_rng(seed + 1000).choice(["a", "b", "c", "d", "e"], 300, p=[0.1, 0.1, 0.2, 0.3, 0.3])
         groups = np.unique(values, return_inverse=True)[1]
-        _, gaps = _compare("binary", labels, scores, users, groups, 5, 0.5, 200, 0)
+        _, gaps = _compare(ScoredRows("binary", labels, {"model": scores}, users), groups, 5, 0.5, 200, 0)
         told += gaps["demographic_parity_interval"][0] > 0
     assert told / 150 < 0.1
 
@@ -224,20 +227,23 @@ def test_what_cannot_be_told_is_nan_and_never_a_crash(task):
     scores[:] = scores[0]  # constant scores
     values = ["one"] * 20 + ["both"] * 20
     for threshold in (None, 0.0, 2.0):
-        found = slice_metrics(task, values, labels, scores, users, threshold, 5, 20)
+        found = slice_metrics(ScoredRows(task, labels, {"model": scores}, users), values, threshold, 5, 20)
         assert [group["rows"] for group in found["groups"]] == [20, 20]
         assert {"both", "one"} == {group["value"] for group in found["groups"]}
-    nothing = slice_metrics(task, [], labels[:0], scores[:0], users[:0], 0.5, 0, 20)
+    nothing = slice_metrics(ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0]), [], 0.5, 0, 20)
     assert (nothing["groups"], nothing["too_small"]) == ([], [])
     assert np.isnan(nothing["gaps"]["calibration"])
-    assert by_cutoff(task, np.array([], "datetime64[us]"), labels[:0], scores[:0], users[:0], 20) == []
+    assert (
+        by_cutoff(ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0]), np.array([], "datetime64[us]"), 20)
+        == []
+    )
 
 
 def test_a_group_without_positives_leaves_equal_opportunity_to_the_others():
     labels, scores, users = rows("binary", 600)
     values = np.array(["a", "b", "c"] * 200)
     labels[values == "c"] = 0
-    found = slice_metrics("binary", values, labels, scores, users, 0.5, 1, 50)
+    found = slice_metrics(ScoredRows("binary", labels, {"model": scores}, users), values, 0.5, 1, 50)
     groups = {group["value"]: group for group in found["groups"]}
     assert np.isnan([groups["c"]["true_positive_rate"], groups["c"]["auroc"]]).all()
     rates = [groups[name]["true_positive_rate"] for name in "ab"]
@@ -250,7 +256,7 @@ def test_each_cutoff_has_the_figures_of_its_rows_and_its_paired_change_since_the
     labels, scores, users = (np.concatenate([part] * 3) for part in rows(task, 200))
     scores[400:] = scores[400:][::-1]  # the third cutoff is ranked by chance
     cutoffs = np.repeat(np.array(["2024-01-01", "2024-02-01", "2024-03-01T12:00"], "datetime64[us]"), 200)
-    found = by_cutoff(task, cutoffs, labels, scores, users, 50, deviation=10.0)
+    found = by_cutoff(ScoredRows(task, labels, {"model": scores}, users, deviation=10.0), cutoffs, 50)
     assert [entry["cutoff"] for entry in found] == ["2024-01-01", "2024-02-01", "2024-03-01 12:00"]
     main = MAIN[task]
     for entry, part in zip(found, (slice(0, 200), slice(200, 400), slice(400, 600)), strict=True):
@@ -270,9 +276,13 @@ def test_each_cutoff_has_the_figures_of_its_rows_and_its_paired_change_since_the
 def test_popularity_in_training_gives_groups_and_cutoffs_novelty_and_synerises_score():
     labels, scores, users = rows("propensity", 200)
     known = {"deviation": None, "popularity": np.array([40, 30, 20, 10])}
-    (group,) = slice_metrics("propensity", ["all"] * 200, labels, scores, users, None, 1, 50, **known)["groups"]
+    (group,) = slice_metrics(
+        ScoredRows("propensity", labels, {"model": scores}, users, **known), ["all"] * 200, None, 1, 50
+    )["groups"]
     (cutoff,) = by_cutoff(
-        "propensity", np.full(200, "2024-01-01", "datetime64[us]"), labels, scores, users, 50, **known
+        ScoredRows("propensity", labels, {"model": scores}, users, **known),
+        np.full(200, "2024-01-01", "datetime64[us]"),
+        50,
     )
     figures = compute_metrics("propensity", labels, scores, **known)
     for entry in (group, cutoff):

@@ -8,7 +8,9 @@ from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from data_prep import InputError
-from finetune.model.calibration import Calibration, choose_threshold, profit_curve
+from finetune.evaluation.profit import profit_curve
+from finetune.evaluation.rows import ScoredRows
+from finetune.model.calibration import Calibration, choose_threshold
 
 
 def overconfident(rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +131,7 @@ def test_nobody_is_contacted_where_no_contact_pays():
 def test_the_profit_curve_ends_with_everybody_and_its_best_is_the_highest():
     labels, scores = overconfident(1000)
     users = np.arange(1000) // 2
-    curve = profit_curve(labels, scores, users, 1, 2.5, 200)
+    curve = profit_curve(ScoredRows("binary", labels, {"model": scores}, users), 1, 2.5, 200)
     assert (curve["shares"][0], curve["profits"][0], curve["shares"][-1]) == (0, 0, 1)
     assert curve["profits"][-1] == pytest.approx(2.5 * labels.sum() - 1000)
     assert curve["best_profit"] == max(curve["profits"])
@@ -142,26 +144,34 @@ def test_the_profit_curve_ends_with_everybody_and_its_best_is_the_highest():
 
 def test_the_profit_of_the_threshold_is_that_of_the_rows_that_reach_it():
     labels, scores = overconfident(1000)
-    curve = profit_curve(labels, scores, np.arange(1000) // 2, 1, 2.5, 200, threshold=0.4)
+    curve = profit_curve(
+        ScoredRows("binary", labels, {"model": scores}, np.arange(1000) // 2), 1, 2.5, 200, threshold=0.4
+    )
     chosen = scores >= 0.4
     assert curve["share_at_threshold"] == chosen.mean()
     assert curve["profit_at_threshold"] == pytest.approx((2.5 * labels - 1)[chosen].sum())
     low, high = curve["profit_at_threshold_interval"]
     assert low < curve["profit_at_threshold"] < high
-    assert np.isnan(profit_curve(labels, scores, np.arange(1000), 1, 2.5, 10)["profit_at_threshold"])
+    assert np.isnan(
+        profit_curve(ScoredRows("binary", labels, {"model": scores}, np.arange(1000)), 1, 2.5, 10)[
+            "profit_at_threshold"
+        ]
+    )
 
 
 def test_the_order_of_rows_of_equal_scores_earns_nothing():
     labels = np.sort(np.arange(1000) % 2)[::-1]  # the positive ones first
     for ordered in (labels, labels[::-1]):
-        curve = profit_curve(ordered, np.ones(1000), np.arange(1000), 1, 2, 10)
+        curve = profit_curve(ScoredRows("binary", ordered, {"model": np.ones(1000)}, np.arange(1000)), 1, 2, 10)
         assert (
             np.abs(curve["profits"]).max() < 100
         )  # the positive ones first would earn 500, last they would lose as much
 
 
 def test_fewer_rows_than_steps_and_no_profit_have_a_curve():
-    curve = profit_curve(np.zeros(3, int), np.array([0.2, 0.2, 0.1]), np.arange(3), 1, 5, 10)
+    curve = profit_curve(
+        ScoredRows("binary", np.zeros(3, int), {"model": np.array([0.2, 0.2, 0.1])}, np.arange(3)), 1, 5, 10
+    )
     assert curve["best_share"] == curve["best_profit"] == 0
     assert curve["profits"] == [0, -1, -2, -3]
 

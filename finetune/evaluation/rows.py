@@ -1,0 +1,52 @@
+"""Scored rows: what every measure, interval, curve and group of an evaluation is computed from."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from finetune.measures import MODEL
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows with their labels, the scores that each scorer gives them, and whose they are.
+
+    Attributes:
+        task: binary, tiers, propensity or value; see `finetune.model.objective.Objective`.
+        labels: As `finetune.metrics.compute_metrics` takes them.
+        scores: Scorer -> scores as compute_metrics takes them; "model" is ours.
+        users: Whose row each is, of shape (rows,).
+        deviation: Standard deviation of the training labels, for nmae.
+        popularity: Of shape (classes,): how many training examples have each class, for novelty.
+    """
+
+    task: str
+    labels: np.ndarray
+    scores: dict[str, np.ndarray]
+    users: np.ndarray
+    deviation: float | None = None
+    popularity: np.ndarray | None = None
+
+    @property
+    def model(self) -> np.ndarray:
+        """The model's scores."""
+        return self.scores[MODEL]
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What is known of the training labels."""
+        return {"deviation": self.deviation, "popularity": self.popularity}
+
+    def where(self, mask: np.ndarray) -> "ScoredRows":
+        """The rows where a mask of shape (rows,) is true."""
+        scores = {name: values[mask] for name, values in self.scores.items()}
+        return replace(self, labels=self.labels[mask], scores=scores, users=self.users[mask])
+
+    def counts(self) -> dict[str, int]:
+        """rows, users and positives; a value counts as positive above zero."""
+        return {
+            "rows": len(self.labels),
+            "users": len(np.unique(self.users)),
+            "positives": int((self.labels > 0).sum()),
+        }
