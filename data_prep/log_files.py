@@ -21,8 +21,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from data_prep import InputError
-from data_prep.sql import identifier, quote, text_list
-from data_prep.times import NUMERIC
+from data_prep.sql import NUMERIC, column_types, identifier, quote, text_list
 from data_prep.users import EXACT, WHOLE
 from data_prep.written_types import WRITTEN, proven_types
 
@@ -368,8 +367,3 @@ def found_files(path: str) -> list[Path]:
 
 def _paths(files: list[Path]) -> str:
     return text_list([str(file) for file in files])
-
-
-def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """The type of each column of a relation."""
-    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}

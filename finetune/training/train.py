@@ -23,10 +23,10 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
+from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, read_split, split_texts
 from data_prep.serializer import EventSerializer
-from data_prep.task import SPLITS
 from finetune.config import Experiment
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, EventLog, Source, connect, expand, key_mark, read_events, source_files
+from data_prep.config import DataConfig, Source, TextField
+from data_prep.connections import connect
+from data_prep.event_log import EventLog
+from data_prep.events import read_events
 from data_prep.prepare import prepare
-from data_prep.serializer import TextField
-from data_prep.users import standing_out
+from data_prep.sources import expand, source_files
+from data_prep.users import key_mark, standing_out
 
 
 def read(data: DataConfig, folder: Path | None = None) -> tuple[EventLog, list[dict]]:

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import connect, count_on, read_events
-from data_prep.features import MAX_TYPES, OWN_WINDOWS, WINDOWS, Features, aggregate_names, field_kinds, frequent_types
+from data_prep.aggregates import aggregate_names
+from data_prep.connections import connect
+from data_prep.event_log import count_on
+from data_prep.events import read_events
+from data_prep.features import MAX_TYPES, OWN_WINDOWS, WINDOWS, Features, field_kinds, frequent_types
 
 KINDS = {"value": "numeric", "items": "numeric", "category": "categorical", "note": "text"}
 TYPES = ["purchase", "view"]

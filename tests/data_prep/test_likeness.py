@@ -7,10 +7,11 @@ import pyarrow.compute as pc
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, connect
+from data_prep.config import DataConfig, Source, TextConfig, TextField
+from data_prep.connections import connect
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from data_prep.serializer import EventSerializer, TextConfig, TextField
+from data_prep.serializer import EventSerializer
 from data_prep.serving import read_past
 from data_prep.sql import refused
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 import data_prep.prepare as prepare_module
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, count_on
+from data_prep.config import DataConfig, Source, TextField
+from data_prep.cutoffs import resolve_cutoffs
+from data_prep.event_log import count_on
 from data_prep.examples import fit_examples
 from data_prep.files import replacing
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from data_prep.serializer import EventSerializer, TextField
-from data_prep.task import resolve_cutoffs
+from data_prep.serializer import EventSerializer
 
 FILES = {f"{split}.parquet" for split in ("train", "validation", "test", "unlabelled")}
 FILES |= {"serializer.json", "manifest.json", "README.md"}
@@ -344,7 +345,7 @@ def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of
 
 def test_a_log_of_so_few_users_that_some_parts_have_none_is_split_into_the_same_rows(shop, monkeypatch):
     whole = shop.prepare(shop.regulars())
-    monkeypatch.setattr("data_prep.examples.PART_EVENTS", 20)  # sixteen parts
+    monkeypatch.setattr("data_prep.parts.PART_EVENTS", 20)  # sixteen parts
     split = shop.prepare(shop.regulars())
     for name in ("train", "validation", "test"):
         one, other = (sorted(map(repr, shop.rows(folder, name))) for folder in (whole, split))

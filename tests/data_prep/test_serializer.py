@@ -9,18 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, connect, read_events
-from data_prep.features import OWN, Aggregator, Features, example_table
-from data_prep.history import EPOCH, microseconds
-from data_prep.serializer import (
-    DAY_STEPS,
-    STEP_OF_DAY,
-    EventSerializer,
-    TextConfig,
-    TextField,
-    check_fields,
-    header_names,
-)
+from data_prep.aggregates import Aggregator, example_table
+from data_prep.config import DataConfig, Source, TextConfig, TextField
+from data_prep.connections import connect
+from data_prep.events import read_events
+from data_prep.features import OWN, Features
+from data_prep.moments import EPOCH, microseconds
+from data_prep.phrases import DAY_STEPS, STEP_OF_DAY
+from data_prep.serializer import EventSerializer
+from data_prep.text_settings import check_fields, header_names
 
 CUTOFF = 40  # days after shop.start
 TYPES = {"event_type": "VARCHAR", "value": "DOUBLE", "items": "BIGINT", "category": "VARCHAR", "note": "VARCHAR"}

@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, EventLog, Source, connect, read_events
+from data_prep.config import DataConfig, Source, TextField
+from data_prep.connections import connect
+from data_prep.event_log import EventLog
+from data_prep.events import read_events
 from data_prep.prepare import prepare
-from data_prep.serializer import TextField
 
 HEADER = "user_id,event_time,event_type,price\n"
 LINES = "".join(f"u{i},2024-01-{i % 28 + 1:02d} 10:00:00,view,{i}\n" for i in range(100))

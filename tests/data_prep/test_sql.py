@@ -9,9 +9,13 @@ import duckdb
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, confined, connect, read_events
-from data_prep.serializer import EventSerializer, TextField
-from data_prep.sql import check_column, check_source, check_type, lock_down, parse_expression, refused
+from data_prep.config import DataConfig, Source, TextField
+from data_prep.connections import connect, lock_down
+from data_prep.events import confined, read_events
+from data_prep.expressions import check_column, check_type, parse_expression
+from data_prep.serializer import EventSerializer
+from data_prep.source_sql import check_source
+from data_prep.sql import refused
 from data_prep.task import check_loaded
 
 COLUMNS = "'a' AS user_id, TIMESTAMP '2024-01-01' AS event_time, 'view' AS event_type"

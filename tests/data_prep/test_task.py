@@ -9,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import connect, count_on, read_events
+from data_prep.config import CutoffRange, TaskConfig, TextConfig
+from data_prep.connections import connect
+from data_prep.cutoffs import doubtful_windows, resolve_cutoffs
+from data_prep.event_log import count_on
+from data_prep.events import read_events
 from data_prep.examples import UNLABELLED, Summary, fit_examples
-from data_prep.serializer import TextConfig
-from data_prep.task import CutoffRange, TaskConfig, doubtful_windows, parse_duration, question, resolve_cutoffs, show
+from data_prep.moments import parse_duration, show
+from data_prep.task import question
 
 FIRST = datetime(2024, 2, 1)  # the first training cutoff of shop.task()
 
