@@ -120,6 +120,7 @@ class Aggregator:
         """
         if not self.features.classes:
             return {}
+        assert self.history.classes is not None, "by load_classes"
         row, time, code = self.history.classes
         shape = len(self.history.users), len(self.features.classes)
         ends = np.searchsorted(time, [cutoff - days * DAY for days in OWN_WINDOWS] + [NEVER, cutoff])
@@ -265,7 +266,8 @@ def _each_value(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The values of all events, in the events' order, and where those of each event begin, of shape (events + 1,)."""
     if not pa.types.is_list(column.type):
         return column, np.arange(len(column) + 1)
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    # pyarrow makes this function when it is imported.
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     return column.flatten(), running(lengths.astype(np.int64))
 
 

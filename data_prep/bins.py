@@ -10,9 +10,10 @@ from data_prep.checked_json import is_a
 def fitted_bins(content: object) -> bool:
     """Ascending edges, and as many centers as there are bins."""
     edges, centers = (content.get(key) if isinstance(content, dict) else None for key in ("edges", "centers"))
-    if not all(isinstance(part, list) and all(is_a(entry, float) for entry in part) for part in (edges, centers)):
+    if not isinstance(edges, list) or not isinstance(centers, list):
         return False
-    return len(centers) == len(edges) + 1 and edges == sorted(set(edges))
+    numbers = all(is_a(entry, float) for entry in (*edges, *centers))
+    return numbers and len(centers) == len(edges) + 1 and edges == sorted(set(edges))
 
 
 def fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:

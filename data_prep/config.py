@@ -6,6 +6,7 @@ The docstring below a field is its help text on the command line (jsonargparse r
 from dataclasses import dataclass, field
 from typing import Literal
 
+# They are made at run time, so that pyright takes them for variables.
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 
@@ -49,12 +50,12 @@ class DataConfig:
     """The last date (UTC) of the log; later events are rejected. null is today: nobody has bought tomorrow."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Whether of rows that are equal in every column one is left; keep counts them, as both can have happened."""
-    max_events_per_user: PositiveInt | None = None
+    max_events_per_user: PositiveInt | None = None  # pyright: ignore[reportInvalidTypeForm]
     """Users with more events are left out: bots, test accounts, all guests under one id."""
     pseudonymize: str | None = None
     """Name of an environment variable with a secret key of at least 16 characters: user ids are replaced by their
     HMAC-SHA-256 under it in everything that is written. null keeps the ids."""
-    max_rejected: ClosedUnitInterval = 0.05
+    max_rejected: ClosedUnitInterval = 0.05  # pyright: ignore[reportInvalidTypeForm]
     """Share of rows without user, time or type, or that cannot be read, above which preparing stops."""
     folder: str = "data"
     """The prepared data goes to FOLDER/NAME."""

@@ -32,6 +32,8 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
                 f"{show(end)}, after the first {later} cutoff {show(start)}; move {later} to {show(end)} or later, "
                 f"or end {earlier} at {show(start - horizon)}"
             )
+    assert log.first is not None, "as a log without an event is refused"
+    assert log.last is not None, "as a log without an event is refused"
     log_end = log.last.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     for split in SPLITS:
         for cutoff in cutoffs[split]:

@@ -1,12 +1,14 @@
 """The table `log` of events: its columns, counts over it, and the rows and users that are left out or warned of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
 from textwrap import shorten
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.config import DataConfig
@@ -21,7 +23,7 @@ YEARS = "SELECT CAST(year(event_time) AS VARCHAR), count(*) FROM log GROUP BY AL
 FAR_YEARS = 30
 SPAN = "SELECT min(event_time), max(event_time) FROM log"
 # Runs SQL that gives pairs (key, count) over the relation `log`, and adds the counts up by key over all its parts.
-Count = Callable[[str], dict[str, int]]
+Count = Callable[[str], dict[Any, int]]
 
 
 @dataclass
@@ -37,6 +39,17 @@ class EventLog:
     equal_rows: int = 0  # that are equal to another one in every column, and stay
     left_out: dict[str, int] = field(default_factory=dict)  # why -> rows, by data.duplicates and max_events_per_user
     notes: list[str] = field(default_factory=list)  # what a user should know of it, in sentences
+
+
+def event_table(events: Iterable[dict], plain: Callable[[Any], Any] = lambda value: value) -> pa.Table:
+    """Events in memory as a table of all their fields, of which each may lack some.
+
+    Args:
+        events: Name -> value of each.
+        plain: Makes a value one that pyarrow takes.
+    """
+    names = list(dict.fromkeys(name for event in events for name in event))
+    return pa.table({name: pa.array([plain(event.get(name)) for event in events]) for name in names})
 
 
 def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[[str], object]) -> None:
@@ -61,7 +74,7 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
         log.left_out["equal to another row"], log.equal_rows = log.equal_rows, 0
     sizes, most = count(SIZES), config.max_events_per_user
     kept = {n: users for n, users in sizes.items() if most is None or n <= most}
-    if len(kept) < len(sizes):
+    if most is not None and len(kept) < len(sizes):
         many = f"SELECT user_id FROM log GROUP BY user_id HAVING count(*) > {most}"
         change(f"DELETE FROM log WHERE user_id IN ({many})")
         out = sum(users for n, users in sizes.items() if n > most)

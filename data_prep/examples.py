@@ -178,9 +178,14 @@ class SplitWriter:
         """Write a batch behind those before it."""
         if batch.split not in self._writers:
             path, schema = self.folder / f"{batch.split}.parquet", batch.table.schema
-            # Texts and aggregates hardly repeat: a dictionary of them would only cost time.
+            # Texts and aggregates hardly repeat: a dictionary of them would only cost time. pyright takes the defaults,
+            # which are bools, for all that there is.
             self._writers[batch.split] = pq.ParquetWriter(
-                path, schema, compression="snappy", use_dictionary=["cutoff"], write_statistics=KEYS
+                path,
+                schema,
+                compression="snappy",
+                use_dictionary=["cutoff"],  # pyright: ignore[reportArgumentType]
+                write_statistics=KEYS,  # pyright: ignore[reportArgumentType]
             )
         if len(batch.table):  # datasets.load_dataset fails on a row group without rows
             self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
@@ -217,8 +222,8 @@ def fit_examples(
     min_users = text.fields.get("event_type", TextField()).min_users
     classes = fit_classes(count, task, log.fields, cutoffs["train"])
     types = frequent_types(count, before, min_users)
-    of_classes = (task.label.field, classes) if classes else ()
-    features = Features(task.label.where, log.fields, kinds, types, *of_classes)
+    class_field = task.label.field if classes else None
+    features = Features(task.label.where, log.fields, kinds, types, class_field, classes or [])
     aggregates = aggregate_names(features)
     rule = LabelRule(task, log.fields, classes)
     serializer = EventSerializer.fit(con, text, features, before)

@@ -5,7 +5,7 @@ learns to do (2.0 learned COPY within WITH) is refused until it is listed here.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from textwrap import shorten
 
 import duckdb
@@ -125,7 +125,7 @@ def check_column(con: duckdb.DuckDBPyConnection, setting: str, sql: str, columns
     parse_expression(con, setting, sql, remedy, columns)
 
 
-def check_types(con: duckdb.DuckDBPyConnection, setting: str, types: dict[str, object]) -> None:
+def check_types(con: duckdb.DuckDBPyConnection, setting: str, types: Mapping[str, object]) -> None:
     """Refuse columns and types that were read back where a name has a line break, or a type is none (`check_type`)."""
     for name, kind in types.items():
         if CONTROLS.search(name):

@@ -129,6 +129,7 @@ def class_values(field: str, types: dict[str, str]) -> str:
 def load_classes(con: duckdb.DuckDBPyConnection, history: History, features: Features) -> None:
     """Read `History.classes` of the users in the relation `rows`, whose history this is; see `Features.classes`."""
     con.register("users", pa.table({"user_id": history.users, "row": np.arange(len(history.users))}))
+    assert features.class_field is not None, "as there are classes"
     known = text_list(features.classes)
     found = con.sql(
         f"""SELECT row, epoch_us(event_time) AS time, CAST(list_position({known}, value) - 1 AS BIGINT) AS class

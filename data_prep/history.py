@@ -72,6 +72,7 @@ class History:
 
     def texts(self, low: np.ndarray, high: np.ndarray) -> pa.Array:
         """The entries of each range of events [low, high), newest first, without a copy; low < high."""
+        assert self.entries is not None, "by EventSerializer.load"
         offsets = np.frombuffer(self.entries.buffers()[1], np.int64)[self.entries.offset :]
         events = len(self.time)
         begin, end = offsets[events - high], offsets[events - low] - 1  # without the space after the last entry

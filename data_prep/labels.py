@@ -34,6 +34,7 @@ class LabelRule:
         """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`."""
         sql = member_column(self.population)
         if self.label.kind == "sum":
+            assert self.label.field is not None, "by check_label"
             sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
         return sql
 
@@ -61,6 +62,7 @@ class Labels:
         """
         label, end = self.rule.label, cutoff + self.rule.horizon
         if self.rule.classes:
+            assert self.history.classes is not None, "by load_classes"
             row, time, code = self.history.classes
             inside = (time >= cutoff) & (time < end)
             everyone = np.zeros((len(self.history.users), len(self.rule.classes)), np.int8)
@@ -113,6 +115,8 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
     """
     if task.label.kind != "which":
         return None
+    assert task.label.field is not None, "by check_label"
+    assert task.label.top is not None, "by check_label"
     horizon = parse_duration(task.label.horizon, "task.label.horizon")
     inside = " OR ".join(
         f"(event_time >= {timestamp(cutoff)} AND event_time < {timestamp(cutoff + horizon)})" for cutoff in cutoffs
@@ -174,6 +178,7 @@ def describe_labels(labels: np.ndarray, rows: int, names: list[str] | None, spli
             f"measure; change the horizon ({task.label.horizon}), the condition or the cutoffs"
         )
     if task.label.kind == "which":
+        assert names is not None, "by fit_classes"
         return {"classes": dict(zip(names, labels.tolist(), strict=True))}
     if names is None:
         quantiles = np.quantile(labels, [0.1, 0.25, 0.5, 0.75, 0.9, 0.99])

@@ -65,9 +65,13 @@ def part_batches(
         con.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {part}")
         return examples.load(con)
 
+    if labels is not None:
+        yield from examples.batches(labels)
+        return
     with ThreadPoolExecutor(1) as pool:  # a part is loaded while the examples of the one before it are made
-        loading = None if labels else pool.submit(load, parts[0])
+        loading = pool.submit(load, parts[0])
         for following in [*parts[1:], None]:
-            labels = loading.result() if loading else labels
-            loading = pool.submit(load, following) if following else None
+            labels = loading.result()
+            if following is not None:
+                loading = pool.submit(load, following)
             yield from examples.batches(labels)

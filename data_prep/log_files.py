@@ -19,6 +19,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
+from duckdb.sqltypes import DuckDBPyType
 
 from data_prep import InputError
 from data_prep.sql import NUMERIC, column_types, identifier, quote, text_list
@@ -294,15 +295,15 @@ def _replaced(read: str, columns: dict[str, str]) -> str:
     return f"(SELECT * REPLACE ({given}) FROM {read})"
 
 
-def _strings_as_text(kind: "duckdb.sqltypes.DuckDBPyType") -> str:
+def _strings_as_text(kind: DuckDBPyType) -> str:
     """The type of a JSON's column, with text for what DuckDB finds in strings or in values of several types."""
-    if kind.id == "list":
-        return f"{_strings_as_text(kind.children[0][1])}[]"
-    if kind.id == "struct":
-        return f"STRUCT({', '.join(f'{identifier(name)} {_strings_as_text(child)}' for name, child in kind.children)})"
-    if kind.id == "map":
-        key, value = (_strings_as_text(child) for _, child in kind.children)
-        return f"MAP({key}, {value})"
+    if kind.id in ("list", "struct", "map"):
+        parts = [(name, _strings_as_text(child)) for name, child in kind.children if isinstance(child, DuckDBPyType)]
+        if kind.id == "list":
+            return f"{parts[0][1]}[]"
+        if kind.id == "struct":
+            return f"STRUCT({', '.join(f'{identifier(name)} {child}' for name, child in parts)})"
+        return f"MAP({parts[0][1]}, {parts[1][1]})"
     return str(kind) if NUMERIC.fullmatch(str(kind)) or kind.id == "boolean" else "VARCHAR"
 
 

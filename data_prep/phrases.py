@@ -1,11 +1,12 @@
 """How days, bins and aggregates are written in a text, and texts put together row by row."""
 
 import re
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute as pc  # makes most of its functions when it is imported: pyright does not see them
 
 from data_prep.features import plain
 
@@ -41,7 +42,7 @@ def aggregate_phrase(name: str) -> str:
     return re.sub(r"_(\d+)d$", r" in \1 days", name).replace("_", " ")
 
 
-def write_rows(columns: list[tuple[np.ndarray, list[str | None]]], between: str) -> pa.Array:
+def write_rows(columns: Sequence[tuple[np.ndarray, Sequence[str | None]]], between: str) -> pa.Array:
     """Row by row the texts of several columns with something between them; null where no column has a text.
 
     Args:
@@ -65,8 +66,16 @@ def write_rows(columns: list[tuple[np.ndarray, list[str | None]]], between: str)
 
 def join_rows(columns: list[pa.Array], between: str) -> pa.Array:
     """Row by row the texts with something between them, without the nulls; null where all are null."""
-    none = reduce(pc.and_, map(pc.is_null, columns)) if all(column.null_count for column in columns) else None
-    if none is not None:  # pyarrow 26 drops a row of nulls
-        columns = [pc.if_else(none, pa.scalar("", pa.large_string()), columns[0]), *columns[1:]]
-    joined = pc.binary_join_element_wise(*columns, pa.scalar(between, pa.large_string()), null_handling="skip")
-    return joined if none is None else pc.if_else(none, None, joined)
+    none, empty = None, pa.scalar("", pa.large_string())
+    if all(column.null_count for column in columns):  # pyarrow 26 drops a row of nulls
+        none = reduce(pc.and_, (column.is_null() for column in columns))  # pyright: ignore[reportAttributeAccessIssue]
+        columns = [pc.if_else(none, empty, columns[0]), *columns[1:]]  # pyright: ignore[reportAttributeAccessIssue]
+    separator = pa.scalar(between, pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, separator, null_handling="skip")  # pyright: ignore[reportAttributeAccessIssue]
+    return joined if none is None else pc.if_else(none, None, joined)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_rows(texts: pa.Array, end: str) -> pa.Array:
+    """Row by row the text with something behind it."""
+    ending, nothing = (pa.scalar(text, pa.large_string()) for text in (end, ""))
+    return pc.binary_join_element_wise(texts, ending, nothing)  # pyright: ignore[reportAttributeAccessIssue]

@@ -192,7 +192,7 @@ def _describe_log(log: EventLog) -> dict:
     }
 
 
-def _key(config: dict, sources: list[str], files: list[Path] | None) -> str | None:
+def _key(config: dict, sources: list[str | None], files: list[Path] | None) -> str | None:
     """Changes with the config, the version of this code and any file that the sources read; None if unknowable."""
     if files is None:
         return None

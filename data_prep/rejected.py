@@ -99,7 +99,8 @@ def _date_remedy(con: duckdb.DuckDBPyConnection, config: DataConfig) -> str:
     ).fetchall()[0][0]
     # A source with a unit has no format.
     formats = [source.time_format or (None if source.time_unit else config.time_format) for source in config.sources]
-    return date_remedy(found or "", formats if all(formats) else [])
+    known = [time_format for time_format in formats if time_format]
+    return date_remedy(found or "", known if len(known) == len(formats) else [])
 
 
 def insert_broken_lines(con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:

@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table
@@ -22,12 +22,12 @@ from data_prep.bins import bin_numbers, fit_bins
 from data_prep.checked_json import check, read_json
 from data_prep.config import Population, TextConfig, TextField
 from data_prep.connections import connect, lock_down
-from data_prep.event_log import REQUIRED
+from data_prep.event_log import REQUIRED, event_table
 from data_prep.expressions import check_types, execute_one, parse_expression
 from data_prep.features import OWN, Features, load_classes, plain
 from data_prep.history import History, combined, load_history
 from data_prep.moments import EPOCH, in_utc, microseconds
-from data_prep.phrases import DAY_STEPS, STEP_OF_DAY, bin_words, join_rows, write_rows
+from data_prep.phrases import DAY_STEPS, STEP_OF_DAY, bin_words, end_rows, join_rows, write_rows
 from data_prep.population import Members, member_column
 from data_prep.serializer_json import HOLDS, belonging
 from data_prep.sql import NUMERIC, identifier, quote, refused, text_list, timestamp
@@ -98,7 +98,8 @@ class EventSerializer:
             if kind != "text" and any(name.startswith(of_column) for name in names):
                 shown.append(column)
         own = bool("own" in self.config.header and self.features.classes)
-        shown += [self.features.class_field] * own
+        if own and self.features.class_field is not None:
+            shown.append(self.features.class_field)
         if own or any(name.startswith("target") for name in names):
             shown += [name for name in ("event_type", "user_id", *self.features.types) if name in self.features.target]
         if any(name.startswith("type_") for name in names):
@@ -145,9 +146,7 @@ class EventSerializer:
             return write_rows([(gap, [*(f"gap={day}" for day in DAY_STEPS), "gap=first"]), *fields, space], " ")
         gaps = ["same day", "after 1 day", *(f"after {day} days" for day in DAY_STEPS[2:]), "first"]
         entries = [write_rows([(gap, gaps)], ""), *([write_rows(fields, ", ")] if fields else [])]
-        return pc.binary_join_element_wise(
-            join_rows(entries, ": "), *(pa.scalar(t, pa.large_string()) for t in (". ", ""))
-        )
+        return end_rows(join_rows(entries, ": "), ". ")
 
     def texts(
         self,
@@ -185,11 +184,11 @@ class EventSerializer:
     def _own(self, own: dict[str, np.ndarray]) -> list[tuple[np.ndarray, list[str | None]]]:
         """A header word for each of the classes that a user had most often and last: how often, where an event of the
         last 7, 28 and 84 days counts four, three and two times."""
-        often = sum(own[name] for name in OWN[:-1])
+        often = reduce(np.add, (own[name] for name in OWN[:-1]))
         names = [plain(name) for name in self.features.classes]
         names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         if self.config.style == "words":
-            named = f"{plain(self.features.class_field)}."
+            named = f"{plain(self.features.class_field or '')}."
             written = [f"{named}{name}={step}" for name in names for step in range(len(OWN_STEPS))]
         else:
             written = [f"{name.replace('_', ' ')} {size}" for name in names for size in OWN_STEPS]
@@ -215,22 +214,20 @@ class EventSerializer:
         Raises:
             InputError: A column is missing, unknown or not of the type that it had in training, or a value is missing.
         """
-        if isinstance(events, list):  # an event may lack a field that another one has
-            names = list(dict.fromkeys(name for event in events for name in event))
-            events = pa.table({name: pa.array([event.get(name) for event in events]) for name in names})
-        if not isinstance(events, pa.Table) or not isinstance(cutoff, datetime):
+        table = event_table(events) if isinstance(events, list) else events
+        if not isinstance(table, pa.Table) or not isinstance(cutoff, datetime):
             raise InputError("transform takes a list of dicts or a pyarrow.Table, and a datetime as the cutoff")
         types = self.types
-        missing = [name for name in REQUIRED if name not in events.column_names]
-        unknown = [name for name in events.column_names if name not in types]
+        missing = [name for name in REQUIRED if name not in table.column_names]
+        unknown = [name for name in table.column_names if name not in types]
         if missing:
             raise InputError(f"the events have no column {' and no column '.join(missing)}; name it so")
         if unknown:
             raise InputError(f"the log had no column '{unknown[0]}' in training; it had {', '.join(types)}")
         trimmed = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
-        casts = self.casts(events.column_names, trimmed)
+        casts = self.casts(table.column_names, trimmed)
         with connect() as con:
-            con.register("given", events)
+            con.register("given", table)
             lock_down(con)
             with refused("events", "give each column the type that it had in training"):
                 execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")

@@ -7,7 +7,7 @@ from data_prep.text_settings import LARGEST
 
 def a_number_from_1_to_a_billion(content: object) -> bool:
     """Of whatever `check_fields` limits so."""
-    return is_a(content, int) and 1 <= content <= LARGEST
+    return isinstance(content, int) and is_a(content, int) and 1 <= content <= LARGEST
 
 
 # What serializer.json must hold; of a field its kind, and by it the setting that asks for it and what was learned.

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Population, Source
-from data_prep.event_log import RESERVED
+from data_prep.event_log import RESERVED, event_table
 from data_prep.events import confined, read_events
 from data_prep.expressions import execute_one
 from data_prep.likeness import doubts
@@ -90,13 +90,13 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
         if isinstance(events, duckdb.DuckDBPyRelation):
             return events.to_arrow_reader()  # a relation belongs to its own connection
         if isinstance(events, list | tuple) and all(isinstance(event, dict) for event in events):
-            names = list(dict.fromkeys(name for event in events for name in event))
-            return pa.table({name: pa.array([_plain(event.get(name)) for event in events]) for name in names})
+            return event_table(events, _plain)
         if isinstance(events, pa.RecordBatch):
             return pa.Table.from_batches([events])
-        if hasattr(events, "iloc") and hasattr(events, "columns"):
-            refuse_twice([str(name) for name in events.columns], "events")  # which pyarrow refuses in its own words
-            return pa.Table.from_pandas(events, preserve_index=False)
+        frame: Any = events
+        if hasattr(frame, "iloc") and hasattr(frame, "columns"):
+            refuse_twice([str(name) for name in frame.columns], "events")  # which pyarrow refuses in its own words
+            return pa.Table.from_pandas(frame, preserve_index=False)
     except InputError:
         raise
     except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, datetime) and value != value else value  # pandas' NaT equals nothing
 
 
-def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: str | None) -> Source:
+def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: Any) -> Source:
     """A source whose columns are called as in the files, but for some.
 
     Args:

@@ -48,15 +48,15 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
     select = _one_select(con, setting, sql)
     nodes = list(tree_nodes(select))
     for node in nodes:
-        if (kind := node_kind(node)) not in EXPRESSIONS | RELATIONS:
+        kind = node_kind(node)
+        if kind not in EXPRESSIONS | RELATIONS:
             raise InputError(
                 f"{setting}: the SQL contains {in_words(kind)} and may only be one SELECT; check the SQL, or {TRUST}"
             )
     # An argument of a reader may be a list, which is a function, too.
     readers = [node["function"] for node in nodes if node_kind(node) == "TABLE_FUNCTION"]
-    strange = (
-        {reader["function_name"].lower() for reader in readers if not reader["schema"]} - READER_FUNCTIONS - MAKERS
-    )
+    strange = {reader["function_name"].lower() for reader in readers if not reader["schema"]}
+    strange -= READER_FUNCTIONS | MAKERS
     strange |= {".".join(reader["qualified_name"]["path"]) for reader in readers if reader["schema"]}
     strange |= called_functions(select) & NOT_THE_SAME
     if strange:

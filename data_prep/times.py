@@ -1,6 +1,7 @@
 """The moment of an event: how sources write it, and between which moments it is believed."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -102,7 +103,7 @@ def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting:
         raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
 
 
-def _unless(wrong: list[tuple[str, str]], parsed: str) -> str:
+def _unless(wrong: Sequence[tuple[str, str]], parsed: str) -> str:
     """SQL of a time, or NULL where its text is one of these; most texts are compared with one expression for all."""
     if not wrong:
         return parsed
