@@ -18,12 +18,12 @@ from scipy.sparse import coo_array
 
 from data_prep import InputError
 from data_prep.connections import connect, lock_down
-from data_prep.events import column_types, confined, read_events
+from data_prep.events import confined, read_events
 from data_prep.expressions import check_types, parse_expression
 from data_prep.history import combined
 from data_prep.moments import show
 from data_prep.prepared import read_manifest, read_split
-from data_prep.sql import identifier, refused
+from data_prep.sql import column_types, identifier, refused
 from finetune.evaluation.bootstrap import INTERVALS, bootstrap, interval, user_weights
 from finetune.metrics import MAIN, measure, metric_names
 from finetune.parser import Experiment

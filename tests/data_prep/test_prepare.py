@@ -477,10 +477,10 @@ def test_a_refused_change_keeps_the_old_output(shop):
 @pytest.mark.parametrize(
     ("step", "error"),
     [
-        ("read_events", KeyboardInterrupt),
-        ("split_log", OSError("no space left on device")),
-        ("files_hash", KeyboardInterrupt),
-        ("dataset_card", OSError("no space left on device")),
+        ("local.read_events", KeyboardInterrupt),
+        ("local.split_log", OSError("no space left on device")),
+        ("prepare.files_hash", KeyboardInterrupt),
+        ("prepare.dataset_card", OSError("no space left on device")),
     ],
 )
 def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, step, error):
@@ -491,13 +491,13 @@ def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, s
     out = Path(data.folder)
     text = shop.text(header=["recency"])
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, step, fail)
+        patch.setattr(f"data_prep.{step}", fail)
         with pytest.raises((KeyboardInterrupt, OSError)):
             prepare("shop", data, shop.task(), text)
     assert list(out.iterdir()) == []
     folder = prepare("shop", data, shop.task(), text)
     before = content(folder)
-    monkeypatch.setattr(prepare_module, step, fail)
+    monkeypatch.setattr(f"data_prep.{step}", fail)
     with pytest.raises((KeyboardInterrupt, OSError)):
         prepare("shop", data, shop.task(label={"horizon": "6 days"}), text)
     assert content(folder) == before
@@ -522,10 +522,7 @@ def test_replacing_swaps_a_whole_folder_or_nothing(tmp_path):
 CHILD = """
 import sys, time
 import data_prep.prepare as module
-from data_prep.events import DataConfig, Source, count_on
-from data_prep.examples import fit_examples
-from data_prep.serializer import TextConfig
-from data_prep.task import Cutoffs, Label, Population, TaskConfig
+from data_prep.config import Cutoffs, DataConfig, Label, Population, Source, TaskConfig, TextConfig
 
 path, out, step = sys.argv[1:]
 def stop(*args, **kwargs):
