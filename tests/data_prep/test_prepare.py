@@ -19,13 +19,14 @@ from data_prep.config import DataConfig, Source, TextField
 from data_prep.cutoffs import resolve_cutoffs
 from data_prep.event_log import count_on
 from data_prep.examples import fit_examples
-from data_prep.files import replacing
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 
 FILES = {f"{split}.parquet" for split in ("train", "validation", "test", "unlabelled")}
+
 FILES |= {"serializer.json", "manifest.json", "README.md"}
+
 CONTENT = sorted(FILES - {"manifest.json"})
 
 
@@ -354,6 +355,7 @@ def test_a_log_of_so_few_users_that_some_parts_have_none_is_split_into_the_same_
 
 # Leakage, end to end
 
+
 LATER = st.lists(
     st.tuples(
         st.sampled_from(["buyer", "a", "gone", "new"]),
@@ -502,21 +504,6 @@ def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, s
         prepare("shop", data, shop.task(label={"horizon": "6 days"}), text)
     assert content(folder) == before
     assert [path.name for path in out.iterdir()] == ["shop"]
-
-
-def test_replacing_swaps_a_whole_folder_or_nothing(tmp_path):
-    folder = tmp_path / "a" / "b"
-    with replacing(folder) as made:
-        (made / "one").write_text("1")
-        assert not folder.exists()
-    with replacing(folder) as made:
-        (made / "two").write_text("2")
-        assert [path.name for path in folder.iterdir()] == ["one"]
-    assert [path.name for path in folder.iterdir()] == ["two"]
-    with pytest.raises(FileNotFoundError), replacing(folder) as made:
-        (made / "three" / "four").write_text("3")
-    assert [path.name for path in folder.iterdir()] == ["two"]
-    assert [path.name for path in folder.parent.iterdir()] == ["b"]
 
 
 CHILD = """
