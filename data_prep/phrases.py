@@ -66,10 +66,11 @@ def write_rows(columns: Sequence[tuple[np.ndarray, Sequence[str | None]]], betwe
 
 def join_rows(columns: list[pa.Array], between: str) -> pa.Array:
     """Row by row the texts with something between them, without the nulls; null where all are null."""
-    none, empty = None, pa.scalar("", pa.large_string())
+    none = None
     if all(column.null_count for column in columns):  # pyarrow 26 drops a row of nulls
         none = reduce(pc.and_, (column.is_null() for column in columns))  # pyright: ignore[reportAttributeAccessIssue]
-        columns = [pc.if_else(none, empty, columns[0]), *columns[1:]]  # pyright: ignore[reportAttributeAccessIssue]
+        first = pc.if_else(none, pa.scalar("", pa.large_string()), columns[0])  # pyright: ignore[reportAttributeAccessIssue]
+        columns = [first, *columns[1:]]
     separator = pa.scalar(between, pa.large_string())
     joined = pc.binary_join_element_wise(*columns, separator, null_handling="skip")  # pyright: ignore[reportAttributeAccessIssue]
     return joined if none is None else pc.if_else(none, None, joined)  # pyright: ignore[reportAttributeAccessIssue]

@@ -214,11 +214,11 @@ def test_dates_that_a_time_format_does_not_read_are_counted():
     assert counted(log) == {"a time that does not parse": 2}
 
 
-@pytest.mark.parametrize("of", ["source", "whole"])
-def test_iso_dates_under_a_time_format_are_refused_with_that_format(of):
+@pytest.mark.parametrize("given", ["source", "whole"])
+def test_iso_dates_under_a_time_format_are_refused_with_that_format(given):
     text = ONE.replace("TIMESTAMP '2024-01-01'", "'2024-01-01'")
-    sources = [Source(sql=text, time_format="%d/%m/%Y" if of == "source" else None)]
-    said = message(DataConfig(sources, time_format="%d/%m/%Y" if of == "whole" else None))
+    sources = [Source(sql=text, time_format="%d/%m/%Y" if given == "source" else None)]
+    said = message(DataConfig(sources, time_format="%d/%m/%Y" if given == "whole" else None))
     assert "time_format '%d/%m/%Y' does not read them; correct it, or leave it out where all are ISO dates" in said
     assert "need time_format" not in said
 
