@@ -1,8 +1,9 @@
 """The dataset card: README.md beside the prepared splits, which the hub and datasets.load_dataset read."""
 
+from data_prep.config import TaskConfig
+from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
 from data_prep.leaks import describe_leak
-from data_prep.task import SPLITS, TaskConfig
 
 _LABELS = {
     "absent": "Label 1 means {label}.",

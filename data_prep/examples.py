@@ -13,31 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import InputError
-from data_prep.events import Count, EventLog
-from data_prep.features import Aggregator, Features, aggregate_names, example_table, field_kinds, frequent_types, lists
-from data_prep.history import EPOCH, combined, microseconds
-from data_prep.serializer import EventSerializer, TextConfig, TextField, check_fields
-from data_prep.sql import quote
-from data_prep.task import (
-    SPLITS,
-    LabelRule,
-    Labels,
-    TaskConfig,
-    an_event,
-    check_task,
-    class_names,
-    describe_labels,
-    fit_classes,
-    show,
-)
+from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
+from data_prep.config import TaskConfig, TextConfig, TextField
+from data_prep.cutoffs import SPLITS
+from data_prep.event_log import Count, EventLog
+from data_prep.features import Features, field_kinds, frequent_types
+from data_prep.history import combined
+from data_prep.labels import LabelRule, Labels, class_names, describe_labels, fit_classes
+from data_prep.moments import EPOCH, microseconds, show
+from data_prep.population import an_event
+from data_prep.serializer import EventSerializer
+from data_prep.task import check_task
+from data_prep.text_settings import check_fields
 
-PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1 GB of memory
-SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
 UNLABELLED = "unlabelled"  # the file, beside those of the splits, with histories of users outside of the population
-# A number below 65,536 for each user, the same on every machine; slow enough to be worked out once a user.
-BUCKET = "CAST('0x' || left(md5(user_id), 4) AS INTEGER)"
 
 
 @dataclass
@@ -93,8 +84,8 @@ class Examples:
 
     def moments(self) -> list[tuple[str, datetime]]:
         """Split and cutoff of each batch; users outside of the population are taken at the last training cutoff."""
-        asked = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
-        return [*asked, (UNLABELLED, self.cutoffs["train"][-1])]
+        labelled = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
+        return [*labelled, (UNLABELLED, self.cutoffs["train"][-1])]
 
     def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
         """The history of the users in the relation `rows`, with their labels."""
@@ -105,7 +96,7 @@ class Examples:
         history = labels.history
         aggregator = Aggregator(history, self.serializer.features)
         moments = self.moments()
-        asked = {split: np.zeros(len(history.users), bool) for split, _ in moments}
+        written = {split: np.zeros(len(history.users), bool) for split, _ in moments}
         with ThreadPoolExecutor(2) as pool:  # numpy and pyarrow let go of Python's lock
             waiting = deque()
             for split, moment in [*moments, (None, None)]:
@@ -114,13 +105,13 @@ class Examples:
                 while waiting and (split is None or len(waiting) > 2):
                     done, cutoff, table = waiting.popleft()
                     users, table = table.result()
-                    yield Batch(done, cutoff, table, int((~asked[done][users]).sum()))
-                    asked[done][users] = True
+                    yield Batch(done, cutoff, table, int((~written[done][users]).sum()))
+                    written[done][users] = True
 
     def _table(
         self, labels: Labels, aggregator: Aggregator, split: str, moment: datetime
     ) -> tuple[np.ndarray, pa.Table]:
-        """The users who are asked at a cutoff, and their examples; of UNLABELLED the others, and their texts."""
+        """The population at a cutoff, and its examples; of UNLABELLED the other users, and their texts."""
         history, cutoff = aggregator.history, microseconds(moment - EPOCH)
         users = labels.users(cutoff)
         if split == UNLABELLED:
@@ -133,11 +124,11 @@ class Examples:
         table = example_table(history, cutoff, users, aggregates | own)
         return users, table.add_column(2, "text", text).add_column(3, "label", label)
 
-    def _unlabelled(self, aggregator: Aggregator, cutoff: int, asked: np.ndarray) -> tuple[np.ndarray, pa.Table]:
+    def _unlabelled(self, aggregator: Aggregator, cutoff: int, population: np.ndarray) -> tuple[np.ndarray, pa.Table]:
         """The users with an event before the cutoff who are outside of the population, and their texts."""
         history = aggregator.history
-        others = history.first_at(cutoff) > history.start[:-1]
-        others[asked] = False
+        others = history.with_past(cutoff)
+        others[population] = False
         users = np.flatnonzero(others)
         text = pa.array([], pa.large_string())
         if len(users):  # aggregates take their time even of nobody
@@ -149,7 +140,7 @@ class Examples:
         """Rows, users, labels and cutoffs of each split, for the manifest.
 
         Raises:
-            InputError: Nobody is asked at a cutoff, or all labels of a split are the same.
+            InputError: Nobody is in the population at a cutoff, or all labels of a split are the same.
         """
         population = self.task.population
         for split in SPLITS:
@@ -187,9 +178,14 @@ class SplitWriter:
         """Write a batch behind those before it."""
         if batch.split not in self._writers:
             path, schema = self.folder / f"{batch.split}.parquet", batch.table.schema
-            # Texts and aggregates hardly repeat: a dictionary of them would only cost time.
+            # Texts and aggregates hardly repeat: a dictionary of them would only cost time. pyright takes the defaults,
+            # which are bools, for all that there is.
             self._writers[batch.split] = pq.ParquetWriter(
-                path, schema, compression="snappy", use_dictionary=["cutoff"], write_statistics=KEYS
+                path,
+                schema,
+                compression="snappy",
+                use_dictionary=["cutoff"],  # pyright: ignore[reportArgumentType]
+                write_statistics=KEYS,  # pyright: ignore[reportArgumentType]
             )
         if len(batch.table):  # datasets.load_dataset fails on a row group without rows
             self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
@@ -210,7 +206,7 @@ def fit_examples(
         count: Counts over the relation `log` of all events.
         log: What the log has.
         cutoffs: The cutoffs of each split.
-        task: What is asked.
+        task: Label, population and cutoffs.
         text: How a history becomes text.
 
     Returns:
@@ -226,8 +222,8 @@ def fit_examples(
     min_users = text.fields.get("event_type", TextField()).min_users
     classes = fit_classes(count, task, log.fields, cutoffs["train"])
     types = frequent_types(count, before, min_users)
-    of_classes = (task.label.field, classes) if classes else ()
-    features = Features(task.label.where, log.fields, kinds, types, *of_classes)
+    class_field = task.label.field if classes else None
+    features = Features(task.label.where, log.fields, kinds, types, class_field, classes or [])
     aggregates = aggregate_names(features)
     rule = LabelRule(task, log.fields, classes)
     serializer = EventSerializer.fit(con, text, features, before)
@@ -243,75 +239,3 @@ def fit_examples(
         found.append(example_table(labels.history, cutoff, users, {name: columns[name] for name in header}))
     serializer.fit_header(pa.concat_tables(found))
     return examples, labels
-
-
-def sample_condition(log: EventLog) -> str | None:
-    """SQL of the users on whom bins and vocabularies are learned, the same on every machine; None for all of them."""
-    if log.users <= SAMPLE_USERS:
-        return None
-    limit = 65_536 * SAMPLE_USERS // log.users
-    # Without LIMIT the condition would move inwards, and the hash be worked out for every event.
-    users = f"SELECT DISTINCT user_id FROM log LIMIT {log.users}"
-    return f"user_id IN (SELECT user_id FROM ({users}) WHERE {BUCKET} < {limit})"
-
-
-def split_log(con: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> list[str]:
-    """Split the table `log` by users where it is large; returns a SELECT of each part's events, in their order."""
-    parts = number_of_parts(log.events)
-    if parts == 1:
-        return ["SELECT * FROM log"]
-    users = write_parts(con, "SELECT * FROM log", parts, folder / "log")
-    con.execute("DROP TABLE log")
-    return [read_part(folder / "log", part) for part in users]  # one that has none has no file
-
-
-def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder: Path) -> dict[int, int]:
-    """Write events into files by a hash of the user.
-
-    Args:
-        con: Where the SELECT runs.
-        events: A SELECT of events with user_id.
-        parts: Their number, up to 65,536.
-        folder: A new one, for `read_part`.
-
-    Returns:
-        The number of users in each part that has any.
-    """
-    con.execute(
-        f"""CREATE TEMP TABLE places AS SELECT user_id, {BUCKET} * {parts} // 65536 AS part
-            FROM (SELECT DISTINCT user_id FROM ({events}))"""
-    )
-    con.execute(
-        f"""COPY (SELECT * FROM ({events}) JOIN places USING (user_id))
-            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4, PRESERVE_ORDER false)"""
-    )
-    users = dict(con.execute("SELECT part, count(*) FROM places GROUP BY part ORDER BY part").fetchall())
-    con.execute("DROP TABLE places")
-    return users
-
-
-def read_part(folder: Path, part: int) -> str:
-    """A SELECT of the events of a part that `write_parts` wrote."""
-    return f"SELECT * FROM read_parquet({quote(str(folder / f'part={part}' / '*'))}, hive_partitioning = false)"
-
-
-def part_batches(
-    con: duckdb.DuckDBPyConnection, examples: Examples, parts: list[str], labels: Labels | None
-) -> Iterator[Batch]:
-    """The examples of all parts in their order; `labels` are those of the only part, where it is loaded already."""
-
-    def load(part: str) -> Labels:
-        con.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {part}")
-        return examples.load(con)
-
-    with ThreadPoolExecutor(1) as pool:  # a part is loaded while the examples of the one before it are made
-        loading = None if labels else pool.submit(load, parts[0])
-        for following in [*parts[1:], None]:
-            labels = loading.result() if loading else labels
-            loading = pool.submit(load, following) if following else None
-            yield from examples.batches(labels)
-
-
-def number_of_parts(events: int) -> int:
-    """A power of two, so that a part has at most about PART_EVENTS events; small logs stay whole."""
-    return 1 if events <= 2 * PART_EVENTS else 1 << (-(-events // PART_EVENTS) - 1).bit_length()

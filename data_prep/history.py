@@ -6,7 +6,6 @@ that many cutoffs cost little more than one.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
@@ -15,17 +14,11 @@ import pyarrow as pa
 from data_prep.sql import identifier
 
 DAY = 86_400_000_000  # microseconds
-EPOCH = datetime(1970, 1, 1)
 NEVER, LATER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 MILLION = 1_000_000
 TOO_LARGE = 1e10  # amounts of that size count as missing: their millionths could not be added up exactly
 VIEW = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])  # Arrow's string view
 CHUNK = 1 << 30  # bytes; offsets within a string view's buffer have 31 bits
-
-
-def microseconds(length: timedelta) -> int:
-    """The length in microseconds; for a moment, give moment - EPOCH."""
-    return length // timedelta(microseconds=1)
 
 
 @dataclass
@@ -68,6 +61,10 @@ class History:
             self._first[moment] = self.start[:-1] + np.diff(running(self.time < moment)[self.start])
         return self._first[moment]
 
+    def with_past(self, moment: int) -> np.ndarray:
+        """Whether each user has an event before a moment in microseconds, of shape (users,)."""
+        return self.first_at(moment) > self.start[:-1]
+
     def having(self, counted: np.ndarray, since: int, until: int) -> np.ndarray:
         """Indices of the users with a marked event in [since, until), given the `running` sums of the marks."""
         low, high = self.first_at(since), self.first_at(until)
@@ -75,6 +72,7 @@ class History:
 
     def texts(self, low: np.ndarray, high: np.ndarray) -> pa.Array:
         """The entries of each range of events [low, high), newest first, without a copy; low < high."""
+        assert self.entries is not None, "by EventSerializer.load"
         offsets = np.frombuffer(self.entries.buffers()[1], np.int64)[self.entries.offset :]
         events = len(self.time)
         begin, end = offsets[events - high], offsets[events - low] - 1  # without the space after the last entry

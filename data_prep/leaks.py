@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
 from data_prep.history import combined
-from data_prep.serializer import EventSerializer, event_starts
+from data_prep.phrases import event_starts
+from data_prep.serializer import EventSerializer
 
 SUSPICIOUS = 0.98  # AUROC of one input alone
 ROWS, GROUPS = 2_000, 4  # that are looked at of the training examples, from so many row groups
@@ -93,13 +94,13 @@ class _Ways:
         positives = np.stack([labels[groups == group].sum(axis=0) for group in range(len(sizes))])  # (groups, ways)
         negatives = sizes[:, None] - positives
         both = (positives > 0) & (negatives > 0)
-        told = (np.where(both, positives, 0).sum(axis=0) >= FEWEST) & (
+        enough = (np.where(both, positives, 0).sum(axis=0) >= FEWEST) & (
             np.where(both, negatives, 0).sum(axis=0) >= FEWEST
         )
         before = np.cumsum(sizes) - sizes  # rows in earlier groups, whose ranks come first
-        self.labels, self.groups = labels[:, told], groups
-        self.least = (positives * before[:, None] + positives * (positives + 1) / 2).sum(axis=0)[told]
-        self.pairs = (positives * negatives).sum(axis=0)[told]
+        self.labels, self.groups = labels[:, enough], groups
+        self.least = (positives * before[:, None] + positives * (positives + 1) / 2).sum(axis=0)[enough]
+        self.pairs = (positives * negatives).sum(axis=0)[enough]
 
     def auroc(self, values: np.ndarray) -> float:
         """The highest one over the columns of labels, above one half whatever the direction."""
@@ -118,15 +119,15 @@ def _words(texts: list[str], serializer: EventSerializer) -> Iterator[tuple[str,
     }
     having: dict[str, set[int]] = defaultdict(set)
     for row, text in enumerate(texts):
-        events, told = text[(event_starts(text) or [0])[0] :], set()
-        for said in events.split(" ") if words else re.split(r": |, |\. |\.$", events):
-            name, _, value = said.rpartition("=")
+        events, seen = text[(event_starts(text) or [0])[0] :], set()
+        for written in events.split(" ") if words else re.split(r": |, |\. |\.$", events):
+            name, _, value = written.rpartition("=")
             name = name or columns.get(value)
             if name and name != "gap":
                 having[f"{name} = {value}"].add(row)
-                if name not in told:
+                if name not in seen:
                     having[f"{name} = {value} in the newest event that has one"].add(row)
-                told.add(name)
+                seen.add(name)
     for name, rows in having.items():
         present = np.zeros(len(texts), bool)
         present[list(rows)] = True

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import duckdb
 
-from data_prep.events import Count
+from data_prep.event_log import Count
+from data_prep.moments import parse_duration, show
 from data_prep.serializer import EventSerializer
 from data_prep.sql import timestamp
-from data_prep.task import parse_duration, show
 
 DAY = timedelta(days=1)
 MANY_USERS = 100  # of fewer, the newest and the oldest event say little of the whole log

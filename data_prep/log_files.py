@@ -19,10 +19,10 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
+from duckdb.sqltypes import DuckDBPyType
 
 from data_prep import InputError
-from data_prep.sql import identifier, quote, text_list
-from data_prep.times import NUMERIC
+from data_prep.sql import NUMERIC, column_types, identifier, quote, text_list
 from data_prep.users import EXACT, WHOLE
 from data_prep.written_types import WRITTEN, proven_types
 
@@ -295,15 +295,15 @@ def _replaced(read: str, columns: dict[str, str]) -> str:
     return f"(SELECT * REPLACE ({given}) FROM {read})"
 
 
-def _strings_as_text(kind: "duckdb.sqltypes.DuckDBPyType") -> str:
+def _strings_as_text(kind: DuckDBPyType) -> str:
     """The type of a JSON's column, with text for what DuckDB finds in strings or in values of several types."""
-    if kind.id == "list":
-        return f"{_strings_as_text(kind.children[0][1])}[]"
-    if kind.id == "struct":
-        return f"STRUCT({', '.join(f'{identifier(name)} {_strings_as_text(child)}' for name, child in kind.children)})"
-    if kind.id == "map":
-        key, value = (_strings_as_text(child) for _, child in kind.children)
-        return f"MAP({key}, {value})"
+    if kind.id in ("list", "struct", "map"):
+        parts = [(name, _strings_as_text(child)) for name, child in kind.children if isinstance(child, DuckDBPyType)]
+        if kind.id == "list":
+            return f"{parts[0][1]}[]"
+        if kind.id == "struct":
+            return f"STRUCT({', '.join(f'{identifier(name)} {child}' for name, child in parts)})"
+        return f"MAP({parts[0][1]}, {parts[1][1]})"
     return str(kind) if NUMERIC.fullmatch(str(kind)) or kind.id == "boolean" else "VARCHAR"
 
 
@@ -368,8 +368,3 @@ def found_files(path: str) -> list[Path]:
 
 def _paths(files: list[Path]) -> str:
     return text_list([str(file) for file in files])
-
-
-def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """The type of each column of a relation."""
-    return {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}

@@ -14,45 +14,27 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.card import dataset_card
-from data_prep.events import (
-    DataConfig,
-    EventLog,
-    confined,
-    connect,
-    count_on,
-    expanded,
-    key_mark,
-    read_events,
-    source_files,
-)
-from data_prep.examples import (
-    UNLABELLED,
-    SplitWriter,
-    Summary,
-    fit_examples,
-    number_of_parts,
-    part_batches,
-    sample_condition,
-    split_log,
-)
+from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
+from data_prep.connections import connect
+from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs
+from data_prep.event_log import EventLog
+from data_prep.events import confined
+from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
+from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.likeness import log_facts
+from data_prep.local import LocalLog
+from data_prep.moments import show
+from data_prep.parts import sample_condition
 from data_prep.prepared import MANIFEST, read_manifest
-from data_prep.serializer import EventSerializer, TextConfig
-from data_prep.spark import SparkConfig, SparkLog, spark_session
+from data_prep.serializer import EventSerializer
+from data_prep.sources import expanded, source_files
+from data_prep.spark import SparkLog, spark_session
 from data_prep.sql import refused
-from data_prep.task import (
-    SPLITS,
-    TaskConfig,
-    class_names,
-    doubtful_windows,
-    label_name,
-    question,
-    resolve_cutoffs,
-    show,
-)
+from data_prep.task import question
+from data_prep.users import key_mark
 
 FORMAT = 9  # raise it when the same config and log would give other files
 
@@ -126,33 +108,20 @@ def _write(
     """Write the splits and the serializer; returns the manifest without config and times."""
     with ExitStack() as stack, tqdm(total=3, desc="prepare", unit="step") as bar:
         bar.set_postfix_str("read the log")
-        on_spark = SparkLog(stack.enter_context(spark_session(spark)), data) if spark else None
+        engine = SparkLog(stack.enter_context(spark_session(spark)), con, data) if spark else LocalLog(con, data)
         with confined(con, data, folder.parent):  # where the parts will lie, too
-            log = on_spark.read(con, folder) if on_spark else read_events(con, data, folder)
+            log = engine.read(folder)
         cutoffs = resolve_cutoffs(task, log)
         bar.update()
         bar.set_postfix_str("learn bins and vocabularies")
-        sample = sample_condition(log)
-        if on_spark:
-            on_spark.sample(con, sample or "true")
-        else:
-            con.execute(f"CREATE TEMP {'TABLE' if sample else 'VIEW'} sample AS FROM log WHERE {sample or 'true'}")
-            con.execute("CREATE TEMP VIEW rows AS FROM sample")
-        count = on_spark.count if on_spark else count_on(con)
-        examples, labels = fit_examples(con, count, log, cutoffs, task, text)
+        engine.sample(sample_condition(log))
+        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text)
         examples.serializer.save_pretrained(folder)
-        doubts = doubtful_windows(count, task, cutoffs)
-        facts = log_facts(con, count, examples.serializer, cutoffs["train"][-1], data.timezone)
+        doubts = doubtful_windows(engine.count, task, cutoffs)
+        facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
-        if on_spark:
-            parts, batches = on_spark.number_of_parts, on_spark.batches(examples)
-        else:
-            if sample:  # its memory is needed for the parts
-                con.execute("DROP TABLE sample")
-            if sample or number_of_parts(log.events) > 1:
-                labels = None
-            queries = split_log(con, log, folder.parent)
-            parts, batches = len(queries), part_batches(con, examples, queries, labels)
+        parts, batches = engine.batches(examples, labels)
+        del labels  # the memory of their history is needed for the parts
         bar.total += parts * len(examples.moments()) - 1
         bar.set_postfix_str("write texts")
         summary = Summary()
@@ -163,17 +132,9 @@ def _write(
                 bar.update()
         splits = examples.describe(summary)
         leaks = suspected_leaks(folder / "train.parquet", examples.aggregates, examples.serializer)
-        doubts += map(describe_leak, leaks)
         bar.set_postfix_str("done")
-    for reason, rows in log.rejected.items():
-        if rows:
-            print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
-    splits = examples.describe(summary)
-    doubts += _never_seen(splits["train"], examples.serializer)
-    for note in log.notes:
-        print(note)
-    for doubt in doubts:
-        print(f"warning: {doubt}")
+    doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
+    _print_notes(log, doubts)
     return {
         "format": FORMAT,
         "name": name,
@@ -193,18 +154,29 @@ def _write(
     }
 
 
+def _print_notes(log: EventLog, doubts: list[str]) -> None:
+    """What a user should know of the rows that were left out, of the log and of the examples."""
+    for reason, rows in log.rejected.items():
+        if rows:
+            print(f"left out {rows:,} row{'s' * (rows > 1)} with {reason} (see rejected.parquet)")
+    for note in log.notes:
+        print(note)
+    for doubt in doubts:
+        print(f"warning: {doubt}")
+
+
 def _never_seen(train: dict, serializer: EventSerializer) -> list[str]:
     """A sentence for each class without a training example, and for each field of which no value is kept."""
     empty = [name for name, rows in train.get("classes", {}).items() if not rows]
-    said = [f"no training example has the label '{name}', which the model cannot learn then" for name in empty]
+    sentences = [f"no training example has the label '{name}', which the model cannot learn then" for name in empty]
     for name, fitted in serializer.fields.items():
         if not fitted.get("values", fitted.get("words", True)):
             what = "other" if fitted["kind"] == "categorical" else "nothing"
-            said.append(
+            sentences.append(
                 f"text.fields.{name}: fewer than {serializer.config.fields[name].min_users} users had any one of its "
                 f"values in training, so that each is written as {what}; lower min_users or leave the field out"
             )
-    return said
+    return sentences
 
 
 def _describe_log(log: EventLog) -> dict:
@@ -220,7 +192,7 @@ def _describe_log(log: EventLog) -> dict:
     }
 
 
-def _key(config: dict, sources: list[str], files: list[Path] | None) -> str | None:
+def _key(config: dict, sources: list[str | None], files: list[Path] | None) -> str | None:
     """Changes with the config, the version of this code and any file that the sources read; None if unknowable."""
     if files is None:
         return None

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
+from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
 from data_prep.history import combined
 from data_prep.serializer import TextConfig

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.events import RESERVED, DataConfig, Source, confined, file_columns, read_events, refuse_twice
-from data_prep.examples import number_of_parts, read_part, write_parts
+from data_prep.config import DataConfig, Population, Source
+from data_prep.event_log import RESERVED, event_table
+from data_prep.events import confined, read_events
+from data_prep.expressions import execute_one
 from data_prep.likeness import doubts
-from data_prep.log_files import column_types
+from data_prep.moments import show
+from data_prep.parts import number_of_parts, read_part, write_parts
 from data_prep.serializer import EventSerializer
-from data_prep.sql import execute_one, identifier, refused, timestamp
-from data_prep.task import Population, show
+from data_prep.sources import file_columns, refuse_twice
+from data_prep.sql import column_types, identifier, refused, timestamp
 
 FIT = "give each column the type that it had in training"
 GIVEN = "given_events"  # what a caller has in memory, as a relation
@@ -87,13 +90,13 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
         if isinstance(events, duckdb.DuckDBPyRelation):
             return events.to_arrow_reader()  # a relation belongs to its own connection
         if isinstance(events, list | tuple) and all(isinstance(event, dict) for event in events):
-            names = list(dict.fromkeys(name for event in events for name in event))
-            return pa.table({name: pa.array([_plain(event.get(name)) for event in events]) for name in names})
+            return event_table(events, _plain)
         if isinstance(events, pa.RecordBatch):
             return pa.Table.from_batches([events])
-        if hasattr(events, "iloc") and hasattr(events, "columns"):
-            refuse_twice([str(name) for name in events.columns], "events")  # which pyarrow refuses in its own words
-            return pa.Table.from_pandas(events, preserve_index=False)
+        frame: Any = events
+        if hasattr(frame, "iloc") and hasattr(frame, "columns"):
+            refuse_twice([str(name) for name in frame.columns], "events")  # which pyarrow refuses in its own words
+            return pa.Table.from_pandas(frame, preserve_index=False)
     except InputError:
         raise
     except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -115,7 +118,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, datetime) and value != value else value  # pandas' NaT equals nothing
 
 
-def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: str | None) -> Source:
+def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: Any) -> Source:
     """A source whose columns are called as in the files, but for some.
 
     Args:
@@ -244,26 +247,6 @@ def past_texts(
         return
     for part in write_past(con, log, folder / "log", PART_USERS):
         yield part_texts(con, serializer, folder / "log", part, cutoff, population)
-
-
-def parse_cutoff(cutoff: datetime | date | np.datetime64 | str) -> datetime:
-    """A moment in UTC, without a zone; InputError where it is none."""
-    given = cutoff
-    if isinstance(cutoff, str):
-        try:
-            cutoff = datetime.fromisoformat(cutoff)
-        except ValueError:
-            raise InputError(f"cutoff: '{cutoff}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
-    if isinstance(cutoff, np.datetime64):
-        cutoff = cutoff.astype("datetime64[us]").item()
-    if not isinstance(cutoff, date) or cutoff != cutoff:  # pandas' NaT is a date, too, and equals nothing
-        raise InputError(f"cutoff: {given!r} is not a date; give a datetime, a date or text such as 2024-01-31")
-    if not 1900 <= cutoff.year < 2200:
-        raise InputError(f"cutoff: {given} is not between 1900 and 2199; correct the year")
-    if not isinstance(cutoff, datetime):
-        return datetime(cutoff.year, cutoff.month, cutoff.day)
-    cutoff = datetime.combine(cutoff.date(), cutoff.time(), cutoff.tzinfo)  # of pandas' own, without nanoseconds
-    return cutoff if cutoff.tzinfo is None else cutoff.astimezone(UTC).replace(tzinfo=None)
 
 
 @contextmanager

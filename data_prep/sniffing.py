@@ -1,10 +1,10 @@
 """Files of text that the SQL of a source reads in types which DuckDB guesses from their first rows."""
 
-import json
 import re
-from collections.abc import Iterator
 
 import duckdb
+
+from data_prep.syntax import parsed, tree_nodes
 
 TEXT_FILES = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz|\.zst)?$", re.I)
 CSV_TYPES, JSON_TYPES = {"all_varchar", "types", "dtypes", "column_types", "columns"}, {"columns"}
@@ -26,22 +26,19 @@ def sniffed(con: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[str, str]]:
         con: To parse with.
         sql: With its variables filled in; SQL that is no SELECT, or that DuckDB cannot parse, gives nothing.
     """
-    try:
-        tree = json.loads(con.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
-    except (duckdb.Error, RecursionError):
-        return []
+    statements, _ = parsed(con, sql)
     found = {}
-    for node in _nodes(tree):
+    for node in tree_nodes(statements):
         if node.get("type") == "BASE_TABLE" and TEXT_FILES.search(node.get("table_name", "")):
             found[f"'{node['table_name']}'"] = SAYS["json" if "json" in node["table_name"].lower()[-12:] else "csv"]
         if node.get("type") == "TABLE_FUNCTION":
             reader = node["function"]["function_name"].lower()
-            if reader in GUESSES and not GUESSES[reader] & _said(node["function"]["arguments"]):
+            if reader in GUESSES and not GUESSES[reader] & _named_arguments(node["function"]["arguments"]):
                 found[f"{reader}(...)"] = SAYS["json" if "json" in reader else "csv"]
     return sorted(found.items())
 
 
-def _said(arguments: list[dict]) -> set[str]:
+def _named_arguments(arguments: list[dict]) -> set[str]:
     """The names of arguments, but for those that are false."""
     names = set()
     for argument in arguments:
@@ -51,14 +48,3 @@ def _said(arguments: list[dict]) -> set[str]:
         if value.get("literal", {}).get("text", "").lower() not in ("f", "false", "0"):
             names.add(name.lower())
     return names
-
-
-def _nodes(tree: object) -> Iterator[dict]:
-    waiting = [tree]
-    while waiting:  # and not by recursion, as a tree may be deep
-        part = waiting.pop()
-        if isinstance(part, dict):
-            yield part
-            part = list(part.values())
-        if isinstance(part, list):
-            waiting += part

@@ -12,11 +12,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -24,38 +24,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import InputError
-from data_prep.events import (
-    REASON,
-    SPAN,
-    DataConfig,
-    EventLog,
-    confined,
-    connect,
-    fill_log,
-    leave_out,
-    move_rejected,
-    source_paths,
-)
-from data_prep.examples import BUCKET, Batch, Examples, number_of_parts
-from data_prep.log_files import column_types
-from data_prep.sql import identifier, lock_down
+from data_prep.config import DataConfig, SparkConfig
+from data_prep.connections import connect, lock_down
+from data_prep.event_log import REASON, SPAN, EventLog, leave_out
+from data_prep.events import confined, fill_log
+from data_prep.examples import Batch, Examples
+from data_prep.labels import Labels
+from data_prep.parts import BUCKET, number_of_parts
+from data_prep.rejected import move_rejected
+from data_prep.sources import source_paths
+from data_prep.sql import column_types, identifier
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 SLOTS = 256  # of users by hash, which stay together until the number of parts is known; no more parts than these
 PIECE = 20_000  # rows that travel in one binary value
 PIECES = "key int, n long, data binary"  # the schema of all DataFrames here
-
-
-@dataclass
-class SparkConfig:
-    """Where `--engine spark` runs; without effect on one machine."""
-
-    master: str | None = None
-    """A master such as local[4], yarn or spark://host:7077; null takes the one of spark-submit or spark-defaults."""
-    settings: dict[str, str] = field(default_factory=dict)
-    """Spark properties, such as spark.executor.memory: 8g."""
 
 
 class SparkLog:
@@ -67,15 +52,16 @@ class SparkLog:
         parts: A DataFrame whose partition i has the events of part i.
     """
 
-    def __init__(self, spark: "SparkSession", config: DataConfig) -> None:
-        self.spark, self.config = spark, config
+    def __init__(self, spark: "SparkSession", con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+        self.spark, self.con, self.config = spark, con, config
         self.changes: list[str] = []  # SQL that each part's table `log` is changed by, in order
 
-    def read(self, con: duckdb.DuckDBPyConnection, folder: Path) -> EventLog:
+    def read(self, folder: Path) -> EventLog:
         """Read all sources in tasks, one for each Parquet file and one for each other source.
 
         The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet.
         """
+        con = self.con
         notes = fill_log(con, self.config, read=False)
         tasks = _tasks(self.config)
         read = partial(_read, config=self.config, tasks=tasks, types=column_types(con, "log"))
@@ -103,20 +89,28 @@ class SparkLog:
         self.parts = pieces.repartitionById(self.number_of_parts, part).persist()
 
     def count(self, sql: str) -> dict[str, int]:
-        """See events.Count."""
+        """See `data_prep.event_log.Count`."""
         found = Counter()
         for part in self._answers(partial(_count, sql=sql)):
             found.update(part)
         return found
 
-    def sample(self, con: duckdb.DuckDBPyConnection, condition: str) -> None:
-        """Make the table `rows` of the users who satisfy a condition over user_id."""
-        _create(con, "rows", self.types)
-        for row in _rows(self._map(partial(_select, condition=condition))):
-            _insert(con, "rows", row["data"])
+    def sample(self, condition: str | None) -> None:
+        """Make the table `rows` of the users who satisfy a condition over user_id, or of all."""
+        _create(self.con, "rows", self.types)
+        for row in _rows(self._map(partial(_select, condition=condition or "true"))):
+            _insert(self.con, "rows", row["data"])
 
-    def batches(self, examples: Examples) -> Iterator[Batch]:
-        """The examples of all parts in their order, and in each by split and cutoff."""
+    def batches(self, examples: Examples, labels: Labels) -> tuple[int, Iterator[Batch]]:
+        """The number of parts, and the examples of all parts in their order, in each by split and cutoff.
+
+        Args:
+            examples: To be made.
+            labels: Of the users in `rows`, for which a part has no use.
+        """
+        return self.number_of_parts, self._batches(examples)
+
+    def _batches(self, examples: Examples) -> Iterator[Batch]:
         batches = len(examples.moments())
         made = self._map(partial(_examples, examples=examples, batches=batches))
         # A batch becomes a partition of its own, because the driver holds one partition after another.
@@ -130,7 +124,7 @@ class SparkLog:
         run = partial(_work, work=work, types=self.types, changes=self.changes, memory_limit=self.config.memory_limit)
         return self.parts.mapInArrow(run, PIECES)
 
-    def _answers(self, work: Callable) -> Iterator[object]:
+    def _answers(self, work: Callable) -> Iterator[Any]:
         for row in _rows(self._map(work)):
             yield pickle.loads(row["data"])
 
@@ -187,7 +181,7 @@ def _rows(pieces: "DataFrame") -> Iterator:
         yield from pieces.toLocalIterator()
 
 
-def _integer(sql: str) -> object:
+def _integer(sql: str) -> "Column":
     from pyspark.sql.functions import expr
 
     return expr(f"cast({sql} as int)")
@@ -256,7 +250,9 @@ def _work(
                 _insert(con, "log", data.as_py())
         for change in changes:
             con.execute(change)
-        yield from work(con, TaskContext.get().partitionId())
+        task = TaskContext.get()
+        assert task is not None, "on an executor"
+        yield from work(con, task.partitionId())
 
 
 def _span(con: duckdb.DuckDBPyConnection, part: int) -> Iterator[pa.RecordBatch]:

@@ -1,16 +1,17 @@
 """The moment of an event: how sources write it, and between which moments it is believed."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import duckdb
 
 from data_prep import InputError
-from data_prep.sql import quote, refused, text_sql, timestamp
+from data_prep.moments import in_utc, parse_moment
+from data_prep.sql import NUMERIC, quote, refused, text_sql, timestamp
 
 MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1, "nanoseconds": 1e-3}
-NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 # What looks like a date whose order of day and month only its writer knows; nobody's name does.
 ANY_ORDER = r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?( ?[AaPp][Mm])?"
 # Offsets from UTC go from -14:00 to +14:00; DuckDB takes +99:00 as well.
@@ -102,7 +103,7 @@ def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting:
         raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
 
 
-def _unless(wrong: list[tuple[str, str]], parsed: str) -> str:
+def _unless(wrong: Sequence[tuple[str, str]], parsed: str) -> str:
     """SQL of a time, or NULL where its text is one of these; most texts are compared with one expression for all."""
     if not wrong:
         return parsed
@@ -127,23 +128,17 @@ def span_of_belief(since: str, until: str | None) -> tuple[str, str]:
     Raises:
         InputError: One of them is no date, or they leave nothing between them.
     """
-    first = _moment(since, "data.since")
+    first = in_utc(parse_moment(since, "data.since"))
     if until is None:
         day = (datetime.now(UTC) + timedelta(hours=14)).replace(tzinfo=None)  # in Kiribati
         last = datetime(day.year, day.month, day.day) + timedelta(days=1)
     else:
-        last = _moment(until, "data.until") + (timedelta(days=1) if len(until.strip()) <= 10 else timedelta(0))
+        last = in_utc(parse_moment(until, "data.until")) + (
+            timedelta(days=1) if len(until.strip()) <= 10 else timedelta(0)
+        )
     if first >= last:
         raise InputError(f"data.since {since} is not before data.until {until or 'today'}; correct one of them")
     return timestamp(first), timestamp(last)
-
-
-def _moment(text: str, setting: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{setting}: '{text}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def readings(text: str) -> dict[str, datetime]:

@@ -1,9 +1,11 @@
-"""Who did it: user ids as text, without merging anybody, their pseudonyms, and users who are too many for one."""
+"""User ids as text, without merging anybody; their pseudonyms; and the size at which a user is too many for one."""
 
 import hashlib
+import hmac
 import os
 
 from data_prep import InputError
+from data_prep.config import DataConfig
 from data_prep.sql import quote, text_sql
 
 # What pandas, Python and databases write for nobody.
@@ -50,6 +52,13 @@ def read_key(variable: str) -> bytes:
         state = "has fewer than 16 characters" if key else "is not set"
         raise InputError(f"data.pseudonymize: the environment variable {variable} {state}; export a long random key")
     return key.encode()
+
+
+def key_mark(config: DataConfig) -> str | None:
+    """Changes with the key of data.pseudonymize, and does not tell it."""
+    if config.pseudonymize is None:
+        return None
+    return hmac.new(read_key(config.pseudonymize), b"eventscribe", "sha256").hexdigest()
 
 
 def hmac_sha256(text: str, key: bytes) -> str:

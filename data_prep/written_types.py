@@ -4,8 +4,7 @@ from collections.abc import Collection
 
 import duckdb
 
-from data_prep.sql import identifier, quote
-from data_prep.times import NUMERIC
+from data_prep.sql import NUMERIC, identifier, quote
 
 DATE, CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?"
 WRITTEN = {  # type -> how each value is written that may be read in it
@@ -40,13 +39,17 @@ def proven_types(
         numbers: Columns that are numbers by the config's word, where any value is one.
     """
     counts = _counted(con, relation, {name: _tests(name, guess, name in ids) for name, guess in guesses.items()})
-    told = {name: "DOUBLE" if counts[name]["points"] else "BIGINT" for name in numbers if counts[name].get("numbers")}
+    declared = {
+        name: "DOUBLE" if counts[name]["points"] else "BIGINT" for name in numbers if counts[name].get("numbers")
+    }
     doubtful = [
-        name for name in guesses if name not in told and _mostly_numbers(counts[name]) and counts[name].get("codes", 1)
+        name
+        for name in guesses
+        if name not in declared and _mostly_numbers(counts[name]) and counts[name].get("codes", 1)
     ]
     for name, exact in _counted(con, relation, {name: _written_as_numbers(name) for name in doubtful}).items():
         counts[name] |= exact
-    return {name: _proven(guess, counts[name]) for name, guess in guesses.items()} | told
+    return {name: _proven(guess, counts[name]) for name, guess in guesses.items()} | declared
 
 
 def _counted(
@@ -54,10 +57,10 @@ def _counted(
 ) -> dict[str, dict[str, int]]:
     """Column -> test -> what the test's SQL aggregate gives."""
     counts = {name: {} for name in tests}
-    asked = [(name, what, sql) for name, column in tests.items() for what, sql in column.items()]
-    if asked:
-        found = con.execute(f"SELECT {', '.join(sql for _, _, sql in asked)} FROM {relation}").fetchall()[0]
-        for (name, what, _), count in zip(asked, found, strict=True):
+    wanted = [(name, what, sql) for name, column in tests.items() for what, sql in column.items()]
+    if wanted:
+        found = con.execute(f"SELECT {', '.join(sql for _, _, sql in wanted)} FROM {relation}").fetchall()[0]
+        for (name, what, _), count in zip(wanted, found, strict=True):
             counts[name][what] = count
     return counts
 

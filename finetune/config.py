@@ -17,10 +17,7 @@ from jsonargparse.typing import (
 )
 from transformers import TrainingArguments
 
-from data_prep.events import DataConfig
-from data_prep.serializer import TextConfig
-from data_prep.spark import SparkConfig
-from data_prep.task import TaskConfig
+from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out

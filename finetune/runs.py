@@ -12,7 +12,9 @@ import yaml
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
-from data_prep.task import LABEL_NAMES, SPLITS, Population
+from data_prep.config import Population
+from data_prep.cutoffs import SPLITS
+from data_prep.labels import LABEL_NAMES
 
 PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from

@@ -288,11 +288,9 @@ def _measured(sender: Connection, modules: tuple[str, ...], job: Callable[..., i
 
 def eventscribe(log: Path, output: Path, cutoffs: Cutoffs, memory_limit: str | None = None) -> int:
     """The whole step: validated events, labels, all default aggregates, fitted bins, texts, Parquet, manifest."""
-    from data_prep.events import DataConfig, Source
+    from data_prep.config import Cutoffs, DataConfig, Label, Population, Source, TaskConfig, TextConfig, TextField
     from data_prep.prepare import prepare
     from data_prep.prepared import read_manifest
-    from data_prep.serializer import TextConfig, TextField
-    from data_prep.task import Cutoffs, Label, Population, TaskConfig
 
     made = prepare(
         "benchmark",

@@ -13,8 +13,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.config import Label
+from data_prep.cutoffs import SPLITS
 from data_prep.prepared import column_array, read_split
-from data_prep.task import SPLITS, Label
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.history import combined
+from data_prep.phrases import event_starts
 from data_prep.prepared import sampled
-from data_prep.serializer import event_starts
 
 SAMPLE = 50_000  # rows of either split; more would move the index by less than .001
 BINS = 10  # quantiles of the training rows

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
+from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, prepared_for, read_split, sampled
 from data_prep.task import SPLITS

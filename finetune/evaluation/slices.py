@@ -17,8 +17,11 @@ import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 
 from data_prep import InputError
-from data_prep.events import column_types, confined, connect, read_events
+from data_prep.connections import connect, lock_down
+from data_prep.events import confined, read_events
+from data_prep.expressions import check_types, parse_expression
 from data_prep.history import combined
+from data_prep.moments import show
 from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
 from data_prep.task import show

@@ -16,10 +16,10 @@ from peft import PeftModel
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
+from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
-from data_prep.task import SPLITS
 from finetune.hub.model_card import FEWEST_USERS, hub_name, metrics_of, model_card, settings_of
 from finetune.model.calibration import Calibration
 from finetune.model.tokenization import first_line, name_for_others

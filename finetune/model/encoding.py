@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from data_prep.serializer import event_starts
+from data_prep.phrases import event_starts
 
 # How these split a text, what stands between two spaces becomes the same tokens alone as within its text.
 BY_WORD = ("WhitespaceSplit", "BertPreTokenizer", "ByteLevel")

@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from data_prep import InputError
-from data_prep.task import Label, class_names, label_name
+from data_prep.config import Label
+from data_prep.labels import class_names, label_name
 from finetune import metrics
 from finetune.measures import MAIN, measure_names
 

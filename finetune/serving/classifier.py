@@ -26,10 +26,14 @@ from transformers import (
 )
 
 from data_prep import InputError
-from data_prep.events import DataConfig, connect
-from data_prep.serializer import EventSerializer, event_starts
-from data_prep.serving import BATCH, parse_cutoff, past_texts, read_past
-from data_prep.task import an_event, check_loaded, show
+from data_prep.config import DataConfig
+from data_prep.connections import connect
+from data_prep.moments import parse_cutoff, show
+from data_prep.phrases import event_starts
+from data_prep.population import an_event
+from data_prep.serializer import EventSerializer
+from data_prep.serving import BATCH, past_texts, read_past
+from data_prep.task import check_loaded
 from finetune.model.calibration import Calibration
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.modeling import weights_hash

@@ -14,11 +14,13 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from data_prep import InputError
-from data_prep.events import DataConfig, connect, source_files
+from data_prep.config import DataConfig
+from data_prep.connections import connect
 from data_prep.files import write_whole
-from data_prep.serving import parse_cutoff, read_past
+from data_prep.moments import parse_cutoff, parse_duration, show
+from data_prep.serving import read_past
+from data_prep.sources import source_files
 from data_prep.sql import condition, timestamp
-from data_prep.task import parse_duration, show
 from finetune.evaluation.bootstrap import interval, user_weights
 from finetune.report.report import page_template
 from finetune.runs import read_notes

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.events import DataConfig, connect
+from data_prep.config import DataConfig
+from data_prep.connections import connect
 from data_prep.serving import file_source, trained_zone
 from data_prep.times import MICROSECONDS
 from finetune.command import CommandParser

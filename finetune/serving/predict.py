@@ -24,12 +24,14 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
-from data_prep.events import DataConfig, connect, expanded, key_mark, source_files
+from data_prep.config import DataConfig, Population
+from data_prep.connections import connect, lock_down
 from data_prep.files import files_hash, held, write_whole
+from data_prep.moments import parse_cutoff, show
 from data_prep.serializer import EventSerializer
-from data_prep.serving import BATCH, MEMORY, PART_USERS, parse_cutoff, part_texts, read_past, write_past
-from data_prep.sql import lock_down
-from data_prep.task import Population, show
+from data_prep.serving import BATCH, MEMORY, PART_USERS, part_texts, read_past, write_past
+from data_prep.sources import expanded, source_files
+from data_prep.users import key_mark
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier, check_size, model_folder, nobody
 

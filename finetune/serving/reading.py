@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.features import plain
-from data_prep.serializer import DAY_STEPS, EventSerializer, aggregate_phrase, event_starts
+from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts
+from data_prep.serializer import EventSerializer
 
 # What aggregates with short names are called; an event day is one with an event.
 AGGREGATES = {

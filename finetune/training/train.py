@@ -22,10 +22,10 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
+from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, prepared_for, read_split, split_texts
 from data_prep.serializer import EventSerializer
-from data_prep.task import SPLITS
 from finetune.config import Experiment
 from finetune.effects import weight_settings
 from finetune.model.memory import TRAINING_REMEDY, enough_memory

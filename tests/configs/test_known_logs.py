@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 import finetune.parser
-from data_prep.events import connect, read_events
+from data_prep.connections import connect
+from data_prep.events import read_events
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 

@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.events import DataConfig, EventLog, Source, connect, count_on, read_events
-from data_prep.features import Aggregator, Features, example_table, field_kinds, frequent_types
-from data_prep.history import EPOCH, microseconds
+from data_prep.aggregates import Aggregator, example_table
+from data_prep.config import Cutoffs, DataConfig, Label, Population, Source, TaskConfig, TextConfig, TextField
+from data_prep.connections import connect
+from data_prep.event_log import EventLog, count_on
+from data_prep.events import read_events
+from data_prep.features import Features, field_kinds, frequent_types
+from data_prep.moments import EPOCH, microseconds
 from data_prep.prepare import prepare
-from data_prep.serializer import EventSerializer, TextConfig, TextField
-from data_prep.task import Cutoffs, Label, Population, TaskConfig
+from data_prep.serializer import EventSerializer
 
 SCHEMA = {
     "user_id": pa.string(),

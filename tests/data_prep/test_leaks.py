@@ -5,10 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.config import TextConfig, TextField
 from data_prep.features import Features
 from data_prep.leaks import suspected_leaks
 from data_prep.prepared import read_manifest
-from data_prep.serializer import EventSerializer, TextConfig, TextField
+from data_prep.serializer import EventSerializer
 
 ROWS = 400
 RANDOM = np.random.default_rng(0)

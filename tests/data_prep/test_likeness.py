@@ -7,10 +7,11 @@ import pyarrow.compute as pc
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, connect
+from data_prep.config import DataConfig, Source, TextConfig, TextField
+from data_prep.connections import connect
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from data_prep.serializer import EventSerializer, TextConfig, TextField
+from data_prep.serializer import EventSerializer
 from data_prep.serving import read_past
 from data_prep.sql import refused
 
@@ -133,7 +134,7 @@ def test_another_zone_than_that_of_training_is_warned_of_and_an_old_model_says_t
     (other,) = warned(learned, data, "2024-03-20")
     assert other == "warning: times without a zone are taken in UTC, and in training they were in Europe/Berlin"
     assert warned(learned, replace(data, timezone="Europe/Berlin"), "2024-03-20") == []
-    old = {name: of for name, of in learned[1]["log"].items() if name not in ("timezone", "silent_days", "known")}
+    old = {name: fact for name, fact in learned[1]["log"].items() if name not in ("timezone", "silent_days", "known")}
     (unknown,) = warned(learned, events(), "2024-03-20", log=json.loads(json.dumps(old)))
     assert "made before its log's time zone and days were kept with it" in unknown
     assert "taken in UTC" in unknown

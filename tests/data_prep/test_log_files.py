@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, EventLog, Source, connect, read_events
+from data_prep.config import DataConfig, Source
+from data_prep.connections import connect
+from data_prep.event_log import EventLog
+from data_prep.events import read_events
 from data_prep.serving import as_sources, file_source
 
 MANY = 20_500  # rows, more than DuckDB looks at

@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 
 import data_prep.prepare as prepare_module
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, count_on
+from data_prep.config import DataConfig, Source, TextField
+from data_prep.cutoffs import resolve_cutoffs
+from data_prep.event_log import count_on
 from data_prep.examples import fit_examples
-from data_prep.files import replacing
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from data_prep.serializer import EventSerializer, TextField
-from data_prep.task import resolve_cutoffs
+from data_prep.serializer import EventSerializer
 
 FILES = {f"{split}.parquet" for split in ("train", "validation", "test", "unlabelled")}
+
 FILES |= {"serializer.json", "manifest.json", "README.md"}
+
 CONTENT = sorted(FILES - {"manifest.json"})
 
 
@@ -344,7 +346,7 @@ def test_ten_thousand_rows_give_the_same_bytes_in_any_order_and_on_any_number_of
 
 def test_a_log_of_so_few_users_that_some_parts_have_none_is_split_into_the_same_rows(shop, monkeypatch):
     whole = shop.prepare(shop.regulars())
-    monkeypatch.setattr("data_prep.examples.PART_EVENTS", 20)  # sixteen parts
+    monkeypatch.setattr("data_prep.parts.PART_EVENTS", 20)  # sixteen parts
     split = shop.prepare(shop.regulars())
     for name in ("train", "validation", "test"):
         one, other = (sorted(map(repr, shop.rows(folder, name))) for folder in (whole, split))
@@ -352,6 +354,7 @@ def test_a_log_of_so_few_users_that_some_parts_have_none_is_split_into_the_same_
 
 
 # Leakage, end to end
+
 
 LATER = st.lists(
     st.tuples(
@@ -476,10 +479,10 @@ def test_a_refused_change_keeps_the_old_output(shop):
 @pytest.mark.parametrize(
     ("step", "error"),
     [
-        ("read_events", KeyboardInterrupt),
-        ("split_log", OSError("no space left on device")),
-        ("files_hash", KeyboardInterrupt),
-        ("dataset_card", OSError("no space left on device")),
+        ("local.read_events", KeyboardInterrupt),
+        ("local.split_log", OSError("no space left on device")),
+        ("prepare.files_hash", KeyboardInterrupt),
+        ("prepare.dataset_card", OSError("no space left on device")),
     ],
 )
 def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, step, error):
@@ -490,41 +493,23 @@ def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, s
     out = Path(data.folder)
     text = shop.text(header=["recency"])
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, step, fail)
+        patch.setattr(f"data_prep.{step}", fail)
         with pytest.raises((KeyboardInterrupt, OSError)):
             prepare("shop", data, shop.task(), text)
     assert list(out.iterdir()) == []
     folder = prepare("shop", data, shop.task(), text)
     before = content(folder)
-    monkeypatch.setattr(prepare_module, step, fail)
+    monkeypatch.setattr(f"data_prep.{step}", fail)
     with pytest.raises((KeyboardInterrupt, OSError)):
         prepare("shop", data, shop.task(label={"horizon": "6 days"}), text)
     assert content(folder) == before
     assert [path.name for path in out.iterdir()] == ["shop"]
 
 
-def test_replacing_swaps_a_whole_folder_or_nothing(tmp_path):
-    folder = tmp_path / "a" / "b"
-    with replacing(folder) as made:
-        (made / "one").write_text("1")
-        assert not folder.exists()
-    with replacing(folder) as made:
-        (made / "two").write_text("2")
-        assert [path.name for path in folder.iterdir()] == ["one"]
-    assert [path.name for path in folder.iterdir()] == ["two"]
-    with pytest.raises(FileNotFoundError), replacing(folder) as made:
-        (made / "three" / "four").write_text("3")
-    assert [path.name for path in folder.iterdir()] == ["two"]
-    assert [path.name for path in folder.parent.iterdir()] == ["b"]
-
-
 CHILD = """
 import sys, time
 import data_prep.prepare as module
-from data_prep.events import DataConfig, Source, count_on
-from data_prep.examples import fit_examples
-from data_prep.serializer import TextConfig
-from data_prep.task import Cutoffs, Label, Population, TaskConfig
+from data_prep.config import Cutoffs, DataConfig, Label, Population, Source, TaskConfig, TextConfig
 
 path, out, step = sys.argv[1:]
 def stop(*args, **kwargs):

@@ -1,5 +1,4 @@
 import json
-import math
 from dataclasses import replace
 from datetime import timedelta, timezone
 
@@ -9,38 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source, connect, read_events
-from data_prep.features import OWN, Aggregator, Features, example_table
-from data_prep.history import EPOCH, microseconds
-from data_prep.serializer import (
-    DAY_STEPS,
-    STEP_OF_DAY,
-    EventSerializer,
-    TextConfig,
-    TextField,
-    check_fields,
-    header_names,
-)
-
-CUTOFF = 40  # days after shop.start
-TYPES = {"event_type": "VARCHAR", "value": "DOUBLE", "items": "BIGINT", "category": "VARCHAR", "note": "VARCHAR"}
-
-
-def texts(shop, rows: list[dict], config: TextConfig | EventSerializer, day: float = CUTOFF) -> dict[str, str]:
-    return shop.histories(rows, shop.day(day), config)[1]
-
-
-def only(**fields: TextField) -> TextConfig:
-    """Texts of the events alone, without header and days."""
-    return TextConfig(header=[], fields=fields)
-
-
-def words_of(shop, values: list, column: str, spec: TextField, **config: object) -> list[str]:
-    """What each value of a column is written as, for one user with one event a day, without the word of the gap."""
-    rows = [shop.event("u", day, **{column: value}) for day, value in enumerate(values)]
-    text = texts(shop, rows, replace(only(**{column: spec}), max_events=len(values), **config))["u"]
-    return [" ".join(entry.split()[1:]) for entry in reversed(text.split("gap=")[1:])]
-
+from data_prep.aggregates import Aggregator, example_table
+from data_prep.config import DataConfig, Source, TextConfig, TextField
+from data_prep.connections import connect
+from data_prep.events import read_events
+from data_prep.features import OWN, Features
+from data_prep.moments import EPOCH, microseconds
+from data_prep.serializer import EventSerializer
+from tests.data_prep.histories import CUTOFF, texts
 
 # Texts
 
@@ -114,139 +89,9 @@ def test_only_the_newest_events_are_kept(shop):
     assert kept == ["event_type=kind9", "event_type=kind8", "event_type=kind7"]
 
 
-def test_days_are_exact_to_14_then_rounded_down_in_steps_of_15_percent_up_to_400():
-    written = [DAY_STEPS[step] for step in STEP_OF_DAY[:-1]]
-    assert written[:15] == list(range(15))
-    assert written[400] == 400
-    assert all(step <= day < step * 1.16 + 1 for day, step in enumerate(written))
-
-
 def test_longer_times_are_written_as_400_days(shop):
     rows = [shop.event("a", -900), shop.event("a", -100)]
     assert texts(shop, rows, TextConfig(header=[], fields={}), 500) == {"a": "gap=400 gap=first"}
-
-
-# Categorical values
-
-
-def test_values_become_single_words_and_rare_ones_become_other(shop):
-    values = ["Frozen Food", "FROZEN  food!", "tea", 'it\'s "quoted"', "été", "हिन्दी", "a=b [SEP]", "", " ", None, "--"]
-    written = words_of(shop, values, "category", TextField(top=50, min_users=1))
-    assert written == [
-        "category=frozen_food",
-        "category=frozen_food",
-        "category=tea",
-        "category=it_s_quoted",
-        "category=été",
-        "category=हिन्दी",
-        "category=a_b_sep",
-        *[""] * 4,
-    ]
-    assert words_of(shop, ["tea", "Tea", "milk"], "category", TextField(top=1, min_users=1)) == [
-        "category=other",
-        "category=other",
-        "category=milk",
-    ]
-
-
-def test_min_users_keeps_values_of_few_users_out_of_every_text(shop):
-    rows = [shop.event(user, 1, category="common") for user in "abc"] + [shop.event("a", 2, category="secret")] * 9
-    found = texts(shop, rows, only(category=TextField(top=9, min_users=2)))
-    assert "category=common" in found["a"]
-    assert "category=other" in found["a"]
-    assert "secret" not in str(found)
-
-
-def test_values_rank_by_users_and_not_by_events(shop):
-    rows = [shop.event("a", 1, category="loud")] * 9 + [shop.event(user, 2, category="wide") for user in "bc"]
-    assert "loud" not in str(texts(shop, rows, only(category=TextField(top=1, min_users=1))))
-
-
-def test_a_list_of_categories_is_written_value_by_value(shop):
-    values = [["Frozen Food", "tea"], [], None, [None, "tea", ""], ["rare"]]
-    written = words_of(shop, values, "tags", TextField(top=2, min_users=1))
-    assert written == ["tags=frozen_food tags=other", "", "", "tags=other", "tags=rare"]
-
-
-def test_a_value_unknown_in_training_is_other(shop):
-    config = only(category=TextField(top=9, min_users=1))
-    _, _, serializer = shop.histories([shop.event("a", 1, category="tea")], shop.day(CUTOFF), config)
-    assert "category=other" in texts(shop, [shop.event("a", 1, category="new")], serializer)["a"]
-
-
-def test_an_event_type_that_every_event_has_is_left_out(shop):
-    assert texts(shop, [shop.event("a", 1)], only(event_type=TextField(top=5, min_users=1)))["a"] == "gap=first"
-
-
-def test_a_vocabulary_of_thousands_of_values_with_quotes_is_matched_exactly(shop):
-    values = [f"item'{i}" for i in range(3000)]
-    rows = [shop.event("a", i / 100, category=value) for i, value in enumerate(values)]
-    found = texts(shop, rows, replace(only(category=TextField(top=5000, min_users=1)), max_events=2))
-    assert found["a"] == "gap=0 category=item_2999 gap=0 category=item_2998"
-
-
-# Numeric values
-
-
-def test_numbers_fall_into_quantile_bins_of_the_training_history(shop):
-    assert words_of(shop, [1.0, 2.0, 3.0, 4.0, None], "value", TextField(bins=4)) == [
-        "value=1",  # the edges are values themselves: the lowest one has nothing below it
-        "value=2",
-        "value=3",
-        "value=3",
-        "",
-    ]
-    assert words_of(shop, [7, 7, 7, 7], "items", TextField(bins=4)) == ["items=1"] * 4
-    assert words_of(shop, [-1, None], "items", TextField(bins=1)) == ["items=0", ""]
-
-
-def test_nan_is_missing_and_infinities_fall_into_the_outer_bins(shop):
-    values = [1.0, 2.0, 3.0, 4.0, math.nan, math.inf, -math.inf]
-    assert words_of(shop, values, "value", TextField(bins=2))[4:] == ["", "value=1", "value=0"]
-
-
-def test_a_column_without_any_number_gives_no_words(shop):
-    assert words_of(shop, [None, None], "value", TextField(bins=4)) == ["", ""]
-
-
-def test_bins_do_not_depend_on_the_sign_of_zero(shop):
-    config = TextConfig(header=["value"], fields={"value": TextField(bins=4)})
-    one, other = (
-        shop.histories([shop.event("a", 1, value=z), shop.event("b", 1, value=-z)], shop.day(9), config)[2]
-        for z in (0.0, -0.0)
-    )
-    assert one.to_json() == other.to_json()
-    assert "-0.0" not in one.to_json()
-
-
-def test_many_bins_work_and_too_many_are_refused(shop):
-    rows = [shop.event("a", i / 100, value=float(i)) for i in range(600)]
-    assert texts(shop, rows, replace(only(value=TextField(bins=200)), max_events=1)) == {"a": "gap=0 value=199"}
-    with pytest.raises(InputError, match=r"text.fields.value.bins is 201; give at most 200"):
-        check_fields(only(value=TextField(bins=201)), TYPES)
-
-
-# Free text
-
-
-def test_free_text_gives_its_first_known_words_each_once(shop):
-    notes = ["Red TEA-cup, tea!", "blue tea  pot", None, "?!", "naïve Änderung तितली 茶", "tea"]
-    assert words_of(shop, notes, "note", TextField(words=3, min_users=1)) == [
-        "red tea cup",
-        "blue tea pot",
-        "",
-        "",
-        "naïve änderung तितली",
-        "tea",
-    ]
-
-
-def test_the_vocabulary_of_free_text_holds_the_words_of_most_users(shop):
-    rows = [shop.event(user, 1, note=f"tea {user}{user}") for user in "abc"]
-    found = texts(shop, rows, only(note=TextField(words=5, vocabulary=2, min_users=1)))
-    assert found == {"a": "gap=first tea aa", "b": "gap=first tea", "c": "gap=first tea"}
-    found = texts(shop, rows, only(note=TextField(words=5, min_users=2)))
-    assert set(found.values()) == {"gap=first tea"}
 
 
 # Names of columns
@@ -272,76 +117,6 @@ def test_column_names_with_spaces_and_quotes_become_words(shop, tmp_path):
             aggregates = Aggregator(history, serializer.features).at(at, users)
             serializer.fit_header(example_table(history, at, users, aggregates))
             assert serializer.texts(history, at, users, aggregates, {}).to_pylist() == [expected]
-
-
-@pytest.mark.parametrize("name", ["gap", "GAP", "unit_price"])
-def test_a_field_whose_words_could_be_taken_for_others_is_refused(name):
-    config = only(**{"Unit price": TextField(bins=2), name: TextField(top=2, min_users=1)})
-    with pytest.raises(InputError, match=f"text.fields.{name}: a text already has words .* another name"):
-        check_fields(config, {"Unit price": "DOUBLE", name: "VARCHAR"})
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        (
-            {"colour": TextField(top=5, min_users=1)},
-            "text.fields.colour: the log has no such column; it has event_type, value",
-        ),
-        ({"category": TextField(bins=5)}, "text.fields.category: bins needs numbers, but the column is VARCHAR; cast"),
-        (
-            {"value": TextField(words=5, min_users=1)},
-            "text.fields.value: words needs text, but the column is DOUBLE; use bins or top",
-        ),
-        ({"value": TextField()}, "text.fields.value needs exactly one of top"),
-        ({"value": TextField(top=3, bins=3, min_users=1)}, "text.fields.value needs exactly one of top"),
-        ({"value": TextField(bins=0)}, "text.fields.value.bins is 0; give a number above zero"),
-        ({"category": TextField(top=-1, min_users=1)}, "text.fields.category.top is -1; give"),
-        ({"note": TextField(words=3, vocabulary=0, min_users=1)}, "text.fields.note.vocabulary is 0; give"),
-        ({"category": TextField(top=3, min_users=0)}, "text.fields.category.min_users is 0; give"),
-    ],
-)
-def test_fields_that_do_not_fit_the_log_are_refused(fields, reason):
-    with pytest.raises(InputError) as error:
-        check_fields(only(**fields), TYPES)
-    assert str(error.value).startswith(reason)
-
-
-@pytest.mark.parametrize("kind", ["DOUBLE[]", "DECIMAL(3,1)[2]", "INTEGER[3]", "INTERVAL", "DATE", "BOOLEAN"])
-def test_bins_are_only_for_single_numbers(kind):
-    with pytest.raises(InputError, match="bins needs numbers"):
-        check_fields(only(x=TextField(bins=2)), {"x": kind})
-
-
-@pytest.mark.parametrize("kind", ["DOUBLE", "DECIMAL(18,2)", "UBIGINT", "HUGEINT", "TINYINT"])
-def test_bins_take_every_type_of_number(kind):
-    check_fields(only(x=TextField(bins=2)), {"x": kind})
-
-
-def test_max_events_of_zero_is_refused():
-    with pytest.raises(InputError, match=r"text.max_events is 0; give a number above zero"):
-        check_fields(TextConfig(max_events=0, fields={}), TYPES)
-
-
-def test_an_unknown_header_name_is_refused_with_the_groups():
-    with pytest.raises(
-        InputError, match=r"'revenue' is neither one of the groups recency, counts, .* nor an aggregate"
-    ):
-        header_names(["recency", "revenue"], ["value"], ["events"])
-
-
-def test_header_names_are_written_once_and_groups_cover_the_numeric_fields():
-    names = header_names(["items_mean", "value"], ["Unit price", "items"], ["items_mean"])
-    sums = [f"{name}_sum{days}" for days in ("", "_28d", "_84d") for name in ("unit_price", "items")]
-    assert names == ["items_mean", *sums[:2], "unit_price_mean", *sums[2:]]
-
-
-def test_a_name_that_the_header_has_twice_is_refused():
-    with pytest.raises(InputError, match=r"text.header names 'events' twice; name it once"):
-        header_names(["events", "value", "events"], ["items"], ["events"])
 
 
 # Saving
@@ -372,13 +147,8 @@ def test_a_serializer_of_another_version_is_refused(shop, tmp_path):
         EventSerializer.from_pretrained(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("change", [{"max_events": 10**30}, {"fields": {"note": TextField(words=10**30)}}])
-def test_a_number_that_no_log_reaches_is_refused(change):
-    with pytest.raises(InputError, match=r"text\..* is 1,000,.*; give at most 1,000,000,000"):
-        check_fields(TextConfig(**change), TYPES)
-
-
 # Leakage
+
 
 FUTURE = st.lists(
     st.tuples(
@@ -390,6 +160,7 @@ FUTURE = st.lists(
     ),
     max_size=8,
 )
+
 PAST = st.lists(
     st.tuples(
         st.sampled_from("ab"),

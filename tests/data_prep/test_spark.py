@@ -11,13 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data_prep.examples as examples_module
+import data_prep.parts as parts_module
 from data_prep import InputError
-from data_prep.events import DataConfig, Source
+from data_prep.config import DataConfig, Source, SparkConfig, TextField
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from data_prep.serializer import TextField
-from data_prep.spark import SparkConfig
 
 pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17")
 
@@ -99,8 +97,8 @@ def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
     histories = drawn_histories()
     assert len(histories) >= EXAMPLES
     if parts > 1:
-        monkeypatch.setattr(examples_module, "PART_EVENTS", 150)
-        monkeypatch.setattr(examples_module, "SAMPLE_USERS", 20)
+        monkeypatch.setattr(parts_module, "PART_EVENTS", 150)
+        monkeypatch.setattr(parts_module, "SAMPLE_USERS", 20)
     rows = shop.regulars() + [shop.event("buyer", day + 0.7, tags=["a"]) for day in range(90)]
     for i, events in enumerate(histories):
         for minute, kind, value, items, category, tags, note in events:

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from data_prep import InputError
-from data_prep.features import OWN, lists
+from data_prep.aggregates import lists
+from data_prep.features import OWN
 from data_prep.prepare import prepare
 from finetune.baselines import estimators
 from finetune.baselines.estimators import (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.serializer import event_starts
+from data_prep.phrases import event_starts
 from finetune.model.encoding import Encoder
 from finetune.model.tokenization import SPECIAL, load_tokenizer, train_tokenizer
 

@@ -14,7 +14,7 @@ import pytest
 
 import data_prep.serving
 from data_prep import InputError
-from data_prep.events import connect
+from data_prep.connections import connect
 from data_prep.serializer import EventSerializer
 from data_prep.serving import past_texts, read_past
 from finetune.model.safety import refuse_code

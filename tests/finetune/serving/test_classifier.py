@@ -15,10 +15,11 @@ import yaml
 from transformers import pipeline
 
 from data_prep import InputError
-from data_prep.events import connect
+from data_prep.connections import connect
+from data_prep.moments import parse_cutoff
 from data_prep.prepare import prepare
 from data_prep.serializer import VERSION, EventSerializer
-from data_prep.serving import parse_cutoff, past_texts, read_past
+from data_prep.serving import past_texts, read_past
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.parser import parse_experiment

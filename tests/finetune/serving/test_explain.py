@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source
+from data_prep.config import DataConfig, Source, TextConfig, TextField
 from data_prep.features import Features
-from data_prep.serializer import EventSerializer, TextConfig, TextField
+from data_prep.serializer import EventSerializer
 from finetune.model.objective import Objective
 from finetune.model.pooling import pool
 from finetune.model.tokenization import encode, train_tokenizer

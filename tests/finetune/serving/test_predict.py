@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
-from data_prep.events import DataConfig, Source
+from data_prep.config import DataConfig, Source
 from finetune.command import guarded
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.given_log import given_log

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from data_prep import InputError
-from data_prep.task import Label
+from data_prep.config import Label
 from finetune.config import Experiment, FinetuningConfig
 from finetune.parser import parse_experiment
 from finetune.training.arguments import training_arguments

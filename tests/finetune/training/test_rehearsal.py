@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from data_prep import InputError
-from data_prep.task import Label
+from data_prep.config import Label
 from finetune.config import Experiment, FromScratch
 from finetune.model.memory import enough_memory
 from finetune.model.tokenization import train_tokenizer

@@ -1,0 +1,36 @@
+"""Quantile bins of numbers, learned on the training history."""
+
+import math
+
+import numpy as np
+
+from data_prep.checked_json import is_a
+
+
+def fitted_bins(content: object) -> bool:
+    """Ascending edges, and as many centers as there are bins."""
+    edges, centers = (content.get(key) if isinstance(content, dict) else None for key in ("edges", "centers"))
+    if not isinstance(edges, list) or not isinstance(centers, list):
+        return False
+    numbers = all(is_a(entry, float) for entry in (*edges, *centers))
+    return numbers and len(centers) == len(edges) + 1 and edges == sorted(set(edges))
+
+
+def fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:
+    """Quantile edges and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]."""
+    values = np.sort(values[np.isfinite(values)].astype(np.float64)) + 0.0  # + 0.0 turns -0.0 into 0.0
+    n = len(values)
+    if not n:
+        return {"edges": [], "centers": [0.0]}
+    places = [max(math.ceil(n * i / bins), 1) - 1 for i in range(1, bins)]
+    edges = sorted(set(values[places].tolist()))
+    inside = np.split(values, np.searchsorted(values, edges))
+    centers = [float(np.median(part)) if len(part) else edges[max(i - 1, 0)] for i, part in enumerate(inside)]
+    return {"edges": edges, "centers": centers}
+
+
+def bin_numbers(values: np.ndarray, edges: list[float]) -> np.ndarray:
+    """The bin of each number, and one more where there is no number."""
+    bins = np.searchsorted(np.array(edges, np.float64), values, side="right")
+    bins[np.isnan(values)] = len(edges) + 1
+    return bins

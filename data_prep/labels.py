@@ -1,0 +1,193 @@
+"""The label of a user at a cutoff, from the events of its window alone; the classes and what they are called."""
+
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+
+from data_prep import InputError
+from data_prep.config import Label, TaskConfig
+from data_prep.event_log import Count, most_frequent
+from data_prep.features import class_values
+from data_prep.history import MILLION, History, exact, running
+from data_prep.moments import microseconds, parse_duration
+from data_prep.population import Members, member_column
+from data_prep.sql import NUMERIC, identifier, timestamp
+
+LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}
+
+
+class LabelRule:
+    """The population and the label of a task; `Labels` gives both for the users of a history.
+
+    Args:
+        task: With both.
+        types: Field of the log -> DuckDB type.
+        classes: See `fit_classes`.
+    """
+
+    def __init__(self, task: TaskConfig, types: dict[str, str], classes: list[str] | None) -> None:
+        self.label, self.population, self.types, self.classes = task.label, task.population, types, classes
+        self.horizon = microseconds(parse_duration(task.label.horizon, "task.label.horizon"))
+
+    def columns(self) -> dict[str, str]:
+        """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`."""
+        sql = member_column(self.population)
+        if self.label.kind == "sum":
+            assert self.label.field is not None, "by check_label"
+            sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
+        return sql
+
+
+class Labels:
+    """The population and the labels of a history's users at any cutoff."""
+
+    def __init__(self, rule: LabelRule, history: History) -> None:
+        self.rule, self.history = rule, history
+        target = history.columns["target"].to_numpy()
+        self.target, self.members = running(target), Members(rule.population, history)
+        if rule.label.kind == "sum":
+            amounts, known = exact(history.columns["amount"])
+            self.amounts = running(np.where(known & (target > 0), amounts, 0))
+
+    def users(self, cutoff: int) -> np.ndarray:
+        """Indices of the users in the population at a cutoff, in microseconds."""
+        return self.members.at(cutoff)
+
+    def at(self, cutoff: int, users: np.ndarray) -> np.ndarray:
+        """The labels of some users, from events in [cutoff, cutoff + horizon) alone.
+
+        Returns:
+            Of shape (users,): int64, or float64 for a sum without tiers; for `which` int8 of shape (users, classes).
+        """
+        label, end = self.rule.label, cutoff + self.rule.horizon
+        if self.rule.classes:
+            assert self.history.classes is not None, "by load_classes"
+            row, time, code = self.history.classes
+            inside = (time >= cutoff) & (time < end)
+            everyone = np.zeros((len(self.history.users), len(self.rule.classes)), np.int8)
+            everyone[row[inside], code[inside]] = 1
+            return everyone[users]
+        low, high = self.history.first_at(cutoff)[users], self.history.first_at(end)[users]
+        count = (self.target[high] - self.target[low]).astype(np.int64)
+        if label.kind in ("absent", "exists"):
+            return ((count > 0) == (label.kind == "exists")).astype(np.int64)
+        value = count if label.kind == "count" else (self.amounts[high] - self.amounts[low]) / MILLION
+        return value if label.tiers is None else np.searchsorted(label.tiers, value, side="left")
+
+
+def check_label(label: Label, types: dict[str, str]) -> None:
+    """Refuse settings that are missing, that the kind of label has not, or that do not fit the log's columns."""
+    for name, kinds in (("field", ("sum", "which")), ("tiers", ("sum", "count")), ("top", ("which",))):
+        given, setting = getattr(label, name) is not None, f"task.label.{name}"
+        if given and label.kind not in kinds:
+            raise InputError(f"{setting} belongs to {' and '.join(kinds)}; leave it out where kind is {label.kind}")
+        if not given and label.kind in kinds and name != "tiers":
+            raise InputError(f"{setting} is missing; kind {label.kind} needs it")
+    if label.field is not None:
+        kind = types.get(label.field)
+        if kind is None:
+            raise InputError(f"task.label.field: the log has no column '{label.field}'; it has {', '.join(types)}")
+        if label.kind == "sum" and not NUMERIC.fullmatch(kind):
+            raise InputError(
+                f"task.label.field: a sum needs numbers, but '{label.field}' is {kind}; cast it in the source, for "
+                f"example CAST({label.field} AS DOUBLE)"
+            )
+    if label.tiers is not None and (
+        not label.tiers or sorted(set(label.tiers)) != label.tiers or not np.isfinite(label.tiers).all()
+    ):
+        raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
+    if label.top is not None and label.top < 1:
+        raise InputError(f"task.label.top is {label.top}; give a number above zero")
+
+
+def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: list[datetime]) -> list[str] | None:
+    """The classes of a `which` label, from the training label windows alone; None for other labels.
+
+    Args:
+        count: Counts over the relation `log` of all events.
+        task: Label, population and cutoffs.
+        types: Field of the log -> DuckDB type.
+        cutoffs: The training cutoffs.
+
+    Raises:
+        InputError: No matching event of the training windows has a value.
+    """
+    if task.label.kind != "which":
+        return None
+    assert task.label.field is not None, "by check_label"
+    assert task.label.top is not None, "by check_label"
+    horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    inside = " OR ".join(
+        f"(event_time >= {timestamp(cutoff)} AND event_time < {timestamp(cutoff + horizon)})" for cutoff in cutoffs
+    )
+    counts = count(
+        f"""SELECT value, count(*) FROM (SELECT {class_values(task.label.field, types)} AS value FROM log
+                                         WHERE ({task.label.where}\n) AND ({inside}))
+            WHERE value <> '' GROUP BY value"""
+    )
+    if not counts:
+        raise InputError(
+            f"task.label.field: no event with {task.label.where} in the training label windows has a "
+            f"{task.label.field}; choose another column or other cutoffs"
+        )
+    return most_frequent(counts, task.label.top)
+
+
+def class_names(label: Label, classes: list[str] | None) -> list[str] | None:
+    """What each class is called: two for yes-or-no labels, one for each tier or each value; None for numbers."""
+    if label.kind in ("absent", "exists"):
+        return [f"no_{label_name(label)}", label_name(label)]
+    if label.tiers is None:
+        return classes
+    limits = [f"{limit:g}" for limit in label.tiers]
+    between = [f"above {low} to {high}" for low, high in pairwise(limits)]
+    return [f"up to {limits[0]}", *between, f"above {limits[-1]}"]
+
+
+def label_name(label: Label) -> str:
+    """What is predicted, in one word; for yes-or-no labels, what a label of 1 is called."""
+    return label.name or LABEL_NAMES[label.kind]
+
+
+def describe_labels(labels: np.ndarray, rows: int, names: list[str] | None, split: str, task: TaskConfig) -> dict:
+    """What the labels of a split are like, for the manifest.
+
+    Args:
+        labels: Of shape (rows,); for `which` the rows of each class, in parts of shape (parts, classes).
+        rows: Their number.
+        names: See `class_names`.
+        split: For the message.
+        task: Label, population and cutoffs.
+
+    Returns:
+        For yes-or-no labels positives and positive_rate; for tiers and `which` the rows of each class; for numbers
+        mean, deviation, the share above zero and quantiles.
+
+    Raises:
+        InputError: All labels are the same.
+    """
+    if labels.ndim == 2:
+        labels = labels.sum(axis=0)
+        same = set(labels.tolist()) <= {0, rows}
+    else:
+        same = (labels == labels[0]).all()
+    if same:
+        raise InputError(
+            f"task: all {rows:,} examples of {split} have the label {labels[0]:g}, so there is nothing to learn or to "
+            f"measure; change the horizon ({task.label.horizon}), the condition or the cutoffs"
+        )
+    if task.label.kind == "which":
+        assert names is not None, "by fit_classes"
+        return {"classes": dict(zip(names, labels.tolist(), strict=True))}
+    if names is None:
+        quantiles = np.quantile(labels, [0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
+        return {
+            "mean": float(labels.mean()),
+            "deviation": float(labels.std()),
+            "share_above_zero": float((labels > 0).mean()),
+            "quantiles": dict(zip(("10 %", "25 %", "50 %", "75 %", "90 %", "99 %"), quantiles.tolist(), strict=True)),
+        }
+    if len(names) > 2 or task.label.tiers is not None:
+        return {"classes": dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))}
+    return {"positives": int(labels.sum()), "positive_rate": round(float(labels.mean()), 6)}

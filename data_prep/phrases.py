@@ -1,0 +1,82 @@
+"""How days, bins and aggregates are written in a text, and texts put together row by row."""
+
+import re
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc  # makes most of its functions when it is imported: pyright does not see them
+
+from data_prep.features import plain
+
+# Days as words: each day to 14, then steps of 15 % up to 400, as recency matters in proportion.
+DAY_STEPS = list(range(15))
+while DAY_STEPS[-1] < 400:
+    DAY_STEPS.append(min(400, max(DAY_STEPS[-1] + 1, round(DAY_STEPS[-1] * 1.15))))
+# The step of each number of days up to 400, and at the end the number behind the last step: no days at all (-1).
+STEP_OF_DAY = np.append(np.searchsorted(DAY_STEPS, np.arange(401), side="right") - 1, len(DAY_STEPS))
+# Where an event begins in a text of either style: no value that a text can show looks like this.
+EVENT_START = re.compile(r"(?:^|(?<= ))gap=|(?:^|(?<=\. ))(?:same day|after \d+ days?|first)(?=: |\.)")
+
+
+def event_starts(text: str) -> list[int]:
+    """Where the events of a text begin, newest first, in characters."""
+    return [match.start() for match in EVENT_START.finditer(text)]
+
+
+def bin_words(name: str, fitted: dict, words: bool) -> list[str | None]:
+    """What each bin of a column is written as, and nothing where there is no number."""
+    if words:
+        return [f"{plain(name)}={i}" for i in range(len(fitted["edges"]) + 1)] + [None]
+    return [f"{aggregate_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
+
+
+def _shown(center: float) -> str:
+    """A bin's median in two digits, or whole."""
+    return f"{center:.2g}" if abs(center) < 100 else f"{center:.0f}"
+
+
+def aggregate_phrase(name: str) -> str:
+    """events_28d -> events in 28 days; target_recency_days -> target recency days."""
+    return re.sub(r"_(\d+)d$", r" in \1 days", name).replace("_", " ")
+
+
+def write_rows(columns: Sequence[tuple[np.ndarray, Sequence[str | None]]], between: str) -> pa.Array:
+    """Row by row the texts of several columns with something between them; null where no column has a text.
+
+    Args:
+        columns: Of each the number of every row, and the text that each number stands for or None.
+        between: What stands between two texts.
+    """
+    # Rows mostly say the same few things: what several columns say together is written once for each combination, as
+    # long as there are few of them.
+    few = min(len(columns[0][0]) // 4, 1 << 16)
+    groups: list[tuple[np.ndarray, pa.Array]] = []
+    for number, texts in columns:
+        texts = pa.array(texts, pa.large_string())
+        if groups and len(groups[-1][1]) * len(texts) <= few:
+            before, written = groups.pop()
+            number = before.astype(np.int64) * len(texts) + number
+            first, second = np.divmod(np.arange(len(written) * len(texts)), len(texts))
+            texts = join_rows([written.take(pa.array(first)), texts.take(pa.array(second))], between)
+        groups.append((number, texts))
+    return join_rows([texts.take(pa.array(number)) for number, texts in groups], between)
+
+
+def join_rows(columns: list[pa.Array], between: str) -> pa.Array:
+    """Row by row the texts with something between them, without the nulls; null where all are null."""
+    none = None
+    if all(column.null_count for column in columns):  # pyarrow 26 drops a row of nulls
+        none = reduce(pc.and_, (column.is_null() for column in columns))  # pyright: ignore[reportAttributeAccessIssue]
+        first = pc.if_else(none, pa.scalar("", pa.large_string()), columns[0])  # pyright: ignore[reportAttributeAccessIssue]
+        columns = [first, *columns[1:]]
+    separator = pa.scalar(between, pa.large_string())
+    joined = pc.binary_join_element_wise(*columns, separator, null_handling="skip")  # pyright: ignore[reportAttributeAccessIssue]
+    return joined if none is None else pc.if_else(none, None, joined)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_rows(texts: pa.Array, end: str) -> pa.Array:
+    """Row by row the text with something behind it."""
+    ending, nothing = (pa.scalar(text, pa.large_string()) for text in (end, ""))
+    return pc.binary_join_element_wise(texts, ending, nothing)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,46 @@
+"""What serializer.json must hold: settings, bins and vocabularies that belong together."""
+
+from data_prep.bins import fitted_bins
+from data_prep.checked_json import MayLack, Only, is_a
+from data_prep.text_settings import LARGEST
+
+
+def a_number_from_1_to_a_billion(content: object) -> bool:
+    """Of whatever `check_fields` limits so."""
+    return isinstance(content, int) and is_a(content, int) and 1 <= content <= LARGEST
+
+
+# What serializer.json must hold; of a field its kind, and by it the setting that asks for it and what was learned.
+FITTED = {
+    "numeric": ("bins", fitted_bins),
+    "categorical": ("top", {"list": bool, "values": [str]}),
+    "text": ("words", {"words": [str]}),
+}
+SIZE = a_number_from_1_to_a_billion
+SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(SIZE)) | {"vocabulary": SIZE, "min_users": SIZE}
+HOLDS = {
+    "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=SIZE),
+    "features": Only(
+        target=str,
+        types={str: str},
+        kinds={str: {*FITTED}},
+        event_types=[str],
+        class_field=MayLack(str),
+        classes=MayLack([str]),
+    ),
+    "fields": {str: {"kind": {*FITTED}}},
+    "header": {str: fitted_bins},
+}
+
+
+def belonging(content: dict) -> dict:
+    """What serializer.json must hold besides: each field was asked for, has been learned, and has a type."""
+    fields, kinds = content["fields"], content["features"]["kinds"]
+    class_fields = [content["features"].get("class_field") or ""] if content["features"].get("classes") else []
+    known = {name: FITTED[fitted["kind"]] for name, fitted in fields.items()}
+    return {
+        "config": {"fields": {name: {setting: int} for name, (setting, _) in known.items()}},
+        "features": {"types": dict.fromkeys({*fields, *kinds, *class_fields} - {"event_type"}, str)},
+        "fields": dict.fromkeys(content["config"]["fields"], dict)
+        | {name: learned for name, (_, learned) in known.items()},
+    }

@@ -1,0 +1,47 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from data_prep import InputError
+from data_prep.config import TextConfig, TextField
+from data_prep.text_settings import check_fields
+from tests.data_prep.histories import TYPES, only, texts, words_of
+
+
+def test_numbers_fall_into_quantile_bins_of_the_training_history(shop):
+    assert words_of(shop, [1.0, 2.0, 3.0, 4.0, None], "value", TextField(bins=4)) == [
+        "value=1",  # the edges are values themselves: the lowest one has nothing below it
+        "value=2",
+        "value=3",
+        "value=3",
+        "",
+    ]
+    assert words_of(shop, [7, 7, 7, 7], "items", TextField(bins=4)) == ["items=1"] * 4
+    assert words_of(shop, [-1, None], "items", TextField(bins=1)) == ["items=0", ""]
+
+
+def test_nan_is_missing_and_infinities_fall_into_the_outer_bins(shop):
+    values = [1.0, 2.0, 3.0, 4.0, math.nan, math.inf, -math.inf]
+    assert words_of(shop, values, "value", TextField(bins=2))[4:] == ["", "value=1", "value=0"]
+
+
+def test_a_column_without_any_number_gives_no_words(shop):
+    assert words_of(shop, [None, None], "value", TextField(bins=4)) == ["", ""]
+
+
+def test_bins_do_not_depend_on_the_sign_of_zero(shop):
+    config = TextConfig(header=["value"], fields={"value": TextField(bins=4)})
+    one, other = (
+        shop.histories([shop.event("a", 1, value=z), shop.event("b", 1, value=-z)], shop.day(9), config)[2]
+        for z in (0.0, -0.0)
+    )
+    assert one.to_json() == other.to_json()
+    assert "-0.0" not in one.to_json()
+
+
+def test_many_bins_work_and_too_many_are_refused(shop):
+    rows = [shop.event("a", i / 100, value=float(i)) for i in range(600)]
+    assert texts(shop, rows, replace(only(value=TextField(bins=200)), max_events=1)) == {"a": "gap=0 value=199"}
+    with pytest.raises(InputError, match=r"text.fields.value.bins is 201; give at most 200"):
+        check_fields(only(value=TextField(bins=201)), TYPES)
