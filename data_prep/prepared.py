@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
+from data_prep.config import TaskConfig, TextConfig
 from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
 from data_prep.history import combined
-from data_prep.serializer import TextConfig
-from data_prep.task import LABEL_NAMES, SPLITS, TaskConfig
+from data_prep.labels import LABEL_NAMES
 
 MANIFEST = "manifest.json"
 MANIFEST_HOLDS = {

@@ -16,7 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter,
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from data_prep.serializer import TextConfig
+from data_prep.config import TextConfig
 from finetune.command import at_home, guarded
 from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.measures import measure_names

@@ -21,7 +21,6 @@ from data_prep.checked_json import MayLack
 from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import column_array, prepared_for, read_split, sampled
-from data_prep.task import SPLITS
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment

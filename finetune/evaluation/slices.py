@@ -23,8 +23,7 @@ from data_prep.expressions import check_types, parse_expression
 from data_prep.history import combined
 from data_prep.moments import show
 from data_prep.prepared import read_manifest, read_split
-from data_prep.sql import check_types, identifier, lock_down, parse_expression, refused
-from data_prep.task import show
+from data_prep.sql import column_types, identifier, refused
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MODEL

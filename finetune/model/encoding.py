@@ -132,7 +132,7 @@ def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _begins(code: np.ndarray, known: Sequence[str], first: np.ndarray) -> np.ndarray:
-    """Whether an event begins with each word, as `data_prep.serializer.event_starts` finds it in a text.
+    """Whether an event begins with each word, as `data_prep.phrases.event_starts` finds it in a text.
 
     Args:
         code: The number of each word of all texts, one after the other.

@@ -5,7 +5,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch.nn import functional
 
 from data_prep import InputError
-from data_prep.task import Label
+from data_prep.config import Label
 from finetune.measures import MAIN, MEASURES, measure_names
 from finetune.model.objective import Objective, Scale, class_weights
 

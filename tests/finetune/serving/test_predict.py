@@ -29,7 +29,7 @@ PARTS = {"part_users": 40}  # four parts of the 150 users
 TRIALS = """
 import os, signal, sys
 from pathlib import Path
-from data_prep.events import DataConfig, Source
+from data_prep.config import DataConfig, Source
 from finetune.serving.predict import predict_log
 
 model, log, folder, *points = sys.argv[1:]
