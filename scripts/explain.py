@@ -16,7 +16,8 @@ from finetune.serving.given_log import add_log_arguments, given_log, own_names
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from finetune.serving.classifier import EventClassifier, model_folder
+    from finetune.model.loading import model_folder
+    from finetune.serving.classifier import EventClassifier
     from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
 
     given.model = model_folder(given.model)

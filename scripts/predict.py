@@ -41,7 +41,7 @@ def arguments() -> Namespace:
 
 def run(given: Namespace) -> None:
     """Score what the command line says."""
-    from finetune.serving.classifier import model_folder
+    from finetune.model.loading import model_folder
     from finetune.serving.predict import predict_log  # after the arguments are read, as it takes seconds
 
     given.model = model_folder(given.model)

@@ -42,10 +42,10 @@ from finetune.metrics import (
 )
 from finetune.model.calibration import Calibration, check_method, choose_threshold, profit_curve
 from finetune.model.inference import for_scoring, score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
 from finetune.runs import METRICS, PRETRAINED, read_pretraining_log, read_training_log
-from finetune.serving.classifier import load_classifier
 from finetune.training.batching import prepared_manifest
 from finetune.training.checkpoints import told, trained_with
 

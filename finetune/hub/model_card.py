@@ -19,9 +19,9 @@ from data_prep.checked_json import MayLack
 from data_prep.serializer import EventSerializer
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.runs import METRICS, read_metrics, read_settings, read_task, read_training_log
-from finetune.serving.classifier import load_classifier
 from finetune.wording import FEW_POSITIVES, digits, measure, number, span, worded
 
 FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default

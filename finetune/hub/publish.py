@@ -22,9 +22,9 @@ from data_prep.serializer import EventSerializer
 from data_prep.task import SPLITS
 from finetune.hub.model_card import FEWEST_USERS, hub_name, metrics_of, model_card, settings_of
 from finetune.model.calibration import Calibration
+from finetune.model.loading import load_classifier
 from finetune.model.tokenization import first_line, name_for_others
 from finetune.runs import CALIBRATION, METRICS, TASK, read_task
-from finetune.serving.classifier import load_classifier
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.

@@ -14,10 +14,10 @@ from data_prep import InputError
 from data_prep.prepared import read_manifest, read_split
 from finetune.hub.model_card import settings_of
 from finetune.model.inference import scores_of, sorted_batches
+from finetune.model.loading import load_classifier, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode, first_line, padded
 from finetune.runs import read_task
-from finetune.serving.classifier import load_classifier, model_folder
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
 BATCH = 32

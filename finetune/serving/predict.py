@@ -30,8 +30,9 @@ from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, MEMORY, PART_USERS, parse_cutoff, part_texts, read_past, write_past
 from data_prep.sql import lock_down
 from data_prep.task import Population, show
+from finetune.model.loading import model_folder
 from finetune.runs import whom
-from finetune.serving.classifier import EventClassifier, check_size, model_folder, nobody
+from finetune.serving.classifier import EventClassifier, check_size, nobody
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on

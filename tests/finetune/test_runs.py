@@ -12,9 +12,9 @@ from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.curves import training
 from finetune.hub.model_card import model_card
 from finetune.model.calibration import Calibration
+from finetune.model.loading import load_classifier
 from finetune.report.report import write_report
 from finetune.runs import check_config, read_calibration, read_pretraining_log, read_settings, read_task
-from finetune.serving.classifier import load_classifier
 from finetune.training.checkpoints import made_by, trained_with
 
 NOT_MAPPINGS = ("", "{", "[]", "null", "3", '"text"')
