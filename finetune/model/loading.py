@@ -1,4 +1,4 @@
-"""A trained classifier from its folder or from the hub: config, weights and tokenizer, each checked before it is used."""
+"""A trained classifier from its folder or from the hub: config, weights and tokenizer, each checked before use."""
 
 import warnings
 from collections.abc import Iterator
