@@ -66,7 +66,28 @@ def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     config, base = _config(folder)
     model = _weights(folder, config, base)
     tokenizer = _tokenizer(folder, config, model)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)  # pyright: ignore[reportArgumentType] - transformers' decorator of `to` hides that it is a method
+    return model.eval(), tokenizer
+
+
+def merged(folder: Path, model: PreTrainedModel, ending: str) -> PreTrainedModel:
+    """An adapted model as full weights; any other one as it is.
+
+    Args:
+        folder: The model's, for the message.
+        model: By `load_classifier`.
+        ending: Of the message, behind "that could be merged".
+
+    Raises:
+        InputError: The adapter is made of virtual tokens.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        assert model.peft_type is not None
+        raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged{ending}")
+    return model.merge_and_unload()
 
 
 def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from data_prep import InputError
 from data_prep.prepared import read_manifest, read_split
 from finetune.hub.model_card import settings_of
 from finetune.model.inference import scores_of, sorted_batches
-from finetune.model.loading import load_classifier, model_folder
+from finetune.model.loading import load_classifier, merged, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode, first_line, padded
 from finetune.runs import read_task
@@ -56,7 +55,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
         raise InputError(f"output: {output} is not a name of an ONNX file; write one such as model.onnx")
     folder = model_folder(model)
     classifier, tokenizer = load_classifier(folder)
-    classifier = _merged(classifier.cpu(), folder)
+    classifier = merged(folder, classifier.cpu(), " into an ONNX file")
     data = data or _own_data(folder)
     if data and read_manifest(Path(data)).get("content_hash") != read_task(folder)["content_hash"]:
         raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
@@ -177,14 +176,6 @@ def _export(model: torch.nn.Module, max_tokens: int, path: Path) -> None:
         loud.setLevel(level)
     program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
     program.save(path, external_data=False)
-
-
-def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    if not isinstance(model, PeftModel):
-        return model
-    if model.active_peft_config.is_prompt_learning:
-        raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged into an ONNX file")
-    return model.merge_and_unload()
 
 
 def _made_up(vocabulary: dict[str, int], special: list[str]) -> list[str]:
