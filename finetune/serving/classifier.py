@@ -104,14 +104,14 @@ class EventClassifier:
         """
         moment = parse_cutoff(cutoff)
         check_size("batch_size", batch_size)
-        asked = whom(self.task) if population else None
+        members = whom(self.task) if population else None
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
             log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task)
             for note in log.notes():
                 print(note)
-            parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
+            parts = past_texts(con, log, self.serializer, Path(folder), moment, members)
             with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
                 found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
         if not len(found):
@@ -190,7 +190,6 @@ def check_size(name: str, size: int) -> None:
 
 def nobody(task: dict, cutoff: datetime) -> str:
     """A sentence where a population is empty."""
-    asked = whom(task)
-    return (
-        f"nobody is in the population at {show(cutoff)}: no user has {an_event(asked)} in the {asked.within} before it"
-    )
+    members = whom(task)
+    event = an_event(members)
+    return f"nobody is in the population at {show(cutoff)}: no user has {event} in the {members.within} before it"
