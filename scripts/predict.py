@@ -19,7 +19,7 @@ from finetune.serving.given_log import add_log_arguments, given_log, own_names
 
 def arguments() -> Namespace:
     """The command line."""
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
     add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction in UTC; later events do not count.")
