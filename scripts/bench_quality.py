@@ -94,14 +94,17 @@ def run_cell(name: str, given: Namespace) -> dict:
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     pretrain(experiment)
     train(experiment)
-    return result(evaluate(experiment))
+    metrics = evaluate(experiment)
+    assert metrics is not None  # the first process has them, and there is no other one
+    return result(metrics)
 
 
 def result(metrics: dict) -> dict:
     """What the output says of an evaluated run of several seeds: a single seed against the rival that is best on
     validation, and every baseline."""
     main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
-    on_validation = {name: of[main] for name, of in metrics["validation"]["baselines"].items() if of[main] is not None}
+    baselines = metrics["validation"]["baselines"]
+    on_validation = {name: figures[main] for name, figures in baselines.items() if figures[main] is not None}
     rival = max(on_validation, key=lambda name: sign * on_validation[name])
     single = metrics["single"]
     return {
@@ -111,14 +114,14 @@ def result(metrics: dict) -> dict:
         "lower_is_better": metrics["lower_is_better"],
         "rows": metrics["test"]["rows"],
         "users": metrics["test"]["users"],
-        "seeds": {seed: of[main] for seed, of in metrics["seeds"].items()},
+        "seeds": {seed: figures[main] for seed, figures in metrics["seeds"].items()},
         "single_seed": single["mean"],
         "between_seeds": single["deviation"],
         "mean_of_scores": metrics["test"][main],
         "rival": rival,
         "difference": single["baselines"][rival]["difference"],
         "interval": single["baselines"][rival]["interval"],
-        "baselines": {name: of[main] for name, of in metrics["test"]["baselines"].items()},
+        "baselines": {name: figures[main] for name, figures in metrics["test"]["baselines"].items()},
         "parameters": metrics["training"]["total_parameters"],
         "seconds": metrics["made"]["seconds"],
         "device": metrics["made"]["device"],
@@ -131,22 +134,22 @@ def table(cells: dict[str, dict]) -> str:
         "| cell | metric | a single seed | between seeds | best rival on validation | model minus rival |",
         "|---|---|---|---|---|---|",
     ]
-    for name, of in cells.items():
-        low, high = of["interval"]
+    for name, cell in cells.items():
+        low, high = cell["interval"]
         lines.append(
-            f"| {name} | {of['metric']}{' (lower is better)' if of['lower_is_better'] else ''} "
-            f"| {of['single_seed']:.4f} | {of['between_seeds']:.4f} | {of['rival'].replace('_', ' ')} "
-            f"{of['baselines'][of['rival']]:.4f} | {of['difference']:+.4f} [{low:+.4f}, {high:+.4f}] |"
+            f"| {name} | {cell['metric']}{' (lower is better)' if cell['lower_is_better'] else ''} "
+            f"| {cell['single_seed']:.4f} | {cell['between_seeds']:.4f} | {cell['rival'].replace('_', ' ')} "
+            f"{cell['baselines'][cell['rival']]:.4f} | {cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}] |"
         )
     return "\n".join(lines)
 
 
 def verdict(cells: dict[str, dict]) -> str:
     """On which labels a single checkpoint is ahead of its rival, level with it and behind it."""
-    told = {"ahead of": "ahead", "level with": "level", "behind": "behind"}
+    standings = {"ahead of": "ahead", "level with": "level", "behind": "behind"}
     parts = []
-    for words, way in told.items():
-        names = [name for name, of in cells.items() if standing(of["interval"], of["lower_is_better"]) == way]
+    for words, way in standings.items():
+        names = [name for name, cell in cells.items() if standing(cell["interval"], cell["lower_is_better"]) == way]
         parts.append(f"{words} its rival on {len(names)}{f' ({listed(names)})' if names else ''}")
     return f"Of {len(cells)} labels the model is {listed(parts)}."
 
@@ -163,30 +166,34 @@ def write_page(output: dict, path: Path) -> Path:
 
     cells = output["cells"]
     shown = [
-        of
+        cell
         | {
             "name": name,
-            "standing": standing(of["interval"], of["lower_is_better"]),
-            "digits": 1 if of["lower_is_better"] else (digits(of["metric"]) or 3) + 1,
-            "minutes": sum(of["seconds"].values()) / 60,
+            "standing": standing(cell["interval"], cell["lower_is_better"]),
+            "digits": 1 if cell["lower_is_better"] else (digits(cell["metric"]) or 3) + 1,
+            "minutes": sum(cell["seconds"].values()) / 60,
         }
-        for name, of in cells.items()
+        for name, cell in cells.items()
     ]
     # In per cent of what the rival leaves to be won: of 1 - AUROC, or of the error itself.
     scale = [
-        -100 / of["baselines"][of["rival"]] if of["lower_is_better"] else 100 / (1 - of["baselines"][of["rival"]])
-        for of in shown
+        -100 / cell["baselines"][cell["rival"]]
+        if cell["lower_is_better"]
+        else 100 / (1 - cell["baselines"][cell["rival"]])
+        for cell in shown
     ]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         figure = flat_figure(len(shown))
         axes = figure.subplots()
-        spans = [sorted(by * end for end in of["interval"]) for by, of in zip(scale, shown, strict=True)]
-        values = [by * of["difference"] for by, of in zip(scale, shown, strict=True)]
+        spans: list[list[float] | None] = [
+            sorted(by * end for end in cell["interval"]) for by, cell in zip(scale, shown, strict=True)
+        ]
+        values = [by * cell["difference"] for by, cell in zip(scale, shown, strict=True)]
         dots(axes, values, spans, [True] * len(shown))
         axes.axvline(0, color=MUTED, linewidth=1.2)
-        axes.set_yticks(range(len(shown)), [short(of["name"], 28) for of in shown])
+        axes.set_yticks(range(len(shown)), [short(cell["name"], 28) for cell in shown])
         axes.set_xlabel("Error saved against the rival, %")
-        alt = "; ".join(f"{of['name']} {value:+.1f} %" for of, value in zip(shown, values, strict=True))
+        alt = "; ".join(f"{cell['name']} {value:+.1f} %" for cell, value in zip(shown, values, strict=True))
         svg = inline_svg(figure, "bench", f"Error that the model saves against the rival: {alt}.")
     reading = (
         "How much less the model errs than the rival, in 1 minus AUROC or in MAE. Right of zero the model is better."
@@ -215,7 +222,7 @@ def main(given: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument(
         "--cells",
         nargs="+",

@@ -27,7 +27,7 @@ def run(given: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs, such as runs/NAME.")
     parser.add_argument("--against", choices=["best", "first"], default="best", help="What each is compared with.")
     parser.add_argument("--output", type=Path, help="The page; by default compare.html beside the runs.")

@@ -25,4 +25,4 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    command(__doc__, main)
+    command(__doc__ or "", main)

@@ -16,7 +16,8 @@ from finetune.serving.given_log import add_log_arguments, given_log, own_names
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from finetune.serving.classifier import EventClassifier, model_folder
+    from finetune.model.loading import model_folder
+    from finetune.serving.classifier import EventClassifier
     from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
 
     given.model = model_folder(given.model)
@@ -24,23 +25,23 @@ def run(given: Namespace) -> None:
         events = given_log(given)
         refuse_output(given.output, events)
         classifier = EventClassifier.from_pretrained(given.model)
-        asked = (classifier, events, given.cutoff)
+        about = (classifier, events, given.cutoff)
         how = {"output": given.label_class, "steps": given.steps}
         if given.user is not None:
-            explanation = explain_user(*asked, given.user, **how)
+            explanation = explain_user(*about, given.user, **how)
         else:
-            explanation = explain_sample(*asked, given.sample, population=given.population, **how)
+            explanation = explain_sample(*about, given.sample, population=given.population, **how)
     print(f"explanation: {write_page(explanation, given.output)}")
 
 
 if __name__ == "__main__":
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("--model", required=True, help="runs/NAME/model, or a repository of the hub.")
     add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction, such as 2024-03-01, in UTC.")
-    about = parser.add_mutually_exclusive_group(required=True)
-    about.add_argument("--user", help="The user whose score is explained; with data.pseudonymize, the hash.")
-    about.add_argument("--sample", type=int, help="Or what moves the scores, from this many users drawn at random.")
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", help="The user whose score is explained; with data.pseudonymize, the hash.")
+    whom.add_argument("--sample", type=int, help="Or what moves the scores, from this many users drawn at random.")
     parser.add_argument("--population", action="store_true", help="Draw them from those the task asks about.")
     parser.add_argument("--class", dest="label_class", help="The class to explain; default: label 1 or the likeliest.")
     parser.add_argument(

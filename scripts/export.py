@@ -16,7 +16,7 @@ from finetune.command import CommandParser, guarded
 
 def arguments() -> Namespace:
     """The command line."""
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
     parser.add_argument("--output", required=True, type=Path, help="The ONNX file that is written.")
     parser.add_argument("--int8", action="store_true", help="Also write NAME.int8.onnx: a fourth of the size.")

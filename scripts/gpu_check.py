@@ -16,7 +16,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import benchmark_model as jobs
+from benchmark_jobs import measuring, scoring, texts, training
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft")
 ROOT = Path(__file__).parents[1]
@@ -36,15 +36,18 @@ def main() -> None:
     found = {"machine": _machine(), "rows": {}, "started": time.strftime("%Y-%m-%d %H:%M")}
     began = time.perf_counter()
     found["tests"] = _tests(given.output, given.processes)
-    with jobs.Worker() as worker:
-        limits = {kind: worker.run(jobs.matrix_limit, "cuda", kind)["flops"] for kind in ("bfloat16", "float32")}
-        found |= {"limits": limits, "profile": worker.run(jobs.profile_training, jobs.made_up_texts(2_000, "real"))}
+    with measuring.Worker() as worker:
+        limits = {kind: worker.run(measuring.matrix_limit, "cuda", kind)["flops"] for kind in ("bfloat16", "float32")}
+        found |= {
+            "limits": limits,
+            "profile": worker.run(training.profile_training, texts.made_up_texts(2_000, "real")),
+        }
         first = {}
         for part, name, job, arguments in _rows():
             try:
                 run = worker.run(job, *arguments)
                 limit = limits["float32" if "fp32" in name else "bfloat16"]
-                found["rows"][f"{part}: {name}"] = jobs.figures(run, limit, first.get(part))
+                found["rows"][f"{part}: {name}"] = measuring.figures(run, limit, first.get(part))
                 first.setdefault(part, run)
             except Exception as error:  # the other rows are worth having
                 found["rows"][f"{part}: {name}"] = {"failed": f"{type(error).__name__}: {error}"[:500]}
@@ -56,23 +59,25 @@ def main() -> None:
 
 def _rows() -> list[tuple]:
     """The part, name, job and arguments of each row, the most telling ones first."""
-    real, large = jobs.made_up_texts(12_000, "real"), jobs.made_up_texts(40_000, "real")
+    real, large = texts.made_up_texts(12_000, "real"), texts.made_up_texts(40_000, "real")
     rows = [
-        ("train", name, jobs.train_with, (how, jobs.BERT_BASE, real, "cuda", 40))
-        for name, how in jobs.training_jobs("cuda").items()
+        ("train", name, training.train_with, (how, texts.BERT_BASE, real, "cuda", 40))
+        for name, how in training.training_jobs("cuda").items()
     ]
     rows += [
-        ("score", name, jobs.score_with, (how, jobs.BERT_BASE, large, "cuda"))
-        for name, how in jobs.scoring_jobs("cuda", len(large)).items()
+        ("score", name, scoring.score_with, (how, texts.BERT_BASE, large, "cuda"))
+        for name, how in scoring.scoring_jobs("cuda", len(large)).items()
     ]
     for tokens in (16_384, 262_144):
         how = {"own": True, "tokens": tokens}
-        rows.append(("score", f"EventScribe, {tokens:,} tokens", jobs.score_with, (how, jobs.BERT_BASE, large, "cuda")))
+        rows.append(
+            ("score", f"EventScribe, {tokens:,} tokens", scoring.score_with, (how, texts.BERT_BASE, large, "cuda"))
+        )
     for lengths in ("128", "512"):
-        texts = jobs.made_up_texts(6_000, lengths)
-        for name, how in jobs.training_jobs("cuda").items():
+        some = texts.made_up_texts(6_000, lengths)
+        for name, how in training.training_jobs("cuda").items():
             if name in ("EventScribe, bf16, compiled", "dynamic padding, 32, bf16"):
-                rows.append((f"train {lengths}", name, jobs.train_with, (how, jobs.BERT_BASE, texts, "cuda", 40)))
+                rows.append((f"train {lengths}", name, training.train_with, (how, texts.BERT_BASE, some, "cuda", 40)))
     return rows
 
 
@@ -104,7 +109,7 @@ def _commit() -> str:
 
 
 def _write(output: Path, found: dict) -> None:
-    jobs.write_json(output / "gpu.json", found)
+    measuring.write_json(output / "gpu.json", found)
     lines = [f"{found['machine']['gpu']}, {found['started']}, {json.dumps(found['machine'])}", ""]
     lines += [f"Tests: {found['tests']['said']}", ""]
     limits = ", ".join(f"{flops / 1e12:,.0f} TFLOP/s in {kind}" for kind, flops in found["limits"].items())

@@ -19,7 +19,7 @@ from finetune.serving.given_log import add_log_arguments, given_log, own_names
 
 def arguments() -> Namespace:
     """The command line."""
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("--model", required=True, help="A folder that scripts/train.py wrote, or a name of the hub.")
     add_log_arguments(parser)
     parser.add_argument("--cutoff", required=True, help="The moment of prediction in UTC; later events do not count.")
@@ -41,7 +41,7 @@ def arguments() -> Namespace:
 
 def run(given: Namespace) -> None:
     """Score what the command line says."""
-    from finetune.serving.classifier import model_folder
+    from finetune.model.loading import model_folder
     from finetune.serving.predict import predict_log  # after the arguments are read, as it takes seconds
 
     given.model = model_folder(given.model)

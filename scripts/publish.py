@@ -8,11 +8,12 @@ The token is that of `hf auth login` or of the environment (HF_TOKEN). HF_ENDPOI
 """
 
 from pathlib import Path
+from typing import Any
 
 from finetune.command import CommandParser, guarded
 
 
-def run(**given: object) -> None:
+def run(**given: Any) -> None:
     """Publish what the command line says."""
     from finetune.hub.publish import publish  # after the arguments are read, as it takes seconds
 
@@ -20,7 +21,7 @@ def run(**given: object) -> None:
 
 
 if __name__ == "__main__":
-    parser = CommandParser(__doc__)
+    parser = CommandParser(__doc__ or "")
     parser.add_argument("--model", type=Path, required=True, help="runs/NAME/model, with seeds runs/NAME/seed-N/model.")
     parser.add_argument("--repo-id", required=True, help="OWNER/NAME on the hub; a second time it is updated.")
     parser.add_argument("--private", action="store_true", help="Make new repositories private.")

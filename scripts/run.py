@@ -40,10 +40,11 @@ def main(experiment: Experiment) -> None:
     pretrain(experiment)
     train(experiment)
     metrics = evaluate(experiment)
+    assert metrics is not None  # the first process has them, and there is no other one
     write_model_card(experiment.run_folder)
     report = write_report(experiment.run_folder)
     print(f"\n{table(metrics)}\nreport: {report}")
 
 
 if __name__ == "__main__":
-    command(__doc__, main)
+    command(__doc__ or "", main)

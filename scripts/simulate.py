@@ -86,7 +86,11 @@ def simulate(folder: Path, events: int, users: int, days: int, seed: int, start:
     total, unfinished = 0, folder / f".events.{os.getpid()}.parquet"
     try:
         # Dictionaries only where values repeat: other columns would try one for each row group and give it up.
-        with pq.ParquetWriter(unfinished, SCHEMA, use_dictionary=["event_type", "category", "quantity"]) as writer:
+        with pq.ParquetWriter(
+            unfinished,
+            SCHEMA,
+            use_dictionary=["event_type", "category", "quantity"],  # pyright: ignore[reportArgumentType] - also names
+        ) as writer:
             ends = np.linspace(0, days * DAY, -(-events // CHUNK) + 1)
             for since, until in pairwise(ends):
                 chunk = _events(random, shop, begin, since, until)

@@ -19,4 +19,4 @@ def run(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    command(__doc__, run)
+    command(__doc__ or "", run)

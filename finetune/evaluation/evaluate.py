@@ -36,6 +36,7 @@ from finetune.measures import LOWER_IS_BETTER, MAIN, MODEL
 from finetune.metrics import compute_metrics, repeat_and_new
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
 from finetune.runs import (
@@ -48,7 +49,6 @@ from finetune.runs import (
     read_trained_settings,
     read_training_log,
 )
-from finetune.serving.classifier import load_classifier
 
 SCORED = ("validation", "test")
 MOST_RESAMPLES = 100_000
@@ -225,9 +225,9 @@ def _looked_into(
 ) -> dict:
     """What the test rows say of calibration, profit, single cutoffs and groups of users, and the curves."""
     fitted, threshold, resamples = scored.fitted, scored.threshold, settings.bootstrap
-    ours, profit = replace(test, scores={MODEL: test.model}), None
+    profit = None
     if settings.costs and test.task == "binary":
-        profit = profit_curve(ours, **asdict(settings.costs), resamples=resamples, threshold=threshold)
+        profit = profit_curve(test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
     raw = np.mean([run["test"] for run in scored.raw], axis=0)
     return {
         "calibration": {
@@ -238,9 +238,9 @@ def _looked_into(
             "before": compute_metrics(test.task, test.labels, raw, **test.known),
         },
         "profit": profit,
-        "by_cutoff": by_cutoff(ours, rows["test"]["cutoff"].to_numpy(), resamples),
+        "by_cutoff": by_cutoff(test, rows["test"]["cutoff"].to_numpy(), resamples),
         "slices": {
-            name: slice_metrics(ours, values, threshold, settings.min_slice, resamples)
+            name: slice_metrics(test, values, threshold, settings.min_slice, resamples)
             for name, values in groups.items()
         },
         "curves": curves(test.task, manifest["classes"], test.labels, test.scores),

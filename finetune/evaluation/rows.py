@@ -38,6 +38,10 @@ class ScoredRows:
         """What is known of the training labels."""
         return {"deviation": self.deviation, "popularity": self.popularity}
 
+    def of_model(self) -> "ScoredRows":
+        """The same rows with the model's scores alone."""
+        return replace(self, scores={MODEL: self.model})
+
     def where(self, mask: np.ndarray) -> "ScoredRows":
         """The rows where a mask of shape (rows,) is true."""
         scores = {name: values[mask] for name, values in self.scores.items()}

@@ -221,7 +221,7 @@ def slice_metrics(
     rates, gaps = _compare(scored, group, len(measured), threshold, resamples, seed)
     groups = []
     for i, at in enumerate(measured):
-        figures, _ = _figures(scored.where(group == i), resamples, seed)
+        figures, _ = _figures(scored.of_model().where(group == i), resamples, seed)
         groups.append({"value": str(names[at]), **figures, **{name: rate[i] for name, rate in rates.items()}})
     small = [{"value": str(names[at]), "rows": int(counts[at])} for at in order if number[at] < 0]
     return {"groups": groups, "too_small": small, "gaps": gaps}
@@ -242,7 +242,7 @@ def by_cutoff(scored: ScoredRows, cutoffs: np.ndarray, resamples: int, seed: int
     """
     main, found, first = MAIN[scored.task], [], None
     for cutoff in np.unique(cutoffs):
-        figures, drawn = _figures(scored.where(cutoffs == cutoff), resamples, seed, among=scored.users)
+        figures, drawn = _figures(scored.of_model().where(cutoffs == cutoff), resamples, seed, among=scored.users)
         if first:
             figures[f"{main}_change"] = figures[main] - first[0][main]
             figures[f"{main}_change_interval"] = interval(drawn[main] - first[1][main])

@@ -1,32 +1,28 @@
 """The model card: README.md beside the weights, which tells a stranger what the model predicts and how well."""
 
 import re
-from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.serializer import EventSerializer
+from finetune.hub.redaction import PUBLIC_TRAINING, example_texts, hub_name, public_metrics
 from finetune.measures import digits, measure, measure_names
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.runs import CONFIGURED, LOGGED, METRICS, read_metrics, read_settings, read_task, read_training_log
-from finetune.serving.classifier import load_classifier
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
-FEWEST_USERS = 5  # a group of fewer is not told of; what TextField.min_users is by default
-EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
 LABEL_SQL = {
     "absent": "count(*) FILTER ({window}) = 0",
     "exists": "count(*) FILTER ({window}) > 0",
@@ -51,17 +47,6 @@ EVALUATED = {
         "log": {"first": str, "last": str},
     },
 }
-TRAINING = (
-    "learning_rate",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "weight_decay",
-    "warmup_steps",
-    "lr_scheduler_type",
-    "label_smoothing_factor",
-    "bf16",
-    "fp16",
-)
 
 
 def write_model_card(run_folder: Path) -> list[Path]:
@@ -84,7 +69,7 @@ def write_model_card(run_folder: Path) -> list[Path]:
 
 def model_card(
     folder: Path,
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     calibration: Calibration,
     source: str = "model",
@@ -106,60 +91,35 @@ def model_card(
         InputError: A file of the run is missing or damaged.
     """
     task, metrics, settings = read_task(folder), metrics_of(folder), settings_of(folder)
-    kind, config = model.config.eventscribe["task"], model.config
-    seed, label, base = seed_of(folder), task["task"]["label"], hub_name(settings["model"].get("name_or_path"))
-    own = metrics["test"] if seed is None else metrics["seeds"][seed]
-    before = (metrics.get("calibration") or {}).get("before") or {}
+    seed, base = seed_of(folder), hub_name(settings["model"].get("name_or_path"))
+    figures = metrics["test"] if seed is None else metrics["seeds"][seed]
     examples = example_texts(EventSerializer.from_pretrained(folder), task["splits"]["test"]["cutoffs"][0])
-    window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{label['horizon']}'"
-    data = ModelCardData(
-        model_name=task["name"],
-        base_model=base,
-        library_name="peft" if _adapted(model) else "transformers",
-        pipeline_tag="text-classification",
-        license=licence,
-        datasets=[dataset] if dataset else None,
-        tags=["eventscribe", "event-log", task["label"].replace(" ", "-"), *(["peft"] if _adapted(model) else [])],
-        eval_results=_results(task, kind, own, dataset),
-        widget=[{"text": text} for text in examples],
+    parts = (
+        {"source": source, "base": base, "adapter": isinstance(model, PeftModel)},
+        _question(task, model),
+        _how_to_read(model, tokenizer, calibration, examples),
+        _results(metrics, seed, model),
+        _calibration(metrics, seed, figures, calibration),
+        {
+            "settings": _settings(settings, seed, read_training_log(folder.parent, LOGGED), metrics),
+            "weighted": settings["finetuning"]["class_weights"] != "none",
+        },
     )
+    metadata = _metadata(task, figures, model, examples, base, licence, dataset)
+    content = {name: value for part in parts for name, value in part.items()}
+    return _template().render(metadata=metadata.to_yaml(), **content)
+
+
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"cell": _cell, "condition": _condition, "number": number}
-    return environment.get_template("model_card.md.jinja").render(
-        metadata=data.to_yaml(),
-        task=task,
-        kind=kind,
-        classes=list(Objective.of_model(config).classes),
-        label_sql=LABEL_SQL[task["label_kind"]].format(
-            window=f"{window}\n  AND ({_condition(label['where'])})", field=label["field"]
-        ),
-        metrics=metrics,
-        seed=seed,
-        results=_table(metrics, seed, kind),
-        main=measure(metrics["main"], kind).title,
-        slices=_slices(metrics),
-        few=metrics["test"]["positives"] < FEW_POSITIVES,
-        calibration=calibration,
-        error=own.get("expected_calibration_error"),
-        before=None
-        if seed or calibration.method == "none"
-        else before.get("expected_calibration_error"),  # measured on the mean of the seeds
-        # ModernBERT has it built in.
-        pooled=config.eventscribe["pooling"] == "mean" and not hasattr(config, "classifier_pooling"),
-        scale=config.eventscribe["scale"],
-        examples=list(zip(examples, _said(model, tokenizer, calibration, examples), strict=True)),
-        source=source,
-        base=base,
-        adapter=_adapted(model),
-        settings=_settings(settings, seed, read_training_log(folder.parent, LOGGED), metrics),
-        weighted=settings["finetuning"]["class_weights"] != "none",
-    )
+    return environment.get_template("model_card.md.jinja")
 
 
 def metrics_of(folder: Path) -> dict:
-    """metrics.json of a model's run, without what tells of few users, of this machine or of the shop's money.
+    """metrics.json of a model's run, as it may be published: see `public_metrics`.
 
     Raises:
         InputError: The run was not evaluated, or on other data.
@@ -174,18 +134,7 @@ def metrics_of(folder: Path) -> dict:
         raise InputError(f"{path} is of other data than the model was trained on; run scripts/evaluate.py again")
     if seed_of(folder) is not None and seed_of(folder) not in (metrics.get("seeds") or {}):
         raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
-    made = metrics["made"]  # the log's first and last event are those of a user, to the second
-    made["log"] |= {end: made["log"][end][:10] for end in ("first", "last")}
-    made.pop("evaluation", None)  # costs, folder, and the slices' SQL, which may name anything
-    metrics["profit"] = None
-    for groups in (metrics.get("slices") or {}).values():
-        many = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
-        groups["too_small"] = len(groups["too_small"]) + len(groups["groups"]) - len(many)
-        if len(many) < len(groups["groups"]):  # a gap to a group that is hidden would tell of it
-            groups["gaps"] = dict.fromkeys(groups["gaps"])
-        groups["groups"] = many
-    metrics.pop("curves", None)  # a curve or a histogram of few rows shows each of them
-    return metrics
+    return public_metrics(metrics)
 
 
 def settings_of(folder: Path) -> dict:
@@ -196,63 +145,21 @@ def settings_of(folder: Path) -> dict:
 def seed_of(folder: Path) -> str | None:
     """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
     found = re.fullmatch(r"seed-(\d+)", folder.parent.name)
-    return found and found[1]
+    return found[1] if found else None
 
 
-def hub_name(base: str | None) -> str | None:
-    """A model's name if it is one of the hub's, and no folder on this machine."""
-    try:
-        validate_repo_id(base or "")
-    except HFValidationError:
-        return None
-    return None if Path(base).exists() else base
-
-
-def example_texts(serializer: EventSerializer, cutoff: str) -> list[str]:
-    """Texts of users who do not exist, by the serializer itself, of values that it knows; always the same ones."""
-    random, end, events = np.random.default_rng(0), datetime.fromisoformat(cutoff), []
-    for user in range(EXAMPLES):
-        for days in random.uniform(0, EXAMPLE_DAYS, EXAMPLE_EVENTS):
-            event = {"user_id": str(user), "event_time": end - timedelta(float(days)), "event_type": "event"}
-            for name, fitted in serializer.fields.items():
-                value = _example_value(fitted, serializer.features.types.get(name, "VARCHAR"), random)
-                if value is not None:
-                    event[name] = value
-            events.append(event)
-    return serializer.transform(events, end)["text"].to_pylist()
-
-
-def _example_value(fitted: dict, kind: str, random: np.random.Generator) -> object:
-    """A value of a field, None where it knows none or they have lost their form in the vocabulary (dates)."""
-    if fitted["kind"] == "numeric":
-        return float(random.choice(fitted["centers"]))
-    known = fitted.get("values") or fitted.get("words")
-    if not known:
-        return None
-    if fitted["kind"] == "text":
-        return " ".join(random.choice(known, min(3, len(known)), replace=False))
-    value = str(random.choice(known))
-    if kind not in ("VARCHAR", "VARCHAR[]", "BOOLEAN") and not value.isdigit():
-        return None
-    return [value] if fitted["list"] else value
-
-
-def _said(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, texts: list[str]
-) -> list[str]:
-    """What the model says of each text, in a few words."""
-    objective = Objective.of_model(model.config)
-    scores = calibration.apply(score_texts(model, tokenizer, texts, bar=tqdm(disable=True)), objective.task)
-    if objective.task == "value":
-        return [f"{objective.classes[0]} {number(score, None)}" for score in scores]
-    if objective.task == "binary":
-        return [f"{objective.classes[1]} {number(score)}" for score in scores]
-    return [f"{objective.classes[row.argmax()]} {number(row.max())}" for row in scores]
-
-
-def _results(task: dict, kind: str, figures: dict, dataset: str | None) -> list[EvalResult]:
-    """The test metrics as the hub's model-index has them."""
-    return [
+def _metadata(
+    task: dict,
+    figures: dict[str, Any],
+    model: PreTrainedModel,
+    examples: list[str],
+    base: str | None,
+    licence: str | None,
+    dataset: str | None,
+) -> ModelCardData:
+    """What the hub reads of a card; the test metrics as its model-index has them."""
+    adapted, kind = isinstance(model, PeftModel), model.config.eventscribe["task"]
+    results = [
         EvalResult(
             task_type="text-classification",
             task_name=task["label"],
@@ -266,6 +173,83 @@ def _results(task: dict, kind: str, figures: dict, dataset: str | None) -> list[
         for key, value in figures.items()
         if isinstance(value, float)
     ]
+    return ModelCardData(
+        model_name=task["name"],
+        base_model=base,
+        library_name="peft" if adapted else "transformers",
+        pipeline_tag="text-classification",
+        license=licence,
+        datasets=[dataset] if dataset else None,
+        tags=["eventscribe", "event-log", task["label"].replace(" ", "-"), *(["peft"] if adapted else [])],
+        eval_results=results,
+        widget=[{"text": text} for text in examples],
+    )
+
+
+def _question(task: dict, model: PreTrainedModel) -> dict[str, object]:
+    """What is predicted, in words and in SQL."""
+    label, objective = task["task"]["label"], Objective.of_model(model.config)
+    window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{label['horizon']}'"
+    window = f"{window}\n  AND ({_condition(label['where'])})"
+    return {
+        "task": task,
+        "kind": objective.task,
+        "classes": list(objective.classes),
+        "label_sql": LABEL_SQL[task["label_kind"]].format(window=window, field=label["field"]),
+    }
+
+
+def _how_to_read(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, examples: list[str]
+) -> dict[str, object]:
+    """What plain transformers would read otherwise, and what the model answers to the examples."""
+    own = model.config.eventscribe
+    answers = _answers(model, tokenizer, calibration, examples)
+    return {
+        # ModernBERT has it built in.
+        "pooled": own["pooling"] == "mean" and not hasattr(model.config, "classifier_pooling"),
+        "scale": own["scale"],
+        "examples": list(zip(examples, answers, strict=True)),
+    }
+
+
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, texts: list[str]
+) -> list[str]:
+    """What the model answers to each text, in a few words."""
+    objective = Objective.of_model(model.config)
+    scores = calibration.apply(score_texts(model, tokenizer, texts, bar=tqdm(disable=True)), objective.task)
+    if objective.task == "value":
+        return [f"{objective.classes[0]} {number(score, None)}" for score in scores]
+    if objective.task == "binary":
+        return [f"{objective.classes[1]} {number(score)}" for score in scores]
+    return [f"{objective.classes[row.argmax()]} {number(row.max())}" for row in scores]
+
+
+def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[str, object]:
+    """The tables of the test, and what is said beside them."""
+    kind = Objective.of_model(model.config).task
+    return {
+        "metrics": metrics,
+        "seed": seed,
+        "results": _table(metrics, seed, kind),
+        "main": measure(metrics["main"], kind).title,
+        "slices": _slices(metrics),
+        "few": metrics["test"]["positives"] < FEW_POSITIVES,
+    }
+
+
+def _calibration(
+    metrics: dict, seed: str | None, figures: dict[str, Any], calibration: Calibration
+) -> dict[str, object]:
+    """How the scores are calibrated, and what that changed."""
+    before = (metrics.get("calibration") or {}).get("before") or {}
+    of_this_model = seed is None and calibration.method != "none"  # it is measured on the mean of the seeds
+    return {
+        "calibration": calibration,
+        "error": figures.get("expected_calibration_error"),
+        "before": before.get("expected_calibration_error") if of_this_model else None,
+    }
 
 
 def _table(metrics: dict, seed: str | None, kind: str) -> list[list[str]]:
@@ -324,7 +308,7 @@ def _settings(settings: dict, seed: str | None, log: dict, metrics: dict) -> dic
         "pooling": model["pooling"],
         "max_tokens": model["max_tokens"],
     }
-    made |= {name: training.get(name) for name in TRAINING} | settings["finetuning"]
+    made |= {name: training.get(name) for name in PUBLIC_TRAINING} | settings["finetuning"]
     made |= {
         "seed": str(training["seed"]) if seed is None else seed,
         "steps taken": log["steps"],
@@ -346,7 +330,3 @@ def _condition(where: str) -> str:
 def _cell(value: object) -> str:
     """A user's text inside of a Markdown table."""
     return " ".join(str(value).replace("|", "\\|").split())
-
-
-def _adapted(model: torch.nn.Module) -> bool:
-    return isinstance(model, PeftModel)

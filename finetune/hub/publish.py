@@ -1,7 +1,6 @@
-"""Puts a trained model on a hub, with its card, and nothing that tells of a single user."""
+"""Puts a trained model on a hub, with its card; what is cut before that stands in `redaction`."""
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import DatasetCard, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - httpx's or httpx2's
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
@@ -20,11 +25,12 @@ from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
-from finetune.hub.model_card import FEWEST_USERS, hub_name, metrics_of, model_card, settings_of
+from finetune.hub.model_card import metrics_of, model_card, settings_of
+from finetune.hub.redaction import hub_name, public_config, public_manifest, public_task, refuse_private
 from finetune.model.calibration import Calibration
+from finetune.model.loading import load_classifier, merged
 from finetune.model.tokenization import first_line, name_for_others
 from finetune.runs import CALIBRATION, METRICS, TASK, read_task
-from finetune.serving.classifier import load_classifier
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.
@@ -32,8 +38,6 @@ OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.mo
 MARKS = {"model": TASK, "dataset": "manifest.json"}  # only EventScribe's repositories have it
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
 HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
-# What libraries write into a config of where they loaded it from.
-PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 PSEUDONYMS = """
 User ids are pseudonyms: HMAC-SHA-256 of the log's own under a key that is not published. This copy of `manifest.json`
 has the config of task and text, and not where the log lies.
@@ -112,14 +116,29 @@ def stage_model(
     """
     task, metrics = read_task(folder), metrics_of(folder)
     serializer = EventSerializer.from_pretrained(folder)
-    _refuse_telling(task, serializer)
+    refuse_private(task, serializer)
     model, tokenizer = load_classifier(folder)
     calibration = Calibration.load(folder)
+    if merge:
+        model = merged(folder, model, "; drop --merge")
     staged.mkdir(parents=True)
-    if isinstance(model, PeftModel) and merge:
-        if model.active_peft_config.is_prompt_learning:
-            raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged; drop --merge")
-        model = model.merge_and_unload()
+    calibration = _stage_weights(folder, model, calibration, staged)
+    tokenizer.save_pretrained(staged)
+    name_for_others(staged)
+    serializer.save_pretrained(staged)
+    if (folder / CALIBRATION).is_file():
+        calibration.save(staged)
+    _write_json(staged / TASK, public_task(task))
+    _write_json(staged / METRICS, metrics)
+    for path in staged.glob("*config.json"):
+        _write_json(path, public_config(read_json(path, {}, "train again")))
+    card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
+    (staged / "README.md").write_text(card, encoding="utf-8")
+    return staged
+
+
+def _stage_weights(folder: Path, model: PreTrainedModel, calibration: Calibration, staged: Path) -> Calibration:
+    """Write the adapter's weights, or full weights that take up a temperature; returns the calibration that is left."""
     if isinstance(model, PeftModel):
         base = model.active_peft_config.base_model_name_or_path
         if hub_name(base) is None:
@@ -127,28 +146,15 @@ def stage_model(
         for name in ADAPTER:
             shutil.copyfile(folder / name, staged / name)
         model.config.save_pretrained(staged)
-    else:
-        if calibration.method == "temperature" and divide_logits(model, calibration.temperature):
-            calibration = replace(calibration, temperature=1.0)
-        model.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
-    name_for_others(staged)
-    serializer.save_pretrained(staged)
-    if (folder / CALIBRATION).is_file():
-        calibration.save(staged)
-    # The log's first and last event are those of a user, to the second.
-    task["log"] |= {end: task["log"][end][:10] for end in ("first", "last")}
-    _write_json(staged / TASK, task)
-    _write_json(staged / METRICS, metrics)
-    for path in staged.glob("*config.json"):
-        content = read_json(path, {}, "train again")
-        _write_json(path, {key: value for key, value in content.items() if key not in PATHS})
-    card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
-    (staged / "README.md").write_text(card, encoding="utf-8")
-    return staged
+        return calibration
+    temperature = calibration.temperature
+    if calibration.method == "temperature" and temperature is not None and divide_logits(model, temperature):
+        calibration = replace(calibration, temperature=1.0)
+    model.save_pretrained(staged)
+    return calibration
 
 
-def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
+def divide_logits(model: PreTrainedModel, temperature: float) -> bool:
     """Divide weight and bias of the last linear layer, where its outputs are the logits; says whether it did."""
     head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
     if head.out_features != model.config.num_labels:
@@ -157,29 +163,6 @@ def divide_logits(model: torch.nn.Module, temperature: float) -> bool:
         for weights in head.parameters():
             weights /= temperature
     return True
-
-
-def _refuse_telling(task: dict, serializer: EventSerializer) -> None:
-    """What a config can carry of single users into a model's files."""
-    conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
-    for setting, where in conditions.items():
-        if re.search(r"\buser_id\b", where, re.IGNORECASE):
-            raise InputError(
-                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
-                f"instead, prepare and train again"
-            )
-    for name, spec in serializer.config.fields.items():
-        if spec.min_users < 2 and not spec.bins:
-            raise InputError(
-                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users; "
-                f"raise it, prepare and train again"
-            )
-    rare = [name for name, rows in task["splits"]["train"].get("classes", {}).items() if 0 < rows < FEWEST_USERS]
-    if task["label_kind"] == "which" and rare:
-        raise InputError(
-            f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published; "
-            f"lower task.label.top, prepare and train again"
-        )
 
 
 def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | None = None) -> Path:
@@ -201,13 +184,9 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
     staged.mkdir(parents=True)
     for name in (*files, "serializer.json"):
         (staged / name).symlink_to((data / name).resolve())  # they can be large
-    left_out = {"key", "files", "warnings", "seconds"}
-    public = {key: value for key, value in manifest.items() if key not in left_out}
-    public["config"] = {section: manifest["config"][section] for section in ("task", "text")}
-    public["log"] |= {end: public["log"][end][:10] for end in ("first", "last")}
-    _write_json(staged / "manifest.json", public)
+    _write_json(staged / "manifest.json", public_manifest(manifest))
     card = DatasetCard((data / "README.md").read_text(encoding="utf-8"))
-    card.data.license = licence
+    card.data.license = licence  # pyright: ignore[reportAttributeAccessIssue] - its type is said to be a class
     card.text += PSEUDONYMS
     card.save(staged / "README.md")
     return staged
@@ -259,11 +238,13 @@ def upload(staged: Path, repo_id: str, kind: str, private: bool) -> str:
 def _existing(api: HfApi, repo_id: str, kind: str) -> ModelInfo | DatasetInfo | None:
     """What the hub says of a repository; None where there is none that the token may see."""
     try:
-        return api.repo_info(repo_id, repo_type=kind)
+        found = api.repo_info(repo_id, repo_type=kind)
     except RepositoryNotFoundError:
         return None
     except FAILURES as error:
         raise InputError(_why(error, api, repo_id)) from error
+    assert isinstance(found, ModelInfo | DatasetInfo)  # as `kind` says
+    return found
 
 
 def _refuse_strange(old: ModelInfo | DatasetInfo, kind: str, private: bool) -> None:
@@ -295,7 +276,7 @@ def _delete_empty(api: HfApi, repo_id: str, kind: str) -> str:
     return "nothing was published"
 
 
-def _why(error: BaseException, api: HfApi, repo_id: str) -> str:
+def _why(error: Exception, api: HfApi, repo_id: str) -> str:
     """What went wrong and what helps."""
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to publish"

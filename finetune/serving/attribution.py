@@ -14,17 +14,22 @@ so that pages tell it first.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.bootstrap import interval, user_weights
+from finetune.model.objective import Objective
 from finetune.model.tokenization import encode, padded
 from finetune.serving.reading import Word, words_of
+
+if TYPE_CHECKING:  # an extra
+    from captum.attr import LayerIntegratedGradients
 
 TOKENS_AT_A_TIME = 1 << 14  # in one pass forward and back
 FIRST_STEPS = 32
@@ -72,7 +77,7 @@ class Attribution:
 
 
 def attribute(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     serializer: EventSerializer,
     texts: list[str],
@@ -100,66 +105,105 @@ def attribute(
     Raises:
         InputError: captum is missing.
     """
-    try:
-        from captum.attr import LayerIntegratedGradients
-    except ImportError as error:
-        raise InputError("explaining needs captum; pip install -e '.[explain]'") from error
-    model.requires_grad_(False)  # gradients are asked of the embeddings' output alone
+    method = _integrated_gradients(model)
     encoded = encode(tokenizer, texts)
     ids = encoded["input_ids"]
-    offsets = tokenizer(texts, truncation=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     outputs = chosen_outputs(model, tokenizer, ids, output)
-    hidden = tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-    special = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "pad"))
-    kept = torch.tensor([token for token in special if token is not None])
-    method = LayerIntegratedGradients(partial(explained, model), model.get_input_embeddings())
-    found: list[Attribution] = [None] * len(texts)
+    offsets = tokenizer(texts, truncation=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    found: dict[int, Attribution] = {}
     waiting, points = np.arange(len(texts)), min(FIRST_STEPS, steps)
     while len(waiting):
         with tqdm(total=len(waiting), desc=f"explain in {points} steps", unit="text", disable=not bar) as progress:
             for batch in _batches([ids[i] for i in waiting]):
                 rows = waiting[batch]
-                text, mask = padded(tokenizer, [ids[i] for i in rows], 1).values()
-                base = torch.where(torch.isin(text, kept), text, hidden)
-                given = [part.to(model.device) for part in (text, base, mask, torch.from_numpy(outputs[rows]))]
-                text, base, *more = given
-                of_tokens = method.attribute(
-                    text,
-                    base,
-                    additional_forward_args=tuple(more),
-                    n_steps=points,
-                    internal_batch_size=max(len(rows), TOKENS_AT_A_TIME // text.shape[1]),
+                of_tokens, scores, bases = _integrate(
+                    method, model, tokenizer, [ids[i] for i in rows], outputs[rows], points
                 )
-                of_tokens = of_tokens.sum(-1).double().cpu().numpy()
-                with torch.no_grad():
-                    scores, bases = (explained(model, part, *more).double().tolist() for part in (text, base))
-                for place, i in enumerate(rows):
-                    words = words_of(texts[i], serializer)
-                    # By its end, as some tokens begin with the space before them. Special tokens push nothing.
-                    ends = np.array(offsets[i])[: len(ids[i]), 1] - 1
-                    word = np.searchsorted([word.start for word in words], ends, side="right") - 1
-                    pushes = np.bincount(np.maximum(word, 0), of_tokens[place, : len(ids[i])], minlength=len(words))
-                    oldest = max(encoded["event"][i])
-                    read = [word.event <= oldest for word in words]
-                    found[i] = Attribution(
-                        [word for word in words if word.event <= oldest],
-                        pushes[read],
-                        scores[place],
-                        bases[place],
-                        int(outputs[i]),
-                        points,
-                        words[-1].event - oldest,
+                for place, i in enumerate(rows.tolist()):
+                    words, pushes, unread = _by_word(
+                        words_of(texts[i], serializer),
+                        of_tokens[place, : len(ids[i])],
+                        np.array(offsets[i])[: len(ids[i]), 1],
+                        oldest=max(encoded["event"][i]),
                     )
+                    found[i] = Attribution(words, pushes, scores[place], bases[place], int(outputs[i]), points, unread)
                 progress.update(len(rows))
-        waiting = np.array([i for i in waiting if not found[i].converged], int)
+        waiting = np.array([i for i in waiting.tolist() if not found[i].converged], int)
         if points >= steps:
             break
         points = min(2 * points, steps)
-    return found
+    return [found[i] for i in range(len(texts))]
+
+
+def _integrated_gradients(model: PreTrainedModel) -> "LayerIntegratedGradients":
+    try:
+        from captum.attr import LayerIntegratedGradients
+    except ImportError as error:
+        raise InputError("explaining needs captum; pip install -e '.[explain]'") from error
+    model.requires_grad_(False)  # gradients are asked of the embeddings' output alone
+    return LayerIntegratedGradients(partial(explained, model), model.get_input_embeddings())
+
+
+def _integrate(
+    method: "LayerIntegratedGradients",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    outputs: np.ndarray,
+    points: int,
+) -> tuple[np.ndarray, list[float], list[float]]:
+    """What each token of a batch pushes, of shape (texts, tokens), and the outputs for the texts and for their bases.
+
+    Args:
+        method: Over the model's word embeddings.
+        model: The model.
+        tokenizer: Its tokenizer.
+        ids: The tokens of each text.
+        outputs: The index of the class of each text.
+        points: Of the integration.
+    """
+    text, mask = padded(tokenizer, ids, 1).to(model.device).values()
+    base, of_rows = _hidden(tokenizer, text), torch.from_numpy(outputs).to(model.device)
+    of_tokens = method.attribute(
+        text,
+        base,
+        additional_forward_args=(mask, of_rows),
+        n_steps=points,
+        internal_batch_size=max(len(ids), TOKENS_AT_A_TIME // text.shape[1]),
+    )
+    assert isinstance(of_tokens, torch.Tensor)  # as one layer with one output is asked of
+    with torch.no_grad():
+        scores, bases = (explained(model, part, mask, of_rows).double().tolist() for part in (text, base))
+    return of_tokens.sum(-1).double().cpu().numpy(), scores, bases
+
+
+def _hidden(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> torch.Tensor:
+    """The same texts with every word hidden: special tokens stay."""
+    hidden = tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+    special = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "pad"))
+    kept = torch.tensor([token for token in special if token is not None], device=ids.device)
+    return torch.where(torch.isin(ids, kept), ids, torch.tensor(hidden, device=ids.device))
+
+
+def _by_word(
+    words: list[Word], of_tokens: np.ndarray, ends: np.ndarray, oldest: int
+) -> tuple[list[Word], np.ndarray, int]:
+    """The words that the model read, what each of them pushes, and the number of events that it did not read.
+
+    Args:
+        words: Of the whole text.
+        of_tokens: What each token pushes; special ones push nothing.
+        ends: Of each token, in characters: by its end, as some tokens begin with the space before them.
+        oldest: The number of the oldest event that was read.
+    """
+    word = np.searchsorted([word.start for word in words], ends - 1, side="right") - 1
+    pushes = np.bincount(np.maximum(word, 0), of_tokens, minlength=len(words))
+    read = [word.event <= oldest for word in words]
+    return [word for word in words if word.event <= oldest], pushes[read], words[-1].event - oldest
 
 
 def deletion_test(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
     attributions: list[Attribution],
@@ -190,9 +234,9 @@ def deletion_test(
         events = attribution.events
         if len(events) < 2:
             continue
-        ids, of = np.array(encoded["input_ids"][i]), np.array(encoded["event"][i])
+        ids, event_of = np.array(encoded["input_ids"][i]), np.array(encoded["event"][i])
         tops.append(len(shortened) + int(np.abs(events).argmax()))
-        shortened += [ids[of != event].tolist() for event in range(len(events))]
+        shortened += [ids[event_of != event].tolist() for event in range(len(events))]
         owner += [i] * len(events)
     names = ("top", "random", "difference", "top_is_larger")
     if not tops:
@@ -218,7 +262,7 @@ def deletion_test(
     return result
 
 
-def explained(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+def explained(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """The output that `attribute` explains, of shape (rows,); `outputs` has the index of each row's class."""
     logits, config = model(input_ids=ids, attention_mask=mask).logits, model.config
     logit = logits.gather(1, outputs[:, None])[:, 0]
@@ -233,29 +277,29 @@ def explained(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, out
 
 
 def chosen_outputs(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], output: int | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], output: int | None
 ) -> np.ndarray:
     """The class that is explained of each text: the one asked for, label 1 for binary, else the likeliest one."""
-    task = model.config.eventscribe["task"]
-    if output is None and task in ("tiers", "propensity"):
-        logits = np.empty((len(ids), model.config.num_labels))
+    objective = Objective.of_model(model.config)
+    if output is None and objective.task in ("tiers", "propensity"):
+        logits = np.empty((len(ids), len(objective.classes)))
         with torch.no_grad():
             for rows in _batches(ids):
                 text, mask = padded(tokenizer, [ids[i] for i in rows], 1).to(model.device).values()
                 logits[rows] = model(input_ids=text, attention_mask=mask).logits.cpu().numpy()
         return logits.argmax(axis=1)
-    return np.full(len(ids), output if output is not None else int(task == "binary"))
+    return np.full(len(ids), output if output is not None else int(objective.task == "binary"))
 
 
 def _outputs(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], outputs: np.ndarray
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], outputs: np.ndarray
 ) -> np.ndarray:
     found = np.empty(len(ids))
     with torch.no_grad(), tqdm(total=len(ids), desc="leave out events", unit="text") as bar:
         for rows in _batches(ids, 256):
-            text, mask = padded(tokenizer, [ids[i] for i in rows], 1).values()
-            given = (part.to(model.device) for part in (text, mask, torch.from_numpy(outputs[rows])))
-            found[rows] = explained(model, *given).cpu().numpy()
+            text, mask = padded(tokenizer, [ids[i] for i in rows], 1).to(model.device).values()
+            of_rows = torch.from_numpy(outputs[rows]).to(model.device)
+            found[rows] = explained(model, text, mask, of_rows).cpu().numpy()
             bar.update(len(rows))
     return found
 

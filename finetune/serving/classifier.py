@@ -2,9 +2,6 @@
 
 import json
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +11,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.config import DataConfig
@@ -36,12 +25,10 @@ from data_prep.serving import BATCH, past_texts, read_past
 from data_prep.task import check_loaded
 from finetune.model.calibration import Calibration
 from finetune.model.inference import for_scoring, score_texts
-from finetune.model.modeling import weights_hash
+from finetune.model.loading import load_classifier, model_folder
 from finetune.model.objective import Objective
-from finetune.model.pooling import pool
-from finetune.model.safety import PICKLES, refuse_code
-from finetune.model.tokenization import encode, first_line
-from finetune.runs import TASK, check_config, check_tokenizer, read_task, refuse_untrained, whom
+from finetune.model.tokenization import encode
+from finetune.runs import TASK, read_task, whom
 
 
 class EventClassifier:
@@ -58,7 +45,7 @@ class EventClassifier:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         serializer: EventSerializer,
         calibration: Calibration,
@@ -121,14 +108,14 @@ class EventClassifier:
         """
         moment = parse_cutoff(cutoff)
         check_size("batch_size", batch_size)
-        asked = whom(self.task) if population else None
+        members = whom(self.task) if population else None
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
             log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task)
             for note in log.notes():
                 print(note)
-            parts = past_texts(con, log, self.serializer, Path(folder), moment, asked)
+            parts = past_texts(con, log, self.serializer, Path(folder), moment, members)
             with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
                 found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
         if not len(found):
@@ -207,93 +194,6 @@ def check_size(name: str, size: int) -> None:
 
 def nobody(task: dict, cutoff: datetime) -> str:
     """A sentence where a population is empty."""
-    asked = whom(task)
-    return (
-        f"nobody is in the population at {show(cutoff)}: no user has {an_event(asked)} in the {asked.within} before it"
-    )
-
-
-def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
-    """A folder as it is, or what the hub has under that name, fetched into its cache.
-
-    Raises:
-        InputError: Neither is there, or the hub refuses.
-    """
-    if not isinstance(name_or_path, str | Path):
-        raise InputError(f"{name_or_path!r} is no model; give a folder, or a name of a repository such as me/churn")
-    if str(name_or_path) and Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    try:
-        never_read = ["*.onnx*", "*.py", *PICKLES]
-        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=never_read))
-    except HFValidationError:
-        raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
-    except LocalEntryNotFoundError as error:
-        raise InputError(
-            f"{name_or_path} is no folder, and the hub cannot be reached for it; check the path or the network"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)}); check the name, or log "
-            f"in with `hf auth login` if it is private"
-        ) from error
-
-
-def load_classifier(folder: Path) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
-    """The classifier and tokenizer that finetune.training.train wrote, on the GPU where there is one.
-
-    Raises:
-        InputError: There is no trained model in the folder, or an adapter's base cannot be loaded.
-    """
-    refuse_untrained(folder)
-    refuse_code(folder)
-    start, adapted = folder, (folder / "adapter_config.json").is_file()
-    with _readable(f"{folder}: config.json or adapter_config.json cannot be read"):
-        # The config has the labels, which an adapter's base does not know.
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if adapted:
-            start = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
-    check_config(folder, config)
-    if adapted:
-        base = config.eventscribe.get("base")
-        if base and weights_hash(start) not in (base, None):
-            raise InputError(f"{folder} is an adapter of '{start}', whose weights are others now; train again")
-    said, remedy = f"{folder}: the weights cannot be read", "train again"
-    if adapted and not (Path(start) / "config.json").is_file():
-        said = f"{folder} is an adapter of '{start}', which cannot be loaded"
-        remedy = "put the base there, or publish the model merged"
-    with _readable(said, remedy), warnings.catch_warnings():
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            start,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-            use_safetensors=None if adapted else True,
-        )
-        if info["missing_keys"] and not adapted:  # an adapter has the head, and its base may lack it
-            raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
-        if config.eventscribe["pooling"] == "mean":
-            pool(model, "mean")
-        if adapted:
-            model = PeftModel.from_pretrained(model, str(folder))
-    check_tokenizer(folder)
-    with _readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        known = model.get_input_embeddings().num_embeddings
-        if tokenizer.pad_token is None or max(tokenizer.get_vocab().values()) >= known:
-            raise ValueError(f"it has no padding token, or more words than the {known:,} of the model")
-        most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
-        if most > takes > 0:
-            raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
-
-
-@contextmanager
-def _readable(said: str, remedy: str = "train again") -> Iterator[None]:
-    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
-    try:
-        yield
-    except Exception as error:
-        raise InputError(f"{said} ({first_line(error)}); {remedy}") from error
+    members = whom(task)
+    event = an_event(members)
+    return f"nobody is in the population at {show(cutoff)}: no user has {event} in the {members.within} before it"

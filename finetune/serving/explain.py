@@ -1,35 +1,32 @@
 """Why a user has a score, and what moves the scores: pages and JSON of attributions (see `attribution`)."""
 
 import json
-import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from scipy.special import expit
 from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.config import DataConfig
-from data_prep.connections import connect
 from data_prep.files import write_whole
-from data_prep.moments import parse_cutoff, parse_duration, show
-from data_prep.serving import read_past
+from data_prep.moments import parse_cutoff, show
+from data_prep.serializer import EventSerializer
 from data_prep.sources import source_files
-from data_prep.sql import condition, timestamp
 from finetune.evaluation.bootstrap import interval, user_weights
 from finetune.report.report import page_template
-from finetune.runs import read_notes
+from finetune.runs import read_notes, whom
 from finetune.serving.attribution import Attribution, attribute, deletion_test
 from finetune.serving.classifier import EventClassifier
-from finetune.serving.reading import field_reading, reading
+from finetune.serving.histories import History, drawn_users, histories_of
+from finetune.serving.reading import Word, field_reading, reading
 
 RESAMPLES = 1000
-SEED = 0  # of the sample
 SHOWN = 8  # words on each side of a list on the page; the JSON has all
 FEWEST = 10  # users behind a word that a page shows
 
@@ -63,32 +60,22 @@ def explain_user(
     Raises:
         InputError: The user has no event, or none before the cutoff; or as EventClassifier.predict.
     """
-    chosen = _class(classifier, output)
-    found, log = _texts(classifier, events, cutoff, users=[user])
-    if not found:
+    index, moment = _class(classifier, output), parse_cutoff(cutoff)
+    histories, log = histories_of(classifier, events, moment, lambda con: [user])
+    if not histories:
         raise InputError(
-            f"--user: '{user}' has no event before {show(parse_cutoff(cutoff))} among the {log.users:,} users who have "
-            f"one; check the id, or take a later --cutoff"
+            f"--user: '{user}' has no event before {show(moment)} among the {log.users:,} users who have one; check "
+            f"the id, or take a later --cutoff"
         )
-    (_, text, times), *_ = found
-    attribution, *_ = attribute(
-        classifier.model, classifier.tokenizer, classifier.serializer, [text], chosen, steps, bar=False
-    )
-    told = [
-        {"field": word.field, "value": word.value, "reading": reading(word, classifier.serializer), "push": float(push)}
-        for word, push in zip(attribution.words, attribution.pushes, strict=True)
-    ]
-    moment, written = parse_cutoff(cutoff), []
-    for number, push in enumerate(attribution.events):
-        words = [one for word, one in zip(attribution.words, told, strict=True) if word.event == number]
-        days = round((moment - times[number]) / timedelta(days=1), 2)
-        time = times[number].isoformat(sep=" ", timespec="seconds")
-        written.append({"time": time, "days_before": days, "push": float(push), "words": words})
+    (history,) = histories
+    parts = (classifier.model, classifier.tokenizer, classifier.serializer)
+    (attribution,) = attribute(*parts, [history.text], index, steps, bar=False)
+    timeline, header = _timeline(attribution, history, moment, classifier.serializer)
     in_header = np.array([word.event < 0 for word in attribution.words], bool)
     return _facts(classifier, attribution.output, [attribution]) | {
         "user_id": user,
         "cutoff": show(moment),
-        "score": _score(classifier, text, attribution.output),
+        "score": _score(classifier, history.text, attribution.output),
         "output": attribution.score,
         "base": attribution.base,
         "base_probability": None if classifier.objective.task == "value" else float(expit(attribution.base)),
@@ -97,11 +84,34 @@ def explain_user(
         "header_push": float(attribution.pushes[in_header].sum()),
         "events_push": float(attribution.pushes[~in_header].sum()),
         "header_share": _share(np.abs(attribution.pushes), in_header),
-        "events": written,
-        "older_events": len(times) - len(written) - attribution.unread,
+        "events": timeline,
+        "older_events": len(history.times) - len(timeline) - attribution.unread,
         "unread_events": attribution.unread,
-        "header": [one for word, one in zip(attribution.words, told, strict=True) if word.event < 0],
+        "header": header,
     }
+
+
+def _timeline(
+    attribution: Attribution, history: History, cutoff: datetime, serializer: EventSerializer
+) -> tuple[list[dict], list[dict]]:
+    """The events, the newest first, with the words of each, and the words of the header."""
+    words = [
+        {"field": word.field, "value": word.value, "reading": reading(word, serializer), "push": float(push)}
+        for word, push in zip(attribution.words, attribution.pushes, strict=True)
+    ]
+    by_event = defaultdict(list)
+    for word, entry in zip(attribution.words, words, strict=True):
+        by_event[max(word.event, -1)].append(entry)
+    timeline = [
+        {
+            "time": time.isoformat(sep=" ", timespec="seconds"),
+            "days_before": round((cutoff - time) / timedelta(days=1), 2),
+            "push": float(push),
+            "words": by_event[number],
+        }
+        for number, (push, time) in enumerate(zip(attribution.events, history.times, strict=False))
+    ]
+    return timeline, by_event[-1]
 
 
 def explain_sample(
@@ -141,20 +151,46 @@ def explain_sample(
     if output is None and classifier.objective.task in ("tiers", "propensity"):
         names = ", ".join(classifier.objective.classes[:5])
         raise InputError(f"--sample needs --class, one of the label's classes: {names}")
-    chosen = _class(classifier, output)
-    found, log = _texts(classifier, events, cutoff, sample=sample, population=population)
-    texts = [text for _, text, _ in found]
-    if not texts:
-        raise InputError(f"nobody is in the population at {show(parse_cutoff(cutoff))}; leave --population out")
-    parts = (classifier.model, classifier.tokenizer)
-    attributions = attribute(*parts, classifier.serializer, texts, chosen, steps)
+    index, moment = _class(classifier, output), parse_cutoff(cutoff)
+    members = whom(classifier.task) if population else None
+    histories, log = histories_of(classifier, events, moment, lambda con: drawn_users(con, sample, moment, members))
+    if not histories:
+        raise InputError(f"nobody is in the population at {show(moment)}; leave --population out")
+    texts, parts = [history.text for history in histories], (classifier.model, classifier.tokenizer)
+    attributions = attribute(*parts, classifier.serializer, texts, index, steps)
     weights = np.concatenate(list(user_weights(np.arange(len(texts)), RESAMPLES)), axis=1)
-    fields, words = (_driving(attributions, key, weights) for key in (_field, _word))
-    for (part, field), entry in fields.items():
-        entry |= {"part": part, "field": field, "reading": field_reading(part, field)}
-    for word, entry in words.items():
-        entry |= {"part": word.part, "field": word.field, "value": word.value}
-        entry["reading"] = reading(word, classifier.serializer)
+    return (
+        _facts(classifier, attributions[0].output, attributions)
+        | {"cutoff": show(moment), "users": len(texts), "users_with_history": log.users, "population": population}
+        | _outputs(attributions)
+        | _shares(attributions, weights)
+        | {
+            "fields": _fields(attributions, weights),
+            "words": _words(attributions, weights, classifier.serializer),
+            "deletion": deletion_test(*parts, texts, attributions, RESAMPLES),
+        }
+    )
+
+
+def _outputs(attributions: list[Attribution]) -> dict[str, float]:
+    """What the outputs and the bases are over the users, and how exact the integration was."""
+    outputs, bases = ([getattr(a, name) for a in attributions] for name in ("score", "base"))
+    errors = np.abs([a.error for a in attributions])
+    return {
+        "output": float(np.mean(outputs)),
+        "output_deviation": float(np.std(outputs)),
+        "base": float(np.mean(bases)),
+        "base_deviation": float(np.std(bases)),
+        "error": float(errors.mean()),
+        "largest_error": float(errors.max()),
+        "not_converged": sum(not a.converged for a in attributions),
+    }
+
+
+def _shares(attributions: list[Attribution], weights: np.ndarray) -> dict[str, Any]:
+    """What length, header and events make of the differences between users, and the header of all absolute pushes."""
+    # Score, base, header and events; the last three add up to the first, but for the convergence errors.
+    parts = np.array([[a.score, a.base, a.pushes.sum() - a.events.sum(), a.events.sum()] for a in attributions])
     absolute = np.array(
         [
             [np.abs(a.pushes[[(w.event < 0) == header for w in a.words]]).sum() for header in (True, False)]
@@ -162,37 +198,38 @@ def explain_sample(
         ]
     )
     resampled = weights.T @ absolute
-    # Score, base, header and events; the last three add up to the first, but for the convergence errors.
-    parts_of = np.array([[a.score, a.base, a.pushes.sum() - a.events.sum(), a.events.sum()] for a in attributions])
-    errors = np.abs([a.error for a in attributions])
-    return _facts(classifier, attributions[0].output, attributions) | {
-        "cutoff": show(parse_cutoff(cutoff)),
-        "users": len(texts),
-        "users_with_history": log.users,
-        "population": population,
-        "output": float(np.mean([a.score for a in attributions])),
-        "output_deviation": float(np.std([a.score for a in attributions])),
-        "base": float(np.mean([a.base for a in attributions])),
-        "base_deviation": float(np.std([a.base for a in attributions])),
-        "error": float(errors.mean()),
-        "largest_error": float(errors.max()),
-        "not_converged": sum(not a.converged for a in attributions),
-        "variance_shares": _variance_shares(parts_of, weights),
+    return {
+        "variance_shares": _variance_shares(parts, weights),
         "header_share": _share(absolute.sum(axis=0), np.array([True, False])),
         "header_share_interval": interval(resampled[:, 0] / resampled.sum(axis=1)),
-        "fields": list(fields.values()),
-        "words": list(words.values()),
-        "deletion": deletion_test(*parts, texts, attributions, RESAMPLES),
     }
+
+
+def _fields(attributions: list[Attribution], weights: np.ndarray) -> list[dict]:
+    """What each field pushes, the strongest first."""
+    driving = _driving(attributions, lambda word: (word.part, word.field), weights)
+    return [
+        entry | {"part": part, "field": field, "reading": field_reading(part, field)}
+        for (part, field), entry in driving.items()
+    ]
+
+
+def _words(attributions: list[Attribution], weights: np.ndarray, serializer: EventSerializer) -> list[dict]:
+    """What each word pushes, the same for all events of a text, the strongest first."""
+    driving = _driving(attributions, lambda word: Word(0, min(word.event, 0), word.field, word.value), weights)
+    return [
+        entry | {"part": word.part, "field": word.field, "value": word.value, "reading": reading(word, serializer)}
+        for word, entry in driving.items()
+    ]
 
 
 def refuse_output(path: Path, events: DataConfig) -> None:
     """The JSON beside the page replaces nothing but an earlier explanation; InputError otherwise."""
-    told = path.with_suffix(".json")
+    beside = path.with_suffix(".json")
     read = {source.resolve() for source in source_files(events) or []}
-    own = not told.exists() or bool(read_notes(told, {"captum": str}))
-    if not own or read & {path.resolve(), told.resolve()}:
-        raise InputError(f"--output {path} would replace {told}, which is no explanation; choose another name")
+    own = not beside.exists() or bool(read_notes(beside, {"captum": str}))
+    if not own or read & {path.resolve(), beside.resolve()}:
+        raise InputError(f"--output {path} would replace {beside}, which is no explanation; choose another name")
 
 
 def write_page(explanation: dict, path: Path) -> Path:
@@ -217,41 +254,6 @@ def write_page(explanation: dict, path: Path) -> Path:
     return path
 
 
-def _texts(
-    classifier: EventClassifier,
-    events: Any,
-    cutoff: datetime | date | str,
-    users: list[str] | None = None,
-    sample: int | None = None,
-    population: bool = False,
-) -> tuple[list[tuple[str, str, list[datetime]]], Any]:
-    """Id, text and the times of all events before the cutoff, newest first, of some users; and what the log has."""
-    moment = parse_cutoff(cutoff)
-    limit = events.memory_limit if isinstance(events, DataConfig) else None
-    with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder)) as con:
-        log = read_past(con, events, classifier.serializer, moment, task=classifier.task)
-        for note in log.notes():
-            print(note)
-        if users is None:
-            asked = "true"
-            if population:
-                whom = classifier.task["task"]["population"]
-                since = moment - parse_duration(whom["within"], "task.population.within")
-                asked = f"{condition(whom['where'])} = 1 AND event_time >= {timestamp(since)}"
-            ids = con.execute(f"SELECT DISTINCT user_id FROM past WHERE {asked} ORDER BY user_id").fetchall()
-            drawn = np.random.default_rng(SEED).permutation(len(ids))[:sample]
-            users = [ids[i][0] for i in np.sort(drawn)]
-        con.register("asked", pa.table({"user_id": pa.array(users, pa.string())}))
-        con.execute("CREATE TEMP TABLE rows AS SELECT * FROM past SEMI JOIN asked USING (user_id)")
-        if not con.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
-            return [], log
-        texts = classifier.serializer.examples(con, moment).select(["user_id", "text"]).to_pylist()
-        times = dict(
-            con.execute("SELECT user_id, list(event_time ORDER BY event_time DESC) FROM rows GROUP BY ALL").fetchall()
-        )
-        return [(row["user_id"], row["text"], times[row["user_id"]]) for row in texts], log
-
-
 def _class(classifier: EventClassifier, name: str | None) -> int | None:
     """The index of the class of that name."""
     classes = classifier.objective.classes
@@ -262,7 +264,7 @@ def _class(classifier: EventClassifier, name: str | None) -> int | None:
 
 
 def _facts(classifier: EventClassifier, output: int, attributions: list[Attribution]) -> dict:
-    """What both pages tell of the model and of the method."""
+    """What both pages say of the model and of the method."""
     objective, tokenizer = classifier.objective, classifier.tokenizer
     return {
         "name": classifier.task["name"],
@@ -310,16 +312,7 @@ def _share(pushes: np.ndarray, among: np.ndarray) -> float:
     return float(pushes[among].sum() / pushes.sum()) if pushes.sum() else 0.0
 
 
-def _field(word: Any) -> tuple[str, str]:
-    return word.part, word.field
-
-
-def _word(word: Any) -> Any:
-    """The same for all events of a text."""
-    return type(word)(0, min(word.event, 0), word.field, word.value)
-
-
-def _driving(attributions: list[Attribution], key: Any, weights: np.ndarray) -> dict[Any, dict]:
+def _driving(attributions: list[Attribution], key: Callable[[Word], Any], weights: np.ndarray) -> dict[Any, dict]:
     """What `key` makes of the words -> mean push over the users who have it, the strongest over all users first."""
     sums: dict[Any, dict[int, np.ndarray]] = defaultdict(dict)
     for user, attribution in enumerate(attributions):

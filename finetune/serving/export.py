@@ -4,24 +4,28 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.prepared import read_manifest, read_split
 from finetune.hub.model_card import settings_of
 from finetune.model.inference import scores_of, sorted_batches
+from finetune.model.loading import load_classifier, merged, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode, first_line, padded
 from finetune.runs import read_task
-from finetune.serving.classifier import load_classifier, model_folder
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
 BATCH = 32
 TOLERANCE = 1e-3  # of a logit; rounding alone makes a thousandth of it
+
+Batches = list[tuple[np.ndarray, BatchEncoding]]  # the rows of the texts in each, and their tensors
 
 
 def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path | None = None) -> dict:
@@ -46,67 +50,105 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     Raises:
         InputError: An optional package is missing, the model cannot be exported, or the file gives other logits.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx.export needs it
-        from onnxruntime.quantization import quantize_dynamic
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install -e '.[export]'") from error
+    _need_packages()
     if output.suffix != ".onnx" or output.is_dir():
         raise InputError(f"output: {output} is not a name of an ONNX file; write one such as model.onnx")
     folder = model_folder(model)
     classifier, tokenizer = load_classifier(folder)
-    classifier = _merged(classifier.cpu(), folder)
-    data = data or _own_data(folder)
-    if data and read_manifest(Path(data)).get("content_hash") != read_task(folder)["content_hash"]:
-        raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
-    rows = read_split(data, "validation", CHECKED, ("text", "label")) if data else None
-    texts = rows["text"].to_pylist() if data else _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens)
-    ids = encode(tokenizer, texts)["input_ids"]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    parts = sorted_batches(lengths, BATCH, BATCH * tokenizer.model_max_length)
-    batches = [(part, padded(tokenizer, [ids[row] for row in part], 1)) for part in parts]
-    objective = Objective.of_model(classifier.config)
-
-    def logits_of(path: Path) -> np.ndarray:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        found = np.empty((len(texts), len(objective.classes)), np.float32)
-        for part, batch in batches:
-            found[part] = session.run(
-                ["logits"], {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
-            )[0]
-        return found
-
-    expected = np.empty((len(texts), len(objective.classes)), np.float32)
-    with torch.inference_mode():
-        for part, batch in batches:
-            expected[part] = classifier(**batch).logits.numpy()
+    classifier = merged(folder, classifier.cpu(), " into an ONNX file")
+    texts, labels, all_rows = _checked_texts(folder, tokenizer, data)
+    batches = _batches(tokenizer, texts)
+    expected = _by_pytorch(classifier, batches)
     output.parent.mkdir(parents=True, exist_ok=True)
-    made, smaller = (output.with_name(f".{output.name}.{os.getpid()}.{kind}") for kind in ("float32", "int8"))
+    exact, small = (output.with_name(f".{output.name}.{os.getpid()}.{kind}") for kind in ("float32", "int8"))
     try:
-        _export(classifier, tokenizer.model_max_length, made)
-        facts = {"texts": len(texts), "difference": float(np.abs(logits_of(made) - expected).max())}
+        _export(classifier, tokenizer.model_max_length, exact)
+        facts = {"texts": len(texts), "difference": float(np.abs(_by_onnx(exact, batches) - expected).max())}
         if not facts["difference"] <= TOLERANCE:
             raise InputError(
                 f"{folder}: the ONNX file gives logits that differ by {facts['difference']:.2g}; it is not written"
             )
         if int8:
-            logging.disable(logging.WARNING)  # its advice to fold layers first is for convolutions
-            quantize_dynamic(made, smaller)
-            logging.disable(logging.NOTSET)
-            found = logits_of(smaller)
-            facts["int8_difference"] = float(np.abs(found - expected).max())
-            if data:
-                labels = np.array(rows["label"].to_pylist())
-                facts |= {"metric": objective.best, "of_rows": read_manifest(data)["splits"]["validation"]["rows"]}
-                for name, logits in (("value", expected), ("int8_value", found)):
-                    facts[name] = objective.metrics(labels, scores_of(classifier, logits))[objective.best]
-            os.replace(smaller, int8_file(output))
-        os.replace(made, output)
+            _quantize(exact, small)
+            logits = _by_onnx(small, batches)
+            facts["int8_difference"] = float(np.abs(logits - expected).max())
+            if labels is not None:
+                facts |= {"of_rows": all_rows} | _quality(classifier, labels, expected, logits)
+            os.replace(small, int8_file(output))
+        os.replace(exact, output)
     finally:
-        for path in (made, smaller):
+        for path in (exact, small):
             path.unlink(missing_ok=True)
     return facts
+
+
+def _need_packages() -> None:
+    try:
+        import onnxruntime.quantization  # noqa: F401 - those of an extra, before any work
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install -e '.[export]'") from error
+
+
+def _checked_texts(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, data: Path | None
+) -> tuple[list[str], np.ndarray | None, int]:
+    """The texts to compare on, with the labels and the number of all validation rows where there is data."""
+    data = data or _own_data(folder)
+    if not data:
+        return _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens), None, 0
+    manifest = read_manifest(Path(data))
+    if manifest.get("content_hash") != read_task(folder)["content_hash"]:
+        raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
+    rows = read_split(data, "validation", CHECKED, ["text", "label"])
+    return rows["text"].to_pylist(), np.array(rows["label"].to_pylist()), manifest["splits"]["validation"]["rows"]
+
+
+def _batches(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Batches:
+    ids = encode(tokenizer, texts)["input_ids"]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    parts = sorted_batches(lengths, BATCH, BATCH * tokenizer.model_max_length)
+    return [(rows, padded(tokenizer, [ids[row] for row in rows], 1)) for rows in parts]
+
+
+def _by_pytorch(model: PreTrainedModel, batches: Batches) -> np.ndarray:
+    """Logits of shape (texts, classes)."""
+    with torch.inference_mode():
+        return _in_order(batches, [model(**batch).logits.numpy() for _, batch in batches])
+
+
+def _by_onnx(path: Path, batches: Batches) -> np.ndarray:
+    """Logits of shape (texts, classes), by the file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = [{name: batch[name].numpy() for name in ("input_ids", "attention_mask")} for _, batch in batches]
+    return _in_order(batches, [session.run(["logits"], given)[0] for given in inputs])
+
+
+def _in_order(batches: Batches, logits: Sequence[Any]) -> np.ndarray:
+    """The rows of all batches in the order of the texts."""
+    together = np.concatenate(logits)
+    found = np.empty_like(together)
+    found[np.concatenate([rows for rows, _ in batches])] = together
+    return found
+
+
+def _quantize(exact: Path, small: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    logging.disable(logging.WARNING)  # its advice to fold layers first is for convolutions
+    quantize_dynamic(exact, small)
+    logging.disable(logging.NOTSET)
+
+
+def _quality(model: PreTrainedModel, labels: np.ndarray, exact: np.ndarray, small: np.ndarray) -> dict[str, Any]:
+    """The metric by which the best checkpoint was chosen, of the logits by PyTorch and in int8."""
+    objective = Objective.of_model(model.config)
+    value, int8_value = (
+        objective.metrics(labels, scores_of(model, logits))[objective.best] for logits in (exact, small)
+    )
+    return {"metric": objective.best, "value": value, "int8_value": int8_value}
 
 
 def _own_data(folder: Path) -> Path | None:
@@ -143,7 +185,7 @@ def described(output: Path, facts: dict) -> str:
 class _Logits(torch.nn.Module):
     """The model with two inputs and one output."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -151,7 +193,7 @@ class _Logits(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
-def _export(model: torch.nn.Module, max_tokens: int, path: Path) -> None:
+def _export(model: PreTrainedModel, max_tokens: int, path: Path) -> None:
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=2, max=max_tokens)}
     ids = torch.ones((3, min(7, max_tokens)), dtype=torch.int64)
     loud = logging.getLogger("torch.onnx")
@@ -175,16 +217,9 @@ def _export(model: torch.nn.Module, max_tokens: int, path: Path) -> None:
         ) from error
     finally:
         loud.setLevel(level)
+    assert program is not None  # as dynamo is on
     program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
     program.save(path, external_data=False)
-
-
-def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    if not isinstance(model, PeftModel):
-        return model
-    if model.active_peft_config.is_prompt_learning:
-        raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged into an ONNX file")
-    return model.merge_and_unload()
 
 
 def _made_up(vocabulary: dict[str, int], special: list[str]) -> list[str]:

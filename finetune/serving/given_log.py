@@ -46,10 +46,10 @@ def own_names(given: Namespace) -> Iterator[None]:
     except InputError as error:
         if given.config:
             raise
-        said = str(error)
+        message = str(error)
         for setting, argument in ARGUMENTS.items():
-            said = said.replace(setting, argument)
-        raise InputError(said) from error
+            message = message.replace(setting, argument)
+        raise InputError(message) from error
 
 
 def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:

@@ -32,8 +32,9 @@ from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, MEMORY, PART_USERS, part_texts, read_past, write_past
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
+from finetune.model.loading import model_folder
 from finetune.runs import whom
-from finetune.serving.classifier import EventClassifier, check_size, model_folder, nobody
+from finetune.serving.classifier import EventClassifier, check_size, nobody
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
@@ -74,46 +75,63 @@ def predict_log(
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
-    # Without a GPU it must be told so, or each of several processes takes itself for the only one.
-    waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # the others wait while the first splits the log
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
-    moment, output = parse_cutoff(cutoff), Path(output)
+    accelerator, moment, output = _accelerator(), parse_cutoff(cutoff), Path(output)
     check_size("batch_size", batch_size)
     check_size("part_users", part_users)
+    _check_output(output, data)
+    folder = model_folder(model)
+    classifier = EventClassifier.from_pretrained(folder)
+    work = output.with_name(f"{output.name}.parts")
+    members = whom(classifier.task) if population else None
+    with _alone(work, accelerator.is_main_process):
+        plan = None
+        if accelerator.is_main_process:
+            origin = {"cutoff": str(moment), "text": text, "population": population} | _origin(folder, data)
+            plan = _plan(work, origin, classifier, data, moment, part_users, called)
+        users = _users_by_part(plan)
+        own = _own_parts(work, users, accelerator)
+        with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
+            for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
+                assert members or len(texts) == users[part]
+                _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _finish(work, list(users), output, classifier.task, moment)
+    accelerator.wait_for_everyone()
+    return output
+
+
+def _accelerator() -> Accelerator:
+    # Without a GPU it must be told so, or each of several processes takes itself for the only one.
+    waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # the others wait while the first splits the log
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
+
+
+def _check_output(output: Path, data: DataConfig) -> None:
     if output.suffix != ".parquet" or output.is_dir():
         raise InputError(f"output: {output} is not a name of a Parquet file; write one such as scores.parquet")
     if output.resolve() in [path.resolve() for path in source_files(data) or []]:
         raise InputError(f"output: {output} is one of the files that are read; choose another name")
-    folder = model_folder(model)
-    classifier = EventClassifier.from_pretrained(folder)
-    work = output.with_name(f"{output.name}.parts")
-    asked = whom(classifier.task) if population else None
-    settings = {"cutoff": str(moment), "text": text, "population": population}
-    with _alone(work, accelerator.is_main_process):
-        plan = None
-        if accelerator.is_main_process:
-            settings |= _origin(folder, data)
-            plan = _plan(work, settings, classifier, data, moment, part_users, called)
-        (plan,) = broadcast_object_list([plan])
-        users = {int(part): count for part, count in plan["users"].items()}
-        pending = [part for part in users if not _scores(work, part).is_file()]
-        accelerator.wait_for_everyone()  # or one process would not find pending what another has scored already
-        own = pending[accelerator.process_index :: accelerator.num_processes]
-        total, shown = sum(users[part] for part in own), accelerator.is_main_process
-        processes = accelerator.num_processes
-        desc = "score" if processes == 1 else f"score, a share of 1/{processes}"
-        with tqdm(desc=desc, total=None if population else total, unit="user", disable=not shown) as bar:
-            for part, texts in _texts(classifier.serializer, data, work, own, moment, asked):
-                assert asked or len(texts) == users[part]
-                _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            rows = _join(work, list(users), output)
-            print(f"{output}: {rows:,} users scored at the cutoff {show(moment)}")
-            if not rows:
-                print(nobody(classifier.task, moment))
-    accelerator.wait_for_everyone()
-    return output
+
+
+def _users_by_part(plan: dict | None) -> dict[int, int]:
+    """Number of a part -> its users, in all processes by the plan of the first."""
+    (plan,) = broadcast_object_list([plan])
+    assert plan is not None
+    return {int(part): count for part, count in plan["users"].items()}
+
+
+def _own_parts(work: Path, users: dict[int, int], accelerator: Accelerator) -> list[int]:
+    """This process's share of the parts that are not scored yet."""
+    pending = [part for part in users if not _scores(work, part).is_file()]
+    accelerator.wait_for_everyone()  # or one process would not find pending what another has scored already
+    return pending[accelerator.process_index :: accelerator.num_processes]
+
+
+def _bar(total: int | None, accelerator: Accelerator) -> tqdm:
+    processes = accelerator.num_processes
+    name = "score" if processes == 1 else f"score, a share of 1/{processes}"
+    return tqdm(desc=name, total=total, unit="user", disable=not accelerator.is_main_process)
 
 
 def users_by_part(content: Any) -> bool:
@@ -206,13 +224,14 @@ def _texts(
 
         following = pool.submit(make, parts[0]) if parts else None
         for i, part in enumerate(parts):
+            assert following is not None  # as this part was left
             texts = following.result()
             following = pool.submit(make, parts[i + 1]) if i + 1 < len(parts) else None
             yield part, texts
 
 
-def _join(work: Path, parts: list[int], output: Path) -> int:
-    """Put the scores of all parts into the output, and take the parts away; returns the number of rows."""
+def _finish(work: Path, parts: list[int], output: Path, task: dict, cutoff: datetime) -> None:
+    """Put the scores of all parts into the output, take the parts away, and say how many users there are."""
     schema, rows = pq.read_schema(_scores(work, parts[0])), 0
     with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:
         for part in parts:
@@ -223,7 +242,9 @@ def _join(work: Path, parts: list[int], output: Path) -> int:
     os.replace(work / "all.parquet", output)
     os.rename(work, _finished(work))  # in one step, as a half of the parts would look like all of them
     shutil.rmtree(_finished(work))
-    return rows
+    print(f"{output}: {rows:,} users scored at the cutoff {show(cutoff)}")
+    if not rows:
+        print(nobody(task, cutoff))
 
 
 def _finished(work: Path) -> Path:

@@ -12,6 +12,7 @@ from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.curves import training
 from finetune.hub.model_card import model_card
 from finetune.model.calibration import Calibration
+from finetune.model.loading import load_classifier
 from finetune.report.report import write_report
 from finetune.runs import (
     check_config,
@@ -21,7 +22,6 @@ from finetune.runs import (
     read_task,
     read_trained_settings,
 )
-from finetune.serving.classifier import load_classifier
 from finetune.training.checkpoints import made_by
 
 NOT_MAPPINGS = ("", "{", "[]", "null", "3", '"text"')

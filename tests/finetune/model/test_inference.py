@@ -4,8 +4,8 @@ import torch
 
 from finetune.model import inference
 from finetune.model.inference import for_scoring, score_texts, sorted_batches
+from finetune.model.loading import load_classifier
 from finetune.model.tokens import tokenize
-from finetune.serving.classifier import load_classifier
 
 
 def test_a_batch_has_no_more_texts_or_tokens_than_are_allowed_and_each_row_comes_once():

@@ -78,7 +78,7 @@ UNMERGED = {"prefix_tuning", "prompt_tuning", "p_tuning"}  # virtual tokens are 
 READ = """
 import json, sys, torch
 from pathlib import Path
-from finetune.serving.classifier import load_classifier
+from finetune.model.loading import load_classifier
 from finetune.model.tokenization import encode
 texts, found = json.loads(sys.argv[1]), {}
 for folder in sorted(Path(sys.argv[2]).iterdir()):

@@ -22,8 +22,9 @@ from data_prep.serializer import VERSION, EventSerializer
 from data_prep.serving import past_texts, read_past
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.parser import parse_experiment
-from finetune.serving.classifier import EventClassifier, load_classifier
+from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train
 
 CUTOFF = datetime(2024, 4, 1)

@@ -15,9 +15,9 @@ from data_prep import InputError
 from data_prep.prepared import sampled
 from finetune.command import guarded
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.tokenization import encode
 from finetune.parser import parse_experiment
-from finetune.serving.classifier import load_classifier
 from finetune.serving.export import export_onnx
 from finetune.training.train import train
 from tests.commands import script_module

@@ -14,10 +14,10 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_split
 from finetune.baselines.pairs import PairRows
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import EDGE, Objective
 from finetune.parser import parse_experiment
 from finetune.runs import TRAINING_LOG
-from finetune.serving.classifier import load_classifier
 from finetune.training import teacher
 from finetune.training.teacher import FOLDER, mixed, taught, teach
 from finetune.training.train import train

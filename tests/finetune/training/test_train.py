@@ -20,12 +20,12 @@ from data_prep.serializer import EventSerializer
 from finetune.effects import with_effect
 from finetune.evaluation.evaluate import evaluate
 from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective, mean_cross_entropy
 from finetune.model.tokenization import load_tokenizer
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import read_trained_settings
-from finetune.serving.classifier import load_classifier
 from finetune.training.checkpoints import alone
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

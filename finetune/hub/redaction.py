@@ -1,0 +1,141 @@
+"""What is cut before a card or a repository is published, or refused where cutting is not enough: all that tells of a
+single user, of this machine, or of the shop's money."""
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from data_prep import InputError
+from data_prep.serializer import EventSerializer
+
+FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
+EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
+# What libraries write into a config of where they loaded it from.
+PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
+# Of a manifest: the key's mark, the files read, what was said of the log, and the times of this machine.
+PRIVATE_IN_MANIFEST = {"key", "files", "warnings", "seconds"}
+PUBLIC_SECTIONS = ("task", "text")  # of the config in a manifest; `data` says where the log lies
+# The settings of `training` that a card shows; the others may name folders and trackers.
+PUBLIC_TRAINING = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+)
+
+
+def refuse_private(task: dict, serializer: EventSerializer) -> None:
+    """InputError where conditions, vocabulary or classes, which a model cannot do without, tell of single users.
+
+    Args:
+        task: The content of task.json.
+        serializer: That of the model.
+    """
+    conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
+    for setting, where in conditions.items():
+        if re.search(r"\buser_id\b", where, re.IGNORECASE):
+            raise InputError(
+                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
+                f"instead, prepare and train again"
+            )
+    for name, spec in serializer.config.fields.items():
+        if spec.min_users < 2 and not spec.bins:
+            raise InputError(
+                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users; "
+                f"raise it, prepare and train again"
+            )
+    rare = [name for name, rows in task["splits"]["train"].get("classes", {}).items() if 0 < rows < FEWEST_USERS]
+    if task["label_kind"] == "which" and rare:
+        raise InputError(
+            f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published; "
+            f"lower task.label.top, prepare and train again"
+        )
+
+
+def public_task(task: dict) -> dict:
+    """The content of task.json, with the log's ends by day."""
+    return task | {"log": _by_day(task["log"])}
+
+
+def public_metrics(metrics: dict) -> dict:
+    """The content of metrics.json, without what tells of few users, of this machine or of the shop's money."""
+    made = {key: value for key, value in metrics["made"].items() if key != "evaluation"}  # costs, folder, slices' SQL
+    public = metrics | {"made": made | {"log": _by_day(made["log"])}, "profit": None}
+    public.pop("curves", None)  # a curve or a histogram of few rows shows each of them
+    if metrics.get("slices"):
+        public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}
+    return public
+
+
+def _public_slice(groups: dict) -> dict:
+    """The groups of a slice that have enough users, and how many others there are."""
+    shown = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
+    hidden = len(groups["groups"]) - len(shown)
+    # A gap to a group that is hidden would tell of it.
+    gaps = dict.fromkeys(groups["gaps"]) if hidden else groups["gaps"]
+    return groups | {"groups": shown, "gaps": gaps, "too_small": len(groups["too_small"]) + hidden}
+
+
+def public_manifest(manifest: dict) -> dict:
+    """The content of manifest.json, without where the log lies and what was found wrong with it."""
+    public = {key: value for key, value in manifest.items() if key not in PRIVATE_IN_MANIFEST}
+    public["config"] = {section: manifest["config"][section] for section in PUBLIC_SECTIONS}
+    return public | {"log": _by_day(manifest["log"])}
+
+
+def public_config(config: dict) -> dict:
+    """The content of a config.json or tokenizer_config.json, without where it was loaded from."""
+    return {key: value for key, value in config.items() if key not in PATHS}
+
+
+def hub_name(base: str | None) -> str | None:
+    """A model's name if it is one of the hub's, and no folder on this machine."""
+    if base is None:
+        return None
+    try:
+        validate_repo_id(base)
+    except HFValidationError:
+        return None
+    return None if Path(base).exists() else base
+
+
+def example_texts(serializer: EventSerializer, cutoff: str) -> list[str]:
+    """Texts of users who do not exist, by the serializer itself, of values that it knows; always the same ones."""
+    random, end, events = np.random.default_rng(0), datetime.fromisoformat(cutoff), []
+    for user in range(EXAMPLES):
+        for days in random.uniform(0, EXAMPLE_DAYS, EXAMPLE_EVENTS):
+            event = {"user_id": str(user), "event_time": end - timedelta(float(days)), "event_type": "event"}
+            for name, fitted in serializer.fields.items():
+                value = _example_value(fitted, serializer.features.types.get(name, "VARCHAR"), random)
+                if value is not None:
+                    event[name] = value
+            events.append(event)
+    return serializer.transform(events, end)["text"].to_pylist()
+
+
+def _example_value(fitted: dict, kind: str, random: np.random.Generator) -> object:
+    """A value of a field, None where it knows none or they have lost their form in the vocabulary (dates)."""
+    if fitted["kind"] == "numeric":
+        return float(random.choice(fitted["centers"]))
+    known = fitted.get("values") or fitted.get("words")
+    if not known:
+        return None
+    if fitted["kind"] == "text":
+        return " ".join(random.choice(known, min(3, len(known)), replace=False))
+    value = str(random.choice(known))
+    if kind not in ("VARCHAR", "VARCHAR[]", "BOOLEAN") and not value.isdigit():
+        return None
+    return [value] if fitted["list"] else value
+
+
+def _by_day(log: dict) -> dict:
+    """The log's first and last event are those of a user, to the second; their days are not."""
+    return log | {end: log[end][:10] for end in ("first", "last")}

@@ -1,0 +1,151 @@
+"""A trained classifier from its folder or from the hub: config, weights and tokenizer, each checked before use."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from data_prep import InputError
+from finetune.model.modeling import weights_hash
+from finetune.model.pooling import pool
+from finetune.model.safety import PICKLES, refuse_code
+from finetune.model.tokenization import first_line
+from finetune.runs import check_config, check_tokenizer, refuse_untrained
+
+
+def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
+    """A folder as it is, or what the hub has under that name, fetched into its cache.
+
+    Raises:
+        InputError: Neither is there, or the hub refuses.
+    """
+    if not isinstance(name_or_path, str | Path):
+        raise InputError(f"{name_or_path!r} is no model; give a folder, or a name of a repository such as me/churn")
+    if str(name_or_path) and Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        never_read = ["*.onnx*", "*.py", *PICKLES]
+        return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=never_read))
+    except HFValidationError:
+        raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub cannot be reached for it; check the path or the network"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)}); check the name, or log "
+            f"in with `hf auth login` if it is private"
+        ) from error
+
+
+def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier and tokenizer that finetune.training.train wrote, on the GPU where there is one.
+
+    Of an adapter the classifier is a PeftModel, which passes on to its base what it does not have itself.
+
+    Raises:
+        InputError: There is no trained model in the folder, or an adapter's base cannot be loaded.
+    """
+    refuse_untrained(folder)
+    refuse_code(folder)
+    config, base = _config(folder)
+    model = _weights(folder, config, base)
+    tokenizer = _tokenizer(folder, config, model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)  # pyright: ignore[reportArgumentType] - transformers' decorator of `to` hides that it is a method
+    return model.eval(), tokenizer
+
+
+def merged(folder: Path, model: PreTrainedModel, ending: str) -> PreTrainedModel:
+    """An adapted model as full weights; any other one as it is.
+
+    Args:
+        folder: The model's, for the message.
+        model: By `load_classifier`.
+        ending: Of the message, behind "that could be merged".
+
+    Raises:
+        InputError: The adapter is made of virtual tokens.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        assert model.peft_type is not None
+        raise InputError(f"{folder}: {model.peft_type.lower()} adds no weights that could be merged{ending}")
+    return model.merge_and_unload()
+
+
+def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:
+    """The config, and of an adapter the folder or name of its base, whose weights are those of its training."""
+    base = None
+    with _readable(f"{folder}: config.json or adapter_config.json cannot be read"):
+        # The config has the labels, which an adapter's base does not know.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if (folder / "adapter_config.json").is_file():
+            base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    check_config(folder, config)
+    trained_on = config.eventscribe.get("base")
+    if base is not None and trained_on and weights_hash(base) not in (trained_on, None):
+        raise InputError(f"{folder} is an adapter of '{base}', whose weights are others now; train again")
+    return config, base
+
+
+def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTrainedModel:
+    problem, remedy = f"{folder}: the weights cannot be read", "train again"
+    if base is not None and not (Path(base) / "config.json").is_file():
+        problem = f"{folder} is an adapter of '{base}', which cannot be loaded"
+        remedy = "put the base there, or publish the model merged"
+    with _readable(problem, remedy), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder if base is None else base,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True if base is None else None,
+        )
+        if info["missing_keys"] and base is None:  # an adapter has the head, and its base may lack it
+            raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
+        if config.eventscribe["pooling"] == "mean":
+            pool(model, "mean")
+        if base is not None:
+            model = cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder)))  # it acts as its base
+    return model
+
+
+def _tokenizer(folder: Path, config: PreTrainedConfig, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    check_tokenizer(folder)
+    with _readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        known = model.get_input_embeddings().num_embeddings
+        if tokenizer.pad_token is None or max(tokenizer.get_vocab().values()) >= known:
+            raise ValueError(f"it has no padding token, or more words than the {known:,} of the model")
+        most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
+        if most > takes > 0:
+            raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
+    return tokenizer
+
+
+@contextmanager
+def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
+    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{problem} ({first_line(error)}); {remedy}") from error
