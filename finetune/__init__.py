@@ -1,5 +1,6 @@
 """Labelled text -> BERT classifier -> scores, metrics and a report."""
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ sys.path[:] = [folder for folder in sys.path if not (Path(folder) / "evaluate.py
 
 def __getattr__(name: str) -> Any:
     """`from finetune import EventClassifier`: loaded when it is asked for, as torch takes seconds."""
+    if name == "__version__":
+        return importlib.metadata.version("eventscribe")
     if name != "EventClassifier":
         raise AttributeError(f"module 'finetune' has no attribute '{name}'")
     from finetune.serving.classifier import EventClassifier

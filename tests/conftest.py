@@ -91,7 +91,8 @@ def tiny_config(folder: Path) -> dict:
             "per_device_train_batch_size": 16,
             "use_cpu": True,
         },
-        "evaluation": {"folder": str(folder / "runs"), "bootstrap": 50},
+        "runs": {"folder": str(folder / "runs")},
+        "evaluation": {"bootstrap": 50},
     }
 
 

@@ -106,7 +106,7 @@ def test_a_home_folder_and_the_environment_are_known_in_every_path(tiny, monkeyp
     monkeypatch.setenv("SHOP", "/mnt/shop")
     config = yaml.safe_load(tiny.read_text())
     config["data"] |= {"folder": "~/data", "sources": [{"path": "$SHOP/${examples}/*.csv"}]}
-    config["evaluation"]["folder"] = "${SHOP}/runs"
+    config["runs"]["folder"] = "${SHOP}/runs"
     config["training"]["resume_from_checkpoint"] = "~/checkpoint-8"
     tiny.write_text(yaml.safe_dump(config))
     found = parse(tiny, "--model.name_or_path=~/bert")

@@ -86,7 +86,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     made = {}
     for name in ("full", "adapter"):
         config = tiny_config(folder) | {"pretraining": {"max_steps": 0}}
-        config["evaluation"]["folder"] = str(folder / name)
+        config["runs"]["folder"] = str(folder / name)
         if name == "adapter":
             peft = {"method": "lora", "r": 2, "target_modules": ["query", "value"]}
             config["model"] = {"name_or_path": str(folder / "base"), "max_tokens": 64, "peft": peft}
