@@ -165,11 +165,11 @@ class EvaluationConfig:
     calibration: Literal["none", "temperature", "isotonic"] = "none"
     """How scores become the probabilities that validation saw: temperature divides the logits by one number, isotonic
     (absent and exists only) follows any rising curve. It is fitted on validation and used whenever the model scores."""
-    threshold: Literal["f1", "budget", "money"] = "f1"
-    """What chooses the score above which a user counts as positive, on validation and for absent and exists only: the
-    best F1, the top share `budget`, or the highest expected profit by `costs`."""
+    threshold: Literal["budget", "f1", "money"] = "budget"
+    """What chooses the score from which on a user counts as positive, on validation and for absent and exists only: the
+    top share `budget`, the best F1, or the highest expected profit by `costs`."""
     budget: OpenUnitInterval = 0.1
-    """The share of the users who can be contacted, for threshold: budget."""
+    """The share of the users who can be contacted: what the report's first lines and threshold: budget are about."""
     costs: Costs | None = None
     """What a contact costs and brings, such as {contact: 1, kept_customer: 25}; draws the expected profit."""
     slices: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 from finetune.command import CommandParser, guarded
+from finetune.measures import NO_RIVALS
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +105,11 @@ def result(metrics: dict) -> dict:
     validation, and every baseline."""
     main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
     baselines = metrics["validation"]["baselines"]
-    on_validation = {name: figures[main] for name, figures in baselines.items() if figures[main] is not None}
+    on_validation = {
+        name: figures[main]
+        for name, figures in baselines.items()
+        if figures[main] is not None and name not in NO_RIVALS
+    }
     rival = max(on_validation, key=lambda name: sign * on_validation[name])
     single = metrics["single"]
     return {

@@ -25,14 +25,15 @@ from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
 from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
+from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves, training
 from finetune.evaluation.drift import drift
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.scorers import compare, over_seeds
+from finetune.evaluation.scorers import blend, compare, over_seeds
 from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
-from finetune.measures import LOWER_IS_BETTER, MAIN, MODEL
+from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
 from finetune.metrics import compute_metrics, repeat_and_new
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
@@ -90,12 +91,15 @@ def evaluate(experiment: Experiment) -> dict | None:
     scored = _calibrated(settings, task, rows, raw)
     stacked = scored.scores if settings.stack else None
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
-    _write_predictions(experiment.run_folder / "predictions", rows, scored.scores, baselines)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
     everyone = _everyone(task, scored, baselines, column_array(train["label"]))
+    _write_predictions(experiment.run_folder / "predictions", rows, everyone)
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
     for split in SCORED:
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
+    metrics["timeline"] = {
+        split: {"cutoffs": counts["cutoffs"], "rows": counts["rows"]} for split, counts in manifest["splits"].items()
+    }
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
     metrics["verdict"] = same + verdict(metrics)
     metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
@@ -187,17 +191,13 @@ def _everyone(task: str, scored: _Scored, baselines: Baselines, learned: np.ndar
     """Model and baselines on both splits; `learned` are the training labels."""
     deviation = float(learned.std()) if task == "value" else None
     popularity = learned.sum(axis=0) if task == "propensity" else None
-    return {
-        split: ScoredRows(
-            task,
-            scored.labels[split],
-            {MODEL: scored.scores[split], **baselines.scores[split]},
-            scored.users[split],
-            deviation,
-            popularity,
-        )
-        for split in SCORED
-    }
+    made = {}
+    for split in SCORED:
+        scores = {MODEL: scored.scores[split], **baselines.scores[split]}
+        boosting = scores["pair_boosting" if task == "propensity" else "gradient_boosting"]
+        scores[BLEND] = blend(task, scores[MODEL], boosting)
+        made[split] = ScoredRows(task, scored.labels[split], scores, scored.users[split], deviation, popularity)
+    return made
 
 
 def _compared(
@@ -229,6 +229,7 @@ def _looked_into(
     if settings.costs and test.task == "binary":
         profit = profit_curve(test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
     raw = np.mean([run["test"] for run in scored.raw], axis=0)
+    drawn = {name: scores for name, scores in test.scores.items() if name != BLEND}  # its curves hide behind others
     return {
         "calibration": {
             "method": settings.calibration,
@@ -238,12 +239,13 @@ def _looked_into(
             "before": compute_metrics(test.task, test.labels, raw, **test.known),
         },
         "profit": profit,
+        "contact": contact(test, rows["test"]["cutoff"].to_numpy(), settings.budget, resamples),
         "by_cutoff": by_cutoff(test, rows["test"]["cutoff"].to_numpy(), resamples),
         "slices": {
             name: slice_metrics(test, values, threshold, settings.min_slice, resamples)
             for name, values in groups.items()
         },
-        "curves": curves(test.task, manifest["classes"], test.labels, test.scores),
+        "curves": curves(test.task, manifest["classes"], test.labels, drawn),
     }
 
 
@@ -373,10 +375,10 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     return {step: round(sum(of), 1) for step, of in seconds.items() if None not in of}
 
 
-def _write_predictions(folder: Path, rows: dict, scores: dict, baselines: Baselines) -> None:
+def _write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[str, ScoredRows]) -> None:
     with replacing(folder) as made:
         for split, table in rows.items():
             columns = {key: table[key] for key in ("user_id", "cutoff", "label")}
-            for name, values in {"score": scores[split], **baselines.scores[split]}.items():
-                columns[name] = pa.array(values if values.ndim == 1 else list(values))
+            for name, values in everyone[split].scores.items():
+                columns["score" if name == MODEL else name] = pa.array(values if values.ndim == 1 else list(values))
             pq.write_table(pa.table(columns), made / f"{split}.parquet")

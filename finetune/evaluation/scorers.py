@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import expit
 
 from finetune.evaluation.bootstrap import bootstrap, bootstrap_at_threshold, interval, interval_names
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MODEL
 from finetune.metrics import at_threshold, compute_metrics, deciles, tier_confusion
+from finetune.model.objective import EDGE, log_odds
 
 
 def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) -> dict:
@@ -86,3 +88,22 @@ def over_seeds(rivals: ScoredRows, runs: list[np.ndarray], resamples: int) -> di
         for name in rivals.scores
     }
     return result
+
+
+def blend(task: str, model: np.ndarray, boosting: np.ndarray) -> np.ndarray:
+    """The mean of model and boosting: of values, and else of log-odds or log-probabilities.
+
+    Both weigh the same: weights that a few thousand validation rows choose were worse than the parts, and on the
+    training rows the model is no judge of itself.
+
+    Args:
+        task: binary, tiers, propensity or value.
+        model: Scores as `finetune.metrics.compute_metrics` takes them.
+        boosting: The same.
+    """
+    if task == "value":
+        return (model + boosting) / 2
+    if task == "tiers":
+        mean = np.sqrt(np.maximum(model, EDGE) * np.maximum(boosting, EDGE))
+        return mean / mean.sum(axis=1, keepdims=True)
+    return expit((log_odds(model) + log_odds(boosting)) / 2)

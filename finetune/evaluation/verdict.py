@@ -5,11 +5,10 @@ from textwrap import wrap
 
 import numpy as np
 
-from finetune.measures import MODEL, measure, measure_names
+from finetune.measures import BLEND, MODEL, NO_RIVALS, measure, measure_names
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
-STACK = "stack"  # of both, which is no rival
 SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
 
 
@@ -18,7 +17,11 @@ def verdict(metrics: dict) -> str:
     what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
     called = measure(main, metrics["task"]).title
-    rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
+    rivals = {
+        name: figures
+        for name, figures in test["baselines"].items()
+        if name not in NO_RIVALS and not math.isnan(figures[main])
+    }
     if math.isnan(test[main]) or not rivals:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
     name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
@@ -35,12 +38,9 @@ def verdict(metrics: dict) -> str:
     said += "; lower is better." if sign < 0 else "."
     if found != "behind":
         return said
-    stack = test["baselines"].get(STACK)
-    both = ""
-    if stack is not None:
-        both = f"; the stack of both has {called} {stack[main]:.4f}"
-    elif metrics["task"] != "propensity":
-        both = "; evaluation.stack shows what both would gain together"
+    both, blended = "", test["baselines"].get(BLEND)
+    if blended is not None:
+        both = f"; the mean of model and boosting has {called} {blended[main]:.4f}"
     return f"{said} On this log {worded(name)} is the better choice{both}."
 
 
@@ -49,7 +49,9 @@ def single_verdict(metrics: dict) -> str:
     single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
     called = measure(metrics["main"], metrics["task"]).title
     rivals = {
-        name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
+        name: apart
+        for name, apart in single["baselines"].items()
+        if name not in NO_RIVALS and not math.isnan(apart["difference"])
     }
     if not rivals or math.isnan(single["deviation"]):
         return ""

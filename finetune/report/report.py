@@ -1,5 +1,7 @@
 """One self-contained HTML page that tells what a run is worth: runs/NAME/report.html."""
 
+import base64
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import write_whole
 from finetune.measures import LOWER_IS_BETTER, MODEL, digits, measure, measure_names
+from finetune.report.decision import advice, decision
+from finetune.report.overview_pictures import forest_pictures, timeline_pictures
 from finetune.report.pictures import PICTURE_STYLE
 from finetune.report.run_pictures import (
     cutoff_pictures,
@@ -47,6 +51,8 @@ REPORTED = {
     "validation": FIGURES,
     "test": FIGURES,
     "curves": {"rows": int, "unscored": int},
+    "contact": MayLack({"cutoff": str, "users": int, "found": {str: [float]}, "contacted": [float]}),
+    "timeline": MayLack(dict),
     "training": dict,
     "calibration": MayLack(dict),
     "profit": MayLack(dict),
@@ -68,7 +74,17 @@ REPORTED = {
         "splits": MayLack({str: int}),
     },
 }
-OPTIONAL = {"calibration": None, "profit": None, "by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}
+OPTIONAL = {
+    "contact": None,
+    "timeline": None,
+    "calibration": None,
+    "profit": None,
+    "by_cutoff": [],
+    "slices": {},
+    "drift": [],
+    "lengths": {},
+    "seeds": {},
+}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -83,10 +99,11 @@ def write_report(run_folder: Path) -> Path:
     config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
     _existing(folder / METRICS)
     metrics = OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves"))
-    test = metrics["test"]
+    test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         sections = {
+            "How far ahead or behind": forest_pictures(metrics) + timeline_pictures(metrics),
             "How well it ranks": ranking_pictures(metrics),
             "How far its scores can be believed": probability_pictures(metrics),
             "What it would earn": profit_pictures(metrics),
@@ -102,6 +119,10 @@ def write_report(run_folder: Path) -> Path:
     )
     page = page_template("report.html.jinja").render(
         metrics=metrics,
+        decision=decision(metrics),
+        advice=advice(metrics),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         scorers=scorers,
         keys=keys,
         compared=compared,

@@ -1,4 +1,4 @@
-"""older_run/ was made by the commit before the packages got their wings, on tests.conftest's log and with its config."""
+"""older_run/ was made before the packages had their wings, on the log of tests.conftest and with its config."""
 
 import json
 import shutil

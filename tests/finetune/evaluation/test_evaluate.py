@@ -69,14 +69,14 @@ def test_a_model_does_not_differ_from_itself():
 def test_the_verdict_says_which_is_ahead_and_only_where_the_interval_supports_it(model, baseline, standing):
     labels, ours, users = scores(model)
     theirs = scores(baseline)[1]
-    everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "stack": labels * 0.9}
+    everyone = {"model": ours, "weak_rule": 1 - ours, "strong_rule": theirs, "blend": labels * 0.9}
     result = compare(ScoredRows("binary", labels, everyone, users), 100)
     said = told(result)
     assert f"the model {standing} the baseline that is best there, strong rule" in said
-    better = " On this log strong rule is the better choice; the stack of both has AUROC 1.0000."
+    better = " On this log strong rule is the better choice; the mean of model and boosting has AUROC 1.0000."
     assert said.endswith(better) == (standing == "is behind") == ("better choice" in said)
-    del result["baselines"]["stack"]
-    alone = "better choice; evaluation.stack shows what both would gain together."
+    del result["baselines"]["blend"]
+    alone = "better choice."
     assert told(result).endswith(alone) == (standing == "is behind")
 
 
@@ -168,7 +168,7 @@ def test_evaluation_writes_predictions_and_metrics_that_agree(prepared, tmp_path
         assert metrics[split]["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions["score"]))
         for name, figures in metrics[split]["baselines"].items():
             assert figures["auroc"] == pytest.approx(roc_auc_score(predictions["label"], predictions[name]))
-    assert {"recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority", "stack"} == set(
+    assert {"recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority", "stack", "blend"} == set(
         metrics["test"]["baselines"]
     )
     shown = table(metrics)

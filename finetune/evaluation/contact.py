@@ -1,0 +1,98 @@
+"""Whom to contact at the last cutoff: how many of those who matter are reached by each share of the users."""
+
+from datetime import datetime
+
+import numpy as np
+from scipy.sparse import csc_array
+
+from data_prep.moments import show
+from finetune.evaluation.bootstrap import interval, score_bins, user_weights
+from finetune.evaluation.rows import ScoredRows
+from finetune.measures import MODEL
+
+SHARES = np.linspace(0, 1, 101)  # of the users
+
+
+def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: int, seed: int = 0) -> dict | None:
+    """What contacting the users with the highest scores at the last cutoff finds, for each share of them.
+
+    A user stands there once, so that the counts are of people. Users of equal scores are contacted in any order, and
+    what is found is its expected value over these orders. Intervals are over users, for as many users and contacts as
+    there are.
+
+    Args:
+        scored: The test rows with the scores of the model and of the baselines; of a binary or value task.
+        cutoffs: Of each row, datetime64 of shape (rows,).
+        share: Of the users who can be contacted.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        cutoff, users; total, the number of positives or the sum of the values; share; shares and contacted, of shape
+        (101,); found, scorer -> of shape (101,); low and high, the interval of the model's; and at `share`
+        contacted_at, found_at, of each scorer, and difference_at, of each baseline the model minus it, with the
+        interval. None for tiers and propensity, for values below zero, and where nobody is to be found.
+    """
+    if scored.task not in ("binary", "value") or not len(cutoffs):
+        return None
+    last = cutoffs.max()
+    rows = scored.where(cutoffs == last)
+    total = float(rows.labels.sum())
+    if rows.labels.min() < 0 or total <= 0:
+        return None
+    asked = np.append(SHARES, share)
+    contacted = np.round(asked * len(rows.labels))
+    found, drawn = {}, {}
+    for name, scores in rows.scores.items():
+        reached = _Reached(scores, rows.labels)
+        found[name] = reached(np.ones((len(rows.labels), 1)), asked)[0] * contacted
+        parts = [reached(weights[_order(rows.users)], asked) for weights in user_weights(rows.users, resamples, seed)]
+        drawn[name] = np.concatenate(parts) * contacted if parts else np.full((1, len(asked)), np.nan)
+    low, high = np.transpose([interval(values) for values in drawn[MODEL].T])
+    return {
+        "cutoff": show(last.astype("datetime64[us]").astype(datetime)),
+        "users": len(rows.labels),
+        "total": total,
+        "share": share,
+        "shares": SHARES,
+        "contacted": contacted[:-1],
+        "found": {name: values[:-1] for name, values in found.items()},
+        "low": low[:-1],
+        "high": high[:-1],
+        "contacted_at": contacted[-1],
+        "found_at": {name: values[-1] for name, values in found.items()},
+        "found_at_interval": [low[-1], high[-1]],
+        "difference_at": {
+            name: {
+                "difference": found[MODEL][-1] - values[-1],
+                "interval": interval(drawn[MODEL][:, -1] - drawn[name][:, -1]),
+            }
+            for name, values in found.items()
+            if name != MODEL
+        },
+    }
+
+
+def _order(users: np.ndarray) -> np.ndarray:
+    """Where each row's user stands among the rows of `user_weights`."""
+    return np.unique(users, return_inverse=True)[1]
+
+
+class _Reached:
+    """What a contact finds on average among the highest scores, for any weights of the rows."""
+
+    def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        bins = score_bins(scores)
+        shape, place = (bins.max() + 1, len(scores)), (bins, np.arange(len(scores)))
+        self.rows = csc_array((np.ones(len(scores)), place), shape=shape)
+        self.found = csc_array((labels.astype(float), place), shape=shape)
+
+    def __call__(self, weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Of weights of shape (rows, resamples): the mean label of the contacted, of shape (resamples, shares)."""
+        rows, found = (np.cumsum(part @ weights, axis=0) for part in (self.rows, self.found))
+        means = np.zeros((weights.shape[1], len(shares)))
+        for at in range(weights.shape[1]):
+            reached = shares * rows[-1, at]
+            sums = np.interp(reached, np.r_[0, rows[:, at]], np.r_[0, found[:, at]])
+            np.divide(sums, reached, out=means[at], where=reached > 0)
+        return means

@@ -1,0 +1,171 @@
+"""The first screen of a report: whom to contact, what it finds, and how far that can be trusted, in plain words."""
+
+from typing import Any
+
+from finetune.measures import BLEND, MAJORITY, MODEL, NO_RIVALS, measure
+from finetune.wording import missing, named, number, percent, span, standing, worded
+
+STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
+LEAVING = {"churn": ("to leave", "left")}  # label -> most likely ..., really ...
+
+
+def decision(metrics: dict) -> dict[str, Any] | None:
+    """What the first screen says of the last test cutoff; None where metrics.json has nothing about a contact.
+
+    Returns:
+        headline, found, beside and money, sentences; rows, of the table: share, contacted, found, missed, precision and
+        lift; and slider, the figures of every share for the page's script.
+    """
+    contact = metrics.get("contact")
+    if not contact:
+        return None
+    rival = best_rival(metrics)
+    costs = (metrics.get("made", {}).get("evaluation") or {}).get("costs")
+    return {
+        "headline": _headline(metrics, contact),
+        "found": _found(metrics, contact),
+        "beside": _beside(metrics, contact, rival),
+        "money": _money(metrics, contact, costs),
+        "rows": [_row(contact, step) for step in STEPS],
+        "slider": _slider(metrics, contact, rival, costs),
+        "counts": metrics["task"] == "binary",
+    }
+
+
+def best_rival(metrics: dict) -> str | None:
+    """The baseline that is best on the test rows, of those that do not know the model's score."""
+    main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
+    known = {
+        name: figures[main]
+        for name, figures in metrics["test"]["baselines"].items()
+        if name not in (*NO_RIVALS, MAJORITY) and not missing(figures.get(main))
+    }
+    return max(known, key=lambda name: sign * known[name]) if known else None
+
+
+def advice(metrics: dict) -> str:
+    """Which scorer to use for this log, and how sure that is."""
+    main, name = metrics["main"], best_rival(metrics)
+    if name is None or missing(metrics["test"].get(main)):
+        return "These test rows cannot tell which scorer is the best."
+    title, lower = measure(main, metrics["task"]).title, metrics["lower_is_better"]
+    rival = metrics["test"]["baselines"][name]
+    bounds = rival.get(f"{main}_difference_interval") or [None, None]
+    if any(map(missing, bounds)):
+        return "These test rows cannot tell which scorer is the best."
+    found = standing(bounds, lower)
+    if found == "ahead":
+        return f"Use this model: it is better than {worded(name)}, the best of the usual ways, and that is no chance."
+    blended = metrics["test"]["baselines"].get(BLEND) or {}
+    gain = ""
+    if not missing(blended.get(main)):
+        sign = -1 if lower else 1
+        best = max(sign * metrics["test"][main], sign * rival[main])
+        if sign * blended[main] > best:
+            places = 4 if measure(main, metrics["task"]).digits else None
+            gain = f" The mean of both is better than either ({title} {number(blended[main], places)})."
+    if found == "behind":
+        return f"Use {worded(name)} for this log: it is better than this model, and that is no chance.{gain}"
+    return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
+
+
+def _people(metrics: dict) -> tuple[str, str]:
+    label = metrics["label"]
+    return LEAVING.get(label, (f"to come out as {worded(label)}", f"came out as {worded(label)}"))
+
+
+def _headline(metrics: dict, contact: dict) -> str:
+    whom = f"most likely {_people(metrics)[0]}" if metrics["task"] == "binary" else "with the highest predictions"
+    return (
+        f"Contact the {percent(contact['share'], 0 if round(contact['share'] * 100, 6) % 1 == 0 else 1)} {whom}: "
+        f"{number(contact['contacted_at'], 0)} of {number(contact['users'], 0)} users."
+    )
+
+
+def _found(metrics: dict, contact: dict) -> str:
+    found, contacted = contact["found_at"][MODEL], contact["contacted_at"]
+    times = _times(found, contacted, contact)
+    day = contact["cutoff"][:10]
+    bounds = contact.get("found_at_interval") or [None, None]
+    if metrics["task"] == "binary":
+        share = f" ({percent(found / contacted)})" if contacted else ""
+        between = ""
+        if not any(map(missing, bounds)):
+            between = f", on other users like these between {number(bounds[0], 0)} and {number(bounds[1], 0)}"
+        return (
+            f"On {day} that would have been right for {number(found, 0)} of them{share}: they really "
+            f"{_people(metrics)[1]}{between}. That is {number(times, 1)} times as many as by chance."
+        )
+    between = "" if any(map(missing, bounds)) else f" (95\u00a0% interval {span(bounds, None)})"
+    return (
+        f"On {day} they brought {number(found, None)}{between} of {number(contact['total'], None)}, "
+        f"{percent(found / contact['total'])} of all: {number(times, 1)} times as much as by chance."
+    )
+
+
+def _times(found: float, contacted: float, contact: dict) -> float | None:
+    """How many times what the same number of contacts finds by chance."""
+    chance = contact["total"] * contacted / contact["users"]
+    return found / chance if chance else None
+
+
+def _beside(metrics: dict, contact: dict, rival: str | None) -> str:
+    if rival is None or rival not in contact["found_at"]:
+        return ""
+    ours, theirs = contact["found_at"][MODEL], contact["found_at"][rival]
+    places = 0 if metrics["task"] == "binary" else None
+    bounds = contact["difference_at"][rival]["interval"]
+    sure = ""
+    if not any(map(missing, bounds)) and bounds[0] <= 0 <= bounds[1] and number(ours, places) != number(theirs, places):
+        sure = ", a difference that chance can make"
+    also = ", too" if number(ours, places) == number(theirs, places) else sure
+    return f"{named(rival)} would have found {number(theirs, places)}{also}."
+
+
+def _money(metrics: dict, contact: dict, costs: dict | None) -> str:
+    if not costs or metrics["task"] != "binary":
+        return ""
+    earned = _profit(contact["found_at"][MODEL], contact["contacted_at"], costs)
+    bounds = contact.get("found_at_interval") or [None, None]
+    between = ""
+    if not any(map(missing, bounds)):
+        low, high = (_profit(found, contact["contacted_at"], costs) for found in bounds)
+        between = f", between {number(low, 0)} and {number(high, 0)}"
+    return (
+        f"At {costs['contact']:,g} a contact and {costs['kept_customer']:,g} gained from each of those found, that "
+        f"earns {number(earned, 0)}{between}."
+    )
+
+
+def _profit(found: float, contacted: float, costs: dict) -> float:
+    return found * costs["kept_customer"] - contacted * costs["contact"]
+
+
+def _row(contact: dict, step: int) -> dict[str, Any]:
+    """The figures of contacting `step` per cent; shares stand in steps of one per cent."""
+    found, contacted = contact["found"][MODEL][step], contact["contacted"][step]
+    return {
+        "share": step,
+        "contacted": contacted,
+        "found": found,
+        "bounds": [contact["low"][step], contact["high"][step]],
+        "missed": contact["total"] - found,
+        "precision": found / contacted if contacted else None,
+        "lift": _times(found, contacted, contact),
+    }
+
+
+def _slider(metrics: dict, contact: dict, rival: str | None, costs: dict | None) -> dict[str, Any]:
+    return {
+        "start": round(100 * contact["share"]),
+        "users": contact["users"],
+        "total": contact["total"],
+        "counts": metrics["task"] == "binary",
+        "contacted": contact["contacted"],
+        "found": contact["found"][MODEL],
+        "low": contact["low"],
+        "high": contact["high"],
+        "rival": rival and named(rival),
+        "rivalFound": contact["found"].get(rival),
+        "costs": costs if metrics["task"] == "binary" else None,
+    }
