@@ -181,11 +181,10 @@ def write_page(output: dict, path: Path) -> Path:
         for name, cell in cells.items()
     ]
     # In per cent of what the rival leaves to be won: of 1 - AUROC, or of the error itself.
+    rivals = [cell["baselines"][cell["rival"]] for cell in shown]
     scale = [
-        -100 / cell["baselines"][cell["rival"]]
-        if cell["lower_is_better"]
-        else 100 / (1 - cell["baselines"][cell["rival"]])
-        for cell in shown
+        -100 / rival if cell["lower_is_better"] else 100 / (1 - rival)
+        for cell, rival in zip(shown, rivals, strict=True)
     ]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         figure = flat_figure(len(shown))

@@ -29,7 +29,7 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     bench.main(given)
     found = json.loads(given.output.read_text())["cells"]["tiny"]
     metrics = json.loads((tmp_path / "runs" / "tiny" / "metrics.json").read_text())
-    on_validation = {name: of["auroc"] for name, of in metrics["validation"]["baselines"].items()}
+    on_validation = {name: figures["auroc"] for name, figures in metrics["validation"]["baselines"].items()}
     assert found["rival"] == max(on_validation, key=on_validation.get)
     seeds = [metrics["seeds"][seed]["auroc"] for seed in "01"]
     assert found["single_seed"] == pytest.approx(sum(seeds) / 2)
