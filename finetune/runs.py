@@ -22,6 +22,7 @@ CALIBRATION = "calibration.json"  # in a model's folder, once the run was evalua
 SETTINGS = "config.yaml"  # in a run's folder, like the next two
 METRICS = "metrics.json"
 TRAINING_LOG = "training_log.json"
+EXPLANATION = "explanation.json"  # in a run's folder, where scripts/explain.py was told to write it there
 PRETRAINING_LOG = "pretraining_log.json"  # in the folder PRETRAINED
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete

@@ -17,6 +17,8 @@ def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
     from finetune.model.loading import model_folder
+    from finetune.report.report import write_report
+    from finetune.runs import METRICS
     from finetune.serving.classifier import EventClassifier
     from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
 
@@ -32,6 +34,9 @@ def run(given: Namespace) -> None:
         else:
             explanation = explain_sample(*about, given.sample, population=given.population, **how)
     print(f"explanation: {write_page(explanation, given.output)}")
+    folder = given.output.parent
+    if given.output.name == "explanation.html" and (folder / METRICS).is_file():
+        print(f"report: {write_report(folder)}")
 
 
 if __name__ == "__main__":

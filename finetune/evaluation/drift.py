@@ -13,6 +13,7 @@ from data_prep.prepared import sampled
 SAMPLE = 50_000  # rows of either split; more would move the index by less than .001
 BINS = 10  # quantiles of the training rows
 VALUES = 20  # of a field, the most frequent in training; the rest counts as one
+AGING = re.compile(r"(.+_)?tenure_days|text_events|(.+_)?max")
 WORD = re.compile(r"(\w+)=(\S+)")
 
 
@@ -33,7 +34,8 @@ def drift(train: pa.Table, test: pa.Table, aggregates: list[str]) -> list[dict]:
             the style `words`, each `name=value` of the newest event (newest_NAME).
 
     Returns:
-        input and psi of each, the largest first; NaN at the end, where a split has no rows.
+        input, psi and ages of each, the largest first; NaN at the end, where a split has no rows. What ages moves as
+        a log grows older, by construction: tenure, what counts over all time, maxima and the length of a text.
     """
     tables = [table.take(sampled(len(table), SAMPLE)) for table in (train, test)]
     found = {}
@@ -46,7 +48,13 @@ def drift(train: pa.Table, test: pa.Table, aggregates: list[str]) -> list[dict]:
         counts = [fields.get(name, Counter({None: len(lengths)})) for lengths, fields in read]
         found[f"newest_{name}"] = _stability(*_matched(*counts))
     order = sorted(found, key=lambda name: (np.isnan(found[name]), -np.nan_to_num(found[name]), name))
-    return [{"input": name, "psi": found[name]} for name in order]
+    return [{"input": name, "psi": found[name], "ages": _ages(name, aggregates)} for name in order]
+
+
+def _ages(name: str, aggregates: list[str]) -> bool:
+    windows = (other.removeprefix(f"{name}_") for other in aggregates if other.startswith(f"{name}_"))
+    over_all_time = any(re.fullmatch(r"\d+d", window) for window in windows) and not name.endswith("_mean")
+    return over_all_time or bool(AGING.fullmatch(name))
 
 
 def _stability(train: np.ndarray, test: np.ndarray) -> float:

@@ -45,7 +45,7 @@ def forest_pictures(metrics: dict) -> list[Picture]:
     axes.axvline(0, color=INK, linewidth=1.2, label="No difference")
     axes.set_yticks(range(len(names)), [named(name) for name in names])
     better = "left" if metrics["lower_is_better"] else "right"
-    axes.set_xlabel(f"{title}: model minus this; the model is better to the {better}")
+    axes.set_xlabel(f"{title}, model minus this (better to the {better})")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, axes)
     places = 4 if digits(main) else None
@@ -78,7 +78,7 @@ def timeline_pictures(metrics: dict) -> list[Picture]:
         axes.plot(cutoffs, [at] * len(cutoffs), "|", color=colour, markersize=14, markeredgewidth=1.6)
         until = max(cutoffs) + horizon
         said.append(
-            f"{name.lower()} has {timeline[split]['rows']:,} rows at {len(cutoffs)} cutoffs from "
+            f"{name.lower()} has {timeline[split]['rows']:,} rows at {len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)} from "
             f"{min(cutoffs):%Y-%m-%d} on, with labels from events up to {until:%Y-%m-%d}"
         )
     axes.set_yticks(range(4), ["Log", *(name for _, name in WINDOWS.values())])

@@ -9,7 +9,7 @@ import matplotlib.style
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack
+from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
 from finetune.measures import LOWER_IS_BETTER, MODEL, digits, measure, measure_names
 from finetune.report.decision import advice, decision
@@ -24,7 +24,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import probability_pictures, ranking_pictures
-from finetune.runs import METRICS, SETTINGS, read_metrics
+from finetune.runs import EXPLANATION, METRICS, SETTINGS, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -36,6 +36,7 @@ from finetune.wording import (
     standing,
 )
 
+CAUSES = 5  # that are shown
 SLICED = "Over time and between groups"
 COUNTS = ("rows", "users", "positives")
 FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
@@ -121,6 +122,8 @@ def write_report(run_folder: Path) -> Path:
         metrics=metrics,
         decision=decision(metrics),
         advice=advice(metrics),
+        causes=_causes(folder),
+        folder=folder,
         script=script,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         scorers=scorers,
@@ -135,6 +138,15 @@ def write_report(run_folder: Path) -> Path:
     )
     write_whole(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _causes(folder: Path) -> list[dict] | None:
+    """What moves the scores most, by the explanation of a sample that lies in the run's folder; None without one."""
+    path = folder / EXPLANATION
+    if not path.is_file():
+        return None
+    holds = {"fields": MayLack([{"part": str, "reading": str, "absolute_push": float, "users": int}])}
+    return (read_json(path, holds, "run scripts/explain.py again").get("fields") or [])[:CAUSES] or None
 
 
 def _existing(path: Path) -> Path:

@@ -174,33 +174,50 @@ def _told(name: str, of: dict, main: str) -> str:
 
 
 def drift_pictures(metrics: dict) -> list[Picture]:
-    """The population stability index of the inputs that moved most between training and test."""
-    moved = [of for of in metrics["drift"] if not missing(of["psi"])]
+    """The population stability index of the inputs that moved most between training and test, without what must move.
+
+    A metrics.json of an older version does not say which do.
+    """
+    known = [entry for entry in metrics["drift"] if not missing(entry["psi"])]
+    moved = [entry for entry in known if not entry.get("ages")]
+    aging = [entry for entry in known if entry.get("ages") and entry["psi"] > MARKS[0]]
     if not moved:
         return []
     shown = moved[:BARS]
-    limit = min(1.0, max(0.3, 1.2 * shown[0]["psi"]))  # beyond it, a bar's figure says how far
+    limit = max(0.3, 1.2 * shown[0]["psi"])
     figure = flat_figure(len(shown) + 2)
     axes = figure.subplots()
-    axes.barh(range(len(shown)), [of["psi"] for of in shown], color=FILL, edgecolor=BLUE, height=0.7)
-    for at, of in enumerate(shown):
-        inside = of["psi"] > 0.85 * limit
-        place = (min(of["psi"], limit), at)
+    axes.barh(range(len(shown)), [entry["psi"] for entry in shown], color=FILL, edgecolor=BLUE, height=0.7)
+    for at, entry in enumerate(shown):
+        inside = entry["psi"] > 0.85 * limit
         side = {"ha": "right", "xytext": (-4, 0)} if inside else {"ha": "left", "xytext": (4, 0)}
-        axes.annotate(number(of["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
+        place = (entry["psi"], at)
+        axes.annotate(number(entry["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
     for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
         axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2})
-    axes.set_yticks(range(len(shown)), [short(of["input"]) for of in shown])
+    axes.set_yticks(range(len(shown)), [short(entry["input"]) for entry in shown])
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, limit), xlabel="Population stability index")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     legend(figure, axes)
-    above = [sum(of["psi"] > mark for of in moved) for mark in MARKS]
+    above = [sum(entry["psi"] > mark for entry in moved) for mark in MARKS]
     reading = (
         f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "
         f"{above[1]} by more than {MARKS[1]}, much drift. The largest is {shown[0]['input']} with "
-        f"{number(shown[0]['psi'])}."
+        f"{number(shown[0]['psi'])}. "
     )
-    said = ", ".join(f"{of['input']} {number(of['psi'])}" for of in shown)
+    reading += (
+        "Look at what changed there; if it is here to stay, train again with cutoffs up to it."
+        if above[1]
+        else "Nothing here asks for a new training."
+    )
+    if aging:
+        names = listed([f"{entry['input']} ({number(entry['psi'], 2)})" for entry in aging[:5]])
+        more = f" and {len(aging) - 5} more" if len(aging) > 5 else ""
+        reading += (
+            f" Not drawn are {names}{more}: they count from a user's first event on, so that they move as the log "
+            f"grows older, and that is no drift."
+        )
+    said = ", ".join(f"{entry['input']} {number(entry['psi'])}" for entry in shown)
     return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
 
 

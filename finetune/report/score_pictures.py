@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import MAJORITY, MODEL, SHARES
+from finetune.measures import BLEND, MAJORITY, MODEL, SHARES
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
     BLUE,
@@ -31,7 +31,8 @@ def ranking_pictures(metrics: dict) -> list[Picture]:
     """
     task, curves = metrics["task"], metrics["curves"]
     scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
-    scorers.pop(MAJORITY, None)  # the same score for all is chance, which has a line of its own
+    for name in (MAJORITY, BLEND):  # chance has a line of its own, and the blend's hides behind those of its parts
+        scorers.pop(name, None)
     if task == "binary" and curves["roc"]:
         return [
             _roc(scorers, curves["roc"]),

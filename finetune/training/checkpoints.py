@@ -22,7 +22,7 @@ from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, read_n
 
 RUN_FILES = re.compile(
     r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
-    r"|report\.html|training_log\.json)"
+    r"|report\.html|explanation\.(html|json)|training_log\.json)"
 )
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 
