@@ -2,25 +2,36 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import set_parsing_settings
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    OpenUnitInterval,
-    PositiveFloat,
-    PositiveInt,
-    restricted_number_type,
-)
 from transformers import TrainingArguments
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
 
+if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
+    ClosedUnitInterval = float
+    NonNegativeFloat = float
+    NonNegativeInt = int
+    OpenUnitInterval = float
+    PositiveFloat = float
+    PositiveInt = int
+    ShareBelowOne = float
+else:
+    from jsonargparse.typing import (
+        ClosedUnitInterval,
+        NonNegativeFloat,
+        NonNegativeInt,
+        OpenUnitInterval,
+        PositiveFloat,
+        PositiveInt,
+        restricted_number_type,
+    )
+
+    ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out
 
 # Where our defaults differ from transformers' own, each with its reason.
 TRAINING_DEFAULTS = {

@@ -70,7 +70,7 @@ class Fitted:
             self.odds.append(odds)
             fitted_to = rows[drawn]
             self.empty.append(np.isnan(fitted_to).all(axis=0))
-            made = DummyClassifier() if alone else clone(estimator)
+            made: Any = DummyClassifier() if alone else clone(estimator)  # a BaseEstimator has no fit of its own
             self.estimators.append(made.fit(_filled(fitted_to, self.empty[-1]), column[drawn]))
             if bar is not None:
                 bar.update()
@@ -177,7 +177,8 @@ def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
     """
     steps = max(2 * MAX_TREES // len(objective.classes), 3 * TREE_STEP) if objective.task == "tiers" else MAX_TREES
     made = HistGradientBoostingRegressor if objective.task == "value" else HistGradientBoostingClassifier
-    return made(**{"max_iter": steps} | settings, early_stopping=False, random_state=seed)
+    given: dict[str, Any] = {"max_iter": steps, **settings, "early_stopping": False, "random_state": seed}
+    return made(**given)
 
 
 class Stages(Protocol):
@@ -185,6 +186,7 @@ class Stages(Protocol):
 
     def stages(self, rows: Any) -> Iterator[tuple[int, np.ndarray]]:
         """Number of trees and the scores of that many; 0 for what has none."""
+        ...
 
 
 def out_of_fold(

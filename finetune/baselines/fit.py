@@ -187,7 +187,7 @@ def fit_stack(
     rows = inputs["validation"]
     folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
     folds = list(folds.split(rows, groups=users))
-    best, validation, settings = -np.inf, None, None
+    best, validation, settings = -np.inf, np.empty(0), {}
     for point in _stack_grid(objective):
         estimator = boosting(objective, point, seed)
         stages = out_of_fold(
@@ -195,7 +195,7 @@ def fit_stack(
         )
         for trees, scores in stages.items():
             found = quality(objective.task, labels, scores)
-            if validation is None or found > best:
+            if not settings or found > best:
                 best, validation, settings = found, scores, point | {"max_iter": trees}
     fitted = Fitted(objective, boosting(objective, settings, seed), rows, labels, seed, bar)
     return {"validation": validation, "test": fitted.scores(inputs["test"])}, settings

@@ -5,7 +5,7 @@ counted by user and score once; a sparse product with the weights of many resamp
 resample, which is what makes a thousand resamples of a million rows a matter of seconds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csc_array
@@ -192,8 +192,9 @@ def _weighted(sums: csc_array, rows: int) -> Callable:
     Not by a dense product: BLAS with several threads took a hundred times longer beside other work.
     """
     # float32 counts up to 2^24, and Poisson(1) draws each row once on average.
-    sums = sums.astype(np.float32 if rows < 2**23 else np.float64)
-    return lambda weights: sums @ weights.astype(sums.dtype, copy=False)
+    kind = np.float32 if rows < 2**23 else np.float64
+    counted = sums.astype(kind)
+    return lambda weights: counted @ weights.astype(kind, copy=False)
 
 
 class _Ranking:
@@ -372,7 +373,7 @@ def _surprise(probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities, np.finfo(np.float64).eps))
 
 
-def _mean_told(values: list[np.ndarray]) -> np.ndarray:
+def _mean_told(values: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Mean over the classes for which there is a value; values of shape (classes, resamples)."""
     told = ~np.isnan(values)
     return np.where(told, values, 0).sum(axis=0) / told.sum(axis=0)

@@ -210,13 +210,13 @@ def _different(settings: list[dict[str, str]]) -> list[str]:
 
 def _cost(logs: list[dict]) -> dict[str, Any]:
     """Size and steps of one seed's training, and the seconds of all seeds."""
-    last, seconds = logs[-1], [log.get("seconds") for log in logs]
+    last, seconds = logs[-1], [log["seconds"] for log in logs if log.get("seconds") is not None]
     trained, total, steps = (last.get(key) for key in TOLD)
     return {
         "trained_parameters": trained,
         "total_parameters": total,
         "steps": steps,
-        "seconds": None if None in seconds else sum(seconds),
+        "seconds": sum(seconds) if len(seconds) == len(logs) else None,
     }
 
 
@@ -243,7 +243,8 @@ def _verdict(compared: dict) -> str:
 
 def _places(key: str) -> int | None:
     """One decimal more than a report shows, as runs lie close together."""
-    return None if digits(key) is None else digits(key) + 1
+    shown = digits(key)
+    return None if shown is None else shown + 1
 
 
 def table(compared: dict) -> str:

@@ -47,10 +47,11 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
     found = {"rows": len(labels), "unscored": int((~scored).sum())}
     if task == "binary":
         return found | _binary(labels, scorers)
-    if task == "tiers":
-        return found | _tiers(classes, labels, scorers[MODEL])
     if task == "value":
         return found | _value(labels, scorers)
+    assert classes is not None  # which values alone lack
+    if task == "tiers":
+        return found | _tiers(classes, labels, scorers[MODEL])
     return found | _propensity(classes, labels, scorers)
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -281,7 +282,7 @@ def _made(
     }
 
 
-def without_nan(value: object) -> object:
+def without_nan(value: Any) -> Any:
     """The same for JSON: plain numbers, and None in the place of what is not a number."""
     if isinstance(value, dict):
         return {str(key): without_nan(of) for key, of in value.items()}

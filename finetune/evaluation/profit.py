@@ -43,15 +43,16 @@ def profit_curve(
     order = np.lexsort((generator.random(len(labels)), -scores))
     step = np.empty(len(labels), np.int64)
     step[order] = np.arange(len(labels)) * steps // len(labels)
-    _, user = np.unique(scored.users, return_inverse=True)
+    everyone, user = np.unique(scored.users, return_inverse=True)
+    users = len(everyone)
     chosen = np.zeros(len(labels), bool) if threshold is None else scores >= threshold
     # What a user's rows of each step earn, and last those that are chosen: with it, a resample is one product.
     worth = kept_customer * labels - contact
     place = (np.append(user, user[chosen]), np.append(step, np.full(chosen.sum(), steps)))
-    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(user.max() + 1, steps + 1)).tocsr()
+    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(users, steps + 1)).tocsr()
     # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
     for _ in range(resamples):
-        times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])
+        times = np.bincount(generator.integers(0, users, users), minlength=users)
         drawn.append(_added(times @ earned))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps + 1), np.nan)
     profits, shares = _added(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep.phrases import event_starts
 
@@ -28,8 +30,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.most = tokenizer, tokenizer.model_max_length
-        backend = tokenizer.backend_tokenizer
-        self.by_word = type(backend.pre_tokenizer).__name__ in BY_WORD
+        self.by_word = type(backend(tokenizer).pre_tokenizer).__name__ in BY_WORD
         self.kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         whole = tokenizer("a", verbose=False)
         special = np.array([sequence is None for sequence in whole.sequence_ids(0)])
@@ -54,7 +55,7 @@ class Encoder:
         return ids, event, lengths
 
     def _by_word(self, texts: pa.Array) -> Parts:
-        words = pc.split_pattern(texts, " ")
+        words = pc.split_pattern(texts, " ")  # pyright: ignore[reportAttributeAccessIssue] - made at run time
         counts = np.diff(words.offsets.to_numpy())
         coded = words.flatten().dictionary_encode()
         code, known = coded.indices.to_numpy(), coded.dictionary.to_pylist()
@@ -123,6 +124,11 @@ class Encoder:
         kept = place < np.repeat(end, lengths)
         kept |= place >= np.repeat(lengths - tail, lengths)
         return ids[kept], event[kept], np.where(lengths > self.most, end + tail, lengths)
+
+
+def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What a fast tokenizer works with."""
+    return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

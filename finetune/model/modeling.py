@@ -1,6 +1,7 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import peft
@@ -25,7 +26,7 @@ from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
 from finetune.model.objective import Objective
-from finetune.model.packing import ATTENTION_DROPOUT
+from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
 from finetune.model.tokenization import first_line
 
@@ -40,7 +41,7 @@ def build_classifier(
     tokenizer: PreTrainedTokenizerBase,
     steps: int,
     priors: np.ndarray | None = None,
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     """A sequence classifier with the objective's outputs.
 
     Args:
@@ -73,9 +74,10 @@ def build_classifier(
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
     if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
+        assert isinstance(config, peft.PromptLearningConfig)
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
-    return adapted
+    return cast(PreTrainedModel, adapted)  # it acts as its base
 
 
 def _new_classifier(
@@ -165,7 +167,8 @@ def _new_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels
     return ModernBertConfig(
         **common,
         intermediate_size=2 * sizes.hidden_size,  # its gate doubles it
-        global_attn_every_n_layers=1,  # histories are short enough to be read whole
+        # Histories are short enough to be read whole.
+        global_attn_every_n_layers=1,  # pyright: ignore[reportCallIssue] - transformers takes it from its **kwargs
         embedding_dropout=sizes.dropout,
         mlp_dropout=sizes.dropout,
         classifier_dropout=sizes.dropout,
@@ -220,7 +223,7 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
     Raises:
         InputError: The tokenizer has words that the model does not know.
     """
-    known = model.get_input_embeddings().num_embeddings
+    known = cast(int, model.get_input_embeddings().num_embeddings)
     if len(tokenizer) > known:
         raise InputError(
             f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
@@ -251,7 +254,7 @@ def compile_layers(model: torch.nn.Module) -> None:
 def encoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     """The encoder's layers, None where it shares them, as ALBERT does."""
     lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    return next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+    return next((part for part in lists if len(part) == base_model(model).config.num_hidden_layers), None)
 
 
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
@@ -317,4 +320,4 @@ class BudgetCallback(TrainerCallback):
         **more: object,
     ) -> None:
         """Before the gradients are deleted, as the method needs them."""
-        model.base_model.update_and_allocate(state.global_step + 1)
+        cast(peft.AdaLoraModel, model.base_model).update_and_allocate(state.global_step + 1)

@@ -11,7 +11,7 @@ import torch
 from scipy.special import logit
 from torch.nn import functional
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from data_prep import InputError
 from data_prep.config import Label
@@ -76,16 +76,21 @@ class Objective:
     @classmethod
     def of(cls, label: Label, classes: list[str] | None) -> "Objective":
         """For a label and the classes in the manifest."""
-        name = label_name(label)
         if label.kind in ("absent", "exists"):
-            return cls("binary", tuple(class_names(label, None)))
-        if label.kind == "which":
-            return cls("propensity", tuple(classes))
-        return cls("tiers", tuple(classes)) if label.tiers is not None else cls("value", (name,))
+            task, names = "binary", class_names(label, None)
+        elif label.kind == "which":
+            task, names = "propensity", classes
+        elif label.tiers is not None:
+            task, names = "tiers", classes
+        else:
+            task, names = "value", [label_name(label)]
+        assert names is not None  # values alone have no classes
+        return cls(task, tuple(names))
 
     @classmethod
     def of_model(cls, config: PreTrainedConfig) -> "Objective":
         """Of a trained model."""
+        assert config.id2label is not None
         return cls(config.eventscribe["task"], tuple(name for _, name in sorted(config.id2label.items())))
 
     @property
@@ -161,12 +166,12 @@ class Objective:
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
         (rows, classes), or for values the output itself, of shape (rows,)."""
-        logits = torch.from_numpy(np.asarray(logits, np.float64))
+        outputs = torch.from_numpy(np.asarray(logits, np.float64))
         if self.task == "propensity":
-            return torch.sigmoid(logits).numpy()
+            return torch.sigmoid(outputs).numpy()
         if self.task == "value":
-            return logits[:, 0].numpy()
-        probabilities = torch.softmax(logits, dim=-1).numpy()
+            return outputs[:, 0].numpy()
+        probabilities = torch.softmax(outputs, dim=-1).numpy()
         return probabilities[:, 1] if self.task == "binary" else probabilities
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -177,10 +182,13 @@ class Objective:
         """
         metric = metrics.METRIC[self.task](keep_in_memory=True)
         figures = metric.compute(references=labels, prediction_scores=scores)
+        assert figures is not None  # each process computes its own
         return {name: figures[name] for name in measure_names(self.task, "validation")}
 
 
-def class_weights(asked: str | dict[str, float], objective: Objective, labels: np.ndarray) -> list[float] | None:
+def class_weights(
+    asked: Literal["none", "auto"] | dict[str, float], objective: Objective, labels: np.ndarray
+) -> list[float] | None:
     """The weight of each class in the loss, on average 1 over the training examples; None where all are equal.
 
     Args:

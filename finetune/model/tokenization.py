@@ -43,7 +43,8 @@ def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> P
     """
     counts = Counter()
     for part in [pa.array(texts, pa.large_string())] if isinstance(texts, list) else texts:
-        for found in pc.value_counts(pc.split_pattern(part, " ").flatten()).to_pylist():
+        words = pc.split_pattern(part, " ").flatten()  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+        for found in pc.value_counts(words).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
             for word in SPACE.split(found["values"].replace("[SEP]", " ")):
                 counts[word] += found["counts"]
     words = sorted(counts.keys() - {"", *SPECIAL.values()}, key=lambda word: (-counts[word], word))
@@ -104,7 +105,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str
     }
 
 
-def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], multiple: int = 8) -> BatchEncoding:
+def padded(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int] | np.ndarray], multiple: int = 8
+) -> BatchEncoding:
     """Tensors input_ids and attention_mask of shape (texts, tokens) of the token ids of texts.
 
     The number of tokens is a multiple of 8, which GPUs are fastest at in training, or of another number, or

@@ -111,8 +111,8 @@ def value_gain(scorers: dict[str, dict], curves: dict) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     names = {name: f"{named(name)} {number(of.get('value_gini'))}" for name, of in scorers.items()}
-    drawn = [(curves["gain"].get(name), style | {"label": names[name]}) for name, style in styles(scorers).items()]
-    drawn.append((curves["perfect_gain"], DOTTED | {"color": INK, "linewidth": 1.2, "label": "Perfect 1.000"}))
+    drawn = [(curves["gain"].get(name), dict(style, label=names[name])) for name, style in styles(scorers).items()]
+    drawn.append((curves["perfect_gain"], dict(DOTTED, color=INK, linewidth=1.2, label="Perfect 1.000")))
     for of, style in drawn:
         if of:
             axes.plot(of["rows"], of["captured"], **style)

@@ -51,7 +51,7 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     legend(figure, axes)
     costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
     at = profit["shares"].index(profit["best_share"]) if profit["best_share"] in profit["shares"] else None
-    bounds = "" if at is None else f" (95\u00a0% interval {span([low[at], high[at]], None)})"
+    bounds = "" if at is None else f" (95\u00a0% interval {span([float(low[at]), float(high[at])], None)})"
     reading = ""
     if not missing(chosen):
         reading = (
@@ -162,9 +162,10 @@ def _draw_whole(line, band, metrics: dict) -> None:
 def _apart(one: dict, other: dict, main: str) -> str:
     """Whether two intervals overlap, in words."""
     spans = [of.get(f"{main}_interval") for of in (one, other)]
-    if any(span is None or any(map(missing, span)) for span in spans):
+    known = [span for span in spans if span is not None and not any(map(missing, span))]
+    if len(known) < len(spans):
         return "without an interval"
-    (low, high), (other_low, other_high) = spans
+    (low, high), (other_low, other_high) = known
     return f"their intervals {'overlap' if low <= other_high and other_low <= high else 'do not overlap'}"
 
 

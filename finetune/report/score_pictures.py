@@ -102,11 +102,11 @@ def _gain(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
-        axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **style | {"marker": ""})
+        axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **dict(style, marker=""))
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
     recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in SHARES]
     for top, recall in zip(SHARES, recalls, strict=True):
-        if not missing(recall):
+        if recall is not None and not missing(recall):
             axes.plot(top / 100, recall, "o", color=INK, markersize=6, zorder=6)
     axes.set(xlabel="Share of the rows contacted, highest scores first", ylabel="Share of all positives among them")
     finish(figure, axes)
@@ -123,10 +123,11 @@ def _lift(scorers: dict[str, dict]) -> Picture:
     axes = figure.subplots()
     for name, style in styles(scorers).items():
         lifts = [scorers[name].get(f"lift_at_{top}") for top in SHARES]
-        lifts = [float("nan") if missing(lift) else lift for lift in lifts]
-        axes.plot(range(len(SHARES)), lifts, label=named(name), **style | {"markevery": 1, "markersize": 6})
+        lifts = [float("nan") if lift is None else lift for lift in lifts]
+        axes.plot(range(len(SHARES)), lifts, label=named(name), **dict(style, markevery=1, markersize=6))
         if bounds := scorers[name].get("lift_at_10_interval") if name == MODEL else None:
-            axes.vlines(SHARES.index(10), *[np.nan if missing(end) else end for end in bounds], color=BLUE, linewidth=2)
+            low, high = (np.nan if missing(end) else end for end in bounds)
+            axes.vlines(SHARES.index(10), low, high, color=BLUE, linewidth=2)
     axes.axhline(1, label="Chance", **THIN)
     axes.set_xticks(range(len(SHARES)), [f"top {top}\u00a0%" for top in SHARES])
     axes.set(xlim=(-0.3, len(SHARES) - 0.7), ylabel="Positives, times the base rate", xlabel="Rows contacted")
@@ -169,10 +170,11 @@ def _calibration(test: dict, before: dict, curves: dict, unit: str) -> Picture:
         f"Over all {unit} the model expects {percent(bins['mean_score'], 1)} positives and "
         f"{percent(bins['mean_label'], 1)} came."
     )
-    if not missing(error := test.get("expected_calibration_error")):
+    error = test.get("expected_calibration_error")
+    if error is not None and not missing(error):
         reading += f" Its probabilities are off by {100 * error:.1f} percentage points on average"
         was = before.get("expected_calibration_error")
-        reading += "." if missing(was) else f", before calibration by {100 * was:.1f}."
+        reading += "." if was is None or missing(was) else f", before calibration by {100 * was:.1f}."
     pairs = ", ".join(f"{percent(p)} and {percent(o)}" for p, o in zip(predicted, observed, strict=True))
     alt = f"Predicted probability and share that is positive, by bin: {pairs}. Below, a histogram of the scores."
     return Picture("Calibration", reading, inline_svg(figure, "calibration", alt))
@@ -184,7 +186,7 @@ def _distribution(test: dict, curves: dict, threshold: float | None) -> Picture:
     axes = figure.subplots()
     for label, style in (("negative", DASHED), ("positive", SOLID)):
         edges, counts = curves["histograms"][label]["edges"], np.array(curves["histograms"][label]["counts"])
-        axes.stairs(counts / counts.sum(), edges, label=f"{named(label)} rows", **style | {"fill": False})
+        axes.stairs(counts / counts.sum(), edges, label=f"{named(label)} rows", **dict(style, fill=False))
         if label == "positive":
             axes.stairs(counts / counts.sum(), edges, fill=True, color=FILL, alpha=0.5, zorder=0.9)
     if threshold is not None and edges[0] <= threshold <= edges[-1]:

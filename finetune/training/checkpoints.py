@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     Raises:
         InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
     """
+    assert arguments.output_dir is not None
     asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
     if starts_anew(asked):
         return None
@@ -173,7 +174,7 @@ def finish(folder: Path, origin: dict) -> None:
 class _Moved(TrainerCallback):
     """Whether any step moves any of these weights; the best checkpoint, which comes back at the end, may be older."""
 
-    def __init__(self, weights: list[torch.Tensor]) -> None:
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self.weights, self.before = weights, [weight.detach().clone() for weight in weights]
         self.seen = self.any = False
 
@@ -224,8 +225,11 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     Raises:
         InputError: Nothing was learned; the checkpoints are gone.
     """
-    decayed = set(trainer.get_decay_parameter_names(trainer.model))
-    kept = [weight for name, weight in trainer.model.named_parameters() if weight.requires_grad and name not in decayed]
+    model, folder = trainer.model, trainer.args.output_dir
+    assert model is not None
+    assert folder is not None
+    decayed = set(trainer.get_decay_parameter_names(model))
+    kept = [weight for name, weight in model.named_parameters() if weight.requires_grad and name not in decayed]
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # no process has the whole weights
         kept = []
     moved = _Moved(kept)
@@ -234,7 +238,7 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     trainer.train(resume_from_checkpoint=resume)
     if moved.seen and not moved.any:
         if trainer.is_world_process_zero():
-            shutil.rmtree(trainer.args.output_dir)
+            shutil.rmtree(folder)
         raise InputError(
             f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
             f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "

@@ -55,9 +55,10 @@ def pretrain(experiment: Experiment) -> Path | None:
     if not settings.max_steps:
         print("pretraining.max_steps is 0: no pretraining")
         return None
+    checkpoints = experiment.base_folder / "pretraining"
     arguments = training_arguments(
         experiment,
-        output_dir=str(experiment.base_folder / "pretraining"),
+        output_dir=str(checkpoints),
         max_steps=settings.max_steps,
         learning_rate=settings.learning_rate,
         eval_strategy="no",
@@ -81,7 +82,6 @@ def pretrain(experiment: Experiment) -> Path | None:
     arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
     if log and not anew:
         print(f"{folder} was made with other settings or from other data, and is replaced")
-    checkpoints = Path(arguments.output_dir)
     resume = checkpoint_to_resume(arguments, origin)
     limit = experiment.finetuning.max_train_examples
     splits = ("train", UNLABELLED)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import matplotlib.style
 import torch
 import yaml
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
@@ -87,6 +87,7 @@ def sweep(experiment: Experiment) -> Path:
             raise InputError(f"{folder / 'study.db'} is damaged; delete it or choose another --name") from error
         _refuse_other(study, origin, folder)
     metric = arguments.metric_for_best_model
+    assert metric is not None  # as the best checkpoint is loaded
     while begun := _begin(study, experiment, metric, folder):
         trial, held = begun
         state, value = "FAIL", None
@@ -144,8 +145,9 @@ def _check_range(name: str, of: dict[str, Any]) -> None:
         if any(isinstance(choice, dict | list) for choice in choices):
             raise InputError(f"sweep.space: choices of {name} must be single values, and one is a list or a mapping")
         return
-    numbers = [of.get("low"), of.get("high")]
-    if set(of) - {"low", "high", "log"} or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+    ends = [of.get("low"), of.get("high")]
+    numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
+    if set(of) - {"low", "high", "log"} or len(numbers) < len(ends):
         raise InputError(
             f"sweep.space: {name} must be {{low: number, high: number, log: true or false}} or {{choices}}"
         )
@@ -275,9 +277,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
         write_whole(folder / "best.yaml", changed_yaml(experiment, best.params))
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
-        pictures += [
-            _against(finished, best, metric, name, of) for name, of in experiment.sweep.space.items() if finished
-        ]
+        pictures += [_against(finished, best, metric, name, of) for name, of in experiment.sweep.space.items() if best]
     page = page_template("sweep.html.jinja").render(
         name=experiment.name,
         metric=metric,
@@ -297,7 +297,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
 
 def _value(trial: "FrozenTrial") -> float | None:
     """Of a trial that did not finish the last evaluation."""
-    if trial.value is None and trial.intermediate_values:
+    if trial.value is None and trial.last_step is not None:
         return trial.intermediate_values[trial.last_step]
     return trial.value
 
@@ -306,17 +306,24 @@ def _short(value: object) -> str:
     return "\u2013" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _final_values(finished: list["FrozenTrial"]) -> list[float]:
+    """Of trials that all have one."""
+    return [trial.value for trial in finished if trial.value is not None]
+
+
 def _progress(finished: list["FrozenTrial"], metric: str, direction: str) -> Picture:
     """The value of each finished trial and the best one so far."""
     figure = square_figure()
     axes = figure.subplots()
-    numbers, values, best = [trial.number for trial in finished], [trial.value for trial in finished], []
+    numbers, values, best = [trial.number for trial in finished], _final_values(finished), []
     for value in values:
         best.append((max if direction == "MAXIMIZE" else min)([*best[-1:], value]))
-    axes.plot(numbers, values, label="trial", **DASHED | {"marker": "o", "linestyle": "none"})
+    axes.plot(numbers, values, label="trial", **dict(DASHED, marker="o", linestyle="none"))
     axes.step(numbers, best, where="post", label="best so far", **SOLID)
     axes.set(xlabel="Trial", ylabel=f"Validation {metric}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)
     figure.legend(loc="outside lower left", ncols=2, borderpad=0.4)
     reading = f"The first finished trial had {values[0]:.4f}, the best has {best[-1]:.4f}."
     alt = f"Validation {metric} of {len(values)} finished trials, and the best so far. {reading}"
@@ -327,7 +334,7 @@ def _against(finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, na
     """The value of each finished trial over one of the settings."""
     figure = square_figure()
     axes = figure.subplots()
-    tried, values = [trial.params[name] for trial in finished], [trial.value for trial in finished]
+    tried, values = [trial.params[name] for trial in finished], _final_values(finished)
     if "choices" in of:
         axes.set_xticks(range(len(of["choices"])), [_short(choice) for choice in of["choices"]])
         axes.set_xlim(-0.5, len(of["choices"]) - 0.5)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import yaml
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
-    Trainer,
+    PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
     get_scheduler,
@@ -105,7 +106,7 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
             begin(_checkpoints(experiment), origin, resume)
         seconds = trained(trainer, resume, "training")
-        best = Path(arguments.output_dir) / "best"
+        best = _checkpoints(experiment) / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
             refuse_not_finite(best)
@@ -138,7 +139,7 @@ def build_trainer(
         "task": objective.task,
         "scale": asdict(scale) if scale else None,
         "pooling": experiment.model.pooling,
-        "base": weights_hash(start) if experiment.model.peft else None,
+        "base": weights_hash(start) if experiment.model.peft and start is not None else None,
     }
     packs = packs_on(model, arguments, experiment.model.pooling)  # before the layers are compiled
     if experiment.training["torch_compile"]:
@@ -201,7 +202,7 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
         )
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
-        more = {"scheduler_specific_kwargs": dict(arguments.lr_scheduler_kwargs or {})}
+        more = {"scheduler_specific_kwargs": dict(cast(dict[str, Any], arguments.lr_scheduler_kwargs or {}))}
         get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -210,8 +211,8 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
     return steps
 
 
-def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: torch.nn.Module) -> list[TrainerCallback]:
-    made = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
+def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: PreTrainedModel) -> list[TrainerCallback]:
+    made: list[TrainerCallback] = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
     if experiment.finetuning.patience and arguments.load_best_model_at_end:
         made.append(EarlyStoppingCallback(experiment.finetuning.patience))
     return made
@@ -220,7 +221,10 @@ def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: torc
 def _validation_metrics(
     objective: Objective, scale: Scale | None, examples: int, arguments: TrainingArguments, prediction: EvalPrediction
 ) -> dict[str, float]:
-    labels, scores = prediction.label_ids, objective.scores(prediction.predictions)
+    labels, logits = prediction.label_ids, prediction.predictions
+    assert isinstance(labels, np.ndarray)
+    assert isinstance(logits, np.ndarray)
+    scores = objective.scores(logits)
     if not np.isfinite(scores).all():
         raise InputError(
             f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
@@ -251,7 +255,7 @@ def _learned(
     return labels, scale
 
 
-def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, facts: dict) -> None:
+def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: dict, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
         shutil.rmtree(folder / "predictions", ignore_errors=True)
