@@ -188,6 +188,10 @@ class Stages(Protocol):
         """Number of trees and the scores of that many; 0 for what has none."""
         ...
 
+    def scores(self, rows: Any) -> np.ndarray:
+        """Of the whole model."""
+        ...
+
 
 def out_of_fold(
     fit: Callable[[np.ndarray], Stages], rows: Any, folds: list[tuple[np.ndarray, np.ndarray]]

@@ -71,7 +71,6 @@ def compare_runs(
     runs = _read_all([Path(folder) for folder in folders])
     task, rows = runs[0].metrics["task"], runs[0].rows
     labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
-    shown = measure_names(task, "compare")
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     drawn = bootstrap(
@@ -83,14 +82,7 @@ def compare_runs(
     settings, entries = _different([run.settings for run in runs]), []
     for name in order:
         run = named[name]
-        entry = {
-            "name": name,
-            "folder": str(run.folder),
-            **{key: figures[name][key] for key in shown},
-        }
-        entry |= {f"{key}_interval": interval(drawn[name][key]) for key in shown}
-        entry["difference"] = figures[name][main] - figures[compared][main]
-        entry["difference_interval"] = interval(drawn[name][main] - drawn[compared][main])
+        entry = {"name": name, "folder": str(run.folder), **_measured(name, compared, figures, drawn, task)}
         behind = interval(sign * (drawn[order[0]][main] - drawn[name][main]))[0]
         entry["standing"] = "untold" if math.isnan(behind) else "behind" if behind > 0 else "level"
         entry |= {"validation": run.metrics["validation"][main], **_cost(run.logs)}
@@ -206,6 +198,23 @@ def _different(settings: list[dict[str, str]]) -> list[str]:
     """The settings that are not the same in all runs."""
     known = {key for of in settings for key in of if effect(key) != "nothing"}
     return sorted(key for key in known if len({of.get(key) for of in settings}) > 1)
+
+
+def _measured(
+    name: str,
+    compared: str,
+    figures: dict[str, dict[str, float]],
+    drawn: dict[str, dict[str, np.ndarray]],
+    task: str,
+) -> dict[str, Any]:
+    """The measures of one run, and its difference to another one, with their intervals."""
+    main, shown = MAIN[task], measure_names(task, "compare")
+    return {
+        **{key: figures[name][key] for key in shown},
+        **{f"{key}_interval": interval(drawn[name][key]) for key in shown},
+        "difference": figures[name][main] - figures[compared][main],
+        "difference_interval": interval(drawn[name][main] - drawn[compared][main]),
+    }
 
 
 def _cost(logs: list[dict]) -> dict[str, Any]:

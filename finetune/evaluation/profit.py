@@ -38,16 +38,12 @@ def profit_curve(
         profit_at_threshold and profit_at_threshold_interval, NaN without a threshold.
     """
     labels, scores = scored.labels, scored.model
-    steps = min(STEPS, len(labels))
     generator, drawn = np.random.default_rng(seed), []
-    order = np.lexsort((generator.random(len(labels)), -scores))
-    step = np.empty(len(labels), np.int64)
-    step[order] = np.arange(len(labels)) * steps // len(labels)
-    everyone, user = np.unique(scored.users, return_inverse=True)
-    users = len(everyone)
+    step, steps = _steps(scores, generator), min(STEPS, len(labels))
     chosen = np.zeros(len(labels), bool) if threshold is None else scores >= threshold
     # What a user's rows of each step earn, and last those that are chosen: with it, a resample is one product.
-    worth = kept_customer * labels - contact
+    everyone, user = np.unique(scored.users, return_inverse=True)
+    users, worth = len(everyone), kept_customer * labels - contact
     place = (np.append(user, user[chosen]), np.append(step, np.full(chosen.sum(), steps)))
     earned = coo_array((np.append(worth, worth[chosen]), place), shape=(users, steps + 1)).tocsr()
     # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
@@ -72,6 +68,14 @@ def profit_curve(
         "profit_at_threshold": at_threshold if told else math.nan,
         "profit_at_threshold_interval": [low_chosen, high_chosen] if told else [math.nan] * 2,
     }
+
+
+def _steps(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The step of each row: the highest scores are in step 0, and equal ones in random order."""
+    order = np.lexsort((generator.random(len(scores)), -scores))
+    step = np.empty(len(scores), np.int64)
+    step[order] = np.arange(len(scores)) * min(STEPS, len(scores)) // len(scores)
+    return step
 
 
 def _added(earned: np.ndarray) -> np.ndarray:
