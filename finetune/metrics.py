@@ -38,7 +38,7 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The measures of a task, see `finetune.measures`.
 
-    What cannot be told is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
+    What is not defined is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
     novelty without what they are relative to. Rows with equal scores are taken in any order: what depends on which of
     them come first, such as lift, is its expected value over these orders.
 
@@ -168,13 +168,13 @@ def repeat_and_new(labels: np.ndarray, scores: np.ndarray, had: np.ndarray) -> d
         repeat_auroc and new_auroc, nan where no class has both labels.
     """
     found = {}
-    for name, asked in (("repeat_auroc", had), ("new_auroc", ~had)):
-        told = [
+    for name, chosen in (("repeat_auroc", had), ("new_auroc", ~had)):
+        areas = [
             roc_auc_score(labels[rows, i], scores[rows, i])
-            for i, rows in enumerate(asked.T)
+            for i, rows in enumerate(chosen.T)
             if 0 < labels[rows, i].sum() < rows.sum()
         ]
-        found[name] = float(np.mean(told)) if told else float("nan")
+        found[name] = float(np.mean(areas)) if areas else float("nan")
     return found
 
 
@@ -262,8 +262,8 @@ def _tiers(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 def _over_classes(metric: Callable, labels: np.ndarray, scores: np.ndarray) -> float:
     """Mean over the classes that some rows have and others have not; labels and scores of shape (rows, classes)."""
-    told = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
-    return float(np.mean([metric(labels[:, i], scores[:, i]) for i in told])) if told else float("nan")
+    both = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
+    return float(np.mean([metric(labels[:, i], scores[:, i]) for i in both])) if both else float("nan")
 
 
 def _value(labels: np.ndarray, scores: np.ndarray, deviation: float | None) -> dict[str, float]:

@@ -139,7 +139,7 @@ def read_task(folder: Path) -> dict:
 
 
 def whom(task: dict) -> Population:
-    """Whom the model of a task.json was asked about."""
+    """The population of a model's task.json."""
     return Population(**task["task"]["population"])
 
 

@@ -367,7 +367,7 @@ def _value(node: yaml.ScalarNode, kind: Any) -> Any:
     if kind is str:
         return text
     if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
-        values = get_args(kind) or [name for of in kind for name in (of.value, of.name)]
+        values = get_args(kind) or [name for member in kind for name in (member.value, member.name)]
         if text not in values:
             raise ValueError
         return text
@@ -429,9 +429,9 @@ def _described(kind: Any) -> str:
     if is_dataclass(kind):
         return f"a mapping with {shorten(', '.join(_settings(kind)), 120, placeholder=' ...')}"
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {shorten(', '.join(str(of.value) for of in kind), 120, placeholder=' ...')}"
+        return f"one of {shorten(', '.join(str(member.value) for member in kind), 120, placeholder=' ...')}"
     if (get_origin(kind) or kind) is list:
-        return f"a list{''.join(' of which each is ' + _described(of) for of in get_args(kind) if of is not Any)}"
+        return f"a list{''.join(' of which each is ' + _described(part) for part in get_args(kind) if part is not Any)}"
     return "a mapping"
 
 

@@ -125,8 +125,8 @@ def quality(task: str, labels: np.ndarray, scores: np.ndarray) -> float:
     if task == "tiers":
         labels = labels[:, None] == np.arange(scores.shape[1])
     pairs = zip(labels.reshape(len(labels), -1).T, scores.reshape(len(scores), -1).T, strict=True)
-    told = [roc_auc_score(of, by) for of, by in pairs if 0 < of.sum() < len(of)]
-    return float(np.mean(told)) if told else -np.inf
+    areas = [roc_auc_score(column, score) for column, score in pairs if 0 < column.sum() < len(column)]
+    return float(np.mean(areas)) if areas else -np.inf
 
 
 def balanced(labels: np.ndarray, limit: int, seed: int) -> tuple[np.ndarray, float]:

@@ -264,7 +264,7 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
 
     def recency() -> dict[str, np.ndarray]:
         days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
-        return {split: np.log1p(np.nan_to_num(of, nan=NEVER)) for split, of in days.items()}
+        return {split: np.log1p(np.nan_to_num(values, nan=NEVER)) for split, values in days.items()}
 
     def some() -> dict[str, np.ndarray]:
         return normal({split: rows[:, rfm] for split, rows in features.items()}, seed)

@@ -138,7 +138,8 @@ class PairModel:
         columns += [last if trees else np.log1p(np.nan_to_num(last, nan=NEVER)), np.isnan(last), share]
         columns += [log_odds(np.broadcast_to(self.shares, last.shape)), log_odds(known)]
         columns += [
-            np.broadcast_to(np.log1p(np.nan_to_num(of, nan=NEVER))[:, None], last.shape) for of in rows.activity.T
+            np.broadcast_to(np.log1p(np.nan_to_num(values, nan=NEVER))[:, None], last.shape)
+            for values in rows.activity.T
         ]
         if trees and len(self.shares) <= CATEGORIES:
             columns.append(np.broadcast_to(np.arange(len(self.shares)), last.shape))

@@ -28,7 +28,7 @@ from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_se
 from finetune.wording import FEW_POSITIVES, listed, missing, number, short, span
 
 MARK = "EventScribe comparison"  # in every page
-TOLD = ("trainable_parameters", "total_parameters", "steps")  # by the training log
+LOGGED = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 COST = ("trained_parameters", "steps", "seconds")
 
 
@@ -147,7 +147,7 @@ def _read(folder: Path) -> Run:
     metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
     runs = [folder / f"seed-{seed}" for seed in config["seeds"]] or [folder]
     logs = [
-        read_training_log(run, dict.fromkeys(("seconds", *TOLD), MayLack(float)) | {"steps": float}) for run in runs
+        read_training_log(run, dict.fromkeys(("seconds", *LOGGED), MayLack(float)) | {"steps": float}) for run in runs
     ]
     path = folder / names[3]
     try:
@@ -196,8 +196,8 @@ def _names(runs: list[Run]) -> dict[str, Run]:
 
 def _different(settings: list[dict[str, str]]) -> list[str]:
     """The settings that are not the same in all runs."""
-    known = {key for of in settings for key in of if effect(key) != "nothing"}
-    return sorted(key for key in known if len({of.get(key) for of in settings}) > 1)
+    known = {key for run in settings for key in run if effect(key) != "nothing"}
+    return sorted(key for key in known if len({run.get(key) for run in settings}) > 1)
 
 
 def _measured(
@@ -220,7 +220,7 @@ def _measured(
 def _cost(logs: list[dict]) -> dict[str, Any]:
     """Size and steps of one seed's training, and the seconds of all seeds."""
     last, seconds = logs[-1], [log["seconds"] for log in logs if log.get("seconds") is not None]
-    trained, total, steps = (last.get(key) for key in TOLD)
+    trained, total, steps = (last.get(key) for key in LOGGED)
     return {
         "trained_parameters": trained,
         "total_parameters": total,
@@ -233,7 +233,7 @@ def _verdict(compared: dict) -> str:
     """One sentence: is a run the best, and how sure is that?"""
     runs, main, task = compared["runs"], compared["main"], compared["task"]
     title = measure(main, task).title
-    told = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
+    scored = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
     if runs[0]["standing"] == "untold":
         return f"These test rows cannot tell the runs apart: {title} is not defined on them."
     few = ""
@@ -241,11 +241,13 @@ def _verdict(compared: dict) -> str:
         few = f"Only {compared['positives']} positives, too few to tell: "
     if compared["best"]:
         others = "the other run" if len(runs) == 2 else f"each of the other {len(runs) - 1} runs"
-        said = f"{told[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
+        said = (
+            f"{scored[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
+        )
     else:
-        level = [told[run["name"]] for run in runs if run["standing"] == "level"]
+        level = [scored[run["name"]] for run in runs if run["standing"] == "level"]
         said = f"No run is the best for sure: in {title} {listed(level)} are level"
-        behind = [told[run["name"]] for run in runs if run["standing"] == "behind"]
+        behind = [scored[run["name"]] for run in runs if run["standing"] == "behind"]
         said += f", and {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
     return f"{few}{said}{'; lower is better.' if compared['lower_is_better'] else '.'}"
 

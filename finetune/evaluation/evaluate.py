@@ -285,9 +285,9 @@ def _made(
 def without_nan(value: Any) -> Any:
     """The same for JSON: plain numbers, and None in the place of what is not a number."""
     if isinstance(value, dict):
-        return {str(key): without_nan(of) for key, of in value.items()}
+        return {str(key): without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [without_nan(of) for of in value]
+        return [without_nan(part) for part in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -370,8 +370,8 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     if experiment.pretraining.max_steps:
         logs["pretrain"] = [read_pretraining_log(experiment.base_folder / PRETRAINED)]
     logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
-    seconds = {step: [log.get("seconds") for log in of] for step, of in logs.items()}
-    return {step: round(sum(of), 1) for step, of in seconds.items() if None not in of}
+    seconds = {step: [log.get("seconds") for log in taken] for step, taken in logs.items()}
+    return {step: round(sum(taken), 1) for step, taken in seconds.items() if None not in taken}
 
 
 def _write_predictions(folder: Path, rows: dict, scores: dict, baselines: Baselines) -> None:

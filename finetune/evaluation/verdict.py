@@ -18,7 +18,9 @@ def verdict(metrics: dict) -> str:
     what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
     called = measure(main, metrics["task"]).title
-    rivals = {name: of for name, of in test["baselines"].items() if name != STACK and not math.isnan(of[main])}
+    rivals = {
+        name: figures for name, figures in test["baselines"].items() if name != STACK and not math.isnan(figures[main])
+    }
     if math.isnan(test[main]) or not rivals:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
     name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
@@ -49,7 +51,9 @@ def single_verdict(metrics: dict) -> str:
     single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
     called = measure(metrics["main"], metrics["task"]).title
     rivals = {
-        name: of for name, of in single["baselines"].items() if name != STACK and not math.isnan(of["difference"])
+        name: figures
+        for name, figures in single["baselines"].items()
+        if name != STACK and not math.isnan(figures["difference"])
     }
     if not rivals or math.isnan(single["deviation"]):
         return ""

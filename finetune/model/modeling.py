@@ -286,17 +286,17 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     for name, value in settings.items():
         if name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
             raise InputError(f"model.peft.{name} is {value:g}; give a number from 0 to below 1")
-    asked = settings.get("modules_to_save") or []
-    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
-        raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")
+    saved = settings.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise InputError(f"model.peft.modules_to_save is {saved!r}; give a list of names, such as [embeddings]")
     modules = [f".{name}" for name, _ in model.named_modules()]
-    for name in asked:
+    for name in saved:
         if not any(module.endswith(f".{name}") for module in modules):
             raise InputError(f"model.peft.modules_to_save: the model has no module '{name}'; leave it out")
     head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
     # Not what is within a module that is asked for: peft would wrap it twice.
-    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in asked)}
-    settings["modules_to_save"] = sorted({*asked, *needed})
+    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in saved)}
+    settings["modules_to_save"] = sorted({*saved, *needed})
     if method == "ADALORA":
         settings = {"total_step": steps, "tinit": steps // 5, "tfinal": steps // 2} | settings
     try:

@@ -187,35 +187,35 @@ class Objective:
 
 
 def class_weights(
-    asked: Literal["none", "auto"] | dict[str, float], objective: Objective, labels: np.ndarray
+    setting: Literal["none", "auto"] | dict[str, float], objective: Objective, labels: np.ndarray
 ) -> list[float] | None:
     """The weight of each class in the loss, on average 1 over the training examples; None where all are equal.
 
     Args:
-        asked: finetuning.class_weights.
+        setting: finetuning.class_weights.
         objective: Its classes.
         labels: The class of each training example.
 
     Raises:
         InputError: Weights for a task without classes, or for a class that there is not.
     """
-    if asked == "none":
+    if setting == "none":
         return None
     if objective.task not in ("binary", "tiers"):
         raise InputError(
             f"finetuning.class_weights: a {objective.task} label has no classes to weigh; leave it at none"
         )
     counts = np.bincount(labels, minlength=len(objective.classes))
-    if asked == "auto":
+    if setting == "auto":
         weights = 1 / np.maximum(counts, 1)
     else:
-        unknown = set(asked) - set(objective.classes)
-        if unknown or not asked or not all(0 < weight < math.inf for weight in asked.values()):
+        unknown = set(setting) - set(objective.classes)
+        if unknown or not setting or not all(0 < weight < math.inf for weight in setting.values()):
             raise InputError(
                 f"finetuning.class_weights: give each of {', '.join(objective.classes)} a number above zero, such as "
-                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*asked, '{}'])[0]}' does not fit"
+                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*setting, '{}'])[0]}' does not fit"
             )
-        weights = np.array([asked.get(name, 1.0) for name in objective.classes])
+        weights = np.array([setting.get(name, 1.0) for name in objective.classes])
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 

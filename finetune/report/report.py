@@ -141,5 +141,5 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
     """Which of the two the interval of model minus baseline shows ahead; nothing where there is no interval."""
     if interval is None or any(map(missing, interval)):
         return ""
-    told = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
-    return told[standing(interval, key in LOWER_IS_BETTER)]
+    words = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
+    return words[standing(interval, key in LOWER_IS_BETTER)]

@@ -90,16 +90,16 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
         f"{number(last.get(main), digits(main))} at the last: changed by {change} [{low}, {high}] since the first "
         f"cutoff (95\u00a0% interval)."
     )
-    said = "; ".join(_told(str(of["cutoff"]), of, main) for of in points)
+    said = "; ".join(_sentence(str(point["cutoff"]), point, main) for point in points)
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]
 
 
 def slice_pictures(metrics: dict) -> list[Picture]:
     """The main metric of each group, a picture a slice."""
     return [
-        _slice(metrics, at, name, of["groups"])
-        for at, (name, of) in enumerate(metrics["slices"].items())
-        if of["groups"]
+        _slice(metrics, at, name, content["groups"])
+        for at, (name, content) in enumerate(metrics["slices"].items())
+        if content["groups"]
     ]
 
 
@@ -107,23 +107,23 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
     main = metrics["main"]
     title = measure(main, metrics["task"]).title
     known = len(groups)
-    groups = sorted(groups, key=lambda of: -of["rows"])[:GROUPS]
+    groups = sorted(groups, key=lambda group: -group["rows"])[:GROUPS]
     figure = flat_figure(len(groups) + 2)
     axes = figure.subplots()
     _draw(axes, groups, main)
     _draw_whole(axes.axvline, axes.axvspan, metrics)
-    axes.set_yticks(range(len(groups)), [f"{short(of['value'], 22)} ({of['rows']:,})" for of in groups])
+    axes.set_yticks(range(len(groups)), [f"{short(group['value'], 22)} ({group['rows']:,})" for group in groups])
     axes.set_xlabel(title)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, axes)
-    measured = [of for of in groups if not missing(of.get(main))]
+    measured = [group for group in groups if not missing(group.get(main))]
     reading = f"{title} can be told for none of the groups."
     if len(measured) == 1:
         only = measured[0]
         reading = f"{title} is {number(only[main], digits(main))} in the only group measured, {only['value']}."
     if len(measured) > 1:
         worst, best = (
-            choose(measured, key=lambda of: of[main])
+            choose(measured, key=lambda group: group[main])
             for choose in ((max, min) if metrics["lower_is_better"] else (min, max))
         )
         reading = (
@@ -138,14 +138,20 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
         reading += "Rows in brackets."
     if known > GROUPS:
         reading += f" The {GROUPS} largest of {known} groups are drawn."
-    said = "; ".join(_told(str(of["value"]), of, main) for of in groups)
+    said = "; ".join(_sentence(str(group["value"]), group, main) for group in groups)
     alt = f"{title} with intervals by {name}. {said}."
     return Picture(f"By {name}", reading, inline_svg(figure, f"slice-{at}", alt))
 
 
 def _draw(axes, entries: list[dict], main: str, upright: bool = False) -> None:
-    spans = [of.get(f"{main}_interval") for of in entries]
-    dots(axes, [of.get(main) for of in entries], spans, [of["positives"] >= FEW_POSITIVES for of in entries], upright)
+    spans = [entry.get(f"{main}_interval") for entry in entries]
+    dots(
+        axes,
+        [entry.get(main) for entry in entries],
+        spans,
+        [entry["positives"] >= FEW_POSITIVES for entry in entries],
+        upright,
+    )
 
 
 def _draw_whole(line, band, metrics: dict) -> None:
@@ -161,7 +167,7 @@ def _draw_whole(line, band, metrics: dict) -> None:
 
 def _apart(one: dict, other: dict, main: str) -> str:
     """Whether two intervals overlap, in words."""
-    spans = [of.get(f"{main}_interval") for of in (one, other)]
+    spans = [entry.get(f"{main}_interval") for entry in (one, other)]
     known = [span for span in spans if span is not None and not any(map(missing, span))]
     if len(known) < len(spans):
         return "without an interval"
@@ -169,45 +175,45 @@ def _apart(one: dict, other: dict, main: str) -> str:
     return f"their intervals {'overlap' if low <= other_high and other_low <= high else 'do not overlap'}"
 
 
-def _told(name: str, of: dict, main: str) -> str:
-    value, bounds = number(of.get(main), digits(main)), span(of.get(f"{main}_interval"), digits(main))
-    return f"{name}: {value} ({bounds}), {of['positives']:,} positives"
+def _sentence(name: str, entry: dict, main: str) -> str:
+    value, bounds = number(entry.get(main), digits(main)), span(entry.get(f"{main}_interval"), digits(main))
+    return f"{name}: {value} ({bounds}), {entry['positives']:,} positives"
 
 
 def drift_pictures(metrics: dict) -> list[Picture]:
     """The population stability index of the inputs that moved most between training and test."""
-    moved = [of for of in metrics["drift"] if not missing(of["psi"])]
+    moved = [entry for entry in metrics["drift"] if not missing(entry["psi"])]
     if not moved:
         return []
     shown = moved[:BARS]
     limit = min(1.0, max(0.3, 1.2 * shown[0]["psi"]))  # beyond it, a bar's figure says how far
     figure = flat_figure(len(shown) + 2)
     axes = figure.subplots()
-    axes.barh(range(len(shown)), [of["psi"] for of in shown], color=FILL, edgecolor=BLUE, height=0.7)
-    for at, of in enumerate(shown):
-        inside = of["psi"] > 0.85 * limit
-        place = (min(of["psi"], limit), at)
+    axes.barh(range(len(shown)), [entry["psi"] for entry in shown], color=FILL, edgecolor=BLUE, height=0.7)
+    for at, entry in enumerate(shown):
+        inside = entry["psi"] > 0.85 * limit
+        place = (min(entry["psi"], limit), at)
         side = {"ha": "right", "xytext": (-4, 0)} if inside else {"ha": "left", "xytext": (4, 0)}
-        axes.annotate(number(of["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
+        axes.annotate(number(entry["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
     for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
         axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2})
-    axes.set_yticks(range(len(shown)), [short(of["input"]) for of in shown])
+    axes.set_yticks(range(len(shown)), [short(entry["input"]) for entry in shown])
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, limit), xlabel="Population stability index")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     legend(figure, axes)
-    above = [sum(of["psi"] > mark for of in moved) for mark in MARKS]
+    above = [sum(entry["psi"] > mark for entry in moved) for mark in MARKS]
     reading = (
         f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "
         f"{above[1]} by more than {MARKS[1]}, much drift. The largest is {shown[0]['input']} with "
         f"{number(shown[0]['psi'])}."
     )
-    said = ", ".join(f"{of['input']} {number(of['psi'])}" for of in shown)
+    said = ", ".join(f"{entry['input']} {number(entry['psi'])}" for entry in shown)
     return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
 
 
 def text_pictures(metrics: dict) -> list[Picture]:
     """How long the texts are, in training and test, and how much of the training batches was padding."""
-    lengths = {name: of for name, of in metrics["lengths"].items() if sum(of["counts"])}
+    lengths = {name: bins for name, bins in metrics["lengths"].items() if sum(bins["counts"])}
     training = metrics["training"]
     padding = _series(training, "padding_fraction")
     if not lengths and not padding[0]:
@@ -276,4 +282,4 @@ def loss_pictures(metrics: dict) -> list[Picture]:
 
 def _series(training: dict, key: str) -> tuple[list[int], list[float]]:
     """Steps and values; NaN where there is no value."""
-    return training[key]["steps"], [float("nan") if missing(of) else of for of in training[key]["values"]]
+    return training[key]["steps"], [float("nan") if missing(value) else value for value in training[key]["values"]]

@@ -68,14 +68,14 @@ def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     """The curve of each scorer, and how many pairs it ranks rightly, which is what AUROC means."""
     figure = square_figure()
     axes = figure.subplots()
-    names = {name: f"{named(name)} {number(of['auroc'])}" for name, of in scorers.items()}
+    names = {name: f"{named(name)} {number(figures['auroc'])}" for name, figures in scorers.items()}
     for name, style in styles(scorers).items():
-        of = curves[name]
-        axes.plot(of["false_positive_rate"], of["true_positive_rate"], label=names[name], **style)
+        curve = curves[name]
+        axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], label=names[name], **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
     axes.set(xlabel="Share of all negatives above a threshold", ylabel="Share of all positives above it")
     finish(figure, axes)
-    pairs = [f"{worded(name)} {percent(of['auroc'], 1)}" for name, of in scorers.items()]
+    pairs = [f"{worded(name)} {percent(figures['auroc'], 1)}" for name, figures in scorers.items()]
     reading = f"A positive row ranks above a negative one in this share of all pairs: {', '.join(pairs)}."
     return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
 
@@ -83,7 +83,7 @@ def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
 def _precision_recall(scorers: dict[str, dict], test: dict, curves: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
-    names = {name: f"{named(name)} {number(of['average_precision'])}" for name, of in scorers.items()}
+    names = {name: f"{named(name)} {number(figures['average_precision'])}" for name, figures in scorers.items()}
     for name, style in styles(scorers).items():
         axes.plot(curves[name]["recall"], curves[name]["precision"], label=names[name], **style)
     rate = test["positives"] / test["rows"]
@@ -139,8 +139,8 @@ def _lift(scorers: dict[str, dict]) -> Picture:
         f"all rows (95\u00a0% interval {span(test.get('lift_at_10_interval'), 1)}, the bar)."
     )
     said = "; ".join(
-        f"{named(name)} {', '.join(number(of.get(f'lift_at_{top}'), 1) for top in SHARES)}"
-        for name, of in scorers.items()
+        f"{named(name)} {', '.join(number(figures.get(f'lift_at_{top}'), 1) for top in SHARES)}"
+        for name, figures in scorers.items()
     )
     alt = f"Lift at the top {listed([str(top) for top in SHARES])} per cent. {said}."
     return Picture("Lift", reading, inline_svg(figure, "lift", alt))

@@ -27,9 +27,9 @@ RUN_FILES = re.compile(
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 
 
-def starts_anew(asked: str | None) -> bool:
+def starts_anew(setting: str | None) -> bool:
     """Whether training.resume_from_checkpoint says so."""
-    return bool(asked) and asked.lower() == "false"
+    return bool(setting) and setting.lower() == "false"
 
 
 def made_by(folder: Path) -> dict:
@@ -113,16 +113,16 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
         InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
     """
     assert arguments.output_dir is not None
-    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
-    if starts_anew(asked):
+    given, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
+    if starts_anew(given):
         return None
-    if asked and asked.lower() != "true":
-        if not _is_whole(Path(asked), arguments.save_only_model):
-            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
-        _refuse_other_origin(Path(asked).parent, made_by(Path(asked).parent), origin)
-        return asked
+    if given and given.lower() != "true":
+        if not _is_whole(Path(given), arguments.save_only_model):
+            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {given}")
+        _refuse_other_origin(Path(given).parent, made_by(Path(given).parent), origin)
+        return given
     earlier = made_by(folder)
-    if not asked and earlier.get("finished", True):
+    if not given and earlier.get("finished", True):
         return None
     checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
     if checkpoints and earlier:
@@ -134,7 +134,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
             return str(checkpoint)
         what = "the one before it is taken" if checkpoints else "and there is none before it"
         print(f"warning: {checkpoint} is damaged, {what}")
-    if asked:
+    if given:
         raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
     return None
 

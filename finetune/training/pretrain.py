@@ -39,8 +39,8 @@ from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progr
 def pretrain(experiment: Experiment) -> Path | None:
     """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
-    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users whom the
-    task does not ask about. Where it was stopped it continues from its newest complete checkpoint (one every
+    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users outside
+    of the population. Where it was stopped it continues from its newest complete checkpoint (one every
     training.save_steps steps), and where it had finished with the same settings and data nothing is done.
 
     Returns:
