@@ -9,6 +9,7 @@ from jsonargparse import set_parsing_settings
 from transformers import TrainingArguments
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
+from finetune.runs import CHECKPOINTS, MODEL_FOLDER, PRETRAINED, seed_folder
 
 if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
     ClosedUnitInterval = float
@@ -248,7 +249,17 @@ class Experiment:
     @property
     def model_folder(self) -> Path:
         """Where the model lies, with all that scoring needs."""
-        return self.run_folder / "model"
+        return self.run_folder / MODEL_FOLDER
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where fine-tuning keeps its checkpoints."""
+        return self.run_folder / CHECKPOINTS
+
+    @property
+    def pretrained_folder(self) -> Path:
+        """Where the pretrained weights lie, for all seeds."""
+        return self.base_folder / PRETRAINED
 
     @property
     def base_folder(self) -> Path:
@@ -260,7 +271,8 @@ class Experiment:
         if not self.seeds:
             return [self]
         return [
-            replace(self, seeds=[], part=f"seed-{seed}", training=self.training | {"seed": seed}) for seed in self.seeds
+            replace(self, seeds=[], part=seed_folder(seed), training=self.training | {"seed": seed})
+            for seed in self.seeds
         ]
 
 

@@ -16,7 +16,14 @@ from data_prep.config import Population
 from data_prep.cutoffs import SPLITS
 from data_prep.labels import LABEL_NAMES
 
-PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
+MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
+CHECKPOINTS = "checkpoints"
+PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
+PRETRAINING = "pretraining"  # its checkpoints
+PREDICTIONS = "predictions"
+SWEEP = "sweep"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
 SETTINGS = "config.yaml"  # in a run's folder, like the next two
@@ -25,6 +32,11 @@ TRAINING_LOG = "training_log.json"
 PRETRAINING_LOG = "pretraining_log.json"  # in the folder PRETRAINED
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
+
+
+def seed_folder(seed: int | str) -> str:
+    """In a run's folder, the folder of one of its seeds, which is laid out as a run's."""
+    return f"seed-{seed}"
 
 
 def a_number_above_zero(content: Any) -> bool:

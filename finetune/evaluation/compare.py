@@ -24,7 +24,16 @@ from finetune.measures import LOWER_IS_BETTER, MAIN, digits, measure, measure_na
 from finetune.metrics import compute_metrics
 from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report.report import page_template
-from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_settings, read_training_log
+from finetune.runs import (
+    METRICS,
+    PREDICTIONS,
+    SETTINGS,
+    TRAINING_LOG,
+    read_metrics,
+    read_settings,
+    read_training_log,
+    seed_folder,
+)
 from finetune.wording import FEW_POSITIVES, listed, missing, number, short, span
 
 MARK = "EventScribe comparison"  # in every page
@@ -135,7 +144,7 @@ def _read_all(folders: list[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    names = (METRICS, TRAINING_LOG, SETTINGS, "predictions/test.parquet")
+    names = (METRICS, TRAINING_LOG, SETTINGS, f"{PREDICTIONS}/test.parquet")
     for name in names:
         if not (folder / name).is_file():
             raise InputError(
@@ -145,7 +154,7 @@ def _read(folder: Path) -> Run:
     task = read_metrics(folder, {})["task"]
     needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
     metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
-    runs = [folder / f"seed-{seed}" for seed in config["seeds"]] or [folder]
+    runs = [folder / seed_folder(seed) for seed in config["seeds"]] or [folder]
     logs = [
         read_training_log(run, dict.fromkeys(("seconds", *LOGGED), MayLack(float)) | {"steps": float}) for run in runs
     ]

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from finetune.config import Experiment
 from finetune.measures import MAJORITY, MODEL
 from finetune.metrics import deciles, running_total
-from finetune.runs import PRETRAINED, read_pretraining_log, read_training_log
+from finetune.runs import read_pretraining_log, read_training_log
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
 DECIMALS = 6  # of a point; a page has a thousand pixels
@@ -65,7 +65,7 @@ def training(experiment: Experiment, main: str) -> dict:
     """
     log, before = read_training_log(experiment.seed_runs()[-1].run_folder, {"history": [{"step": int}]}), {}
     if experiment.pretraining.max_steps:
-        before = read_pretraining_log(experiment.base_folder / PRETRAINED)
+        before = read_pretraining_log(experiment.pretrained_folder)
     before = before or {"steps": 0, "history": []}
     facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights", "teacher")
     drawn = ("loss", "eval_loss", f"eval_{main}", "padding_fraction")

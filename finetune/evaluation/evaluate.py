@@ -44,7 +44,7 @@ from finetune.runs import (
     CONFIGURED,
     LOGGED,
     METRICS,
-    PRETRAINED,
+    PREDICTIONS,
     read_pretraining_log,
     read_settings,
     read_trained_settings,
@@ -91,7 +91,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     scored = _calibrated(settings, task, rows, raw)
     stacked = scored.scores if settings.stack else None
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
-    _write_predictions(experiment.run_folder / "predictions", rows, scored.scores, baselines)
+    _write_predictions(experiment.run_folder / PREDICTIONS, rows, scored.scores, baselines)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
     everyone = _everyone(task, scored, baselines, column_array(train["label"]))
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
@@ -368,7 +368,7 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     """What the steps before took, where their logs say it."""
     logs = {}
     if experiment.pretraining.max_steps:
-        logs["pretrain"] = [read_pretraining_log(experiment.base_folder / PRETRAINED)]
+        logs["pretrain"] = [read_pretraining_log(experiment.pretrained_folder)]
     logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
     seconds = {step: [log.get("seconds") for log in taken] for step, taken in logs.items()}
     return {step: round(sum(taken), 1) for step, taken in seconds.items() if None not in taken}

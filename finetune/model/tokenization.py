@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
+from data_prep.checked_json import read_json
 from finetune.model.encoding import Encoder
 
 SPECIAL = {
@@ -63,7 +64,7 @@ def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> P
 def name_for_others(folder: Path) -> None:
     """Call the tokenizer's class in tokenizer_config.json as transformers 4 knows it too, and other servers do."""
     path = folder / "tokenizer_config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, {"tokenizer_class": str}, "run scripts/train.py again")
     if content["tokenizer_class"] == "TokenizersBackend":
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
     content = {key: value for key, value in content.items() if key not in ("backend", "is_local", "local_files_only")}

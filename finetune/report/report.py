@@ -20,7 +20,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import probability_pictures, ranking_pictures
-from finetune.runs import METRICS, SETTINGS, read_metrics
+from finetune.runs import METRICS, REPORT, SETTINGS, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -112,8 +112,8 @@ def write_report(run_folder: Path) -> Path:
         sliced=SLICED,
         config=config,
     )
-    write_whole(folder / "report.html", page)
-    return folder / "report.html"
+    write_whole(folder / REPORT, page)
+    return folder / REPORT
 
 
 def _existing(path: Path) -> Path:

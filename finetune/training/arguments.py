@@ -19,6 +19,7 @@ from finetune.config import Experiment
 from finetune.measures import LOWER_IS_BETTER, measure_names
 from finetune.model.objective import Objective
 from finetune.model.tokenization import first_line
+from finetune.runs import TENSORBOARD
 
 # The smallest and the largest value of the settings that transformers takes as they are, and fails or does nothing
 # with in the middle of a run.
@@ -58,7 +59,7 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)
     before = set(os.environ)
     try:
         made = TrainingArguments(**settings)

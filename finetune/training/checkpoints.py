@@ -18,12 +18,29 @@ from data_prep.checked_json import MayLack
 from data_prep.files import files_hash, held, write_whole
 from finetune.config import Experiment
 from finetune.effects import weight_settings, with_effect
-from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, read_notes, read_trained_settings
-
-RUN_FILES = re.compile(
-    r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
-    r"|report\.html|training_log\.json)"
+from finetune.runs import (
+    CHECKPOINTS,
+    CHECKSUMS,
+    METRICS,
+    MODEL_FOLDER,
+    ORIGIN,
+    PREDICTIONS,
+    PRETRAINED,
+    PRETRAINING,
+    PRETRAINING_LOG,
+    REPORT,
+    SETTINGS,
+    SWEEP,
+    TENSORBOARD,
+    TRAINING_LOG,
+    read_notes,
+    read_trained_settings,
+    seed_folder,
 )
+
+RUN_FOLDERS = (CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, SWEEP, TENSORBOARD)
+RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG)
+OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 
 
@@ -63,7 +80,7 @@ def refuse_other_run(experiment: Experiment) -> None:
             a finished run of other settings, and training.resume_from_checkpoint is not false.
     """
     base = experiment.base_folder
-    if (base / "model").is_dir() if experiment.seeds else [*base.glob("seed-*/model")]:
+    if (base / MODEL_FOLDER).is_dir() if experiment.seeds else [*base.glob(f"{seed_folder('*')}/{MODEL_FOLDER}")]:
         raise InputError(
             f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
         )
@@ -75,11 +92,11 @@ def refuse_other_run(experiment: Experiment) -> None:
 
 
 def _refuse_strange_files(folder: Path) -> None:
-    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    strange = [path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name)] if folder.is_dir() else []
     for name, mark in (
-        ("model", "serializer.json"),
-        ("checkpoints", ORIGIN),
-        ("pretraining", ORIGIN),
+        (MODEL_FOLDER, "serializer.json"),
+        (CHECKPOINTS, ORIGIN),
+        (PRETRAINING, ORIGIN),
         (PRETRAINED, PRETRAINING_LOG),
     ):
         part = folder / name
@@ -258,7 +275,7 @@ def refuse_not_finite(folder: Path) -> None:
             if all(torch.isfinite(weights.get_tensor(name)).all() for name in weights.keys()):  # noqa: SIM118
                 continue
         shutil.rmtree(folder)
-        section = "pretraining" if folder.parent.name == "pretraining" else "training"
+        section = "pretraining" if folder.parent.name == PRETRAINING else "training"
         raise InputError(
             f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept; lower "
             f"the rate"

@@ -18,7 +18,7 @@ from finetune.model.objective import mean_cross_entropy
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer
 from finetune.model.tokens import CHUNK, join, tokens_of_split
-from finetune.runs import PRETRAINED, PRETRAINING_LOG, read_pretraining_log
+from finetune.runs import PRETRAINING, PRETRAINING_LOG, read_pretraining_log
 from finetune.training.arguments import training_arguments
 from finetune.training.checkpoints import (
     alone,
@@ -54,14 +54,14 @@ def pretrain(experiment: Experiment) -> Path | None:
     if not experiment.pretraining.max_steps:
         print("pretraining.max_steps is 0: no pretraining")
         return None
-    checkpoints = experiment.base_folder / "pretraining"
+    checkpoints = experiment.base_folder / PRETRAINING
     arguments = _arguments(experiment, checkpoints)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)  # of what comes after it
     if experiment.model.name_or_path:
         refuse_later(Path(experiment.model.name_or_path), manifest)
-    folder = experiment.base_folder / PRETRAINED
+    folder = experiment.pretrained_folder
     origin = pretraining_origin(experiment, manifest)
     anew = starts_anew(arguments.resume_from_checkpoint)
     log = read_pretraining_log(folder)

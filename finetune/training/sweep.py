@@ -33,6 +33,7 @@ from finetune.model.objective import Objective
 from finetune.parser import changed, changed_yaml
 from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
 from finetune.report.report import page_template
+from finetune.runs import CHECKPOINTS, SWEEP
 from finetune.training.arguments import training_arguments
 from finetune.training.start import starting_point
 from finetune.training.train import build_trainer
@@ -69,7 +70,7 @@ def sweep(experiment: Experiment) -> Path:
         "data": manifest["content_hash"],
         "sweep.space": yaml.safe_dump(experiment.sweep.space),
     }
-    folder = experiment.base_folder / "sweep"
+    folder = experiment.base_folder / SWEEP
     folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner() if experiment.sweep.pruning == "median" else optuna.pruners.NopPruner()
     with _lock(folder / ".lock"):
@@ -254,7 +255,7 @@ def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, pl
     report = _Report(trial, metric)
     try:
         made = changed(experiment, trial.params)
-        arguments = training_arguments(made, output_dir=str(place / "checkpoints"), report_to="none")
+        arguments = training_arguments(made, output_dir=str(place / CHECKPOINTS), report_to="none")
         trainer, _ = build_trainer(made, arguments, manifest)
         trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
         trainer.add_callback(report)

@@ -35,7 +35,7 @@ from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
-from finetune.runs import SETTINGS, TASK, TRAINING_LOG
+from finetune.runs import METRICS, PREDICTIONS, REPORT, SETTINGS, TASK, TRAINING_LOG
 from finetune.training.arguments import check_warmup, training_arguments
 from finetune.training.batching import Collator
 from finetune.training.checkpoints import (
@@ -75,26 +75,22 @@ def train(experiment: Experiment) -> list[Path]:
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
-    finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
+    finished = [made_by(run.checkpoint_folder) == origin | {"finished": True} for run, origin in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
             _train(run, manifest, origin)
-    return [run.run_folder / "model" for run, _ in runs]
+    return [run.model_folder for run, _ in runs]
 
 
 def _origin(run: Experiment, manifest: dict) -> dict:
     return {"training": weight_settings(run), "content_hash": manifest["content_hash"]}
 
 
-def _checkpoints(experiment: Experiment) -> Path:
-    return experiment.run_folder / "checkpoints"
-
-
 @enough_memory(TRAINING_REMEDY)
 def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
-    arguments = training_arguments(experiment, output_dir=str(_checkpoints(experiment)))
+    arguments = training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     resume = checkpoint_to_resume(arguments, origin)
     trainer, facts = build_trainer(experiment, arguments, manifest)
     trainable, total = (
@@ -104,15 +100,15 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
     with alone(experiment.run_folder, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
-            begin(_checkpoints(experiment), origin, resume)
+            begin(experiment.checkpoint_folder, origin, resume)
         seconds = trained(trainer, resume, "training")
-        best = _checkpoints(experiment) / "best"
+        best = experiment.checkpoint_folder / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
             refuse_not_finite(best)
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
-            finish(_checkpoints(experiment), origin)
+            finish(experiment.checkpoint_folder, origin)
         trainer.accelerator.wait_for_everyone()
 
 
@@ -258,10 +254,10 @@ def _learned(
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: dict, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
-        shutil.rmtree(folder / "predictions", ignore_errors=True)
-        for name in ("metrics.json", "report.html"):
+        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        for name in (METRICS, REPORT):
             (folder / name).unlink(missing_ok=True)
-    with replacing(experiment.run_folder / "model") as folder:
+    with replacing(experiment.model_folder) as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing here reads
         name_for_others(folder)
