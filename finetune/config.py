@@ -2,25 +2,37 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import set_parsing_settings
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    OpenUnitInterval,
-    PositiveFloat,
-    PositiveInt,
-    restricted_number_type,
-)
 from transformers import TrainingArguments
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
+from finetune.runs import CHECKPOINTS, MODEL_FOLDER, PRETRAINED, seed_folder
+
+if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
+    ClosedUnitInterval = float
+    NonNegativeFloat = float
+    NonNegativeInt = int
+    OpenUnitInterval = float
+    PositiveFloat = float
+    PositiveInt = int
+    ShareBelowOne = float
+else:
+    from jsonargparse.typing import (
+        ClosedUnitInterval,
+        NonNegativeFloat,
+        NonNegativeInt,
+        OpenUnitInterval,
+        PositiveFloat,
+        PositiveInt,
+        restricted_number_type,
+    )
+
+    ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
-ShareBelowOne = restricted_number_type("ShareBelowOne", float, [(">=", 0), ("<", 1)])  # of what is left out
 
 # Where our defaults differ from transformers' own, each with its reason.
 TRAINING_DEFAULTS = {
@@ -237,7 +249,17 @@ class Experiment:
     @property
     def model_folder(self) -> Path:
         """Where the model lies, with all that scoring needs."""
-        return self.run_folder / "model"
+        return self.run_folder / MODEL_FOLDER
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where fine-tuning keeps its checkpoints."""
+        return self.run_folder / CHECKPOINTS
+
+    @property
+    def pretrained_folder(self) -> Path:
+        """Where the pretrained weights lie, for all seeds."""
+        return self.base_folder / PRETRAINED
 
     @property
     def base_folder(self) -> Path:
@@ -249,7 +271,8 @@ class Experiment:
         if not self.seeds:
             return [self]
         return [
-            replace(self, seeds=[], part=f"seed-{seed}", training=self.training | {"seed": seed}) for seed in self.seeds
+            replace(self, seeds=[], part=seed_folder(seed), training=self.training | {"seed": seed})
+            for seed in self.seeds
         ]
 
 

@@ -1,5 +1,8 @@
 """The measures of each kind of label: scikit-learn's where it has them, as a function and as an evaluate.Metric."""
 
+from collections.abc import Callable
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -35,7 +38,7 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The measures of a task, see `finetune.measures`.
 
-    What cannot be told is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
+    What is not defined is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
     novelty without what they are relative to. Rows with equal scores are taken in any order: what depends on which of
     them come first, such as lift, is its expected value over these orders.
 
@@ -103,7 +106,8 @@ def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> di
     confusion = confusion_matrix(labels, chosen, labels=[0, 1]).tolist() if len(labels) else [[0, 0], [0, 0]]
     if not len(labels):
         return dict.fromkeys(("precision", "recall", "f1", "accuracy"), float("nan")) | {"confusion": confusion}
-    found = precision_recall_fscore_support(labels, chosen, average="binary", zero_division=np.nan)[:3]
+    nobody: Any = np.nan  # scikit-learn has no types, and its default is a text
+    found = precision_recall_fscore_support(labels, chosen, average="binary", zero_division=nobody)[:3]
     figures = dict(zip(("precision", "recall", "f1"), map(float, found), strict=True))
     return figures | {"accuracy": float(accuracy_score(labels, chosen)), "confusion": confusion}
 
@@ -164,13 +168,13 @@ def repeat_and_new(labels: np.ndarray, scores: np.ndarray, had: np.ndarray) -> d
         repeat_auroc and new_auroc, nan where no class has both labels.
     """
     found = {}
-    for name, asked in (("repeat_auroc", had), ("new_auroc", ~had)):
-        told = [
+    for name, chosen in (("repeat_auroc", had), ("new_auroc", ~had)):
+        areas = [
             roc_auc_score(labels[rows, i], scores[rows, i])
-            for i, rows in enumerate(asked.T)
+            for i, rows in enumerate(chosen.T)
             if 0 < labels[rows, i].sum() < rows.sum()
         ]
-        found[name] = float(np.mean(told)) if told else float("nan")
+        found[name] = float(np.mean(areas)) if areas else float("nan")
     return found
 
 
@@ -245,20 +249,21 @@ def _calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
 
 def _tiers(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     classes, chosen = np.arange(scores.shape[1]), scores.argmax(axis=1)
+    nobody: Any = 0  # scikit-learn has no types, and its default is a text
     return {
         "auroc": _over_classes(roc_auc_score, labels[:, None] == classes, scores),
-        "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=0)),
-        "weighted_f1": float(f1_score(labels, chosen, average="weighted", zero_division=0)),
+        "macro_f1": float(f1_score(labels, chosen, average="macro", zero_division=nobody)),
+        "weighted_f1": float(f1_score(labels, chosen, average="weighted", zero_division=nobody)),
         "accuracy": float(accuracy_score(labels, chosen)),
         "log_loss": float(log_loss(labels, scores / scores.sum(axis=1, keepdims=True), labels=classes)),
         "ordinal_error": float(mean_absolute_error(labels, chosen)),
     }
 
 
-def _over_classes(metric: object, labels: np.ndarray, scores: np.ndarray) -> float:
+def _over_classes(metric: Callable, labels: np.ndarray, scores: np.ndarray) -> float:
     """Mean over the classes that some rows have and others have not; labels and scores of shape (rows, classes)."""
-    told = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
-    return float(np.mean([metric(labels[:, i], scores[:, i]) for i in told])) if told else float("nan")
+    both = [i for i, column in enumerate(labels.T) if 0 < column.sum() < len(column)]
+    return float(np.mean([metric(labels[:, i], scores[:, i]) for i in both])) if both else float("nan")
 
 
 def _value(labels: np.ndarray, scores: np.ndarray, deviation: float | None) -> dict[str, float]:
@@ -272,7 +277,10 @@ def _value(labels: np.ndarray, scores: np.ndarray, deviation: float | None) -> d
         "value_gini": float("nan"),
     }
     if differ:  # one prediction for all ranks nobody above another, so 0
-        figures["spearman"] = float(spearmanr(labels, scores).statistic) if np.ptp(scores) > 0 else 0.0
+        figures["spearman"] = 0.0
+        if np.ptp(scores) > 0:
+            ranked: Any = spearmanr(labels, scores)  # scipy names its fields at run time
+            figures["spearman"] = float(ranked.statistic)
     if differ and labels.sum() > 0:
         figures["value_gini"] = _value_gini(labels, scores) / _value_gini(labels, labels)
     return figures
@@ -343,7 +351,7 @@ class _Metrics(evaluate.Metric):
             ),
         )
 
-    def _compute(self, references: list, prediction_scores: list, **more: object) -> dict[str, float]:
+    def _compute(self, references: list, prediction_scores: list, **more: Any) -> dict[str, float]:
         return compute_metrics(self.task, np.array(references), np.array(prediction_scores), **more)
 
 

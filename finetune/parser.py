@@ -12,7 +12,12 @@ from textwrap import shorten
 from typing import Any, Literal, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import (
+    ActionConfigFile,  # pyright: ignore[reportPrivateImportUsage] - its documentation imports it from here
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 from transformers import TrainingArguments
 
 from data_prep import InputError
@@ -85,14 +90,15 @@ def build_parser(description: str) -> ArgumentParser:
     )
     for name, section in SECTIONS.items():
         if section is TrainingArguments:
-            parser.add_class_arguments(section, name, skip=TRAINING_FIXED, instantiate=False)
+            parser.add_class_arguments(section, name, skip={*TRAINING_FIXED}, instantiate=False)
         else:
             parser.add_class_arguments(section, name)
-    explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)}
+    explained = {
+        f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)
+    } | TRAINING_HELP
     for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
         if action.dest in explained:
-            text = TRAINING_HELP.get(action.dest, explained[action.dest])
-            action.help = " ".join(text.split()).replace("%", "%%")
+            action.help = " ".join(explained[action.dest].split()).replace("%", "%%")
     parser.set_defaults({f"training.{key}": value for key, value in TRAINING_DEFAULTS.items()})
     # As a file would say it: jsonargparse saves no dataclass within a mapping.
     parser.set_defaults({"text.fields": {name: asdict(field) for name, field in TextConfig().fields.items()}})

@@ -16,7 +16,14 @@ from data_prep.config import Population
 from data_prep.cutoffs import SPLITS
 from data_prep.labels import LABEL_NAMES
 
-PRETRAINED = "pretrained"  # the folder in a run that scripts/pretrain.py writes
+MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
+CHECKPOINTS = "checkpoints"
+PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
+PRETRAINING = "pretraining"  # its checkpoints
+PREDICTIONS = "predictions"
+SWEEP = "sweep"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
 SETTINGS = "config.yaml"  # in a run's folder, like the next two
@@ -26,6 +33,11 @@ EXPLANATION = "explanation.json"  # in a run's folder, where scripts/explain.py 
 PRETRAINING_LOG = "pretraining_log.json"  # in the folder PRETRAINED
 ORIGIN = "origin.json"  # in the folder of checkpoints: whose they are, and whether the run has finished
 CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one without it is not complete
+
+
+def seed_folder(seed: int | str) -> str:
+    """In a run's folder, the folder of one of its seeds, which is laid out as a run's."""
+    return f"seed-{seed}"
 
 
 def a_number_above_zero(content: Any) -> bool:
@@ -140,7 +152,7 @@ def read_task(folder: Path) -> dict:
 
 
 def whom(task: dict) -> Population:
-    """Whom the model of a task.json was asked about."""
+    """The population of a model's task.json."""
     return Population(**task["task"]["population"])
 
 

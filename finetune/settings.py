@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -258,15 +258,17 @@ def _composed(text: str) -> yaml.Node:
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
     """The number of values that a node unfolds to."""
     if id(node) in known:
-        if known[id(node)] is None:
+        size = known[id(node)]
+        if size is None:
             raise InputError(f"what begins in line {node.start_mark.line + 1} contains itself; remove the alias")
-        return known[id(node)]
+        return size
     known[id(node)] = None
     parts = node.value if isinstance(node, yaml.SequenceNode) else ()
     if isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
-    known[id(node)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(node)]
+    size = 1 + sum(_size(part, known) for part in parts)
+    known[id(node)] = size
+    return size
 
 
 def _read(node: yaml.Node, hint: Any, name: str) -> Any:
@@ -365,7 +367,7 @@ def _value(node: yaml.ScalarNode, kind: Any) -> Any:
     if kind is str:
         return text
     if get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum)):
-        values = get_args(kind) or [name for of in kind for name in (of.value, of.name)]
+        values = get_args(kind) or [name for member in kind for name in (member.value, member.name)]
         if text not in values:
             raise ValueError
         return text
@@ -373,19 +375,23 @@ def _value(node: yaml.ScalarNode, kind: Any) -> Any:
         if text.lower() not in _Loader.bool_values:
             raise ValueError
         return _Loader.bool_values[text.lower()]
-    if kind is not Any and not (isinstance(kind, type) and issubclass(kind, int | float)):
-        raise ValueError
-    if kind is not Any and OTHER_BASES.fullmatch(text):
+    if kind is Any:
+        return _finite(_Loader("").construct_object(node))
+    if not (isinstance(kind, type) and issubclass(kind, int | float)) or OTHER_BASES.fullmatch(text):
         raise ValueError
     value = _Loader("").construct_object(node)
-    if isinstance(value, str) and kind is not Any:  # in quotes
+    if isinstance(value, str):  # in quotes
         value = (int if issubclass(kind, int) else float)(text)
-    if kind is not Any and (isinstance(value, bool) or (issubclass(kind, int) and not isinstance(value, int))):
+    if isinstance(value, bool) or (issubclass(kind, int) and not isinstance(value, int)):
         raise ValueError
+    kind(_finite(value))  # within its range
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """The value; ValueError where it is a number that is too large."""
     if not math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) >= LARGEST:
         raise ValueError
-    if kind is not Any:
-        kind(value)  # within its range
     return value
 
 
@@ -403,7 +409,7 @@ def _refuse(node: yaml.Node, kinds: tuple[Any, ...], name: str, otherwise: str =
     raise InputError(f"{name} is {given}; {otherwise}give {allowed}{_example(name)}")
 
 
-def _refuse_unknown(section: str, key: str, known: Iterable[str]) -> NoReturn:
+def _refuse_unknown(section: str, key: str, known: Collection[str]) -> NoReturn:
     close = difflib.get_close_matches(key, known, 1)
     names = [f"{section}.{name}".lstrip(".") for name in (key, *close)]
     remedy = f"did you mean {names[1]}?" if close else "see --help"
@@ -423,9 +429,9 @@ def _described(kind: Any) -> str:
     if is_dataclass(kind):
         return f"a mapping with {shorten(', '.join(_settings(kind)), 120, placeholder=' ...')}"
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {shorten(', '.join(str(of.value) for of in kind), 120, placeholder=' ...')}"
+        return f"one of {shorten(', '.join(str(member.value) for member in kind), 120, placeholder=' ...')}"
     if (get_origin(kind) or kind) is list:
-        return f"a list{''.join(' of which each is ' + _described(of) for of in get_args(kind) if of is not Any)}"
+        return f"a list{''.join(' of which each is ' + _described(part) for part in get_args(kind) if part is not Any)}"
     return "a mapping"
 
 

@@ -33,7 +33,7 @@ def number(value: float | None, digits: int | None = 3, sign: str = "") -> str:
     Where two decimals or more are asked for, a value that is not zero has as many as it takes to see that, and its
     sign: the end of an interval decides by the side of zero that it is on.
     """
-    if missing(value):
+    if value is None or missing(value):
         return "\u2013"
     if digits is None:
         digits = max(0, min(3, 3 - math.floor(math.log10(abs(value))))) if value else 0
@@ -60,7 +60,7 @@ def span(interval: list[float] | None, digits: int | None = 3, sign: str = "") -
 
 def percent(share: float | None, digits: int = 0) -> str:
     """A share in per cent."""
-    return "\u2013" if missing(share) else f"{number(100 * share, digits)}\u00a0%"
+    return "\u2013" if share is None or missing(share) else f"{number(100 * share, digits)}\u00a0%"
 
 
 def standing(interval: list[float], lower_is_better: bool) -> str:

@@ -70,7 +70,7 @@ class Fitted:
             self.odds.append(odds)
             fitted_to = rows[drawn]
             self.empty.append(np.isnan(fitted_to).all(axis=0))
-            made = DummyClassifier() if alone else clone(estimator)
+            made: Any = DummyClassifier() if alone else clone(estimator)  # a BaseEstimator has no fit of its own
             self.estimators.append(made.fit(_filled(fitted_to, self.empty[-1]), column[drawn]))
             if bar is not None:
                 bar.update()
@@ -125,8 +125,8 @@ def quality(task: str, labels: np.ndarray, scores: np.ndarray) -> float:
     if task == "tiers":
         labels = labels[:, None] == np.arange(scores.shape[1])
     pairs = zip(labels.reshape(len(labels), -1).T, scores.reshape(len(scores), -1).T, strict=True)
-    told = [roc_auc_score(of, by) for of, by in pairs if 0 < of.sum() < len(of)]
-    return float(np.mean(told)) if told else -np.inf
+    areas = [roc_auc_score(column, score) for column, score in pairs if 0 < column.sum() < len(column)]
+    return float(np.mean(areas)) if areas else -np.inf
 
 
 def balanced(labels: np.ndarray, limit: int, seed: int) -> tuple[np.ndarray, float]:
@@ -177,7 +177,8 @@ def boosting(objective: Objective, settings: dict, seed: int) -> BaseEstimator:
     """
     steps = max(2 * MAX_TREES // len(objective.classes), 3 * TREE_STEP) if objective.task == "tiers" else MAX_TREES
     made = HistGradientBoostingRegressor if objective.task == "value" else HistGradientBoostingClassifier
-    return made(**{"max_iter": steps} | settings, early_stopping=False, random_state=seed)
+    given: dict[str, Any] = {"max_iter": steps, **settings, "early_stopping": False, "random_state": seed}
+    return made(**given)
 
 
 class Stages(Protocol):
@@ -185,6 +186,11 @@ class Stages(Protocol):
 
     def stages(self, rows: Any) -> Iterator[tuple[int, np.ndarray]]:
         """Number of trees and the scores of that many; 0 for what has none."""
+        ...
+
+    def scores(self, rows: Any) -> np.ndarray:
+        """Of the whole model."""
+        ...
 
 
 def out_of_fold(

@@ -1,9 +1,10 @@
 """What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from finetune.baselines.estimators import (
     RIDGE_GRID,
     VALUE_BOOSTING_GRID,
     Fitted,
+    Stages,
     boosting,
     constant,
     linear,
@@ -32,9 +34,7 @@ from finetune.baselines.estimators import (
 from finetune.baselines.pairs import (
     NEVER,
     PAIR_GRIDS,
-    PairModel,
     PairRows,
-    PersonalFrequency,
     fit_pairs,
     pair_columns,
     pair_rows,
@@ -59,6 +59,12 @@ class Baselines:
 
     scores: dict[str, dict[str, np.ndarray]]
     settings: dict[str, dict]
+
+    def add(self, name: str, scores: dict[str, np.ndarray], settings: dict) -> None:
+        """The scores of one baseline, by split, and its settings."""
+        for split, values in scores.items():
+            self.scores[split][name] = values
+        self.settings[name] = settings
 
 
 def score_baselines(
@@ -102,47 +108,59 @@ def score_baselines(
     objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
     if model_scores and objective.task == "propensity":
         raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
-    names = manifest["aggregates"]
-    features, labels, users, pairs = {}, {}, {}, {}
-    own = pair_columns(manifest) if objective.task == "propensity" else []
-    for split in SPLITS:
-        columns = [*names, *own, "user_id", *(["label"] if split != "test" else [])]
-        table = read_split(folder, split, (limits or {}).get(split), columns)
-        features[split] = feature_rows(table, names)
-        if own:
-            pairs[split] = pair_rows(table)
-        if split != "test":
-            labels[split] = column_array(table["label"])
-            users[split] = table["user_id"].to_numpy()
+    data = _read(folder, manifest, objective, limits or {})
+    tunings = _tunings(objective, manifest["aggregates"], data.features, seed)
+    tunings += _pair_tunings(data.pairs, seed) if data.pairs else []
     baselines = Baselines({"validation": {}, "test": {}}, {})
-    tunings = _tunings(objective, names, features, seed)
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
-    threads = 1 if len(labels["train"]) < SMALL else None
+    threads = 1 if len(data.labels["train"]) < SMALL else None
     total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
-    total += sum(len(grid) + 1 for grid in PAIR_GRIDS.values()) * bool(pairs)
     with threadpool_limits(threads), tqdm(total=total, desc="baselines", unit="fit") as bar:
         for tuning in tunings:
             inputs = tuning.inputs()
-            fitted, settings = tuning.run(objective, inputs, labels, seed, bar)
-            baselines.settings[tuning.name] = settings
-            for split, scores in baselines.scores.items():
-                scores[tuning.name] = fitted.scores(inputs[split])
-        for name, fitted, settings in _pair_baselines(pairs, labels, seed, bar) if pairs else []:
-            baselines.settings[name] = settings
-            for split, scores in baselines.scores.items():
-                scores[name] = fitted.scores(pairs[split])
+            fitted, settings = tuning.run(objective.task, inputs, data.labels, bar)
+            scores = {split: fitted.scores(inputs[split]) for split in baselines.scores}
+            baselines.add(tuning.name, scores, settings)
         if model_scores:
-            known = {
-                split: np.column_stack([features[split], scores["gradient_boosting"]])
+            rows = {
+                split: np.column_stack([data.features[split], scores["gradient_boosting"]])
                 for split, scores in baselines.scores.items()
             }
-            stack, settings = fit_stack(
-                objective, known, model_scores, labels["validation"], users["validation"], seed, bar
-            )
-            baselines.settings["stack"] = settings
-            for split, scores in baselines.scores.items():
-                scores["stack"] = stack[split]
+            labels, users = data.labels["validation"], data.users["validation"]
+            baselines.add("stack", *fit_stack(objective, rows, model_scores, labels, users, seed, bar))
     return baselines
+
+
+@dataclass
+class _Data:
+    """What the baselines are fitted to and score; each mapping is by split.
+
+    Attributes:
+        features: The aggregates, of shape (rows, aggregates).
+        labels: Of train and validation.
+        users: Whose each row is, of train and validation.
+        pairs: Of propensity what is known of each row and class; else empty.
+    """
+
+    features: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
+    pairs: dict[str, PairRows]
+
+
+def _read(folder: Path, manifest: dict, objective: Objective, limits: dict[str, int | None]) -> _Data:
+    data, names = _Data({}, {}, {}, {}), manifest["aggregates"]
+    own = pair_columns(manifest) if objective.task == "propensity" else []
+    for split in SPLITS:
+        columns = [*names, *own, "user_id", *(["label"] if split != "test" else [])]
+        table = read_split(folder, split, limits.get(split), columns)
+        data.features[split] = feature_rows(table, names)
+        if own:
+            data.pairs[split] = pair_rows(table)
+        if split != "test":
+            data.labels[split] = column_array(table["label"])
+            data.users[split] = table["user_id"].to_numpy()
+    return data
 
 
 def feature_rows(table: pa.Table, names: list[str]) -> np.ndarray:
@@ -187,7 +205,7 @@ def fit_stack(
     rows = inputs["validation"]
     folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
     folds = list(folds.split(rows, groups=users))
-    best, validation, settings = -np.inf, None, None
+    best, validation, settings = -np.inf, np.empty(0), {}
     for point in _stack_grid(objective):
         estimator = boosting(objective, point, seed)
         stages = out_of_fold(
@@ -195,7 +213,7 @@ def fit_stack(
         )
         for trees, scores in stages.items():
             found = quality(objective.task, labels, scores)
-            if validation is None or found > best:
+            if not settings or found > best:
                 best, validation, settings = found, scores, point | {"max_iter": trees}
     fitted = Fitted(objective, boosting(objective, settings, seed), rows, labels, seed, bar)
     return {"validation": validation, "test": fitted.scores(inputs["test"])}, settings
@@ -207,58 +225,35 @@ class _Tuning:
 
     Attributes:
         grid: The settings that are tried.
-        make: Settings -> estimator.
-        inputs: Makes split -> matrix of shape (rows, columns); large, so only one baseline's is kept at a time.
+        fit: Settings, rows, their labels and a bar that counts fits -> the fitted model.
+        inputs: Makes split -> rows; large, so only one baseline's are kept at a time.
+        per_class: Whether each class of propensity has a model of its own.
     """
 
     name: str
     grid: list[dict]
-    make: Callable[[dict], BaseEstimator]
-    inputs: Callable[[], dict[str, np.ndarray]]
+    fit: Callable[[dict, Any, np.ndarray, tqdm], Stages]
+    inputs: Callable[[], dict[str, Any]]
+    per_class: bool = False
 
     def fits(self, objective: Objective) -> int:
         """How many estimators `run` fits."""
-        classes = len(objective.classes) if objective.task == "propensity" else 1
+        classes = len(objective.classes) if self.per_class else 1
         return classes + len(self.grid) * min(classes, TUNED_CLASSES) * (len(self.grid) > 1)
 
-    def run(
-        self,
-        objective: Objective,
-        inputs: dict[str, np.ndarray],
-        labels: dict[str, np.ndarray],
-        seed: int,
-        bar: tqdm,
-    ) -> tuple[Fitted, dict]:
+    def run(self, task: str, inputs: dict[str, Any], labels: dict[str, np.ndarray], bar: tqdm) -> tuple[Stages, dict]:
         """The best on validation, fitted on train, and its settings."""
         train, validation = labels["train"], labels["validation"]
-        if objective.task == "propensity":
+        if self.per_class:
             frequent = np.sort(np.argsort(-train.sum(axis=0), kind="stable")[:TUNED_CLASSES])
             train, validation = train[:, frequent], validation[:, frequent]
         tried = []
         for point in self.grid if len(self.grid) > 1 else []:
-            fitted = Fitted(objective, self.make(point), inputs["train"], train, seed, bar)
-            for trees, scores in fitted.stages(inputs["validation"]):
+            for trees, scores in self.fit(point, inputs["train"], train, bar).stages(inputs["validation"]):
                 settings = point | ({"max_iter": trees} if trees else {})
-                tried.append((quality(objective.task, validation, scores), settings))
+                tried.append((quality(task, validation, scores), settings))
         settings = max(tried, key=lambda entry: entry[0])[1] if tried else self.grid[0]
-        return Fitted(objective, self.make(settings), inputs["train"], labels["train"], seed, bar), settings
-
-
-def _pair_baselines(
-    pairs: dict[str, PairRows], labels: dict[str, np.ndarray], seed: int, bar: tqdm
-) -> Iterator[tuple[str, PersonalFrequency | PairModel, dict]]:
-    """The name, the model fitted on train and the settings, best on validation, of each baseline over pairs."""
-    for name, grid in PAIR_GRIDS.items():
-        tried = []
-        for point in grid:
-            fitted = fit_pairs(point, pairs["train"], labels["train"], seed)
-            for trees, scores in fitted.stages(pairs["validation"]):
-                settings = point | ({"max_iter": trees} if trees else {})
-                tried.append((quality("propensity", labels["validation"], scores), settings))
-            bar.update()
-        settings = max(tried, key=lambda entry: entry[0])[1]
-        yield name, fit_pairs(settings, pairs["train"], labels["train"], seed), settings
-        bar.update()
+        return self.fit(settings, inputs["train"], labels["train"], bar), settings
 
 
 def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndarray], seed: int) -> list[_Tuning]:
@@ -269,7 +264,7 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
 
     def recency() -> dict[str, np.ndarray]:
         days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
-        return {split: np.log1p(np.nan_to_num(of, nan=NEVER)) for split, of in days.items()}
+        return {split: np.log1p(np.nan_to_num(values, nan=NEVER)) for split, values in days.items()}
 
     def some() -> dict[str, np.ndarray]:
         return normal({split: rows[:, rfm] for split, rows in features.items()}, seed)
@@ -277,13 +272,30 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
     def everything() -> dict[str, np.ndarray]:
         return normal(features, seed)
 
+    def baseline(name: str, grid: list[dict], make: Callable[[dict], BaseEstimator], inputs: Callable) -> _Tuning:
+        def fit(settings: dict, rows: np.ndarray, labels: np.ndarray, bar: tqdm) -> Fitted:
+            return Fitted(objective, make(settings), rows, labels, seed, bar)
+
+        return _Tuning(name, grid, fit, inputs, per_class=objective.task == "propensity")
+
     return [
-        _Tuning("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
-        _Tuning("recency_rule", curves, linear, recency),
-        _Tuning("rfm", grid, linear, some),
-        _Tuning("linear_regression" if value else "logistic_regression", grid, linear, everything),
-        _Tuning("gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features),
+        baseline("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
+        baseline("recency_rule", curves, linear, recency),
+        baseline("rfm", grid, linear, some),
+        baseline("linear_regression" if value else "logistic_regression", grid, linear, everything),
+        baseline("gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features),
     ]
+
+
+def _pair_tunings(pairs: dict[str, PairRows], seed: int) -> list[_Tuning]:
+    """The baselines over pairs of a row and a class, each one model for all classes."""
+
+    def fit(settings: dict, rows: PairRows, labels: np.ndarray, bar: tqdm) -> Stages:
+        fitted = fit_pairs(settings, rows, labels, seed)
+        bar.update()
+        return fitted
+
+    return [_Tuning(name, grid, fit, lambda: pairs) for name, grid in PAIR_GRIDS.items()]
 
 
 def _stack_grid(objective: Objective) -> list[dict]:

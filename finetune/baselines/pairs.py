@@ -7,6 +7,7 @@ Recommendation Reality Check, TOIS 2023, who call it GP-TopFreq).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,7 +89,7 @@ class PairModel:
     """
 
     def __init__(self, estimator: BaseEstimator, rows: PairRows, labels: np.ndarray) -> None:
-        self.estimator = estimator
+        self.estimator: Any = estimator  # a BaseEstimator has no fit of its own
         had = (rows.own["own"] > 0).astype(np.float64)
         self.shares = labels.mean(axis=0)
         # Of the rows that had one class (outer), the share with the label of each other; ten rows as popular as all.
@@ -137,7 +138,8 @@ class PairModel:
         columns += [last if trees else np.log1p(np.nan_to_num(last, nan=NEVER)), np.isnan(last), share]
         columns += [log_odds(np.broadcast_to(self.shares, last.shape)), log_odds(known)]
         columns += [
-            np.broadcast_to(np.log1p(np.nan_to_num(of, nan=NEVER))[:, None], last.shape) for of in rows.activity.T
+            np.broadcast_to(np.log1p(np.nan_to_num(values, nan=NEVER))[:, None], last.shape)
+            for values in rows.activity.T
         ]
         if trees and len(self.shares) <= CATEGORIES:
             columns.append(np.broadcast_to(np.arange(len(self.shares)), last.shape))
@@ -195,8 +197,6 @@ def fit_pairs(settings: dict, rows: PairRows, labels: np.ndarray, seed: int) -> 
     if "C" in settings:
         regression = LogisticRegression(C=settings["C"], solver="newton-cholesky", max_iter=100)
         return PairModel(make_pipeline(StandardScaler(), regression), rows, labels)
-    category = [len(OWN) + 4 + len(ACTIVITY)] if labels.shape[1] <= CATEGORIES else None
-    boosting = HistGradientBoostingClassifier(
-        **{"max_iter": MAX_TREES} | settings, categorical_features=category, early_stopping=False, random_state=seed
-    )
-    return PairModel(boosting, rows, labels)
+    given: dict[str, Any] = {"max_iter": MAX_TREES, **settings, "early_stopping": False, "random_state": seed}
+    given["categorical_features"] = [len(OWN) + 4 + len(ACTIVITY)] if labels.shape[1] <= CATEGORIES else None
+    return PairModel(HistGradientBoostingClassifier(**given), rows, labels)

@@ -5,7 +5,7 @@ counted by user and score once; a sparse product with the weights of many resamp
 resample, which is what makes a thousand resamples of a million rows a matter of seconds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csc_array
@@ -32,8 +32,8 @@ def bootstrap(
 ) -> dict[str, dict[str, np.ndarray]]:
     """The measures with an interval (see `finetune.measures`) of each scorer on each resample of the users.
 
-    All scorers see the same resamples, so that their differences are paired. A resample in which a metric cannot be
-    told, such as AUROC where only users of one class were drawn, has nan.
+    All scorers see the same resamples, so that their differences are paired. A resample on which a metric is not
+    defined, such as AUROC where only users of one class were drawn, has nan.
 
     Up to BINS distinct scores the figures are exact, to float32. Above that neighbouring scores count as equal: 1 to
     122 of a million rows, at most one in a thousand of the rows ranked above them. AUROC is then off by at most
@@ -172,11 +172,11 @@ class _Rows:
     def means(self, *values: np.ndarray) -> Callable:
         """From weights to the weighted mean of each of the values (of shape (rows,), nan left out); of shape (values,
         resamples)."""
-        told, users = ~np.isnan(values), len(self.starts) - 1
+        known, users = ~np.isnan(values), len(self.starts) - 1
         # Less their middle, small sums keep their digits in float32.
-        middles = [part[some].mean() if some.any() else np.nan for part, some in zip(values, told, strict=True)]
-        left = np.where(told, np.array(values) - np.array(middles)[:, None], 0)
-        by_user = [np.bincount(self.user, part, minlength=users) for part in (*left, *told)]
+        middles = [part[some].mean() if some.any() else np.nan for part, some in zip(values, known, strict=True)]
+        left = np.where(known, np.array(values) - np.array(middles)[:, None], 0)
+        by_user = [np.bincount(self.user, part, minlength=users) for part in (*left, *known)]
         sums = _weighted(csc_array(np.array(by_user)), len(self.user))
 
         def mean(weights: np.ndarray) -> np.ndarray:
@@ -192,8 +192,9 @@ def _weighted(sums: csc_array, rows: int) -> Callable:
     Not by a dense product: BLAS with several threads took a hundred times longer beside other work.
     """
     # float32 counts up to 2^24, and Poisson(1) draws each row once on average.
-    sums = sums.astype(np.float32 if rows < 2**23 else np.float64)
-    return lambda weights: sums @ weights.astype(sums.dtype, copy=False)
+    kind = np.float32 if rows < 2**23 else np.float64
+    counted = sums.astype(kind)
+    return lambda weights: counted @ weights.astype(kind, copy=False)
 
 
 class _Ranking:
@@ -263,8 +264,8 @@ class _Tiers:
         rows = real.sum(axis=0)
         f1 = 2 * right / (real + chosen)  # nan for a class that no row has or is given
         return {
-            "auroc": _mean_told([ranking(weights).auroc() for ranking in self.rankings]),
-            "macro_f1": _mean_told(f1),
+            "auroc": _mean_over_classes([ranking(weights).auroc() for ranking in self.rankings]),
+            "macro_f1": _mean_over_classes(f1),
             "weighted_f1": np.nansum(f1 * real, axis=0) / rows,
             "accuracy": right.sum(axis=0) / rows,
             "log_loss": self.log_loss(weights)[0],
@@ -306,7 +307,7 @@ class _Propensity:
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         curves = (ranking(weights) for ranking in self.rankings)  # one at a time: they are large
         by_class = [(curve.auroc(), curve.average_precision()) for curve in curves]
-        auroc, precision = (_mean_told(part) for part in zip(*by_class, strict=True))
+        auroc, precision = (_mean_over_classes(part) for part in zip(*by_class, strict=True))
         recall, diversity, popularity = self.means(weights)
         return {
             "auroc": auroc,
@@ -357,8 +358,8 @@ def _spearman(counts: np.ndarray) -> np.ndarray:
     labels, scores = counts.sum(axis=1), counts.sum(axis=0)
     together = np.sum(np.einsum("lsr,sr->lr", counts, score_ranks) * label_ranks, axis=0)
     spread = np.sum(labels * label_ranks**2, axis=0) * np.sum(scores * score_ranks**2, axis=0)
-    told = np.sum(labels * label_ranks**2, axis=0) > 0
-    return np.where(told, np.divide(together, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0), np.nan)
+    differ = np.sum(labels * label_ranks**2, axis=0) > 0
+    return np.where(differ, np.divide(together, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0), np.nan)
 
 
 def _ranks(counts: np.ndarray) -> np.ndarray:
@@ -372,7 +373,7 @@ def _surprise(probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(probabilities, np.finfo(np.float64).eps))
 
 
-def _mean_told(values: list[np.ndarray]) -> np.ndarray:
+def _mean_over_classes(values: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Mean over the classes for which there is a value; values of shape (classes, resamples)."""
-    told = ~np.isnan(values)
-    return np.where(told, values, 0).sum(axis=0) / told.sum(axis=0)
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)

@@ -24,11 +24,20 @@ from finetune.measures import LOWER_IS_BETTER, MAIN, digits, measure, measure_na
 from finetune.metrics import compute_metrics
 from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
 from finetune.report.report import page_template
-from finetune.runs import METRICS, SETTINGS, TRAINING_LOG, read_metrics, read_settings, read_training_log
+from finetune.runs import (
+    METRICS,
+    PREDICTIONS,
+    SETTINGS,
+    TRAINING_LOG,
+    read_metrics,
+    read_settings,
+    read_training_log,
+    seed_folder,
+)
 from finetune.wording import FEW_POSITIVES, listed, missing, number, short, span
 
 MARK = "EventScribe comparison"  # in every page
-TOLD = ("trainable_parameters", "total_parameters", "steps")  # by the training log
+LOGGED = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 COST = ("trained_parameters", "steps", "seconds")
 
 
@@ -71,7 +80,6 @@ def compare_runs(
     runs = _read_all([Path(folder) for folder in folders])
     task, rows = runs[0].metrics["task"], runs[0].rows
     labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
-    shown = measure_names(task, "compare")
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     drawn = bootstrap(
@@ -83,14 +91,7 @@ def compare_runs(
     settings, entries = _different([run.settings for run in runs]), []
     for name in order:
         run = named[name]
-        entry = {
-            "name": name,
-            "folder": str(run.folder),
-            **{key: figures[name][key] for key in shown},
-        }
-        entry |= {f"{key}_interval": interval(drawn[name][key]) for key in shown}
-        entry["difference"] = figures[name][main] - figures[compared][main]
-        entry["difference_interval"] = interval(drawn[name][main] - drawn[compared][main])
+        entry = {"name": name, "folder": str(run.folder), **_measured(name, compared, figures, drawn, task)}
         behind = interval(sign * (drawn[order[0]][main] - drawn[name][main]))[0]
         entry["standing"] = "untold" if math.isnan(behind) else "behind" if behind > 0 else "level"
         entry |= {"validation": run.metrics["validation"][main], **_cost(run.logs)}
@@ -143,7 +144,7 @@ def _read_all(folders: list[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    names = (METRICS, TRAINING_LOG, SETTINGS, "predictions/test.parquet")
+    names = (METRICS, TRAINING_LOG, SETTINGS, f"{PREDICTIONS}/test.parquet")
     for name in names:
         if not (folder / name).is_file():
             raise InputError(
@@ -153,9 +154,9 @@ def _read(folder: Path) -> Run:
     task = read_metrics(folder, {})["task"]
     needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
     metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
-    runs = [folder / f"seed-{seed}" for seed in config["seeds"]] or [folder]
+    runs = [folder / seed_folder(seed) for seed in config["seeds"]] or [folder]
     logs = [
-        read_training_log(run, dict.fromkeys(("seconds", *TOLD), MayLack(float)) | {"steps": float}) for run in runs
+        read_training_log(run, dict.fromkeys(("seconds", *LOGGED), MayLack(float)) | {"steps": float}) for run in runs
     ]
     path = folder / names[3]
     try:
@@ -204,19 +205,36 @@ def _names(runs: list[Run]) -> dict[str, Run]:
 
 def _different(settings: list[dict[str, str]]) -> list[str]:
     """The settings that are not the same in all runs."""
-    known = {key for of in settings for key in of if effect(key) != "nothing"}
-    return sorted(key for key in known if len({of.get(key) for of in settings}) > 1)
+    known = {key for run in settings for key in run if effect(key) != "nothing"}
+    return sorted(key for key in known if len({run.get(key) for run in settings}) > 1)
+
+
+def _measured(
+    name: str,
+    compared: str,
+    figures: dict[str, dict[str, float]],
+    drawn: dict[str, dict[str, np.ndarray]],
+    task: str,
+) -> dict[str, Any]:
+    """The measures of one run, and its difference to another one, with their intervals."""
+    main, shown = MAIN[task], measure_names(task, "compare")
+    return {
+        **{key: figures[name][key] for key in shown},
+        **{f"{key}_interval": interval(drawn[name][key]) for key in shown},
+        "difference": figures[name][main] - figures[compared][main],
+        "difference_interval": interval(drawn[name][main] - drawn[compared][main]),
+    }
 
 
 def _cost(logs: list[dict]) -> dict[str, Any]:
     """Size and steps of one seed's training, and the seconds of all seeds."""
-    last, seconds = logs[-1], [log.get("seconds") for log in logs]
-    trained, total, steps = (last.get(key) for key in TOLD)
+    last, seconds = logs[-1], [log["seconds"] for log in logs if log.get("seconds") is not None]
+    trained, total, steps = (last.get(key) for key in LOGGED)
     return {
         "trained_parameters": trained,
         "total_parameters": total,
         "steps": steps,
-        "seconds": None if None in seconds else sum(seconds),
+        "seconds": sum(seconds) if len(seconds) == len(logs) else None,
     }
 
 
@@ -224,7 +242,7 @@ def _verdict(compared: dict) -> str:
     """One sentence: is a run the best, and how sure is that?"""
     runs, main, task = compared["runs"], compared["main"], compared["task"]
     title = measure(main, task).title
-    told = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
+    scored = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
     if runs[0]["standing"] == "untold":
         return f"These test rows cannot tell the runs apart: {title} is not defined on them."
     few = ""
@@ -232,18 +250,21 @@ def _verdict(compared: dict) -> str:
         few = f"Only {compared['positives']} positives, too few to tell: "
     if compared["best"]:
         others = "the other run" if len(runs) == 2 else f"each of the other {len(runs) - 1} runs"
-        said = f"{told[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
+        said = (
+            f"{scored[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
+        )
     else:
-        level = [told[run["name"]] for run in runs if run["standing"] == "level"]
+        level = [scored[run["name"]] for run in runs if run["standing"] == "level"]
         said = f"No run is the best for sure: in {title} {listed(level)} are level"
-        behind = [told[run["name"]] for run in runs if run["standing"] == "behind"]
+        behind = [scored[run["name"]] for run in runs if run["standing"] == "behind"]
         said += f", and {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
     return f"{few}{said}{'; lower is better.' if compared['lower_is_better'] else '.'}"
 
 
 def _places(key: str) -> int | None:
     """One decimal more than a report shows, as runs lie close together."""
-    return None if digits(key) is None else digits(key) + 1
+    shown = digits(key)
+    return None if shown is None else shown + 1
 
 
 def table(compared: dict) -> str:

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from finetune.config import Experiment
 from finetune.measures import MAJORITY, MODEL
 from finetune.metrics import deciles, running_total
-from finetune.runs import PRETRAINED, read_pretraining_log, read_training_log
+from finetune.runs import read_pretraining_log, read_training_log
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
 DECIMALS = 6  # of a point; a page has a thousand pixels
@@ -47,10 +47,11 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
     found = {"rows": len(labels), "unscored": int((~scored).sum())}
     if task == "binary":
         return found | _binary(labels, scorers)
-    if task == "tiers":
-        return found | _tiers(classes, labels, scorers[MODEL])
     if task == "value":
         return found | _value(labels, scorers)
+    assert classes is not None  # which values alone lack
+    if task == "tiers":
+        return found | _tiers(classes, labels, scorers[MODEL])
     return found | _propensity(classes, labels, scorers)
 
 
@@ -64,7 +65,7 @@ def training(experiment: Experiment, main: str) -> dict:
     """
     log, before = read_training_log(experiment.seed_runs()[-1].run_folder, {"history": [{"step": int}]}), {}
     if experiment.pretraining.max_steps:
-        before = read_pretraining_log(experiment.base_folder / PRETRAINED)
+        before = read_pretraining_log(experiment.pretrained_folder)
     before = before or {"steps": 0, "history": []}
     facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights", "teacher")
     drawn = ("loss", "eval_loss", f"eval_{main}", "padding_fraction")
@@ -88,9 +89,9 @@ def _binary(labels: np.ndarray, scorers: dict[str, np.ndarray]) -> dict:
     model, totals = scorers[MODEL], {name: running_total(labels, values) for name, values in scorers.items()}
     positive, negative = model[labels == 1], model[labels == 0]
     return {
-        "roc": {name: _roc(*of) for name, of in totals.items()},
-        "precision_recall": {name: _precision_recall(*of) for name, of in totals.items()},
-        "gain": {name: _gain(*of) for name, of in totals.items()},
+        "roc": {name: _roc(*total) for name, total in totals.items()},
+        "precision_recall": {name: _precision_recall(*total) for name, total in totals.items()},
+        "gain": {name: _gain(*total) for name, total in totals.items()},
         "calibration": _calibration(labels, model),
         "histograms": {
             "all": _histogram(model, model, BARS),
@@ -126,15 +127,15 @@ def _propensity(classes: list[str], labels: np.ndarray, scorers: dict[str, np.nd
         return found
     counts, has = labels.sum(axis=0, dtype=int), labels.any(axis=1)
     drawn = [at for at in np.argsort(-counts, kind="stable")[:CLASSES] if 0 < counts[at] < len(labels)]
-    areas = {name: [roc_auc_score(labels[:, at], of[:, at]) for at in drawn] for name, of in scorers.items()}
+    areas = {name: [roc_auc_score(labels[:, at], scores[:, at]) for at in drawn] for name, scores in scorers.items()}
     found["class_auroc"] = {"classes": [classes[at] for at in drawn], "positives": counts[drawn], "auroc": areas}
-    found["at_k"] = {name: _at_k(labels[has], of[has]) for name, of in scorers.items()}
+    found["at_k"] = {name: _at_k(labels[has], scores[has]) for name, scores in scorers.items()}
     return found
 
 
-def _pairs(labels: np.ndarray, scores: np.ndarray, told: bool) -> dict:
-    """Calibration and histogram over all pairs of row and class; both of shape (rows, classes)."""
-    if not told:
+def _pairs(labels: np.ndarray, scores: np.ndarray, differ: bool) -> dict:
+    """Calibration and histogram over all pairs of row and class, both of shape (rows, classes), if labels differ."""
+    if not differ:
         return {"calibration": {}, "histograms": {}}
     scores = scores.ravel()
     return {
@@ -162,7 +163,7 @@ def _gain(rows: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     return _thinned(rows=rows / rows[-1], captured=found / found[-1])
 
 
-def _thinned(**of: np.ndarray) -> dict[str, np.ndarray]:
+def _thinned(**axes: np.ndarray) -> dict[str, np.ndarray]:
     """A curve by at most POINTS of its points: the ends, and then always the one furthest from the line so far.
 
     Equal steps along the curve would cut the corners of a precision-recall curve of some hundred rows.
@@ -170,7 +171,7 @@ def _thinned(**of: np.ndarray) -> dict[str, np.ndarray]:
     Source: Douglas, Peucker: Algorithms for the reduction of the number of points required to represent a digitized
     line or its caricature, 1973.
     """
-    x, y = of.values()
+    x, y = axes.values()
     if len(x) > FINE:
         along = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
         fine = np.unique(np.searchsorted(along, np.linspace(0, along[-1], FINE)))
@@ -193,7 +194,7 @@ def _thinned(**of: np.ndarray) -> dict[str, np.ndarray]:
         split(start, furthest)
         split(furthest, end)
     kept.sort()
-    return dict(zip(of, (np.round(x[kept], DECIMALS), np.round(y[kept], DECIMALS)), strict=True))
+    return dict(zip(axes, (np.round(x[kept], DECIMALS), np.round(y[kept], DECIMALS)), strict=True))
 
 
 def _calibration(labels: np.ndarray, scores: np.ndarray) -> dict:
@@ -201,9 +202,9 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> dict:
     mean_score and mean_label over all rows."""
     bins = deciles(labels, scores)[::-1]
     return {
-        "predicted": [of["predicted"] for of in bins],
-        "observed": [of["real"] for of in bins],
-        "rows": [of["rows"] for of in bins],
+        "predicted": [part["predicted"] for part in bins],
+        "observed": [part["real"] for part in bins],
+        "rows": [part["rows"] for part in bins],
         "mean_score": scores.mean(),
         "mean_label": labels.mean(),
     }

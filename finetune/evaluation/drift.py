@@ -100,4 +100,7 @@ def _read(texts: list[str]) -> tuple[np.ndarray, dict[str, Counter]]:
 def _matched(train: Counter, test: Counter) -> list[np.ndarray]:
     """Counts of the same values: the most frequent ones of training, and of all others together."""
     kept = [value for value, _ in train.most_common(VALUES)]
-    return [np.array([*(of[value] for value in kept), of.total() - sum(of[v] for v in kept)]) for of in (train, test)]
+    return [
+        np.array([*(counts[value] for value in kept), counts.total() - sum(counts[v] for v in kept)])
+        for counts in (train, test)
+    ]

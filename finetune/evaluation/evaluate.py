@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ from finetune.runs import (
     CONFIGURED,
     LOGGED,
     METRICS,
-    PRETRAINED,
+    PREDICTIONS,
     read_pretraining_log,
     read_settings,
     read_trained_settings,
@@ -93,7 +94,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
     everyone = _everyone(task, scored, baselines, column_array(train["label"]))
-    _write_predictions(experiment.run_folder / "predictions", rows, everyone)
+    _write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
     for split in SCORED:
         metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
@@ -283,12 +284,12 @@ def _made(
     }
 
 
-def without_nan(value: object) -> object:
+def without_nan(value: Any) -> Any:
     """The same for JSON: plain numbers, and None in the place of what is not a number."""
     if isinstance(value, dict):
-        return {str(key): without_nan(of) for key, of in value.items()}
+        return {str(key): without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [without_nan(of) for of in value]
+        return [without_nan(part) for part in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -369,10 +370,10 @@ def _seconds(experiment: Experiment) -> dict[str, float]:
     """What the steps before took, where their logs say it."""
     logs = {}
     if experiment.pretraining.max_steps:
-        logs["pretrain"] = [read_pretraining_log(experiment.base_folder / PRETRAINED)]
+        logs["pretrain"] = [read_pretraining_log(experiment.pretrained_folder)]
     logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
-    seconds = {step: [log.get("seconds") for log in of] for step, of in logs.items()}
-    return {step: round(sum(of), 1) for step, of in seconds.items() if None not in of}
+    seconds = {step: [log.get("seconds") for log in taken] for step, taken in logs.items()}
+    return {step: round(sum(taken), 1) for step, taken in seconds.items() if None not in taken}
 
 
 def _write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[str, ScoredRows]) -> None:

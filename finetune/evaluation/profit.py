@@ -38,26 +38,23 @@ def profit_curve(
         profit_at_threshold and profit_at_threshold_interval, NaN without a threshold.
     """
     labels, scores = scored.labels, scored.model
-    steps = min(STEPS, len(labels))
     generator, drawn = np.random.default_rng(seed), []
-    order = np.lexsort((generator.random(len(labels)), -scores))
-    step = np.empty(len(labels), np.int64)
-    step[order] = np.arange(len(labels)) * steps // len(labels)
-    _, user = np.unique(scored.users, return_inverse=True)
+    step, steps = _steps(scores, generator), min(STEPS, len(labels))
     chosen = np.zeros(len(labels), bool) if threshold is None else scores >= threshold
     # What a user's rows of each step earn, and last those that are chosen: with it, a resample is one product.
-    worth = kept_customer * labels - contact
+    everyone, user = np.unique(scored.users, return_inverse=True)
+    users, worth = len(everyone), kept_customer * labels - contact
     place = (np.append(user, user[chosen]), np.append(step, np.full(chosen.sum(), steps)))
-    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(user.max() + 1, steps + 1)).tocsr()
+    earned = coo_array((np.append(worth, worth[chosen]), place), shape=(users, steps + 1)).tocsr()
     # As many users as there are: a total, unlike a mean, would spread more with Poisson's weights.
     for _ in range(resamples):
-        times = np.bincount(generator.integers(0, earned.shape[0], earned.shape[0]), minlength=earned.shape[0])
+        times = np.bincount(generator.integers(0, users, users), minlength=users)
         drawn.append(_added(times @ earned))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, steps + 1), np.nan)
     profits, shares = _added(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
     *profits, at_threshold = profits.tolist()
     (*low, low_chosen), (*high, high_chosen) = low.tolist(), high.tolist()
-    best, told = int(np.argmax(profits)), threshold is not None
+    best, chooses = int(np.argmax(profits)), threshold is not None
     return {
         "contact": contact,
         "kept_customer": kept_customer,
@@ -67,10 +64,18 @@ def profit_curve(
         "interval_high": [0.0, *high],
         "best_share": float(shares[best]) if profits[best] > 0 else 0.0,
         "best_profit": float(max(profits[best], 0.0)),
-        "share_at_threshold": float(chosen.mean()) if told else math.nan,
-        "profit_at_threshold": at_threshold if told else math.nan,
-        "profit_at_threshold_interval": [low_chosen, high_chosen] if told else [math.nan] * 2,
+        "share_at_threshold": float(chosen.mean()) if chooses else math.nan,
+        "profit_at_threshold": at_threshold if chooses else math.nan,
+        "profit_at_threshold_interval": [low_chosen, high_chosen] if chooses else [math.nan] * 2,
     }
+
+
+def _steps(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The step of each row: the highest scores are in step 0, and equal ones in random order."""
+    order = np.lexsort((generator.random(len(scores)), -scores))
+    step = np.empty(len(scores), np.int64)
+    step[order] = np.arange(len(scores)) * min(STEPS, len(scores)) // len(scores)
+    return step
 
 
 def _added(earned: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -81,8 +82,11 @@ def over_seeds(rivals: ScoredRows, runs: list[np.ndarray], resamples: int) -> di
     picked = np.random.default_rng(0).integers(0, len(seeds), (len(seeds), resamples))
     single = np.stack([drawn[name] for name in seeds])[picked, np.arange(resamples)].mean(axis=0)
     found = [figures[name] for name in seeds]
-    result = {"mean": float(np.mean(found)), "deviation": float(np.std(found, ddof=1)) if len(found) > 1 else math.nan}
-    result["interval"] = interval(single)
+    result: dict[str, Any] = {
+        "mean": float(np.mean(found)),
+        "deviation": float(np.std(found, ddof=1)) if len(found) > 1 else math.nan,
+        "interval": interval(single),
+    }
     result["baselines"] = {
         name: {"difference": result["mean"] - figures[name], "interval": interval(single - drawn[name])}
         for name in rivals.scores

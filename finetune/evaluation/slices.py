@@ -79,14 +79,14 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
         table = read_split(folder, "test", experiment.finetuning.max_eval_examples, aggregates)
         columns = {name: rows[name] for name in ("user_id", "cutoff")}
         columns |= {name: table[name] for name in aggregates} | {"#row": np.arange(len(rows))}
-        con.register("asked", pa.table(columns))
+        con.register("test_rows", pa.table(columns))
         newest = {name: log_columns[name] for key, name in fields.items() if key in named}
         if newest:
             _read_newest(con, experiment, newest)
         else:
             lock_down(con)
         joins = "".join(f' LEFT JOIN "#newest_{i}" USING ("#row")' for i in range(len(newest)))
-        con.execute(f"CREATE TEMP VIEW examples AS SELECT * FROM asked{joins}")
+        con.execute(f"CREATE TEMP VIEW examples AS SELECT * FROM test_rows{joins}")
         return {
             name: _groups(con, f"evaluation.slices.{name}: {sql}", sql, kinds[name], len(rows))
             for name, sql in slices.items()
@@ -127,12 +127,13 @@ def _read_newest(con: duckdb.DuckDBPyConnection, experiment: Experiment, fields:
     columns = ", ".join(f"log.{identifier(name)}" for name in fields if name != "event_type")
     con.execute(
         f"""CREATE TEMP TABLE events AS SELECT user_id, event_time, event_type{", " * bool(columns)}{columns}
-            FROM log SEMI JOIN asked USING (user_id);
+            FROM log SEMI JOIN test_rows USING (user_id);
             DROP TABLE log"""
     )
     lost = con.execute(
-        """SELECT count(*) FROM asked LEFT JOIN (SELECT user_id, min(event_time) AS first FROM events GROUP BY user_id)
-               USING (user_id)
+        """SELECT count(*)
+           FROM test_rows LEFT JOIN (SELECT user_id, min(event_time) AS first FROM events GROUP BY user_id)
+                USING (user_id)
            WHERE first IS NULL OR first >= cutoff"""
     ).fetchall()[0][0]
     if lost:
@@ -146,10 +147,10 @@ def _read_newest(con: duckdb.DuckDBPyConnection, experiment: Experiment, fields:
         known = f"trim({column}) <> ''" if kind == "VARCHAR" else f"{column} IS NOT NULL"  # CSV has no other nothing
         con.execute(
             f"""CREATE TEMP TABLE "#newest_{i}" AS
-                SELECT "#row", told.{column} FROM asked ASOF JOIN
+                SELECT "#row", newest.{column} FROM test_rows ASOF JOIN
                        (SELECT user_id, event_time, max({column}) AS {column} FROM events WHERE {known}
-                        GROUP BY user_id, event_time) AS told
-                ON asked.user_id = told.user_id AND asked.cutoff > told.event_time"""
+                        GROUP BY user_id, event_time) AS newest
+                ON test_rows.user_id = newest.user_id AND test_rows.cutoff > newest.event_time"""
         )
     con.execute("DROP TABLE events")
 
@@ -209,8 +210,8 @@ def slice_metrics(
         seed: Of the resamples.
 
     Returns:
-        groups (the largest first; measures and the intervals of those that have them), too_small, and gaps; what cannot
-            be told is NaN.
+        groups (the largest first; measures and the intervals of those that have them), too_small, and gaps; what is not
+            defined is NaN.
     """
     names, group, counts = np.unique(np.array(values, str), return_inverse=True, return_counts=True)
     order = np.lexsort((names, -counts))
@@ -218,7 +219,7 @@ def slice_metrics(
     number = np.full(len(names), -1)
     number[measured] = np.arange(len(measured))
     group = number[group]
-    rates, gaps = _compare(scored, group, len(measured), threshold, resamples, seed)
+    rates, gaps = rates_and_gaps(scored, group, len(measured), threshold, resamples, seed)
     groups = []
     for i, at in enumerate(measured):
         figures, _ = _figures(scored.of_model().where(group == i), resamples, seed)
@@ -238,7 +239,7 @@ def by_cutoff(scored: ScoredRows, cutoffs: np.ndarray, resamples: int, seed: int
 
     Returns:
         Of each cutoff cutoff, rows, users, positives, the measures with their intervals and, after the first, the
-        main one's change since the first cutoff with the interval, paired by users as many are asked at both.
+        main one's change since the first cutoff with the interval, paired by users, as many stand at both.
     """
     main, found, first = MAIN[scored.task], [], None
     for cutoff in np.unique(cutoffs):
@@ -262,7 +263,7 @@ def _figures(
     return figures, drawn
 
 
-def _compare(
+def rates_and_gaps(
     scored: ScoredRows,
     group: np.ndarray,
     groups: int,
@@ -296,11 +297,11 @@ def _compare(
     drawn = np.concatenate([rates(weights) for weights in user_weights(everyone, resamples, seed)], axis=2)
     for gap, rate in zip(GAPS, ("true_positive_rate", "selected_rate", "calibration_gap"), strict=True):
         values = real[RATES.index(rate), :, 0]
-        told = ~np.isnan(values)
-        if told.sum() > 1:
-            gaps[gap], gaps[f"{gap}_interval"] = _widest(values[told], drawn[RATES.index(rate), told])
+        known = ~np.isnan(values)
+        if known.sum() > 1:
+            gaps[gap], gaps[f"{gap}_interval"] = _widest(values[known], drawn[RATES.index(rate), known])
     found = {name: real[at, :, 0].tolist() for at, name in enumerate(RATES)}
-    found |= {f"{name}_interval": [interval(of) for of in drawn[at]] for at, name in enumerate(RATES)}
+    found |= {f"{name}_interval": [interval(values) for values in drawn[at]] for at, name in enumerate(RATES)}
     return found, gaps
 
 

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep.phrases import event_starts
 
@@ -28,8 +30,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer, self.most = tokenizer, tokenizer.model_max_length
-        backend = tokenizer.backend_tokenizer
-        self.by_word = type(backend.pre_tokenizer).__name__ in BY_WORD
+        self.by_word = type(backend(tokenizer).pre_tokenizer).__name__ in BY_WORD
         self.kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         whole = tokenizer("a", verbose=False)
         special = np.array([sequence is None for sequence in whole.sequence_ids(0)])
@@ -54,9 +55,9 @@ class Encoder:
         return ids, event, lengths
 
     def _by_word(self, texts: pa.Array) -> Parts:
-        words = pc.split_pattern(texts, " ")
-        counts = np.diff(words.offsets.to_numpy())
-        coded = words.flatten().dictionary_encode()
+        split = pc.split_pattern(texts, " ")  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+        counts = np.diff(split.offsets.to_numpy())
+        coded = split.flatten().dictionary_encode()
         code, known = coded.indices.to_numpy(), coded.dictionary.to_pylist()
         first = np.zeros(len(code), bool)
         starts = np.cumsum(counts) - counts
@@ -66,8 +67,8 @@ class Encoder:
         event -= np.repeat(event[starts] - begins[starts], counts) + 1
         # A byte-level tokenizer takes the space before a word for a part of it.
         code = np.where(first, code + len(known), code)
-        asked = [f" {word}" for word in known] + known
-        tokens = self.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"]
+        words = [f" {word}" for word in known] + known
+        tokens = self.tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
         sizes = np.fromiter(map(len, tokens), np.int64, len(tokens))
         flat = np.fromiter((token for row in tokens for token in row), self.kind, sizes.sum())
         of_word = sizes[code]
@@ -85,13 +86,13 @@ class Encoder:
         whole = lengths + around
         ends = np.cumsum(whole)
         places = np.arange(len(ids)) + np.repeat(np.arange(len(lengths)) * around + len(self.before), lengths)
-        found, of = np.empty(ends[-1], self.kind), np.full(ends[-1], -1, np.int16)
-        found[places], of[places] = ids, event
+        found, events = np.empty(ends[-1], self.kind), np.full(ends[-1], -1, np.int16)
+        found[places], events[places] = ids, event
         for i, token in enumerate(self.before):
             found[ends - whole + i] = token
         for i, token in enumerate(self.after):
             found[ends - len(self.after) + i] = token
-        return found, of, whole
+        return found, events, whole
 
     def _by_text(self, texts: pa.Array) -> Parts:
         """Any fast tokenizer, by the places of its tokens in each text; some twenty times slower."""
@@ -123,6 +124,11 @@ class Encoder:
         kept = place < np.repeat(end, lengths)
         kept |= place >= np.repeat(lengths - tail, lengths)
         return ids[kept], event[kept], np.where(lengths > self.most, end + tail, lengths)
+
+
+def backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What a fast tokenizer works with."""
+    return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -3,17 +3,19 @@
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.serving import BATCH
 from finetune.model.memory import SCORING_REMEDY, enough_memory
 from finetune.model.objective import Objective, Scale
-from finetune.model.packing import batches_for, pack
+from finetune.model.packing import base_model, batches_for, pack
 from finetune.model.tokens import Tokens, tokenize
 
 # Tokens of a batch, padding included: more of them fill a GPU's cores, and no longer fit into a CPU's caches.
@@ -21,7 +23,7 @@ AT_A_TIME = {"cuda": 65_536, "cpu": 8_192}
 CHUNK = 16_384  # texts that are encoded while those before are scored
 
 
-def for_scoring(model: torch.nn.Module) -> torch.nn.Module:
+def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it scores fastest: itself on a CPU, on a GPU with bf16 a packed copy whose encoder is in bf16.
 
     Pooler and head stay in float32, as scores of eight bits would have ties.
@@ -30,12 +32,12 @@ def for_scoring(model: torch.nn.Module) -> torch.nn.Module:
     if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return model
     found = copy.deepcopy(model)
-    if getattr(found, "peft_type", None) == "LORA":
-        found = found.merge_and_unload()
+    if isinstance(found, PeftModel) and found.peft_type == "LORA":
+        found = cast(PreTrainedModel, found.merge_and_unload())
     pack(found, found.config.eventscribe["pooling"])
-    base = found.get_base_model() if hasattr(found, "get_base_model") else found
+    base = base_model(found)
     encoder = getattr(base, base.base_model_prefix)
-    found.to(torch.bfloat16)
+    found.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] - transformers' decorator hides that it is a method
     heads = [part for part in base.children() if part is not encoder]
     for part in filter(None, [getattr(encoder, "pooler", None), *heads]):
         part.to(torch.float32).register_forward_pre_hook(lambda part, given: (given[0].float(), *given[1:]))
@@ -67,7 +69,9 @@ def score_texts(
     """
     own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     device, make_batch = next(model.parameters()).device, batches_for(model, tokenizer, 1)
-    logits = torch.zeros((len(texts), model.config.num_labels), device=device)  # read back once, so no batch waits
+    logits = torch.zeros(
+        (len(texts), len(Objective.of_model(base_model(model).config).classes)), device=device
+    )  # read back once, so no batch waits
     number = 0
     with tqdm(
         total=len(texts), desc=f"score {name}".strip(), unit="text", disable=bar is not None or own > 0
@@ -80,8 +84,8 @@ def score_texts(
                     logits[torch.from_numpy(rows + start).to(device)] = model(**batch).logits.float()
                 (own_bar if bar is None else bar).update(len(rows))
                 number += 1
-    if all_processes > 1:  # each row is zero but in one process, so that the sum is that row to the bit
-        logits = accelerator.reduce(logits.to(accelerator.device))
+    if accelerator and all_processes > 1:  # each row is zero but in one process: the sum is that row to the bit
+        logits = cast(torch.Tensor, accelerator.reduce(logits.to(accelerator.device)))
     return scores_of(model, logits.cpu().numpy())
 
 
@@ -121,5 +125,6 @@ def sorted_batches(lengths: np.ndarray, size: int, tokens: int) -> Iterator[np.n
 
 def scores_of(model: torch.nn.Module, logits: np.ndarray) -> np.ndarray:
     """Logits of shape (rows, classes) as scores, see Objective.scores; values in their own unit."""
-    scores, scale = Objective.of_model(model.config).scores(logits), model.config.eventscribe["scale"]
+    config = base_model(model).config
+    scores, scale = Objective.of_model(config).scores(logits), config.eventscribe["scale"]
     return Scale(**scale).value(scores) if scale else scores

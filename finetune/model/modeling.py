@@ -1,6 +1,7 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import peft
@@ -25,7 +26,7 @@ from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
 from finetune.model.objective import Objective
-from finetune.model.packing import ATTENTION_DROPOUT
+from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
 from finetune.model.tokenization import first_line
 
@@ -40,7 +41,7 @@ def build_classifier(
     tokenizer: PreTrainedTokenizerBase,
     steps: int,
     priors: np.ndarray | None = None,
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     """A sequence classifier with the objective's outputs.
 
     Args:
@@ -73,9 +74,10 @@ def build_classifier(
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
     if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
+        assert isinstance(config, peft.PromptLearningConfig)
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
-    return adapted
+    return cast(PreTrainedModel, adapted)  # it acts as its base
 
 
 def _new_classifier(
@@ -165,7 +167,8 @@ def _new_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels
     return ModernBertConfig(
         **common,
         intermediate_size=2 * sizes.hidden_size,  # its gate doubles it
-        global_attn_every_n_layers=1,  # histories are short enough to be read whole
+        # Histories are short enough to be read whole.
+        global_attn_every_n_layers=1,  # pyright: ignore[reportCallIssue] - transformers takes it from its **kwargs
         embedding_dropout=sizes.dropout,
         mlp_dropout=sizes.dropout,
         classifier_dropout=sizes.dropout,
@@ -220,7 +223,7 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
     Raises:
         InputError: The tokenizer has words that the model does not know.
     """
-    known = model.get_input_embeddings().num_embeddings
+    known = cast(int, model.get_input_embeddings().num_embeddings)
     if len(tokenizer) > known:
         raise InputError(
             f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
@@ -251,7 +254,7 @@ def compile_layers(model: torch.nn.Module) -> None:
 def encoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     """The encoder's layers, None where it shares them, as ALBERT does."""
     lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    return next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
+    return next((part for part in lists if len(part) == base_model(model).config.num_hidden_layers), None)
 
 
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
@@ -283,17 +286,17 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     for name, value in settings.items():
         if name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
             raise InputError(f"model.peft.{name} is {value:g}; give a number from 0 to below 1")
-    asked = settings.get("modules_to_save") or []
-    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
-        raise InputError(f"model.peft.modules_to_save is {asked!r}; give a list of names, such as [embeddings]")
+    saved = settings.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise InputError(f"model.peft.modules_to_save is {saved!r}; give a list of names, such as [embeddings]")
     modules = [f".{name}" for name, _ in model.named_modules()]
-    for name in asked:
+    for name in saved:
         if not any(module.endswith(f".{name}") for module in modules):
             raise InputError(f"model.peft.modules_to_save: the model has no module '{name}'; leave it out")
     head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
     # Not what is within a module that is asked for: peft would wrap it twice.
-    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in asked)}
-    settings["modules_to_save"] = sorted({*asked, *needed})
+    needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in saved)}
+    settings["modules_to_save"] = sorted({*saved, *needed})
     if method == "ADALORA":
         settings = {"total_step": steps, "tinit": steps // 5, "tfinal": steps // 2} | settings
     try:
@@ -317,4 +320,4 @@ class BudgetCallback(TrainerCallback):
         **more: object,
     ) -> None:
         """Before the gradients are deleted, as the method needs them."""
-        model.base_model.update_and_allocate(state.global_step + 1)
+        cast(peft.AdaLoraModel, model.base_model).update_and_allocate(state.global_step + 1)

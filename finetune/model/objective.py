@@ -11,7 +11,7 @@ import torch
 from scipy.special import logit
 from torch.nn import functional
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from data_prep import InputError
 from data_prep.config import Label
@@ -76,16 +76,21 @@ class Objective:
     @classmethod
     def of(cls, label: Label, classes: list[str] | None) -> "Objective":
         """For a label and the classes in the manifest."""
-        name = label_name(label)
         if label.kind in ("absent", "exists"):
-            return cls("binary", tuple(class_names(label, None)))
-        if label.kind == "which":
-            return cls("propensity", tuple(classes))
-        return cls("tiers", tuple(classes)) if label.tiers is not None else cls("value", (name,))
+            task, names = "binary", class_names(label, None)
+        elif label.kind == "which":
+            task, names = "propensity", classes
+        elif label.tiers is not None:
+            task, names = "tiers", classes
+        else:
+            task, names = "value", [label_name(label)]
+        assert names is not None  # values alone have no classes
+        return cls(task, tuple(names))
 
     @classmethod
     def of_model(cls, config: PreTrainedConfig) -> "Objective":
         """Of a trained model."""
+        assert config.id2label is not None
         return cls(config.eventscribe["task"], tuple(name for _, name in sorted(config.id2label.items())))
 
     @property
@@ -161,12 +166,12 @@ class Objective:
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
         (rows, classes), or for values the output itself, of shape (rows,)."""
-        logits = torch.from_numpy(np.asarray(logits, np.float64))
+        outputs = torch.from_numpy(np.asarray(logits, np.float64))
         if self.task == "propensity":
-            return torch.sigmoid(logits).numpy()
+            return torch.sigmoid(outputs).numpy()
         if self.task == "value":
-            return logits[:, 0].numpy()
-        probabilities = torch.softmax(logits, dim=-1).numpy()
+            return outputs[:, 0].numpy()
+        probabilities = torch.softmax(outputs, dim=-1).numpy()
         return probabilities[:, 1] if self.task == "binary" else probabilities
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -177,37 +182,40 @@ class Objective:
         """
         metric = metrics.METRIC[self.task](keep_in_memory=True)
         figures = metric.compute(references=labels, prediction_scores=scores)
+        assert figures is not None  # each process computes its own
         return {name: figures[name] for name in measure_names(self.task, "validation")}
 
 
-def class_weights(asked: str | dict[str, float], objective: Objective, labels: np.ndarray) -> list[float] | None:
+def class_weights(
+    setting: Literal["none", "auto"] | dict[str, float], objective: Objective, labels: np.ndarray
+) -> list[float] | None:
     """The weight of each class in the loss, on average 1 over the training examples; None where all are equal.
 
     Args:
-        asked: finetuning.class_weights.
+        setting: finetuning.class_weights.
         objective: Its classes.
         labels: The class of each training example.
 
     Raises:
         InputError: Weights for a task without classes, or for a class that there is not.
     """
-    if asked == "none":
+    if setting == "none":
         return None
     if objective.task not in ("binary", "tiers"):
         raise InputError(
             f"finetuning.class_weights: a {objective.task} label has no classes to weigh; leave it at none"
         )
     counts = np.bincount(labels, minlength=len(objective.classes))
-    if asked == "auto":
+    if setting == "auto":
         weights = 1 / np.maximum(counts, 1)
     else:
-        unknown = set(asked) - set(objective.classes)
-        if unknown or not asked or not all(0 < weight < math.inf for weight in asked.values()):
+        unknown = set(setting) - set(objective.classes)
+        if unknown or not setting or not all(0 < weight < math.inf for weight in setting.values()):
             raise InputError(
                 f"finetuning.class_weights: give each of {', '.join(objective.classes)} a number above zero, such as "
-                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*asked, '{}'])[0]}' does not fit"
+                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*setting, '{}'])[0]}' does not fit"
             )
-        weights = np.array([asked.get(name, 1.0) for name in objective.classes])
+        weights = np.array([setting.get(name, 1.0) for name in objective.classes])
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 

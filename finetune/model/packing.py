@@ -4,8 +4,9 @@ A packed batch has input_ids and position_ids of shape (1, tokens), `cu_seq_lens
 text begins and the last one ends, and `max_length_q`, the most tokens of a text. Each text attends to itself alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import peft
@@ -30,14 +31,14 @@ PACKABLE = ("bert", "distilbert", "electra", "roberta")
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")  # one encoder's name or another's
 
 
-MakeBatch = Callable[[Sequence[np.ndarray]], dict[str, torch.Tensor | int]]
+MakeBatch = Callable[[Sequence[np.ndarray]], Mapping[str, torch.Tensor | int]]
 
 
 def batches_for(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, multiple: int = 8) -> MakeBatch:
     """What makes a batch of the token ids of texts: packed where `pack` was called, else padded; see `padded`."""
-    model = _base(model)
-    if model.config._attn_implementation == ATTENTION:
-        return partial(packed, first_position=first_position(model))
+    base = base_model(model)
+    if base.config._attn_implementation == ATTENTION:
+        return partial(packed, first_position=first_position(base))
     return partial(padded, tokenizer, multiple=multiple)
 
 
@@ -52,17 +53,17 @@ def pack(model: torch.nn.Module, pooling: str | None) -> bool:
     config = getattr(model, "active_peft_config", None)
     if config is not None and config.is_prompt_learning:  # virtual tokens stand before each text
         return False
-    model = _base(model)
-    if model.config._attn_implementation == ATTENTION:
+    base = base_model(model)
+    if base.config._attn_implementation == ATTENTION:
         return True
-    dropout = max(getattr(model.config, name, 0.0) for name in ATTENTION_DROPOUT)
-    if model.config.model_type not in PACKABLE or dropout:
+    dropout = max(getattr(base.config, name, 0.0) for name in ATTENTION_DROPOUT)
+    if base.config.model_type not in PACKABLE or dropout:
         return False
     if pooling == "cls":  # of the mean `pool` was told when the model was built
-        pool(model, pooling)
+        pool(base, pooling)
     AttentionInterface.register(ATTENTION, packed_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # of padded batches
-    model.set_attn_implementation(ATTENTION)
+    base.set_attn_implementation(ATTENTION)
     return True
 
 
@@ -91,8 +92,9 @@ def first_position(model: PreTrainedModel) -> int:
     return 0 if padding is None else padding + 1
 
 
-def _base(model: torch.nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+def base_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The model of transformers within one of peft, or that model itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, peft.PeftModel) else model)
 
 
 def packed_attention(
@@ -103,7 +105,7 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
-    **more: object,
+    **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each text of a packed batch; of a padded batch transformers' own.
 
@@ -122,14 +124,16 @@ def packed_attention(
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    parts = [part[0].transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, size)
+    assert max_length_q is not None
+    own = [part[0].transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, size)
     half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
     if varlen_attn is not None and half and not query.shape[-1] % 8:
-        ends = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-        return varlen_attn(*parts, *ends)[None], None
+        states = varlen_attn(own[0], own[1], own[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        return cast(torch.Tensor, states)[None], None
     ragged = [
         torch.nested.nested_tensor_from_jagged(part.contiguous(), cu_seq_lens_q.long(), max_seqlen=max_length_q)
-        for part in parts
+        for part in own
     ]
-    found = functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in ragged))
+    queries, keys, values = (part.transpose(1, 2) for part in ragged)
+    found = functional.scaled_dot_product_attention(queries, keys, values)
     return found.transpose(1, 2).values()[None], None

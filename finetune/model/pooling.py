@@ -2,7 +2,7 @@
 
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 
 def pool(model: PreTrainedModel, how: str) -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
+from data_prep.checked_json import read_json
 from finetune.model.encoding import Encoder
 
 SPECIAL = {
@@ -43,7 +44,8 @@ def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> P
     """
     counts = Counter()
     for part in [pa.array(texts, pa.large_string())] if isinstance(texts, list) else texts:
-        for found in pc.value_counts(pc.split_pattern(part, " ").flatten()).to_pylist():
+        words = pc.split_pattern(part, " ").flatten()  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+        for found in pc.value_counts(words).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
             for word in SPACE.split(found["values"].replace("[SEP]", " ")):
                 counts[word] += found["counts"]
     words = sorted(counts.keys() - {"", *SPECIAL.values()}, key=lambda word: (-counts[word], word))
@@ -62,7 +64,7 @@ def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> P
 def name_for_others(folder: Path) -> None:
     """Call the tokenizer's class in tokenizer_config.json as transformers 4 knows it too, and other servers do."""
     path = folder / "tokenizer_config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, {"tokenizer_class": str}, "run scripts/train.py again")
     if content["tokenizer_class"] == "TokenizersBackend":
         content["tokenizer_class"] = "PreTrainedTokenizerFast"
     content = {key: value for key, value in content.items() if key not in ("backend", "is_local", "local_files_only")}
@@ -104,7 +106,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str
     }
 
 
-def padded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], multiple: int = 8) -> BatchEncoding:
+def padded(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int] | np.ndarray], multiple: int = 8
+) -> BatchEncoding:
     """Tensors input_ids and attention_mask of shape (texts, tokens) of the token ids of texts.
 
     The number of tokens is a multiple of 8, which GPUs are fastest at in training, or of another number, or

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from data_prep import InputError
 from data_prep.files import files_hash
 from data_prep.prepared import opened, read_manifest, split_texts
-from finetune.model.encoding import Encoder, Parts
+from finetune.model.encoding import Encoder, Parts, backend
 
 VERSION = 2  # of the files; another one makes them anew
 FOLDER = "tokens"  # beside the prepared splits; deleting it costs the seconds that it saves
@@ -83,7 +84,7 @@ def tokenize(
         threads: How many chunks are encoded at a time.
     """
     encoder = Encoder(tokenizer)
-    column = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else pa.array(texts, pa.large_string())
+    column: Any = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else pa.array(texts, pa.large_string())
     chunks = [column.slice(start, CHUNK) for start in range(0, len(column), CHUNK)]
     return _joined(list(_encoded(encoder, chunks, threads)))
 
@@ -103,7 +104,7 @@ def tokens_of_split(
         limit: See `data_prep.prepared.read_split`.
         main: Of several processes that call this at the same time, whether this one shows progress.
     """
-    key = xxhash.xxh3_128(tokenizer.backend_tokenizer.to_str().encode())
+    key = xxhash.xxh3_128(backend(tokenizer).to_str().encode())
     opened(folder, split)  # or refused
     stat = (Path(folder) / f"{split}.parquet").stat()  # a file that was changed by hand gets its own tokens
     depends = (VERSION, read_manifest(folder)["content_hash"], stat.st_size, stat.st_mtime_ns)
@@ -117,7 +118,7 @@ def tokens_of_split(
         rows, texts = split_texts(folder, split, limit, CHUNK)
         with tqdm(total=rows, desc=f"tokenize {split}", unit="text", disable=not main, leave=False) as bar:
             texts = chain([pa.array([], pa.string())], texts)  # or of no texts there would be no files
-            _write(made, _encoded(Encoder(tokenizer), texts, os.cpu_count() if main else 1), bar)
+            _write(made, _encoded(Encoder(tokenizer), texts, (os.cpu_count() or 1) if main else 1), bar)
         tokens = _read(made)
         if tokens is None:
             raise InputError(
@@ -128,7 +129,11 @@ def tokens_of_split(
 
 def join(parts: Sequence[Tokens]) -> Tokens:
     """The texts of several, one after the other; what is mapped is read."""
-    return _joined([(part.ids, part.event, part.lengths) for part in parts])
+    columns = []
+    for part in parts:
+        assert part.event is not None  # as `tokens_of_split` gives them
+        columns.append((part.ids, part.event, part.lengths))
+    return _joined(columns)
 
 
 def _encoded(encoder: Encoder, chunks: Sequence[pa.Array] | Iterator[pa.Array], threads: int) -> Iterator[Parts]:

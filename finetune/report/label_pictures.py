@@ -54,7 +54,7 @@ def confusion(test: dict, classes: list[str]) -> Picture:
         f"Percentages are shares of the true tier."
     )
     said = "; ".join(
-        f"{name}: {', '.join(f'{n:,} as {of}' for n, of in zip(row, classes, strict=True))}"
+        f"{name}: {', '.join(f'{n:,} as {tier}' for n, tier in zip(row, classes, strict=True))}"
         for name, row in zip(classes, counts.tolist(), strict=True)
     )
     return Picture("Confusion matrix", reading, inline_svg(figure, "confusion", f"Rows of each true tier. {said}."))
@@ -65,9 +65,9 @@ def tier_roc(classes: list[str], curves: dict) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(classes).items():
-        if of := curves["roc"].get(name):
+        if curve := curves["roc"].get(name):
             label = f"{short(name, 18)} {number(curves['auroc'][name])}"
-            axes.plot(of["false_positive_rate"], of["true_positive_rate"], label=label, **style)
+            axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], label=label, **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
     axes.set(xlabel="Share of the other tiers above a threshold", ylabel="Share of the tier above it")
     finish(figure, axes)
@@ -80,7 +80,7 @@ def deciles(test: dict) -> Picture:
     """Mean predicted and mean real value of ten groups of users, highest predictions first."""
     deciles = test["deciles"]
     predicted, real = (
-        [float("nan") if missing(of[key]) else of[key] for of in deciles] for key in ("predicted", "real")
+        [float("nan") if missing(part[key]) else part[key] for part in deciles] for key in ("predicted", "real")
     )
     figure = square_figure()
     axes = figure.subplots()
@@ -98,7 +98,7 @@ def deciles(test: dict) -> Picture:
             f"{number(deciles[0]['real'], None)}, the lowest {number(deciles[-1]['predicted'], None)} and "
             f"{number(deciles[-1]['real'], None)}."
         )
-    pairs = "; ".join(f"{number(of['predicted'], None)} and {number(of['real'], None)}" for of in deciles)
+    pairs = "; ".join(f"{number(part['predicted'], None)} and {number(part['real'], None)}" for part in deciles)
     return Picture(
         "Predicted and real",
         reading,
@@ -110,16 +110,16 @@ def value_gain(scorers: dict[str, dict], curves: dict) -> Picture:
     """The share of all value that the users with the highest predictions bring."""
     figure = square_figure()
     axes = figure.subplots()
-    names = {name: f"{named(name)} {number(of.get('value_gini'))}" for name, of in scorers.items()}
-    drawn = [(curves["gain"].get(name), style | {"label": names[name]}) for name, style in styles(scorers).items()]
-    drawn.append((curves["perfect_gain"], DOTTED | {"color": INK, "linewidth": 1.2, "label": "Perfect 1.000"}))
-    for of, style in drawn:
-        if of:
-            axes.plot(of["rows"], of["captured"], **style)
+    names = {name: f"{named(name)} {number(figures.get('value_gini'))}" for name, figures in scorers.items()}
+    drawn = [(curves["gain"].get(name), dict(style, label=names[name])) for name, style in styles(scorers).items()]
+    drawn.append((curves["perfect_gain"], dict(DOTTED, color=INK, linewidth=1.2, label="Perfect 1.000")))
+    for curve, style in drawn:
+        if curve:
+            axes.plot(curve["rows"], curve["captured"], **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.0)}", **THIN)
     axes.set(xlabel="Share of the rows, highest predictions first", ylabel="Share of all value among them")
     finish(figure, axes)
-    said = ", ".join(f"{worded(name)} {number(of.get('value_gini'))}" for name, of in scorers.items())
+    said = ", ".join(f"{worded(name)} {number(figures.get('value_gini'))}" for name, figures in scorers.items())
     reading = f"Gini of the value captured, where a perfect ranking has 1: {said}."
     return Picture("Value captured", reading, inline_svg(figure, "value-gain", f"Curves of value captured. {reading}"))
 
@@ -142,8 +142,8 @@ def class_auroc(scorers: dict[str, dict], classes: list[str], curves: dict) -> P
     axes.set(ylim=(len(drawn) - 0.5, -0.5), xlabel="AUROC")
     legend(figure, axes)
     said = "; ".join(
-        f"{of}: {', '.join(f'{named(name)} {number(areas[name][i])}' for name in scorers)}"
-        for i, of in enumerate(drawn)
+        f"{one}: {', '.join(f'{named(name)} {number(areas[name][i])}' for name in scorers)}"
+        for i, one in enumerate(drawn)
     )
     best = [max(scorers, key=lambda name, i=i: areas[name][i]) for i in range(len(drawn))]
     reading = (

@@ -76,10 +76,9 @@ def timeline_pictures(metrics: dict) -> list[Picture]:
         for cutoff in cutoffs:
             axes.barh(at, horizon / DAY, left=date2num(cutoff), height=0.5, color=colour, alpha=0.55, linewidth=0)
         axes.plot(cutoffs, [at] * len(cutoffs), "|", color=colour, markersize=14, markeredgewidth=1.6)
-        until = max(cutoffs) + horizon
+        until, times = max(cutoffs) + horizon, f"{len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)}"
         said.append(
-            f"{name.lower()} has {timeline[split]['rows']:,} rows at {len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)} from "
-            f"{min(cutoffs):%Y-%m-%d} on, with labels from events up to {until:%Y-%m-%d}"
+            f"{name.lower()} has {timeline[split]['rows']:,} rows at {times} from {min(cutoffs):%Y-%m-%d} on, with labels from events up to {until:%Y-%m-%d}"
         )
     axes.set_yticks(range(4), ["Log", *(name for _, name in WINDOWS.values())])
     axes.set_ylim(3.6, -0.6)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
@@ -21,15 +22,15 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc7
 PAGE_COLOURS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--line)", FILL: "var(--fill)"}
 PAGE_COLOURS |= {BLUE: "var(--blue)", ORANGE: "var(--orange)", GREEN: "var(--green)", PURPLE: "var(--purple)"}
 PAGE_COLOURS |= {SKY: "var(--sky)", AMBER: "var(--amber)"}
-SOLID = {"color": BLUE, "linestyle": "-", "linewidth": 2.5}
-DOTTED = {"color": PURPLE, "linestyle": (0, (1, 1.4)), "linewidth": 2.0}
-DASH_DOT = {"color": GREEN, "linestyle": (0, (6, 2, 1, 2)), "linewidth": 1.7}
-DASHED = {"color": ORANGE, "linestyle": (0, (5, 2)), "linewidth": 1.7}
-LONG_DASHED = {"color": AMBER, "linestyle": (0, (10, 3)), "linewidth": 1.7}
-DASH_DOT_DOT = {"color": SKY, "linestyle": (0, (6, 2, 1, 2, 1, 2)), "linewidth": 1.7}
+SOLID: dict[str, Any] = {"color": BLUE, "linestyle": "-", "linewidth": 2.5}
+DOTTED: dict[str, Any] = {"color": PURPLE, "linestyle": (0, (1, 1.4)), "linewidth": 2.0}
+DASH_DOT: dict[str, Any] = {"color": GREEN, "linestyle": (0, (6, 2, 1, 2)), "linewidth": 1.7}
+DASHED: dict[str, Any] = {"color": ORANGE, "linestyle": (0, (5, 2)), "linewidth": 1.7}
+LONG_DASHED: dict[str, Any] = {"color": AMBER, "linestyle": (0, (10, 3)), "linewidth": 1.7}
+DASH_DOT_DOT: dict[str, Any] = {"color": SKY, "linestyle": (0, (6, 2, 1, 2, 1, 2)), "linewidth": 1.7}
 LINE_STYLES = (SOLID, DOTTED, DASH_DOT, DASHED, LONG_DASHED, DASH_DOT_DOT)  # the model's first
 MARKERS = ("o", "s", "^", "D", "v", "P")
-THIN = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.0}
+THIN: dict[str, Any] = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.0}
 PICTURE_STYLE = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "eventscribe",
@@ -81,14 +82,16 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    view, drawing = re.search(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>(.*)', file.getvalue(), re.DOTALL).groups()
+    drawn = re.search(r'<svg[^>]*?(viewBox="[^"]*")[^>]*>(.*)', file.getvalue(), re.DOTALL)
+    assert drawn is not None
+    view, drawing = drawn.groups()
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
-    for drawn, shown in PAGE_COLOURS.items():
-        drawing = drawing.replace(drawn, shown)
+    for colour, shown in PAGE_COLOURS.items():
+        drawing = drawing.replace(colour, shown)
     return Markup(f'<svg role="img" aria-label="{escape(alt)}" {view}>{drawing}')
 
 
-def styles(names: Iterable[str]) -> dict[str, dict]:
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, dash pattern and marker of each scorer, the same in every picture of a page."""
     return {
         name: style | {"marker": marker, "markevery": 0.1, "markersize": 5}
@@ -123,10 +126,11 @@ def dots(
         upright: Entries go from left to right.
     """
     for at, (value, span, enough) in enumerate(zip(values, spans, sure, strict=True)):
-        if missing(value):
+        if value is None or missing(value):
             continue
         if span is not None and not any(map(missing, span)):
-            (axes.vlines if upright else axes.hlines)(at, *span, color=BLUE, linewidth=2)
+            low, high = span
+            (axes.vlines if upright else axes.hlines)(at, low, high, color=BLUE, linewidth=2)
         place = (at, value) if upright else (value, at)
         inside = BLUE if enough else "none"
         axes.plot(*place, "o", markersize=8, markeredgewidth=1.8, color=inside, markeredgecolor=BLUE)

@@ -24,7 +24,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import probability_pictures, ranking_pictures
-from finetune.runs import EXPLANATION, METRICS, SETTINGS, read_metrics
+from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -136,8 +136,8 @@ def write_report(run_folder: Path) -> Path:
         sliced=SLICED,
         config=config,
     )
-    write_whole(folder / "report.html", page)
-    return folder / "report.html"
+    write_whole(folder / REPORT, page)
+    return folder / REPORT
 
 
 def _causes(folder: Path) -> list[dict] | None:
@@ -174,5 +174,5 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
     """Which of the two the interval of model minus baseline shows ahead; nothing where there is no interval."""
     if interval is None or any(map(missing, interval)):
         return ""
-    told = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
-    return told[standing(interval, key in LOWER_IS_BETTER)]
+    words = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
+    return words[standing(interval, key in LOWER_IS_BETTER)]

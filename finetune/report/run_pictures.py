@@ -51,7 +51,7 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     legend(figure, axes)
     costs = f"at {profit['contact']:,g} a contact and {profit['kept_customer']:,g} a positive"
     at = profit["shares"].index(profit["best_share"]) if profit["best_share"] in profit["shares"] else None
-    bounds = "" if at is None else f" (95\u00a0% interval {span([low[at], high[at]], None)})"
+    bounds = "" if at is None else f" (95\u00a0% interval {span([float(low[at]), float(high[at])], None)})"
     reading = ""
     if not missing(chosen):
         reading = (
@@ -90,16 +90,16 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
         f"{number(last.get(main), digits(main))} at the last: changed by {change} [{low}, {high}] since the first "
         f"cutoff (95\u00a0% interval)."
     )
-    said = "; ".join(_told(str(of["cutoff"]), of, main) for of in points)
+    said = "; ".join(_sentence(str(point["cutoff"]), point, main) for point in points)
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]
 
 
 def slice_pictures(metrics: dict) -> list[Picture]:
     """The main metric of each group, a picture a slice."""
     return [
-        _slice(metrics, at, name, of["groups"])
-        for at, (name, of) in enumerate(metrics["slices"].items())
-        if of["groups"]
+        _slice(metrics, at, name, content["groups"])
+        for at, (name, content) in enumerate(metrics["slices"].items())
+        if content["groups"]
     ]
 
 
@@ -107,23 +107,23 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
     main = metrics["main"]
     title = measure(main, metrics["task"]).title
     known = len(groups)
-    groups = sorted(groups, key=lambda of: -of["rows"])[:GROUPS]
+    groups = sorted(groups, key=lambda group: -group["rows"])[:GROUPS]
     figure = flat_figure(len(groups) + 2)
     axes = figure.subplots()
     _draw(axes, groups, main)
     _draw_whole(axes.axvline, axes.axvspan, metrics)
-    axes.set_yticks(range(len(groups)), [f"{short(of['value'], 22)} ({of['rows']:,})" for of in groups])
+    axes.set_yticks(range(len(groups)), [f"{short(group['value'], 22)} ({group['rows']:,})" for group in groups])
     axes.set_xlabel(title)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, axes)
-    measured = [of for of in groups if not missing(of.get(main))]
+    measured = [group for group in groups if not missing(group.get(main))]
     reading = f"{title} can be told for none of the groups."
     if len(measured) == 1:
         only = measured[0]
         reading = f"{title} is {number(only[main], digits(main))} in the only group measured, {only['value']}."
     if len(measured) > 1:
         worst, best = (
-            choose(measured, key=lambda of: of[main])
+            choose(measured, key=lambda group: group[main])
             for choose in ((max, min) if metrics["lower_is_better"] else (min, max))
         )
         reading = (
@@ -138,14 +138,20 @@ def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
         reading += "Rows in brackets."
     if known > GROUPS:
         reading += f" The {GROUPS} largest of {known} groups are drawn."
-    said = "; ".join(_told(str(of["value"]), of, main) for of in groups)
+    said = "; ".join(_sentence(str(group["value"]), group, main) for group in groups)
     alt = f"{title} with intervals by {name}. {said}."
     return Picture(f"By {name}", reading, inline_svg(figure, f"slice-{at}", alt))
 
 
 def _draw(axes, entries: list[dict], main: str, upright: bool = False) -> None:
-    spans = [of.get(f"{main}_interval") for of in entries]
-    dots(axes, [of.get(main) for of in entries], spans, [of["positives"] >= FEW_POSITIVES for of in entries], upright)
+    spans = [entry.get(f"{main}_interval") for entry in entries]
+    dots(
+        axes,
+        [entry.get(main) for entry in entries],
+        spans,
+        [entry["positives"] >= FEW_POSITIVES for entry in entries],
+        upright,
+    )
 
 
 def _draw_whole(line, band, metrics: dict) -> None:
@@ -161,16 +167,17 @@ def _draw_whole(line, band, metrics: dict) -> None:
 
 def _apart(one: dict, other: dict, main: str) -> str:
     """Whether two intervals overlap, in words."""
-    spans = [of.get(f"{main}_interval") for of in (one, other)]
-    if any(span is None or any(map(missing, span)) for span in spans):
+    spans = [entry.get(f"{main}_interval") for entry in (one, other)]
+    known = [span for span in spans if span is not None and not any(map(missing, span))]
+    if len(known) < len(spans):
         return "without an interval"
-    (low, high), (other_low, other_high) = spans
+    (low, high), (other_low, other_high) = known
     return f"their intervals {'overlap' if low <= other_high and other_low <= high else 'do not overlap'}"
 
 
-def _told(name: str, of: dict, main: str) -> str:
-    value, bounds = number(of.get(main), digits(main)), span(of.get(f"{main}_interval"), digits(main))
-    return f"{name}: {value} ({bounds}), {of['positives']:,} positives"
+def _sentence(name: str, entry: dict, main: str) -> str:
+    value, bounds = number(entry.get(main), digits(main)), span(entry.get(f"{main}_interval"), digits(main))
+    return f"{name}: {value} ({bounds}), {entry['positives']:,} positives"
 
 
 def drift_pictures(metrics: dict) -> list[Picture]:
@@ -223,7 +230,7 @@ def drift_pictures(metrics: dict) -> list[Picture]:
 
 def text_pictures(metrics: dict) -> list[Picture]:
     """How long the texts are, in training and test, and how much of the training batches was padding."""
-    lengths = {name: of for name, of in metrics["lengths"].items() if sum(of["counts"])}
+    lengths = {name: bins for name, bins in metrics["lengths"].items() if sum(bins["counts"])}
     training = metrics["training"]
     padding = _series(training, "padding_fraction")
     if not lengths and not padding[0]:
@@ -292,4 +299,4 @@ def loss_pictures(metrics: dict) -> list[Picture]:
 
 def _series(training: dict, key: str) -> tuple[list[int], list[float]]:
     """Steps and values; NaN where there is no value."""
-    return training[key]["steps"], [float("nan") if missing(of) else of for of in training[key]["values"]]
+    return training[key]["steps"], [float("nan") if missing(value) else value for value in training[key]["values"]]

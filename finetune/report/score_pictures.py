@@ -69,14 +69,14 @@ def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     """The curve of each scorer, and how many pairs it ranks rightly, which is what AUROC means."""
     figure = square_figure()
     axes = figure.subplots()
-    names = {name: f"{named(name)} {number(of['auroc'])}" for name, of in scorers.items()}
+    names = {name: f"{named(name)} {number(figures['auroc'])}" for name, figures in scorers.items()}
     for name, style in styles(scorers).items():
-        of = curves[name]
-        axes.plot(of["false_positive_rate"], of["true_positive_rate"], label=names[name], **style)
+        curve = curves[name]
+        axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], label=names[name], **style)
     axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
     axes.set(xlabel="Share of all negatives above a threshold", ylabel="Share of all positives above it")
     finish(figure, axes)
-    pairs = [f"{worded(name)} {percent(of['auroc'], 1)}" for name, of in scorers.items()]
+    pairs = [f"{worded(name)} {percent(figures['auroc'], 1)}" for name, figures in scorers.items()]
     reading = f"A positive row ranks above a negative one in this share of all pairs: {', '.join(pairs)}."
     return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
 
@@ -84,7 +84,7 @@ def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
 def _precision_recall(scorers: dict[str, dict], test: dict, curves: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
-    names = {name: f"{named(name)} {number(of['average_precision'])}" for name, of in scorers.items()}
+    names = {name: f"{named(name)} {number(figures['average_precision'])}" for name, figures in scorers.items()}
     for name, style in styles(scorers).items():
         axes.plot(curves[name]["recall"], curves[name]["precision"], label=names[name], **style)
     rate = test["positives"] / test["rows"]
@@ -103,11 +103,11 @@ def _gain(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
     figure = square_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
-        axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **style | {"marker": ""})
+        axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **dict(style, marker=""))
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
     recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in SHARES]
     for top, recall in zip(SHARES, recalls, strict=True):
-        if not missing(recall):
+        if recall is not None and not missing(recall):
             axes.plot(top / 100, recall, "o", color=INK, markersize=6, zorder=6)
     axes.set(xlabel="Share of the rows contacted, highest scores first", ylabel="Share of all positives among them")
     finish(figure, axes)
@@ -124,10 +124,11 @@ def _lift(scorers: dict[str, dict]) -> Picture:
     axes = figure.subplots()
     for name, style in styles(scorers).items():
         lifts = [scorers[name].get(f"lift_at_{top}") for top in SHARES]
-        lifts = [float("nan") if missing(lift) else lift for lift in lifts]
-        axes.plot(range(len(SHARES)), lifts, label=named(name), **style | {"markevery": 1, "markersize": 6})
+        lifts = [float("nan") if lift is None else lift for lift in lifts]
+        axes.plot(range(len(SHARES)), lifts, label=named(name), **dict(style, markevery=1, markersize=6))
         if bounds := scorers[name].get("lift_at_10_interval") if name == MODEL else None:
-            axes.vlines(SHARES.index(10), *[np.nan if missing(end) else end for end in bounds], color=BLUE, linewidth=2)
+            low, high = (np.nan if missing(end) else end for end in bounds)
+            axes.vlines(SHARES.index(10), low, high, color=BLUE, linewidth=2)
     axes.axhline(1, label="Chance", **THIN)
     axes.set_xticks(range(len(SHARES)), [f"top {top}\u00a0%" for top in SHARES])
     axes.set(xlim=(-0.3, len(SHARES) - 0.7), ylabel="Positives, times the base rate", xlabel="Rows contacted")
@@ -139,8 +140,8 @@ def _lift(scorers: dict[str, dict]) -> Picture:
         f"all rows (95\u00a0% interval {span(test.get('lift_at_10_interval'), 1)}, the bar)."
     )
     said = "; ".join(
-        f"{named(name)} {', '.join(number(of.get(f'lift_at_{top}'), 1) for top in SHARES)}"
-        for name, of in scorers.items()
+        f"{named(name)} {', '.join(number(figures.get(f'lift_at_{top}'), 1) for top in SHARES)}"
+        for name, figures in scorers.items()
     )
     alt = f"Lift at the top {listed([str(top) for top in SHARES])} per cent. {said}."
     return Picture("Lift", reading, inline_svg(figure, "lift", alt))
@@ -170,10 +171,11 @@ def _calibration(test: dict, before: dict, curves: dict, unit: str) -> Picture:
         f"Over all {unit} the model expects {percent(bins['mean_score'], 1)} positives and "
         f"{percent(bins['mean_label'], 1)} came."
     )
-    if not missing(error := test.get("expected_calibration_error")):
+    error = test.get("expected_calibration_error")
+    if error is not None and not missing(error):
         reading += f" Its probabilities are off by {100 * error:.1f} percentage points on average"
         was = before.get("expected_calibration_error")
-        reading += "." if missing(was) else f", before calibration by {100 * was:.1f}."
+        reading += "." if was is None or missing(was) else f", before calibration by {100 * was:.1f}."
     pairs = ", ".join(f"{percent(p)} and {percent(o)}" for p, o in zip(predicted, observed, strict=True))
     alt = f"Predicted probability and share that is positive, by bin: {pairs}. Below, a histogram of the scores."
     return Picture("Calibration", reading, inline_svg(figure, "calibration", alt))
@@ -185,7 +187,7 @@ def _distribution(test: dict, curves: dict, threshold: float | None) -> Picture:
     axes = figure.subplots()
     for label, style in (("negative", DASHED), ("positive", SOLID)):
         edges, counts = curves["histograms"][label]["edges"], np.array(curves["histograms"][label]["counts"])
-        axes.stairs(counts / counts.sum(), edges, label=f"{named(label)} rows", **style | {"fill": False})
+        axes.stairs(counts / counts.sum(), edges, label=f"{named(label)} rows", **dict(style, fill=False))
         if label == "positive":
             axes.stairs(counts / counts.sum(), edges, fill=True, color=FILL, alpha=0.5, zorder=0.9)
     if threshold is not None and edges[0] <= threshold <= edges[-1]:

@@ -4,20 +4,22 @@ import copy
 import os
 import tempfile
 from textwrap import shorten
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.integrations.liger import apply_liger_kernel
-from transformers.trainer_utils import IntervalStrategy
-from transformers.training_args import trainer_log_levels
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from data_prep import InputError
 from finetune.config import Experiment
 from finetune.measures import LOWER_IS_BETTER, measure_names
 from finetune.model.objective import Objective
 from finetune.model.tokenization import first_line
+from finetune.runs import TENSORBOARD
 
 # The smallest and the largest value of the settings that transformers takes as they are, and fails or does nothing
 # with in the middle of a run.
@@ -38,7 +40,7 @@ TAKES_NO_ARGUMENTS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # the Tr
 SAMPLING = ("random", "sequential", "group_by_length", "batch_rebalance")
 
 
-def training_arguments(experiment: Experiment, **overrides: object) -> TrainingArguments:
+def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArguments:
     """TrainingArguments of the config's training section, with which an optimizer has been built once.
 
     Raises:
@@ -57,7 +59,7 @@ def training_arguments(experiment: Experiment, **overrides: object) -> TrainingA
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)
     before = set(os.environ)
     try:
         made = TrainingArguments(**settings)
@@ -198,12 +200,13 @@ def _try_optimizer(made: TrainingArguments) -> None:
     Raises:
         InputError: A package is missing, or a value is out of range.
     """
-    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    sizes: dict[str, Any] = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
     tiny = BertForSequenceClassification(BertConfig(vocab_size=8, max_position_embeddings=8, **sizes))
     part = "training"
     try:
+        nothing = TensorDataset(torch.empty(0))
         DataLoader(
-            [0],
+            nothing,
             num_workers=made.dataloader_num_workers,
             prefetch_factor=made.dataloader_prefetch_factor,
             persistent_workers=made.dataloader_persistent_workers,
@@ -214,17 +217,17 @@ def _try_optimizer(made: TrainingArguments) -> None:
         with tempfile.TemporaryDirectory() as folder:  # the Trainer makes it
             arguments = copy.copy(made)
             arguments.output_dir = folder
-            trainer = Trainer(model=tiny, args=arguments, eval_dataset=[])
-        part = f"training.optim {made.optim.value}"
+            trainer = Trainer(model=tiny, args=arguments, eval_dataset=nothing)
+        part = f"training.optim {OptimizerNames(made.optim).value}"
         trainer.create_optimizer()
-        part = f"training.lr_scheduler_type {made.lr_scheduler_type.value} with lr_scheduler_kwargs"
+        part = f"training.lr_scheduler_type {SchedulerType(made.lr_scheduler_type).value} with lr_scheduler_kwargs"
         steps = max(made.max_steps, 2)
         scheduler = trainer.create_scheduler(steps)
         if isinstance(scheduler, LambdaLR) and min(scheduler.lr_lambdas[0](step) for step in (steps // 2, steps)) < 0:
             raise ValueError("the learning rate falls below zero")
         if made.activation_checkpointing:
             part = "training.gradient_checkpointing_kwargs"
-            more = dict(made.activation_checkpointing_kwargs or {})
+            more = dict(cast(dict[str, Any], made.activation_checkpointing_kwargs or {}))
             layers = {name: more.pop(name) for name in ("every_n_layers", "offload") if name in more}
             tiny.train().activation_checkpointing_enable(more or None, **layers)
             tiny(torch.zeros((1, 2), dtype=torch.long, device=tiny.device)).logits.sum().backward()

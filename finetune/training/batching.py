@@ -37,7 +37,7 @@ class Collator(TrainerCallback):
         """The Trainer says which epoch it is in."""
         self.epoch = int(state.epoch or 0)
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
         """Rows of `Tokens` with labels -> labels of shape (rows,) or (rows, classes), and the batch.
 
         The labels come first: the Trainer takes the size of a batch from what is first in it.

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,18 +18,36 @@ from data_prep.checked_json import MayLack
 from data_prep.files import files_hash, held, write_whole
 from finetune.config import Experiment
 from finetune.effects import weight_settings, with_effect
-from finetune.runs import CHECKSUMS, ORIGIN, PRETRAINED, PRETRAINING_LOG, read_notes, read_trained_settings
-
-RUN_FILES = re.compile(
-    r"(\..*|checkpoints|model|pretrained|pretraining|predictions|sweep|tensorboard|seed-\d+|config\.yaml|metrics\.json"
-    r"|report\.html|explanation\.(html|json)|training_log\.json)"
+from finetune.runs import (
+    CHECKPOINTS,
+    CHECKSUMS,
+    EXPLANATION,
+    METRICS,
+    MODEL_FOLDER,
+    ORIGIN,
+    PREDICTIONS,
+    PRETRAINED,
+    PRETRAINING,
+    PRETRAINING_LOG,
+    REPORT,
+    SETTINGS,
+    SWEEP,
+    TENSORBOARD,
+    TRAINING_LOG,
+    read_notes,
+    read_trained_settings,
+    seed_folder,
 )
+
+RUN_FOLDERS = (CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, SWEEP, TENSORBOARD)
+RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION.replace(".json", ".html"))
+OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 
 
-def starts_anew(asked: str | None) -> bool:
+def starts_anew(setting: str | None) -> bool:
     """Whether training.resume_from_checkpoint says so."""
-    return bool(asked) and asked.lower() == "false"
+    return bool(setting) and setting.lower() == "false"
 
 
 def made_by(folder: Path) -> dict:
@@ -63,7 +81,7 @@ def refuse_other_run(experiment: Experiment) -> None:
             a finished run of other settings, and training.resume_from_checkpoint is not false.
     """
     base = experiment.base_folder
-    if (base / "model").is_dir() if experiment.seeds else [*base.glob("seed-*/model")]:
+    if (base / MODEL_FOLDER).is_dir() if experiment.seeds else [*base.glob(f"{seed_folder('*')}/{MODEL_FOLDER}")]:
         raise InputError(
             f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
         )
@@ -75,11 +93,11 @@ def refuse_other_run(experiment: Experiment) -> None:
 
 
 def _refuse_strange_files(folder: Path) -> None:
-    strange = [path.name for path in folder.iterdir() if not RUN_FILES.fullmatch(path.name)] if folder.is_dir() else []
+    strange = [path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name)] if folder.is_dir() else []
     for name, mark in (
-        ("model", "serializer.json"),
-        ("checkpoints", ORIGIN),
-        ("pretraining", ORIGIN),
+        (MODEL_FOLDER, "serializer.json"),
+        (CHECKPOINTS, ORIGIN),
+        (PRETRAINING, ORIGIN),
         (PRETRAINED, PRETRAINING_LOG),
     ):
         part = folder / name
@@ -112,16 +130,17 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     Raises:
         InputError: The checkpoints are those of other settings or data, or the one that is asked for is not there.
     """
-    asked, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
-    if starts_anew(asked):
+    assert arguments.output_dir is not None
+    given, folder = arguments.resume_from_checkpoint, Path(arguments.output_dir)
+    if starts_anew(given):
         return None
-    if asked and asked.lower() != "true":
-        if not _is_whole(Path(asked), arguments.save_only_model):
-            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {asked}")
-        _refuse_other_origin(Path(asked).parent, made_by(Path(asked).parent), origin)
-        return asked
+    if given and given.lower() != "true":
+        if not _is_whole(Path(given), arguments.save_only_model):
+            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {given}")
+        _refuse_other_origin(Path(given).parent, made_by(Path(given).parent), origin)
+        return given
     earlier = made_by(folder)
-    if not asked and earlier.get("finished", True):
+    if not given and earlier.get("finished", True):
         return None
     checkpoints = sorted(folder.glob("checkpoint-*"), key=_step)
     if checkpoints and earlier:
@@ -133,7 +152,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
             return str(checkpoint)
         what = "the one before it is taken" if checkpoints else "and there is none before it"
         print(f"warning: {checkpoint} is damaged, {what}")
-    if asked:
+    if given:
         raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
     return None
 
@@ -173,7 +192,7 @@ def finish(folder: Path, origin: dict) -> None:
 class _Moved(TrainerCallback):
     """Whether any step moves any of these weights; the best checkpoint, which comes back at the end, may be older."""
 
-    def __init__(self, weights: list[torch.Tensor]) -> None:
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self.weights, self.before = weights, [weight.detach().clone() for weight in weights]
         self.seen = self.any = False
 
@@ -224,8 +243,11 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     Raises:
         InputError: Nothing was learned; the checkpoints are gone.
     """
-    decayed = set(trainer.get_decay_parameter_names(trainer.model))
-    kept = [weight for name, weight in trainer.model.named_parameters() if weight.requires_grad and name not in decayed]
+    model, folder = trainer.model, trainer.args.output_dir
+    assert model is not None
+    assert folder is not None
+    decayed = set(trainer.get_decay_parameter_names(model))
+    kept = [weight for name, weight in model.named_parameters() if weight.requires_grad and name not in decayed]
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # no process has the whole weights
         kept = []
     moved = _Moved(kept)
@@ -234,7 +256,7 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     trainer.train(resume_from_checkpoint=resume)
     if moved.seen and not moved.any:
         if trainer.is_world_process_zero():
-            shutil.rmtree(trainer.args.output_dir)
+            shutil.rmtree(folder)
         raise InputError(
             f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
             f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "
@@ -254,7 +276,7 @@ def refuse_not_finite(folder: Path) -> None:
             if all(torch.isfinite(weights.get_tensor(name)).all() for name in weights.keys()):  # noqa: SIM118
                 continue
         shutil.rmtree(folder)
-        section = "pretraining" if folder.parent.name == "pretraining" else "training"
+        section = "pretraining" if folder.parent.name == PRETRAINING else "training"
         raise InputError(
             f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept; lower "
             f"the rate"

@@ -1,5 +1,6 @@
 """Masked-language modelling: which tokens are hidden, and what stands in their place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,7 @@ class MaskingCollator:
     unit: Literal["token", "event"]
     make_batch: MakeBatch | None = None
 
-    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor | int]:
         """Hide about `share` of the tokens of each example, and at least one unit.
 
         Args:
@@ -62,9 +63,11 @@ class MaskingCollator:
         hidden = (draw < self.share) | (draw == draw.amin(dim=1, keepdim=True)) & (draw < 1)
         fate = torch.rand(ids.shape).gather(1, unit)
         words = torch.randint(len(self.tokenizer), ids.shape)
-        shown = torch.where(fate < 0.8, self.tokenizer.mask_token_id, torch.where(fate < 0.9, words, ids))
+        masked = self.tokenizer.mask_token_id
+        assert isinstance(masked, int)
+        shown = torch.where(fate < 0.8, masked, torch.where(fate < 0.9, words, ids))
         ids, labels = torch.where(hidden, shown, ids), torch.where(hidden, ids, -100)
-        batch = {"input_ids": ids, "attention_mask": mask}
+        batch: Mapping[str, torch.Tensor | int] = {"input_ids": ids, "attention_mask": mask}
         if self.make_batch is not None:
             batch = self.make_batch([row[: len(known)].numpy() for row, known in zip(ids, given, strict=True)])
         return {"labels": labels if "attention_mask" in batch else labels[mask.bool()][None], **batch}

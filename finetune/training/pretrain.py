@@ -5,7 +5,7 @@ import shutil
 from itertools import chain
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
@@ -18,7 +18,7 @@ from finetune.model.objective import mean_cross_entropy
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer
 from finetune.model.tokens import CHUNK, join, tokens_of_split
-from finetune.runs import PRETRAINED, PRETRAINING_LOG, read_pretraining_log
+from finetune.runs import PRETRAINING, PRETRAINING_LOG, read_pretraining_log
 from finetune.training.arguments import training_arguments
 from finetune.training.checkpoints import (
     alone,
@@ -39,8 +39,8 @@ from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progr
 def pretrain(experiment: Experiment) -> Path | None:
     """Train the encoder to fill masked words or events, and write runs/NAME/pretrained.
 
-    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users whom the
-    task does not ask about. Where it was stopped it continues from its newest complete checkpoint (one every
+    Only texts of training cutoffs are used, and no label: the training texts, and the histories of the users outside
+    of the population. Where it was stopped it continues from its newest complete checkpoint (one every
     training.save_steps steps), and where it had finished with the same settings and data nothing is done.
 
     Returns:
@@ -51,27 +51,17 @@ def pretrain(experiment: Experiment) -> Path | None:
 
     Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2019, section 3.1, Task 1.
     """
-    settings = experiment.pretraining
-    if not settings.max_steps:
+    if not experiment.pretraining.max_steps:
         print("pretraining.max_steps is 0: no pretraining")
         return None
-    arguments = training_arguments(
-        experiment,
-        output_dir=str(experiment.base_folder / "pretraining"),
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        eval_strategy="no",
-        save_strategy="no" if experiment.training["save_strategy"] == "no" else "steps",
-        load_best_model_at_end=False,
-        metric_for_best_model=None,
-        run_name=experiment.training["run_name"] or f"{experiment.name}-pretraining",  # beside fine-tuning in a tracker
-    )
+    checkpoints = experiment.base_folder / PRETRAINING
+    arguments = _arguments(experiment, checkpoints)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)  # of what comes after it
     if experiment.model.name_or_path:
         refuse_later(Path(experiment.model.name_or_path), manifest)
-    folder = experiment.base_folder / PRETRAINED
+    folder = experiment.pretrained_folder
     origin = pretraining_origin(experiment, manifest)
     anew = starts_anew(arguments.resume_from_checkpoint)
     log = read_pretraining_log(folder)
@@ -81,9 +71,42 @@ def pretrain(experiment: Experiment) -> Path | None:
     arguments.resume_from_checkpoint = "false" if anew else None  # a folder that it names is one of fine-tuning
     if log and not anew:
         print(f"{folder} was made with other settings or from other data, and is replaced")
-    checkpoints = Path(arguments.output_dir)
     resume = checkpoint_to_resume(arguments, origin)
-    limit = experiment.finetuning.max_train_examples
+    trainer = _build_trainer(experiment, arguments)
+    trainer.accelerator.wait_for_everyone()
+    with alone(experiment.base_folder, trainer.is_world_process_zero()):
+        if trainer.is_world_process_zero():
+            begin(checkpoints, origin, resume)
+        seconds = trained(trainer, resume, "pretraining")
+        last = checkpoints / "last"
+        trainer.save_model(str(last))  # on every process, as sharded weights are gathered
+        if trainer.is_world_process_zero():
+            refuse_not_finite(last)
+            last_cutoff = manifest["splits"]["train"]["cutoffs"][-1]
+            _save(trainer, last, folder, {"last_cutoff": last_cutoff, "made_by": origin}, seconds)
+            shutil.rmtree(checkpoints)
+        trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def _arguments(experiment: Experiment, checkpoints: Path) -> TrainingArguments:
+    """Those of fine-tuning, but for what a masked-language model has no use for."""
+    return training_arguments(
+        experiment,
+        output_dir=str(checkpoints),
+        max_steps=experiment.pretraining.max_steps,
+        learning_rate=experiment.pretraining.learning_rate,
+        eval_strategy="no",
+        save_strategy="no" if experiment.training["save_strategy"] == "no" else "steps",
+        load_best_model_at_end=False,
+        metric_for_best_model=None,
+        run_name=experiment.training["run_name"] or f"{experiment.name}-pretraining",  # beside fine-tuning in a tracker
+    )
+
+
+def _build_trainer(experiment: Experiment, arguments: TrainingArguments) -> LengthGroupedTrainer:
+    """With the model and the tokenized texts."""
+    settings, limit = experiment.pretraining, experiment.finetuning.max_train_examples
     splits = ("train", UNLABELLED)
     texts = chain.from_iterable(split_texts(experiment.data_folder, split, limit, CHUNK)[1] for split in splits)
     set_seed(arguments.seed)
@@ -106,26 +129,17 @@ def pretrain(experiment: Experiment) -> Path | None:
         compute_loss_func=mean_cross_entropy,
     )
     show_progress(trainer, "pretrain")
-    trainer.accelerator.wait_for_everyone()
-    with alone(experiment.base_folder, trainer.is_world_process_zero()):
-        if trainer.is_world_process_zero():
-            begin(checkpoints, origin, resume)
-        seconds = trained(trainer, resume, "pretraining")
-        last = checkpoints / "last"
-        trainer.save_model(str(last))  # on every process, as sharded weights are gathered
-        if trainer.is_world_process_zero():
-            refuse_not_finite(last)
-            with replacing(folder) as made:
-                shutil.copytree(last, made, dirs_exist_ok=True)
-                log = {
-                    "last_cutoff": manifest["splits"]["train"]["cutoffs"][-1],
-                    "made_by": origin,
-                    "examples": len(tokens),
-                    "steps": trainer.state.global_step,
-                    "seconds": round(seconds, 1),
-                    "history": trainer.state.log_history,
-                }
-                (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(checkpoints)
-        trainer.accelerator.wait_for_everyone()
-    return folder
+    return trainer
+
+
+def _save(trainer: LengthGroupedTrainer, last: Path, folder: Path, facts: dict, seconds: float) -> None:
+    """Put the last weights in their place, with the log."""
+    log = facts | {
+        "examples": len(trainer.train_dataset),
+        "steps": trainer.state.global_step,
+        "seconds": round(seconds, 1),
+        "history": trainer.state.log_history,
+    }
+    with replacing(folder) as made:
+        shutil.copytree(last, made, dirs_exist_ok=True)
+        (made / PRETRAINING_LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

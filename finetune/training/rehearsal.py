@@ -83,9 +83,9 @@ def _read(
     steps = max(experiment.training["max_steps"], 100)
     classifier = build_classifier(experiment.model, objective, start, tokenizer, steps).eval()
     training = experiment.training
-    asked = next((name for name in ("gradient_checkpointing", "activation_checkpointing") if training[name]), None)
-    if asked and not classifier.supports_gradient_checkpointing:
-        raise InputError(f"training.{asked}: a {classifier.config.model_type} model cannot do it; leave it out")
+    setting = next((name for name in ("gradient_checkpointing", "activation_checkpointing") if training[name]), None)
+    if setting and not classifier.supports_gradient_checkpointing:
+        raise InputError(f"training.{setting}: a {classifier.config.model_type} model cannot do it; leave it out")
     room = tokenizer.model_max_length
     if room < 8:
         raise InputError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from data_prep import InputError
 from finetune.config import Experiment
 from finetune.effects import pretraining_settings, with_effect
-from finetune.runs import PRETRAINED, TASK, read_pretraining_log, read_task
+from finetune.runs import TASK, read_pretraining_log, read_task
 
 
 def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
@@ -18,7 +18,7 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
         refuse_later(Path(experiment.model.name_or_path), manifest)
     if not experiment.pretraining.max_steps:
         return experiment.model.name_or_path
-    folder = experiment.base_folder / PRETRAINED
+    folder = experiment.pretrained_folder
     if not folder.is_dir():
         raise InputError(
             f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import matplotlib.style
 import torch
 import yaml
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
@@ -33,6 +33,7 @@ from finetune.model.objective import Objective
 from finetune.parser import changed, changed_yaml
 from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
 from finetune.report.report import page_template
+from finetune.runs import CHECKPOINTS, SWEEP
 from finetune.training.arguments import training_arguments
 from finetune.training.start import starting_point
 from finetune.training.train import build_trainer
@@ -69,7 +70,7 @@ def sweep(experiment: Experiment) -> Path:
         "data": manifest["content_hash"],
         "sweep.space": yaml.safe_dump(experiment.sweep.space),
     }
-    folder = experiment.base_folder / "sweep"
+    folder = experiment.base_folder / SWEEP
     folder.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner() if experiment.sweep.pruning == "median" else optuna.pruners.NopPruner()
     with _lock(folder / ".lock"):
@@ -87,6 +88,7 @@ def sweep(experiment: Experiment) -> Path:
             raise InputError(f"{folder / 'study.db'} is damaged; delete it or choose another --name") from error
         _refuse_other(study, origin, folder)
     metric = arguments.metric_for_best_model
+    assert metric is not None  # as the best checkpoint is loaded
     while begun := _begin(study, experiment, metric, folder):
         trial, held = begun
         state, value = "FAIL", None
@@ -96,7 +98,7 @@ def sweep(experiment: Experiment) -> Path:
             with held, _lock(folder / ".lock"):
                 study.tell(trial, value, optuna.trial.TrialState[state])
                 shutil.rmtree(_place(folder, trial.number))
-        said = ", ".join(f"{name} {_short(of)}" for name, of in trial.params.items())
+        said = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
         print(f"trial {trial.number} {STATES[state]}: {metric} {_short(value)} with {said}")
     return folder / "sweep.html"
 
@@ -108,8 +110,8 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
     space = experiment.sweep.space
     if not space:
         raise InputError("sweep.space names no setting")
-    for name, of in space.items():
-        _check_range(name, of)
+    for name, tried in space.items():
+        _check_range(name, tried)
         if name in ("training.metric_for_best_model", "training.greater_is_better"):
             raise InputError(f"sweep.space: {name} judges the trials; set it for all of them")
         _check_name(
@@ -130,22 +132,26 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
         training_arguments(
             changed(
                 experiment,
-                {n: of["choices"][end] if "choices" in of else (of["low"], of["high"])[end] for n, of in space.items()},
+                {
+                    n: tried["choices"][end] if "choices" in tried else (tried["low"], tried["high"])[end]
+                    for n, tried in space.items()
+                },
             )
         )
     return arguments, manifest
 
 
-def _check_range(name: str, of: dict[str, Any]) -> None:
-    if "choices" in of:
-        choices = of["choices"]
-        if set(of) != {"choices"} or not isinstance(choices, list) or not choices:
+def _check_range(name: str, tried: dict[str, Any]) -> None:
+    if "choices" in tried:
+        choices = tried["choices"]
+        if set(tried) != {"choices"} or not isinstance(choices, list) or not choices:
             raise InputError(f"sweep.space: choices of {name} must be a list of values, without other keys")
         if any(isinstance(choice, dict | list) for choice in choices):
             raise InputError(f"sweep.space: choices of {name} must be single values, and one is a list or a mapping")
         return
-    numbers = [of.get("low"), of.get("high")]
-    if set(of) - {"low", "high", "log"} or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+    ends = [tried.get("low"), tried.get("high")]
+    numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
+    if set(tried) - {"low", "high", "log"} or len(numbers) < len(ends):
         raise InputError(
             f"sweep.space: {name} must be {{low: number, high: number, log: true or false}} or {{choices}}"
         )
@@ -153,7 +159,7 @@ def _check_range(name: str, of: dict[str, Any]) -> None:
         raise InputError(f"sweep.space: low and high of {name} must be finite numbers")
     if numbers[0] >= numbers[1]:
         raise InputError(f"sweep.space: low of {name} is {numbers[0]}, which is not below high, {numbers[1]}")
-    if of.get("log") and numbers[0] <= 0:
+    if tried.get("log") and numbers[0] <= 0:
         raise InputError(f"sweep.space: low of {name} is {numbers[0]}; on the log scale it must be above zero")
 
 
@@ -196,13 +202,13 @@ def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
         fcntl.flock(held, fcntl.LOCK_EX)
         # Seeded by the trial, so that workers draw different values and a sweep can be repeated.
         study.sampler = optuna.samplers.TPESampler(seed=experiment.training["seed"] + trial.number)
-        for name, of in experiment.sweep.space.items():
-            if "choices" in of:
-                trial.suggest_categorical(name, of["choices"])
-            elif isinstance(of["low"], int) and isinstance(of["high"], int):
-                trial.suggest_int(name, of["low"], of["high"], log=bool(of.get("log")))
+        for name, tried in experiment.sweep.space.items():
+            if "choices" in tried:
+                trial.suggest_categorical(name, tried["choices"])
+            elif isinstance(tried["low"], int) and isinstance(tried["high"], int):
+                trial.suggest_int(name, tried["low"], tried["high"], log=bool(tried.get("log")))
             else:
-                trial.suggest_float(name, of["low"], of["high"], log=bool(of.get("log")))
+                trial.suggest_float(name, tried["low"], tried["high"], log=bool(tried.get("log")))
     return trial, held
 
 
@@ -249,7 +255,7 @@ def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, pl
     report = _Report(trial, metric)
     try:
         made = changed(experiment, trial.params)
-        arguments = training_arguments(made, output_dir=str(place / "checkpoints"), report_to="none")
+        arguments = training_arguments(made, output_dir=str(place / CHECKPOINTS), report_to="none")
         trainer, _ = build_trainer(made, arguments, manifest)
         trainer.args.save_strategy = SaveStrategy.NO  # only the metric is wanted
         trainer.add_callback(report)
@@ -276,7 +282,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
         pictures += [
-            _against(finished, best, metric, name, of) for name, of in experiment.sweep.space.items() if finished
+            _against(finished, best, metric, name, space) for name, space in experiment.sweep.space.items() if best
         ]
     page = page_template("sweep.html.jinja").render(
         name=experiment.name,
@@ -297,7 +303,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
 
 def _value(trial: "FrozenTrial") -> float | None:
     """Of a trial that did not finish the last evaluation."""
-    if trial.value is None and trial.intermediate_values:
+    if trial.value is None and trial.last_step is not None:
         return trial.intermediate_values[trial.last_step]
     return trial.value
 
@@ -306,39 +312,48 @@ def _short(value: object) -> str:
     return "\u2013" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _final_values(finished: list["FrozenTrial"]) -> list[float]:
+    """Of trials that all have one."""
+    return [trial.value for trial in finished if trial.value is not None]
+
+
 def _progress(finished: list["FrozenTrial"], metric: str, direction: str) -> Picture:
     """The value of each finished trial and the best one so far."""
     figure = square_figure()
     axes = figure.subplots()
-    numbers, values, best = [trial.number for trial in finished], [trial.value for trial in finished], []
+    numbers, values, best = [trial.number for trial in finished], _final_values(finished), []
     for value in values:
         best.append((max if direction == "MAXIMIZE" else min)([*best[-1:], value]))
-    axes.plot(numbers, values, label="trial", **DASHED | {"marker": "o", "linestyle": "none"})
+    axes.plot(numbers, values, label="trial", **dict(DASHED, marker="o", linestyle="none"))
     axes.step(numbers, best, where="post", label="best so far", **SOLID)
     axes.set(xlabel="Trial", ylabel=f"Validation {metric}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)
     figure.legend(loc="outside lower left", ncols=2, borderpad=0.4)
     reading = f"The first finished trial had {values[0]:.4f}, the best has {best[-1]:.4f}."
     alt = f"Validation {metric} of {len(values)} finished trials, and the best so far. {reading}"
     return Picture("Best value over the trials", reading, inline_svg(figure, "progress", alt))
 
 
-def _against(finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, of: dict[str, Any]) -> Picture:
+def _against(
+    finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, space: dict[str, Any]
+) -> Picture:
     """The value of each finished trial over one of the settings."""
     figure = square_figure()
     axes = figure.subplots()
-    tried, values = [trial.params[name] for trial in finished], [trial.value for trial in finished]
-    if "choices" in of:
-        axes.set_xticks(range(len(of["choices"])), [_short(choice) for choice in of["choices"]])
-        axes.set_xlim(-0.5, len(of["choices"]) - 0.5)
-    elif of.get("log"):
+    settings, values = [trial.params[name] for trial in finished], _final_values(finished)
+    if "choices" in space:
+        axes.set_xticks(range(len(space["choices"])), [_short(choice) for choice in space["choices"]])
+        axes.set_xlim(-0.5, len(space["choices"]) - 0.5)
+    elif space.get("log"):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own is LaTeX
         axes.xaxis.set_minor_formatter(NullFormatter())
-    at = [of["choices"].index(value) for value in tried] if "choices" in of else tried
+    at = [space["choices"].index(value) for value in settings] if "choices" in space else settings
     axes.plot(at, values, "o", color=SOLID["color"])
     axes.set(xlabel=name, ylabel=f"Validation {metric}")
     reading = f"The best trial has {_short(best.params[name])}."
-    pairs = ", ".join(f"{_short(setting)}: {value:.4f}" for setting, value in zip(tried, values, strict=True))
+    pairs = ", ".join(f"{_short(setting)}: {value:.4f}" for setting, value in zip(settings, values, strict=True))
     alt = f"Validation {metric} of each finished trial by {name}. {pairs}."
     return Picture(name, reading, inline_svg(figure, name.replace(".", "-"), alt))

@@ -115,7 +115,7 @@ def teach(
     else:
         members = _members(objective, rows, labels, value_loss)
     best = []
-    fits = FOLDS * sum(len(of) for _, of in members)
+    fits = FOLDS * sum(len(points) for _, points in members)
     with threadpool_limits(1 if len(users) < SMALL else None), tqdm(total=fits, desc="teacher", unit="fit") as bar:
         for inputs, points in members:
             found = (-np.inf, None)

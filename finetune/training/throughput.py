@@ -54,7 +54,9 @@ class Throughput:
         cuda = device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(device) if cuda else 0
         counts = torch.tensor([int(self.tokens), self.places, peak], device=device)
-        tokens, places, peaks = self.accelerator.gather(counts).view(-1, 3).T.tolist()
+        gathered = self.accelerator.gather(counts)
+        assert isinstance(gathered, torch.Tensor)
+        tokens, places, peaks = gathered.view(-1, 3).T.tolist()
         now = time.perf_counter()
         speed = sum(tokens) / (now - self.start)
         self._restart(now)

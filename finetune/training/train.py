@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import yaml
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
-    Trainer,
+    PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
     get_scheduler,
@@ -34,7 +35,7 @@ from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
-from finetune.runs import SETTINGS, TASK, TRAINING_LOG
+from finetune.runs import METRICS, PREDICTIONS, REPORT, SETTINGS, TASK, TRAINING_LOG
 from finetune.training.arguments import check_warmup, training_arguments
 from finetune.training.batching import Collator
 from finetune.training.checkpoints import (
@@ -74,26 +75,22 @@ def train(experiment: Experiment) -> list[Path]:
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
-    finished = [made_by(_checkpoints(run)) == origin | {"finished": True} for run, origin in runs]
+    finished = [made_by(run.checkpoint_folder) == origin | {"finished": True} for run, origin in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
             _train(run, manifest, origin)
-    return [run.run_folder / "model" for run, _ in runs]
+    return [run.model_folder for run, _ in runs]
 
 
 def _origin(run: Experiment, manifest: dict) -> dict:
     return {"training": weight_settings(run), "content_hash": manifest["content_hash"]}
 
 
-def _checkpoints(experiment: Experiment) -> Path:
-    return experiment.run_folder / "checkpoints"
-
-
 @enough_memory(TRAINING_REMEDY)
 def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
-    arguments = training_arguments(experiment, output_dir=str(_checkpoints(experiment)))
+    arguments = training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     resume = checkpoint_to_resume(arguments, origin)
     trainer, facts = build_trainer(experiment, arguments, manifest)
     trainable, total = (
@@ -103,15 +100,15 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
     with alone(experiment.run_folder, trainer.is_world_process_zero()):
         if trainer.is_world_process_zero():
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
-            begin(_checkpoints(experiment), origin, resume)
+            begin(experiment.checkpoint_folder, origin, resume)
         seconds = trained(trainer, resume, "training")
-        best = Path(arguments.output_dir) / "best"
+        best = experiment.checkpoint_folder / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
             refuse_not_finite(best)
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
-            finish(_checkpoints(experiment), origin)
+            finish(experiment.checkpoint_folder, origin)
         trainer.accelerator.wait_for_everyone()
 
 
@@ -138,7 +135,7 @@ def build_trainer(
         "task": objective.task,
         "scale": asdict(scale) if scale else None,
         "pooling": experiment.model.pooling,
-        "base": weights_hash(start) if experiment.model.peft else None,
+        "base": weights_hash(start) if experiment.model.peft and start is not None else None,
     }
     packs = packs_on(model, arguments, experiment.model.pooling)  # before the layers are compiled
     if experiment.training["torch_compile"]:
@@ -201,7 +198,7 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
         )
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
-        more = {"scheduler_specific_kwargs": dict(arguments.lr_scheduler_kwargs or {})}
+        more = {"scheduler_specific_kwargs": dict(cast(dict[str, Any], arguments.lr_scheduler_kwargs or {}))}
         get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -210,8 +207,8 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
     return steps
 
 
-def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: torch.nn.Module) -> list[TrainerCallback]:
-    made = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
+def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: PreTrainedModel) -> list[TrainerCallback]:
+    made: list[TrainerCallback] = [BudgetCallback()] if getattr(model, "peft_type", None) == "ADALORA" else []
     if experiment.finetuning.patience and arguments.load_best_model_at_end:
         made.append(EarlyStoppingCallback(experiment.finetuning.patience))
     return made
@@ -220,7 +217,10 @@ def _callbacks(experiment: Experiment, arguments: TrainingArguments, model: torc
 def _validation_metrics(
     objective: Objective, scale: Scale | None, examples: int, arguments: TrainingArguments, prediction: EvalPrediction
 ) -> dict[str, float]:
-    labels, scores = prediction.label_ids, objective.scores(prediction.predictions)
+    labels, logits = prediction.label_ids, prediction.predictions
+    assert isinstance(labels, np.ndarray)
+    assert isinstance(logits, np.ndarray)
+    scores = objective.scores(logits)
     if not np.isfinite(scores).all():
         raise InputError(
             f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
@@ -251,13 +251,13 @@ def _learned(
     return labels, scale
 
 
-def _save(experiment: Experiment, trainer: Trainer, best: Path, manifest: dict, facts: dict) -> None:
+def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: dict, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
-        shutil.rmtree(folder / "predictions", ignore_errors=True)
-        for name in ("metrics.json", "report.html"):
+        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        for name in (METRICS, REPORT):
             (folder / name).unlink(missing_ok=True)
-    with replacing(experiment.run_folder / "model") as folder:
+    with replacing(experiment.model_folder) as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing here reads
         name_for_others(folder)

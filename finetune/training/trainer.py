@@ -4,11 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
+    PreTrainedModel,
     ProgressCallback,
     Trainer,
     TrainerCallback,
@@ -19,8 +21,9 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from data_prep import InputError
-from finetune.model.packing import pack
+from finetune.model.packing import base_model, pack
 from finetune.model.tokenization import first_line
+from finetune.model.tokens import Tokens
 from finetune.training.batching import LengthGroupedSampler
 from finetune.training.checkpoints import write_checksums
 from finetune.training.throughput import Throughput, flops_per_token
@@ -32,7 +35,8 @@ def packs_on(model: torch.nn.Module, arguments: TrainingArguments, pooling: str 
         return False
     packs = pack(model, pooling)
     if not packs and arguments.process_index == 0:
-        print(f"batches are padded, as a {model.config.model_type} model cannot read packed ones with these settings")
+        kind = base_model(model).config.model_type
+        print(f"batches are padded, as a {kind} model cannot read packed ones with these settings")
     return packs
 
 
@@ -47,7 +51,10 @@ class LengthGroupedTrainer(Trainer):
         InputError: transformers refuses the arguments.
     """
 
-    def __init__(self, packs: bool = False, **settings: object) -> None:
+    model: PreTrainedModel
+    train_dataset: Tokens
+
+    def __init__(self, packs: bool = False, **settings: Any) -> None:
         self.packs = packs
         try:
             super().__init__(**settings)
@@ -58,18 +65,21 @@ class LengthGroupedTrainer(Trainer):
         self.flops = flops_per_token(self.model)  # before it is wrapped or sharded
         self.throughput: Throughput | None = None
 
-    def training_step(self, model: torch.nn.Module, inputs: dict, *more: object, **named: object) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more: Any, **named: Any) -> torch.Tensor:
         """Count the tokens of each batch."""
         if self.throughput is None:  # the clock starts here, not while checkpoints are read
             self.throughput = Throughput(self.flops, self.accelerator)
         self.throughput.count(inputs)
         return super().training_step(model, inputs, *more, **named)
 
-    def log(self, logs: dict[str, float], *more: object, **named: object) -> None:
+    def log(self, logs: dict[str, float], *more: Any, **named: Any) -> None:
         """Add the speed to the entries of training, which every process makes at the same step."""
-        super().log(logs | self.throughput.entries() if "loss" in logs else logs, *more, **named)
+        if "loss" in logs:
+            assert self.throughput is not None
+            logs = logs | self.throughput.entries()
+        super().log(logs, *more, **named)
 
-    def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Stop the clock meanwhile."""
         with self._without_clock():
             return super().evaluate(*arguments, **named)
@@ -82,10 +92,11 @@ class LengthGroupedTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = dropped
 
-    def _save_checkpoint(self, *arguments: object, **named: object) -> None:
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         with self._without_clock():
             super()._save_checkpoint(*arguments, **named)
             if self.is_world_process_zero():
+                assert self.args.output_dir is not None
                 write_checksums(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     @contextmanager
@@ -95,13 +106,14 @@ class LengthGroupedTrainer(Trainer):
         if self.throughput:
             self.throughput.pause(time.perf_counter() - start)
 
-    def evaluation_loop(self, *arguments: object, **named: object) -> EvalLoopOutput:
+    def evaluation_loop(self, *arguments: Any, **named: Any) -> EvalLoopOutput:
         """The loss of each example once: transformers averages batches, the last of which has some examples twice
         where there are several processes."""
         found = super().evaluation_loop(*arguments, **named)
+        assert self.compute_loss_func is not None
         loss = self.compute_loss_func({"logits": torch.tensor(found.predictions)}, torch.tensor(found.label_ids))
         name = f"{named.get('metric_key_prefix', 'eval')}_loss"
-        return found._replace(metrics=found.metrics | {name: loss.item()})
+        return found._replace(metrics=(found.metrics or {}) | {name: loss.item()})
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -112,7 +124,7 @@ class LengthGroupedTrainer(Trainer):
         self.sampler = LengthGroupedSampler(grouped, self.args.train_batch_size, seed)
         return self.sampler
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+    def _get_eval_sampler(self, eval_dataset: Tokens) -> list[int]:
         return np.argsort(-eval_dataset.lengths, kind="stable").tolist()  # little padding, and the most memory first
 
 

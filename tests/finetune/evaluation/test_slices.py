@@ -15,7 +15,7 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_split
 from finetune.evaluation.bootstrap import interval_names
 from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.slices import _compare, by_cutoff, slice_metrics, slice_values
+from finetune.evaluation.slices import by_cutoff, rates_and_gaps, slice_metrics, slice_values
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
 from finetune.parser import parse_experiment
@@ -215,7 +215,7 @@ def test_the_interval_of_a_gap_that_is_not_there_includes_zero_about_as_often_as
         labels, scores, users = rows("binary", 300, seed)
         values = np.random.default_rng(seed + 1000).choice(["a", "b", "c", "d", "e"], 300, p=[0.1, 0.1, 0.2, 0.3, 0.3])
         groups = np.unique(values, return_inverse=True)[1]
-        _, gaps = _compare(ScoredRows("binary", labels, {"model": scores}, users), groups, 5, 0.5, 200, 0)
+        _, gaps = rates_and_gaps(ScoredRows("binary", labels, {"model": scores}, users), groups, 5, 0.5, 200, 0)
         told += gaps["demographic_parity_interval"][0] > 0
     assert told / 150 < 0.1
 
