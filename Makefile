@@ -9,12 +9,13 @@ install: $(VENV)/.dev  ## everything that development needs
 quickstart: $(VENV)/.installed  ## a real log to a report, in minutes
 	$(BIN)/python scripts/run.py --config configs/quickstart.yaml
 
-test: lint  ## ruff and pytest, without a network
+test: lint  ## ruff, pyright and pytest, without a network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 lock: .lock/bin/python  ## constraints.txt anew, of the newest versions that pyproject.toml allows
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch -e '.[dev]'

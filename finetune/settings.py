@@ -31,12 +31,11 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from finetune.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
+from finetune.yaml_tree import TAG, Loader, composed, is_null, move_value, pairs_of
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
 LARGEST = 10**18  # no whole number reaches it: DuckDB and numpy know none that is much larger
-MOST_VALUES = 100_000  # of a file: its aliases may repeat each other
 OTHER_BASES = re.compile(r"[-+]?(0[\d_]+|\d[\d_]*(:\d+)+(\.[\d_]*)?)")  # to YAML 010 is 8 and 1:30 is 90
-TAG = "tag:yaml.org,2002:"
 KINDS = {
     str: "a text",
     bool: "true or false",
@@ -71,17 +70,6 @@ EXAMPLES = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """Dates stay text, and 1e-3 without a point is a number."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != f"{TAG}timestamp"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(f"{TAG}float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), "-+0123456789")
-
-
 def read_file(path: Path) -> dict[str, Any]:
     """What an experiment's YAML says, without the sections that it leaves empty.
 
@@ -100,11 +88,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def read_config(text: str) -> dict[str, Any]:
     """The same of the text of a file."""
-    root = _composed(text)
+    root = composed(text)
     if not isinstance(root, yaml.MappingNode):
         raise InputError("it is no experiment in YAML; start from configs/quickstart.yaml")
     for old, new in RENAMED.items():
-        _rename(root, old, new)
+        if move_value(root, old, new):
+            _say_renamed(old)
     return _section(root, None, "", whole=False)
 
 
@@ -143,32 +132,9 @@ def read_arguments(given: list[str]) -> list[str]:
 def read_text(text: str, hint: Any, name: str) -> Any:
     """A value in YAML, such as {user_id: visitorid}, by its type; see `read_file` for what it raises."""
     try:
-        return _read(_composed(text), hint, name)
+        return _read(composed(text), hint, name)
     except InputError as error:
         raise error if name in str(error) else InputError(f"{name}: {error}") from error
-
-
-def _rename(root: yaml.MappingNode, old: str, new: str) -> None:
-    """Put what a file says under the old name of a setting under its new one."""
-    values = []
-    section, _, last = old.partition(".")
-    for name, node in [(old, root), *((last, node) for node in _under(root, section))]:
-        if isinstance(node, yaml.MappingNode):
-            values += _under(node, name)
-            node.value = [(key, value) for key, value in node.value if key.value != name]
-    if not values:
-        return
-    section, _, last = new.partition(".")
-    if _under(root, new) or any(_under(node, last) for node in _under(root, section)):
-        raise InputError(f"{old} is the old name of {new}, and both are given; leave out {old}")
-    _say_renamed(old)
-    root.value.append((yaml.ScalarNode(f"{TAG}str", new, root.start_mark, root.end_mark), values[0]))
-
-
-def _under(node: yaml.Node, name: str) -> list[yaml.Node]:
-    """What a mapping has under a name."""
-    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-    return [value for key, value in pairs if key.value == name]
 
 
 def _say_renamed(old: str) -> None:
@@ -239,45 +205,13 @@ def _is_structure(kind: Any) -> bool:
     return is_dataclass(kind) or kind in (dict, list, Any) or get_origin(kind) in (dict, list)
 
 
-def _composed(text: str) -> yaml.Node:
-    """The tree of a YAML text, with aliases as the nodes that they name."""
-    try:
-        root = yaml.compose(text, _Loader) or yaml.ScalarNode(f"{TAG}null", "")
-        if _size(root, {}) > MOST_VALUES:
-            raise InputError("its aliases unfold to more than 100,000 values; write it without them")
-        return root
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it has characters that are no text"
-        raise InputError(f"this is not valid YAML{where}: {what}; mend it there") from None
-    except RecursionError:
-        raise InputError("it nests too deeply for a YAML of settings; flatten it") from None
-
-
-def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """The number of values that a node unfolds to."""
-    if id(node) in known:
-        size = known[id(node)]
-        if size is None:
-            raise InputError(f"what begins in line {node.start_mark.line + 1} contains itself; remove the alias")
-        return size
-    known[id(node)] = None
-    parts = node.value if isinstance(node, yaml.SequenceNode) else ()
-    if isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
-    size = 1 + sum(_size(part, known) for part in parts)
-    known[id(node)] = size
-    return size
-
-
 def _read(node: yaml.Node, hint: Any, name: str) -> Any:
     """What a node says of a setting of this type."""
     kinds = _members(hint)
     section = _of_kind(kinds, is_dataclass)
     if isinstance(node, yaml.ScalarNode):
         if section and len(kinds) == 1 and os.path.isfile(node.value):  # a section may lie in a file of its own
-            return _section(_composed(Path(node.value).read_text(encoding="utf-8")), section, name, whole=False)
+            return _section(composed(Path(node.value).read_text(encoding="utf-8")), section, name, whole=False)
         return _scalar(node, kinds, name)
     is_mapping = isinstance(node, yaml.MappingNode)
     if is_mapping and section:
@@ -287,7 +221,7 @@ def _read(node: yaml.Node, hint: Any, name: str) -> Any:
         _refuse(node, kinds, name)
     inner = (Any, *get_args(kind))[-1]
     if is_mapping:
-        return {key: _read(value, inner, f"{name}.{key}") for key, value in _pairs(node, name).items()}
+        return {key: _read(value, inner, f"{name}.{key}") for key, value in pairs_of(node, name).items()}
     return [_read(value, inner, f"{name}[{i}]") for i, value in enumerate(node.value)]
 
 
@@ -303,7 +237,7 @@ def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> d
     if not isinstance(node, yaml.MappingNode):
         _refuse(node, (section,), name)
     known, given = _settings(section), {}
-    for key, value in _pairs(node, name).items():
+    for key, value in pairs_of(node, name).items():
         setting = f"{name}.{key}".lstrip(".")
         if section is None and "." in key:
             hint = _hint(key)
@@ -311,7 +245,7 @@ def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> d
             hint = known[key][0]
         else:
             _refuse_unknown(name, key, known)
-        if _is_null(value) and NoneType not in _members(hint):
+        if is_null(value) and NoneType not in _members(hint):
             if _of_kind(_members(hint), is_dataclass):
                 continue
             required = known.get(key, (hint, False))[1]
@@ -323,31 +257,8 @@ def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> d
     return given
 
 
-def _pairs(node: yaml.MappingNode, name: str) -> dict[str, yaml.Node]:
-    """Key -> value, keys as they are written; those of merged mappings (<<) first."""
-    own, merged = {}, {}
-    for key, value in node.value:
-        line = f"line {key.start_mark.line + 1}"
-        if key.tag == f"{TAG}merge":
-            for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                if not isinstance(base, yaml.MappingNode):
-                    raise InputError(f"<< in {line} takes a mapping; name one by its alias")
-                merged = _pairs(base, name) | merged
-        elif not isinstance(key, yaml.ScalarNode):
-            raise InputError(f"the key in {line} is a list or a mapping; write a word")
-        elif key.value in own:
-            raise InputError(f"'{key.value}' stands twice ({line}); remove one")
-        else:
-            own[key.value] = value
-    return merged | own
-
-
-def _is_null(node: yaml.Node) -> bool:
-    return node.tag == f"{TAG}null"
-
-
 def _scalar(node: yaml.ScalarNode, kinds: tuple[Any, ...], name: str) -> Any:
-    if _is_null(node):
+    if is_null(node):
         if NoneType in kinds or Any in kinds:
             return None
         if _of_kind(kinds, is_dataclass):
@@ -372,14 +283,14 @@ def _value(node: yaml.ScalarNode, kind: Any) -> Any:
             raise ValueError
         return text
     if kind is bool:
-        if text.lower() not in _Loader.bool_values:
+        if text.lower() not in Loader.bool_values:
             raise ValueError
-        return _Loader.bool_values[text.lower()]
+        return Loader.bool_values[text.lower()]
     if kind is Any:
-        return _finite(_Loader("").construct_object(node))
+        return _finite(Loader("").construct_object(node))
     if not (isinstance(kind, type) and issubclass(kind, int | float)) or OTHER_BASES.fullmatch(text):
         raise ValueError
-    value = _Loader("").construct_object(node)
+    value = Loader("").construct_object(node)
     if isinstance(value, str):  # in quotes
         value = (int if issubclass(kind, int) else float)(text)
     if isinstance(value, bool) or (issubclass(kind, int) and not isinstance(value, int)):
@@ -402,7 +313,7 @@ def _refuse(node: yaml.Node, kinds: tuple[Any, ...], name: str, otherwise: str =
         text = " ".join(node.value.split())
         text = text if len(text) <= 80 else f"{text[:80]} ..."
         plain = node.tag in (f"{TAG}int", f"{TAG}float", f"{TAG}bool")
-        given = "null" if _is_null(node) else text if plain else f"'{text}'"
+        given = "null" if is_null(node) else text if plain else f"'{text}'"
     allowed = " or ".join(_described(kind) for kind in sorted(kinds, key=lambda kind: kind is NoneType))
     if node.tag == f"{TAG}int" and len(node.value) > 18:
         allowed += " below 10^18"

@@ -50,8 +50,8 @@ def advice(metrics: dict) -> str:
         return "These test rows cannot tell which scorer is the best."
     title, lower = measure(main, metrics["task"]).title, metrics["lower_is_better"]
     rival = metrics["test"]["baselines"][name]
-    bounds = rival.get(f"{main}_difference_interval") or [None, None]
-    if any(map(missing, bounds)):
+    bounds = _known(rival.get(f"{main}_difference_interval"))
+    if bounds is None:
         return "These test rows cannot tell which scorer is the best."
     found = standing(bounds, lower)
     if found == "ahead":
@@ -67,6 +67,11 @@ def advice(metrics: dict) -> str:
     if found == "behind":
         return f"Use {worded(name)} for this log: it is better than this model, and that is no chance.{gain}"
     return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
+
+
+def _known(interval: list[float] | None) -> list[float] | None:
+    """An interval with both of its ends, or None."""
+    return None if interval is None or any(map(missing, interval)) else interval
 
 
 def _people(metrics: dict) -> tuple[str, str]:
@@ -86,17 +91,17 @@ def _found(metrics: dict, contact: dict) -> str:
     found, contacted = contact["found_at"][MODEL], contact["contacted_at"]
     times = _times(found, contacted, contact)
     day = contact["cutoff"][:10]
-    bounds = contact.get("found_at_interval") or [None, None]
+    bounds = _known(contact.get("found_at_interval"))
     if metrics["task"] == "binary":
         share = f" ({percent(found / contacted)})" if contacted else ""
         between = ""
-        if not any(map(missing, bounds)):
+        if bounds:
             between = f", on other users like these between {number(bounds[0], 0)} and {number(bounds[1], 0)}"
         return (
             f"On {day} that would have been right for {number(found, 0)} of them{share}: they really "
             f"{_people(metrics)[1]}{between}. That is {number(times, 1)} times as many as by chance."
         )
-    between = "" if any(map(missing, bounds)) else f" (95\u00a0% interval {span(bounds, None)})"
+    between = "" if bounds is None else f" (95\u00a0% interval {span(bounds, None)})"
     return (
         f"On {day} they brought {number(found, None)}{between} of {number(contact['total'], None)}, "
         f"{percent(found / contact['total'])} of all: {number(times, 1)} times as much as by chance."
@@ -114,9 +119,9 @@ def _beside(metrics: dict, contact: dict, rival: str | None) -> str:
         return ""
     ours, theirs = contact["found_at"][MODEL], contact["found_at"][rival]
     places = 0 if metrics["task"] == "binary" else None
-    bounds = contact["difference_at"][rival]["interval"]
+    bounds = _known(contact["difference_at"][rival]["interval"])
     sure = ""
-    if not any(map(missing, bounds)) and bounds[0] <= 0 <= bounds[1] and number(ours, places) != number(theirs, places):
+    if bounds and bounds[0] <= 0 <= bounds[1] and number(ours, places) != number(theirs, places):
         sure = ", a difference that chance can make"
     also = ", too" if number(ours, places) == number(theirs, places) else sure
     return f"{named(rival)} would have found {number(theirs, places)}{also}."
@@ -126,9 +131,9 @@ def _money(metrics: dict, contact: dict, costs: dict | None) -> str:
     if not costs or metrics["task"] != "binary":
         return ""
     earned = _profit(contact["found_at"][MODEL], contact["contacted_at"], costs)
-    bounds = contact.get("found_at_interval") or [None, None]
+    bounds = _known(contact.get("found_at_interval"))
     between = ""
-    if not any(map(missing, bounds)):
+    if bounds:
         low, high = (_profit(found, contact["contacted_at"], costs) for found in bounds)
         between = f", between {number(low, 0)} and {number(high, 0)}"
     return (

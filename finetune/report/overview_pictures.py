@@ -75,14 +75,22 @@ def timeline_pictures(metrics: dict) -> list[Picture]:
         cutoffs = [datetime.fromisoformat(cutoff).replace(tzinfo=None) for cutoff in timeline[split]["cutoffs"]]
         for cutoff in cutoffs:
             axes.barh(at, horizon / DAY, left=date2num(cutoff), height=0.5, color=colour, alpha=0.55, linewidth=0)
-        axes.plot(cutoffs, [at] * len(cutoffs), "|", color=colour, markersize=14, markeredgewidth=1.6)
+        axes.plot(
+            [float(date2num(cutoff)) for cutoff in cutoffs],
+            [at] * len(cutoffs),
+            "|",
+            color=colour,
+            markersize=14,
+            markeredgewidth=1.6,
+        )
         until, times = max(cutoffs) + horizon, f"{len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)}"
         said.append(
-            f"{name.lower()} has {timeline[split]['rows']:,} rows at {times} from {min(cutoffs):%Y-%m-%d} on, with labels from events up to {until:%Y-%m-%d}"
+            f"{name.lower()} has {timeline[split]['rows']:,} rows at {times} from {min(cutoffs):%Y-%m-%d} on, "
+            f"with labels from events up to {until:%Y-%m-%d}"
         )
     axes.set_yticks(range(4), ["Log", *(name for _, name in WINDOWS.values())])
     axes.set_ylim(3.6, -0.6)
-    axes.set_xlim(date2num(begin - 2 * DAY), date2num(end + 2 * DAY))
+    axes.set_xlim(float(date2num(begin - 2 * DAY)), float(date2num(end + 2 * DAY)))
     locator = AutoDateLocator(maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

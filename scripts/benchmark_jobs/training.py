@@ -126,7 +126,8 @@ def _own(how: dict, model: str, texts: list[str], arguments: "TrainingArguments"
     from finetune.model.objective import mean_cross_entropy
     from finetune.model.packing import batches_for
     from finetune.model.tokens import tokenize
-    from finetune.training.batching import Collator, LengthGroupedTrainer, packs_on
+    from finetune.training.batching import Collator
+    from finetune.training.trainer import LengthGroupedTrainer, packs_on
 
     tokenizer, network = tokenizer_of(model), classifier(model, dropout=0.0)
     if how.get("lora"):
