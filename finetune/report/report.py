@@ -123,7 +123,6 @@ def write_report(run_folder: Path) -> Path:
         decision=decision(metrics),
         advice=advice(metrics),
         causes=_causes(folder),
-        folder=folder,
         script=script,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         scorers=scorers,

@@ -1,5 +1,7 @@
 """The report is one file that shows the run's own figures, to every reader and without a request to anywhere."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 
 from data_prep import InputError
+from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves
+from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES, digits
 from finetune.report.report import write_report
 from finetune.wording import number
@@ -32,20 +36,22 @@ ROWS = 600
 
 
 class Page(HTMLParser):
-    """Elements as (tag, attributes), and the text of each cell of the first table, by row."""
+    """Elements as (tag, attributes), and the text of each cell of the table of scorers, by row."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.elements, self.rows, self.tables, self.in_cell = [], [], 0, False
+        self.elements, self.tables, self.in_cell = [], [], False
         self.feed(text)
+        self.rows = next((table for table in self.tables if any(row[0] == "Model" for row in table)), [])
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.elements.append((tag, dict(attrs)))
-        self.tables += tag == "table"
-        if tag == "tr" and self.tables == 1:
-            self.rows.append([])
-        if tag in ("td", "th") and self.tables == 1:
-            self.rows[-1].append("")
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
             self.in_cell = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -53,7 +59,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.in_cell:
-            self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
+            row = self.tables[-1][-1]
+            row[-1] = " ".join(f"{row[-1]} {data}".split())
 
 
 def _labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -95,7 +102,7 @@ def _differences(task: str, model: dict, baseline: dict) -> dict:
     }
 
 
-OPTIONAL = ("slices", "seeds", "by_cutoff", "drift", "lengths", "profit", "calibration")
+OPTIONAL = ("slices", "seeds", "by_cutoff", "drift", "lengths", "profit", "calibration", "contact", "timeline")
 
 
 def make_run(folder: Path, task: str, bare: bool = False) -> Path:
@@ -126,7 +133,15 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     gaps |= {f"{key}_interval": [0.01, 0.07] for key in tuple(gaps)}
     main = MAIN[task]
     later = part | {f"{main}_change": -0.0123, f"{main}_change_interval": [-0.0456, 0.0067]}
+    labels, scores = _labels_and_scores(task)
+    rows = ScoredRows(task, labels, scores, np.arange(len(labels)))
     metrics = {
+        "contact": contact(rows, np.full(len(labels), np.datetime64("2017-10-09")), 0.1, 20),
+        "timeline": {
+            "train": {"cutoffs": ["2017-03-06", "2017-08-07"], "rows": 5000},
+            "validation": {"cutoffs": ["2017-09-04"], "rows": 800},
+            "test": {"cutoffs": ["2017-09-25", "2017-10-09"], "rows": 1600},
+        },
         "name": "test run",
         "task": task,
         "question": "Which users will have no event in the 14 days after the cutoff?",
@@ -199,7 +214,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     if bare:
         metrics = {key: of for key, of in metrics.items() if key not in OPTIONAL}
         metrics["made"] = {key: of for key, of in metrics["made"].items() if key not in ("log", "splits", "seconds")}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.json").write_text(json.dumps(metrics, default=lambda array: array.tolist()))
     _draw(folder)
     (folder / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
     return folder
@@ -260,7 +275,13 @@ def test_the_page_refers_to_nothing_outside_itself(full, task: str):
     assert "@import" not in text
     assert "default-src 'none'" in text
     elements = Page(text).elements
-    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in elements}
+    assert not {"iframe", "object", "embed"} & {tag for tag, _ in elements}
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)  # the slider's, which the policy knows by its hash
+    assert len(scripts) == (task in ("binary", "value"))
+    for script in scripts:
+        hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"script-src 'sha256-{hashed}'" in text
+    assert "unsafe-inline" not in re.sub("style-src 'unsafe-inline'", "", text)
     targets = [attrs[key] for _, attrs in elements for key in ("src", "href", "xlink:href", "srcset") if key in attrs]
     assert all(target.startswith(("#", "data:")) for target in targets)
 
@@ -272,13 +293,14 @@ RANKING = {
     "propensity": ["AUROC of the largest classes", "Precision and recall at k"],
 }
 BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
+OVERVIEW = ["Model minus each baseline", "What lies where in time"]
 REST = ["By cutoff", "By country", "Texts", "Training", "Drift of the inputs"]
 
 
 @pytest.mark.parametrize("task", list(MEASURES))
 def test_each_kind_of_label_has_its_pictures_each_with_a_text_and_a_caption(full, task: str):
     text = _page(full(task))
-    titles = RANKING[task] + BELIEF.get(task, ["Calibration"]) + REST
+    titles = OVERVIEW + RANKING[task] + BELIEF.get(task, ["Calibration"]) + REST
     assert _titles(text) == titles
     pictures = [attrs for tag, attrs in Page(text).elements if tag in ("img", "svg")]
     assert len(pictures) == len(titles)
@@ -376,7 +398,7 @@ def test_text_of_users_is_escaped(bare):
     _edit(run, {"name": "<script>alert(1)</script>", "question": 'a < b & "c"', "verdict": "<b>", "label": "$x$<i>"})
     (run / "config.yaml").write_text("name: </pre><script>alert(1)</script>\n")
     text = _read(run)
-    assert "<script" not in text
+    assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "a &lt; b &amp;" in text
     assert "<b>" not in text
@@ -387,7 +409,7 @@ def test_text_of_users_is_escaped(bare):
 def test_what_a_run_does_not_have_is_left_out(bare, task: str):
     text = _read(bare(task))
     belief = [title for title in BELIEF.get(task, ["Calibration"]) if title != "Profit"]
-    assert _titles(text) == RANKING[task] + belief
+    assert _titles(text) == OVERVIEW[:1] + RANKING[task] + belief
     for absent in ("masked words", "<dt>Time</dt>", "Single seeds", "Inputs and training", "Contacted"):
         assert absent not in text or (task, absent) == ("binary", "Contacted")
 

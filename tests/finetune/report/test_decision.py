@@ -1,0 +1,170 @@
+"""The first screen: its sentences, that its figures are those of metrics.json, and the page's script."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from finetune.report.decision import advice, best_rival, decision
+from finetune.report.report import write_report
+from tests.finetune.report.test_report import CHROMIUM
+
+
+def contact_figures(**changed) -> dict:
+    """2,034 users, 415 of whom leave; each per cent contacted finds a little less."""
+    shares = [at / 100 for at in range(101)]
+    contacted = [round(2034 * share) for share in shares]
+    found = [415 * (1 - (1 - share) ** 3) for share in shares]
+    return {
+        "cutoff": "2017-11-06",
+        "users": 2034,
+        "total": 415.0,
+        "share": 0.1,
+        "shares": shares,
+        "contacted": contacted,
+        "found": {"model": found, "gradient_boosting": found, "majority": [415 * share for share in shares]},
+        "low": [value * 0.9 for value in found],
+        "high": [value * 1.1 for value in found],
+        "contacted_at": 203.0,
+        "found_at": {"model": 118.0, "gradient_boosting": 118.0, "majority": 41.5},
+        "found_at_interval": [103.2, 132.8],
+        "difference_at": {
+            "gradient_boosting": {"difference": 0.0, "interval": [-5.0, 6.0]},
+            "majority": {"difference": 76.5, "interval": [60.0, 90.0]},
+        },
+    } | changed
+
+
+def figures(interval: tuple[float, float], blend: float = 0.84, **changed) -> dict:
+    rival = {"auroc": 0.83, "auroc_difference": sum(interval) / 2, "auroc_difference_interval": list(interval)}
+    return {
+        "task": "binary",
+        "main": "auroc",
+        "lower_is_better": False,
+        "label": "churn",
+        "contact": contact_figures(),
+        "made": {"evaluation": {"costs": {"contact": 1.0, "kept_customer": 5.0}}},
+        "test": {
+            "auroc": 0.83 + sum(interval) / 2,
+            "baselines": {
+                "gradient_boosting": rival,
+                "majority": rival | {"auroc": 0.5},
+                "blend": rival | {"auroc": blend},
+                "stack": rival | {"auroc": 0.99},
+            },
+        },
+    } | changed
+
+
+def test_the_first_screen_says_whom_to_contact_and_what_that_finds_in_plain_words():
+    said = decision(figures((-0.003, 0.001)))
+    assert said["headline"] == "Contact the 10\u00a0% most likely to leave: 203 of 2,034 users."
+    assert said["found"] == (
+        "On 2017-11-06 that would have been right for 118 of them (58\u00a0%): they really left, on other users like "
+        "these between 103 and 133. That is 2.8 times as many as by chance."
+    )
+    assert said["beside"] == "Gradient boosting would have found 118, too."
+    assert said["money"].endswith("that earns 387, between 313 and 461.")
+    for sentence in said["headline"], said["found"], said["beside"], said["money"]:
+        assert not re.search(r"\brows?\b|positive|SQL|AUROC", sentence)
+
+
+def test_other_labels_and_other_shares_are_named_as_they_are():
+    said = decision(figures((-0.003, 0.001), label="refund", contact=contact_figures(share=0.125)))
+    assert "the 12.5\u00a0% most likely to come out as refund" in said["headline"]
+    found = contact_figures(found_at={"model": 118.0, "gradient_boosting": 110.0})
+    assert decision(figures((-0.003, 0.001), contact=found))["beside"] == (
+        "Gradient boosting would have found 110, a difference that chance can make."
+    )
+    assert decision(figures((-0.003, 0.001), contact=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "blend", "said"),
+    [
+        ((0.001, 0.005), 0.9, "Use this model: it is better than gradient boosting"),
+        ((-0.005, -0.001), 0.9, "Use gradient boosting for this log: it is better than this model"),
+        (
+            (-0.003, 0.001),
+            0.9,
+            "Use either: this model and gradient boosting, the best of the usual ways, cannot be told",
+        ),
+        ((-0.003, 0.001), 0.9, "The mean of both is better than either (AUROC 0.9000)."),
+    ],
+)
+def test_the_advice_follows_the_interval_and_never_the_scorers_that_know_the_model(interval, blend, said):
+    metrics = figures(interval, blend)
+    assert best_rival(metrics) == "gradient_boosting"
+    assert said in advice(metrics)
+    assert "The mean of both" not in advice(figures(interval, 0.5))
+
+
+def test_without_an_interval_nothing_is_advised():
+    metrics = figures((-0.003, 0.001))
+    for entry in metrics["test"]["baselines"].values():
+        entry["auroc_difference_interval"] = [None, None]
+    assert advice(metrics) == "These test rows cannot tell which scorer is the best."
+
+
+def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
+    metrics = json.loads((evaluated.run_folder / "metrics.json").read_text())
+    contact, said = metrics["contact"], decision(metrics)
+    numbers = {int(text.replace(",", "")) for text in re.findall(r"(?<![\d-])\d[\d,]*(?![\d.-])", said["headline"])}
+    assert numbers == {round(100 * contact["share"]), round(contact["contacted_at"]), contact["users"]}
+    assert f"right for {contact['found_at']['model']:.0f} of them" in said["found"]
+    low, high = contact["found_at_interval"]
+    assert f"between {low:.0f} and {high:.0f}" in said["found"]
+    chance = contact["total"] * contact["contacted_at"] / contact["users"]
+    assert f"That is {contact['found_at']['model'] / chance:.1f} times" in said["found"]
+    for row in said["rows"]:
+        assert row["found"] == contact["found"]["model"][row["share"]]
+        assert row["missed"] == pytest.approx(contact["total"] - row["found"])
+
+
+def test_the_slider_shows_the_figures_of_each_share(evaluated, tmp_path):
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is missing, so the slider was not moved; apt-get install chromium")
+    run = tmp_path / "run"
+    shutil.copytree(evaluated.run_folder, run)
+    contact = json.loads((run / "metrics.json").read_text())["contact"]
+    page = write_report(run).read_text(encoding="utf-8")
+    names = ("percent", "contacted", "found", "missed")
+    # A script of the test's own, which the page's policy would not run.
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    moved = f"""<script>
+      const seen = [];
+      for (const share of [1, 5, 10, 20, 50]) {{
+        input.value = share;
+        input.dispatchEvent(new Event("input"));
+        seen.push({json.dumps(names)}.map((name) => document.getElementById("contact-" + name).textContent));
+      }}
+      document.title = JSON.stringify(seen);
+    </script></body>"""
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("</body>", moved), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    seen = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+    for (percent, contacted, found, missed), share in zip(seen, (1, 5, 10, 20, 50), strict=True):
+        expected = contact["found"]["model"][share]
+        assert html.unescape(percent) == f"{share}\u00a0%"
+        assert int(contacted) == contact["contacted"][share]
+        assert int(found) == pytest.approx(expected, abs=0.5)
+        assert int(missed) == pytest.approx(contact["total"] - expected, abs=0.5)
+    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+
+
+def test_a_file_that_is_no_explanation_is_refused_and_one_of_a_sample_is_shown(evaluated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated.run_folder, run)
+    assert "Not looked into yet" in Path(write_report(run)).read_text()
+    cause = {"part": "header", "reading": "days since the last purchase", "absolute_push": 0.51, "users": 40}
+    (run / "explanation.json").write_text(json.dumps({"fields": [cause] * 7}))
+    text = Path(write_report(run)).read_text()
+    assert text.count("Days since the last purchase") == 5
+    assert "Not looked into yet" not in text
