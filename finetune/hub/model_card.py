@@ -232,7 +232,7 @@ def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[st
     return {
         "metrics": metrics,
         "seed": seed,
-        "results": _table(metrics, seed, kind),
+        "results": _table(metrics, seed, kind, model.config.num_labels),
         "main": measure(metrics["main"], kind).title,
         "slices": _slices(metrics),
         "few": metrics["test"]["positives"] < FEW_POSITIVES,
@@ -252,10 +252,10 @@ def _calibration(
     }
 
 
-def _table(metrics: dict, seed: str | None, kind: str) -> list[list[str]]:
+def _table(metrics: dict, seed: str | None, kind: str, classes: int) -> list[list[str]]:
     """Head and rows of the test results. Of one seed's model there are plain figures beside those of the mean score."""
     test, main = metrics["test"], metrics["main"]
-    shown = [key for key in measure_names(kind, "card", len(metrics["classes"] or ())) if key in test]
+    shown = [key for key in measure_names(kind, "card", classes) if key in test]
     scorers = {"model": test}
     if seed is not None:
         scorers = {f"**this model**, seed {seed}": metrics["seeds"][seed], "mean score of all seeds": test}
