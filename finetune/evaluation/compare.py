@@ -242,7 +242,7 @@ def _verdict(compared: dict) -> str:
     """One sentence: is a run the best, and how sure is that?"""
     runs, main, task = compared["runs"], compared["main"], compared["task"]
     title = measure(main, task).title
-    scored = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
+    called = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
     if runs[0]["standing"] == "untold":
         return f"These test rows cannot tell the runs apart: {title} is not defined on them."
     few = ""
@@ -251,12 +251,12 @@ def _verdict(compared: dict) -> str:
     if compared["best"]:
         others = "the other run" if len(runs) == 2 else f"each of the other {len(runs) - 1} runs"
         said = (
-            f"{scored[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
+            f"{called[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
         )
     else:
-        level = [scored[run["name"]] for run in runs if run["standing"] == "level"]
+        level = [called[run["name"]] for run in runs if run["standing"] == "level"]
         said = f"No run is the best for sure: in {title} {listed(level)} are level"
-        behind = [scored[run["name"]] for run in runs if run["standing"] == "behind"]
+        behind = [called[run["name"]] for run in runs if run["standing"] == "behind"]
         said += f", and {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
     return f"{few}{said}{'; lower is better.' if compared['lower_is_better'] else '.'}"
 

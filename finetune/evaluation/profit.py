@@ -54,7 +54,7 @@ def profit_curve(
     profits, shares = _added(earned.sum(axis=0)), np.cumsum(np.bincount(step, minlength=steps)) / len(labels)
     *profits, at_threshold = profits.tolist()
     (*low, low_chosen), (*high, high_chosen) = low.tolist(), high.tolist()
-    best, chooses = int(np.argmax(profits)), threshold is not None
+    best, given = int(np.argmax(profits)), threshold is not None
     return {
         "contact": contact,
         "kept_customer": kept_customer,
@@ -64,9 +64,9 @@ def profit_curve(
         "interval_high": [0.0, *high],
         "best_share": float(shares[best]) if profits[best] > 0 else 0.0,
         "best_profit": float(max(profits[best], 0.0)),
-        "share_at_threshold": float(chosen.mean()) if chooses else math.nan,
-        "profit_at_threshold": at_threshold if chooses else math.nan,
-        "profit_at_threshold_interval": [low_chosen, high_chosen] if chooses else [math.nan] * 2,
+        "share_at_threshold": float(chosen.mean()) if given else math.nan,
+        "profit_at_threshold": at_threshold if given else math.nan,
+        "profit_at_threshold_interval": [low_chosen, high_chosen] if given else [math.nan] * 2,
     }
 
 

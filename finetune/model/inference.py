@@ -69,9 +69,8 @@ def score_texts(
     """
     own, all_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     device, make_batch = next(model.parameters()).device, batches_for(model, tokenizer, 1)
-    logits = torch.zeros(
-        (len(texts), len(Objective.of_model(base_model(model).config).classes)), device=device
-    )  # read back once, so no batch waits
+    outputs = len(Objective.of_model(base_model(model).config).classes)
+    logits = torch.zeros((len(texts), outputs), device=device)  # read back once, so no batch waits
     number = 0
     with tqdm(
         total=len(texts), desc=f"score {name}".strip(), unit="text", disable=bar is not None or own > 0

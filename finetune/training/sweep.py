@@ -282,7 +282,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [_progress(finished, metric, study.direction.name)] if finished else []
         pictures += [
-            _against(finished, best, metric, name, space) for name, space in experiment.sweep.space.items() if best
+            _against(finished, best, metric, name, tried) for name, tried in experiment.sweep.space.items() if best
         ]
     page = page_template("sweep.html.jinja").render(
         name=experiment.name,
@@ -337,20 +337,20 @@ def _progress(finished: list["FrozenTrial"], metric: str, direction: str) -> Pic
 
 
 def _against(
-    finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, space: dict[str, Any]
+    finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, tried: dict[str, Any]
 ) -> Picture:
     """The value of each finished trial over one of the settings."""
     figure = square_figure()
     axes = figure.subplots()
     settings, values = [trial.params[name] for trial in finished], _final_values(finished)
-    if "choices" in space:
-        axes.set_xticks(range(len(space["choices"])), [_short(choice) for choice in space["choices"]])
-        axes.set_xlim(-0.5, len(space["choices"]) - 0.5)
-    elif space.get("log"):
+    if "choices" in tried:
+        axes.set_xticks(range(len(tried["choices"])), [_short(choice) for choice in tried["choices"]])
+        axes.set_xlim(-0.5, len(tried["choices"]) - 0.5)
+    elif tried.get("log"):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own is LaTeX
         axes.xaxis.set_minor_formatter(NullFormatter())
-    at = [space["choices"].index(value) for value in settings] if "choices" in space else settings
+    at = [tried["choices"].index(value) for value in settings] if "choices" in tried else settings
     axes.plot(at, values, "o", color=SOLID["color"])
     axes.set(xlabel=name, ylabel=f"Validation {metric}")
     reading = f"The best trial has {_short(best.params[name])}."
