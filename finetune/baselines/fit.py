@@ -15,7 +15,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
-from data_prep.prepared import column_array, read_split
+from data_prep.prepared import Limit, column_array, read_split
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -64,7 +64,7 @@ class Baselines:
 def score_baselines(
     folder: Path,
     manifest: dict,
-    limits: dict[str, int | None] | None = None,
+    limits: dict[str, Limit] | None = None,
     seed: int = 0,
     model_scores: dict[str, np.ndarray] | None = None,
 ) -> Baselines:
@@ -92,7 +92,7 @@ def score_baselines(
     Args:
         folder: The prepared data.
         manifest: Its manifest.
-        limits: Split -> number of rows that are drawn from it; without it all.
+        limits: Split -> which of its rows are read, see `data_prep.prepared.read_split`; without it all.
         seed: Of everything that is drawn.
         model_scores: validation and test -> the model's scores of these rows; None leaves the stack out.
 
