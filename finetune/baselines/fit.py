@@ -39,6 +39,7 @@ from finetune.baselines.pairs import (
     pair_columns,
     pair_rows,
 )
+from finetune.baselines.words import known_words, word_columns
 from finetune.model.objective import Objective
 
 SMALL = 5000  # rows
@@ -82,6 +83,8 @@ def score_baselines(
     - logistic_regression, for values linear_regression: the same on all aggregates.
     - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
       trees.
+    - word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
+      all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
     - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
       that what was learned on the training rows is not lost.
 
@@ -116,6 +119,8 @@ def score_baselines(
             users[split] = table["user_id"].to_numpy()
     baselines = Baselines({"validation": {}, "test": {}}, {})
     tunings = _tunings(objective, names, features, seed)
+    if objective.task != "propensity" and (known := known_words(folder, manifest)):
+        tunings += _word_tunings(objective, features, word_columns(folder, limits or {}, known, seed), seed)
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
     threads = 1 if len(labels["train"]) < SMALL else None
     total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
@@ -132,12 +137,12 @@ def score_baselines(
             for split, scores in baselines.scores.items():
                 scores[name] = fitted.scores(pairs[split])
         if model_scores:
-            known = {
+            inputs = {
                 split: np.column_stack([features[split], scores["gradient_boosting"]])
                 for split, scores in baselines.scores.items()
             }
             stack, settings = fit_stack(
-                objective, known, model_scores, labels["validation"], users["validation"], seed, bar
+                objective, inputs, model_scores, labels["validation"], users["validation"], seed, bar
             )
             baselines.settings["stack"] = settings
             for split, scores in baselines.scores.items():
@@ -188,7 +193,7 @@ def fit_stack(
     folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
     folds = list(folds.split(rows, groups=users))
     best, validation, settings = -np.inf, None, None
-    for point in _stack_grid(objective):
+    for point in _small_grid(objective):
         estimator = boosting(objective, point, seed)
         stages = out_of_fold(
             lambda seen, made=estimator: Fitted(objective, made, rows[seen], labels[seen], seed, bar), rows, folds
@@ -286,11 +291,26 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
     ]
 
 
-def _stack_grid(objective: Objective) -> list[dict]:
+def _word_tunings(
+    objective: Objective, features: dict[str, np.ndarray], words: dict[str, np.ndarray], seed: int
+) -> list[_Tuning]:
+    """Of models that see the aggregates and the words."""
+    grid = RIDGE_GRID if objective.task == "value" else LOGISTIC_GRID
+
+    def both() -> dict[str, np.ndarray]:
+        return {split: np.column_stack([rows, words[split]]) for split, rows in features.items()}
+
+    return [
+        _Tuning("word_regression", grid, linear, lambda: normal(both(), seed)),
+        _Tuning("word_boosting", _small_grid(objective), lambda point: boosting(objective, point, seed), both),
+    ]
+
+
+def _small_grid(objective: Objective) -> list[dict]:
     """Half of boosting's: each point is fitted once a fold."""
     grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
     return [point for point in grid if point["min_samples_leaf"] == 50]
 
 
 def _stack_fits(objective: Objective) -> int:
-    return 1 + FOLDS * len(_stack_grid(objective))
+    return 1 + FOLDS * len(_small_grid(objective))
