@@ -12,6 +12,7 @@ by this commit's code already is not run again, so that a stopped bench goes on.
 import json
 import os
 import platform
+import shutil
 import subprocess
 from argparse import Namespace
 from datetime import date
@@ -65,6 +66,13 @@ CELLS = {  # name -> config, and what it changes there
         + _cutoffs("2000-11-23", "2000-12-07", "2001-01-04", "2001-02-01"),
     ),
 }
+# Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on.
+FEW = ["--training.per_device_train_batch_size", "32", "--training.max_steps", "120", "--training.eval_steps", "40"]
+CELLS |= {
+    f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
+    for base in ("complete-journey-churn", "ta-feng-churn")
+    for users in (100, 300, 1000)
+}
 LOGS = {  # config -> variable, and where its file lies in --logs
     "online_retail": ("online_retail", "online_retail/transactions.parquet"),
     "tmall": ("tmall", "tmall/events.parquet"),
@@ -82,21 +90,30 @@ def run_cell(name: str, given: Namespace) -> dict:
     from finetune.training.pretrain import pretrain
     from finetune.training.train import train
 
+    base, _, users = name.partition("-labels-")
+    experiment = parse_experiment("", _arguments(base, base, given, given.folder / "runs"))
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    pretrained = pretrain(experiment)
+    if users and pretrained:  # no label is pretrained on: the weights serve any number of them
+        experiment = parse_experiment("", _arguments(name, base, given, given.folder / "labels" / users))
+        shutil.copytree(pretrained, experiment.base_folder / pretrained.name, dirs_exist_ok=True)
+    train(experiment)
+    metrics = evaluate(experiment)
+    assert metrics is not None  # the first process has them, and there is no other one
+    return result(metrics)
+
+
+def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
+    """The command line of a cell, whose data lies under the name of the cell that it is based on."""
     config, changes = CELLS[name]
-    arguments = ["--config", str(ROOT / "configs" / f"{config}.yaml"), "--name", name, *changes]
+    arguments = ["--config", str(ROOT / "configs" / f"{config}.yaml"), "--name", base, *changes]
     if config in LOGS:
         variable, path = LOGS[config]
         arguments += [f"--data.variables.{variable}", str(given.logs / path)]
     arguments += VALUE if name.endswith("-value") else []
     arguments += QUICK if given.quick else []
-    arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(given.folder / "runs")]
-    experiment = parse_experiment("", [*arguments, "--seeds", *map(str, given.seeds)])
-    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
-    pretrain(experiment)
-    train(experiment)
-    metrics = evaluate(experiment)
-    assert metrics is not None  # the first process has them, and there is no other one
-    return result(metrics)
+    arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(runs)]
+    return [*arguments, "--seeds", *map(str, given.seeds)]
 
 
 def result(metrics: dict) -> dict:
