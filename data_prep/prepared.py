@@ -1,11 +1,13 @@
 """Reading what `data_prep.prepare` wrote: the manifest and the splits."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep import InputError
@@ -35,6 +37,24 @@ MANIFEST_HOLDS = {
 }
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A limit to the rows of some users of the training split, the same ones in each split.
+
+    Attributes:
+        users: How many. They are drawn by a hash of their ids.
+        draw: Another number draws others.
+        rows: How many of their rows are drawn; None for all.
+    """
+
+    users: int
+    draw: int = 0
+    rows: int | None = None
+
+
+Limit = int | Labelled | None  # which rows of a split are read
+
+
 def read_manifest(folder: Path) -> dict:
     """The manifest of a prepared folder, empty where there is none; InputError where it is damaged."""
     path = Path(folder) / MANIFEST
@@ -59,27 +79,44 @@ def prepared_for(folder: Path, task: TaskConfig, text: TextConfig) -> dict:
     return manifest
 
 
-def read_split(folder: Path, split: str, limit: int | None, columns: Sequence[str]) -> pa.Table:
+def read_split(folder: Path, split: str, limit: Limit, columns: Sequence[str]) -> pa.Table:
     """These columns of a prepared split.
 
     Args:
         folder: The prepared data.
         split: Its name.
-        limit: The number of rows that are drawn at random, always the same ones; None for all.
+        limit: The number of rows that are drawn at random, always the same ones; or whose rows; None for all.
         columns: Their names; the histories outside of the population (`data_prep.examples.UNLABELLED`) have no label.
 
     Raises:
-        InputError: The split has not been prepared.
+        InputError: The split has not been prepared, or training has fewer users than the limit asks for.
     """
-    file = opened(folder, split)
-    try:
-        table = file.read(columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(Path(folder) / f"{split}.parquet") from error
+    if isinstance(limit, Labelled):
+        table = _read(folder, split, [*columns, *({"user_id"} - {*columns})])
+        users = labelled_users(folder, limit)
+        table, limit = table.filter(pc.is_in(table["user_id"], users)).select(list(columns)), limit.rows
+    else:
+        table = _read(folder, split, columns)
     return table.take(sampled(len(table), limit)) if limit else table
 
 
-def split_texts(folder: Path, split: str, limit: int | None, size: int) -> tuple[int, Iterator[pa.Array]]:
+def labelled_users(folder: Path, limit: Labelled) -> pa.Array:
+    """The ids of the users whose rows a limit takes.
+
+    Raises:
+        InputError: The training split has fewer users.
+    """
+    users = pc.unique(_read(folder, "train", ["user_id"])["user_id"])
+    if limit.users > len(users):
+        raise InputError(
+            f"finetuning.labelled_users is {limit.users:,}, and training has {len(users):,} users; lower it, or leave "
+            f"it out to take all"
+        )
+    hashes = [hashlib.sha256(f"{limit.draw} {user}".encode()).digest() for user in users.to_pylist()]
+    return users.take(sorted(range(len(users)), key=hashes.__getitem__)[: limit.users])
+
+
+def split_texts(folder: Path, split: str, limit: Limit, size: int) -> tuple[int, Iterator[pa.Array]]:
     """The number of texts of a split, and the texts in arrays of at most so many, read one after the other.
 
     Args:
@@ -127,6 +164,13 @@ def sampled(rows: int, limit: int | None) -> np.ndarray:
     if limit is None or limit >= rows:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
+
+
+def _read(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
+    try:
+        return opened(folder, split).read(columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(Path(folder) / f"{split}.parquet") from error
 
 
 def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:

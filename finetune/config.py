@@ -9,6 +9,7 @@ from jsonargparse import set_parsing_settings
 from transformers import TrainingArguments
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
+from data_prep.prepared import Labelled, Limit
 from finetune.runs import CHECKPOINTS, MODEL_FOLDER, PRETRAINED, seed_folder
 
 if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
@@ -130,6 +131,11 @@ class FinetuningConfig:
     """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
     patience: NonNegativeInt = 3
     """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
+    labelled_users: PositiveInt | None = None
+    """Learn from the labels of so many users of training alone: their rows of training and of validation, which the
+    baselines and the teacher see too. Pretraining reads all texts, and test has all users. null takes all."""
+    labelled_draw: NonNegativeInt = 0
+    """Which users they are: another number draws others."""
     max_train_examples: PositiveInt | None = None
     """Train on a random part of this size, for a quick try; null takes all."""
     max_eval_examples: PositiveInt | None = None
@@ -265,6 +271,15 @@ class Experiment:
     def base_folder(self) -> Path:
         """The same for all seeds of a run."""
         return Path(self.runs.folder) / self.name
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """Split -> which of its rows are learned from or scored; pretraining reads the texts of others, too."""
+        settings = self.finetuning
+        limits: dict[str, Limit] = {"train": settings.max_train_examples, "validation": settings.max_eval_examples}
+        if users := settings.labelled_users:
+            limits = {split: Labelled(users, settings.labelled_draw, rows) for split, rows in limits.items()}
+        return limits | {"test": settings.max_eval_examples}
 
     def seed_runs(self) -> list["Experiment"]:
         """The fine-tuning runs: this one, or one for each of the seeds, in folders within this one's."""

@@ -30,6 +30,7 @@ EFFECTS: dict[str, Effect] = {
     "model.pooling": "training",
     "pretraining": "pretraining",
     "finetuning": "training",
+    "finetuning.labelled": "training",  # pretraining reads the texts of all users
     "finetuning.max_train_examples": "pretraining",
     "training": "pretraining",  # pretraining has those of its own in their place, but for these:
     "training.eval": "training",

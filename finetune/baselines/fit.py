@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
-from data_prep.prepared import column_array, read_split
+from data_prep.prepared import Limit, column_array, read_split
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -39,6 +40,7 @@ from finetune.baselines.pairs import (
     pair_columns,
     pair_rows,
 )
+from finetune.baselines.words import known_words, word_columns
 from finetune.model.objective import Objective
 
 SMALL = 5000  # rows
@@ -70,7 +72,7 @@ class Baselines:
 def score_baselines(
     folder: Path,
     manifest: dict,
-    limits: dict[str, int | None] | None = None,
+    limits: dict[str, Limit] | None = None,
     seed: int = 0,
     model_scores: dict[str, np.ndarray] | None = None,
 ) -> Baselines:
@@ -88,6 +90,8 @@ def score_baselines(
     - logistic_regression, for values linear_regression: the same on all aggregates.
     - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
       trees.
+    - word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
+      all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
     - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
       that what was learned on the training rows is not lost.
 
@@ -98,7 +102,7 @@ def score_baselines(
     Args:
         folder: The prepared data.
         manifest: Its manifest.
-        limits: Split -> number of rows that are drawn from it; without it all.
+        limits: Split -> which of its rows are read, see `data_prep.prepared.read_split`; without it all.
         seed: Of everything that is drawn.
         model_scores: validation and test -> the model's scores of these rows; None leaves the stack out.
 
@@ -112,6 +116,9 @@ def score_baselines(
     tunings = _tunings(objective, manifest["aggregates"], data.features, seed)
     tunings += _pair_tunings(data.pairs, seed) if data.pairs else []
     baselines = Baselines({"validation": {}, "test": {}}, {})
+    if objective.task != "propensity" and (known := known_words(folder, manifest)):
+        words = word_columns(folder, limits or {}, known, seed)
+        tunings += _word_tunings(objective, data.features, words, seed)
     # Few rows gain nothing from a second thread, and on a busy machine threads that wait for each other lose minutes.
     threads = 1 if len(data.labels["train"]) < SMALL else None
     total = sum(tuning.fits(objective) for tuning in tunings) + _stack_fits(objective) * bool(model_scores)
@@ -206,7 +213,7 @@ def fit_stack(
     folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)
     folds = list(folds.split(rows, groups=users))
     best, validation, settings = -np.inf, np.empty(0), {}
-    for point in _stack_grid(objective):
+    for point in _small_grid(objective):
         estimator = boosting(objective, point, seed)
         stages = out_of_fold(
             lambda seen, made=estimator: Fitted(objective, made, rows[seen], labels[seen], seed, bar), rows, folds
@@ -272,12 +279,7 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
     def everything() -> dict[str, np.ndarray]:
         return normal(features, seed)
 
-    def baseline(name: str, grid: list[dict], make: Callable[[dict], BaseEstimator], inputs: Callable) -> _Tuning:
-        def fit(settings: dict, rows: np.ndarray, labels: np.ndarray, bar: tqdm) -> Fitted:
-            return Fitted(objective, make(settings), rows, labels, seed, bar)
-
-        return _Tuning(name, grid, fit, inputs, per_class=objective.task == "propensity")
-
+    baseline = partial(_estimators, objective, seed)
     return [
         baseline("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
         baseline("recency_rule", curves, linear, recency),
@@ -285,6 +287,22 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
         baseline("linear_regression" if value else "logistic_regression", grid, linear, everything),
         baseline("gradient_boosting", points, lambda point: boosting(objective, point, seed), lambda: features),
     ]
+
+
+def _estimators(
+    objective: Objective,
+    seed: int,
+    name: str,
+    grid: list[dict],
+    make: Callable[[dict], BaseEstimator],
+    inputs: Callable[[], dict[str, np.ndarray]],
+) -> _Tuning:
+    """A baseline of scikit-learn's estimators, of propensity one for each class."""
+
+    def fit(settings: dict, rows: np.ndarray, labels: np.ndarray, bar: tqdm) -> Fitted:
+        return Fitted(objective, make(settings), rows, labels, seed, bar)
+
+    return _Tuning(name, grid, fit, inputs, per_class=objective.task == "propensity")
 
 
 def _pair_tunings(pairs: dict[str, PairRows], seed: int) -> list[_Tuning]:
@@ -298,11 +316,26 @@ def _pair_tunings(pairs: dict[str, PairRows], seed: int) -> list[_Tuning]:
     return [_Tuning(name, grid, fit, lambda: pairs) for name, grid in PAIR_GRIDS.items()]
 
 
-def _stack_grid(objective: Objective) -> list[dict]:
+def _word_tunings(
+    objective: Objective, features: dict[str, np.ndarray], words: dict[str, np.ndarray], seed: int
+) -> list[_Tuning]:
+    """Of models that see the aggregates and the words."""
+    grid, baseline = RIDGE_GRID if objective.task == "value" else LOGISTIC_GRID, partial(_estimators, objective, seed)
+
+    def both() -> dict[str, np.ndarray]:
+        return {split: np.column_stack([rows, words[split]]) for split, rows in features.items()}
+
+    return [
+        baseline("word_regression", grid, linear, lambda: normal(both(), seed)),
+        baseline("word_boosting", _small_grid(objective), lambda point: boosting(objective, point, seed), both),
+    ]
+
+
+def _small_grid(objective: Objective) -> list[dict]:
     """Half of boosting's: each point is fitted once a fold."""
     grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
     return [point for point in grid if point["min_samples_leaf"] == 50]
 
 
 def _stack_fits(objective: Objective) -> int:
-    return 1 + FOLDS * len(_stack_grid(objective))
+    return 1 + FOLDS * len(_small_grid(objective))

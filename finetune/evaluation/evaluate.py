@@ -19,9 +19,8 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
-from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
-from data_prep.prepared import column_array, prepared_for, read_split, sampled
+from data_prep.prepared import Limit, column_array, prepared_for, read_split, sampled
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
@@ -55,6 +54,7 @@ from finetune.runs import (
 SCORED = ("validation", "test")
 MOST_RESAMPLES = 100_000
 SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
+FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
@@ -79,8 +79,7 @@ def evaluate(experiment: Experiment) -> dict | None:
     objective = Objective.of(experiment.task.label, manifest["classes"])
     task, settings = objective.task, experiment.evaluation
     check_evaluation(experiment)
-    finetuning = experiment.finetuning
-    limits = {"train": finetuning.max_train_examples} | dict.fromkeys(SCORED, finetuning.max_eval_examples)
+    limits = experiment.limits
     rows = _rows(experiment, manifest, task, limits)
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
@@ -102,7 +101,8 @@ def evaluate(experiment: Experiment) -> dict | None:
         split: {"cutoffs": counts["cutoffs"], "rows": counts["rows"]} for split, counts in manifest["splits"].items()
     }
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
-    metrics["verdict"] = same + verdict(metrics)
+    few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
+    metrics["verdict"] = few + same + verdict(metrics)
     metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
@@ -111,6 +111,7 @@ def evaluate(experiment: Experiment) -> dict | None:
         metrics |= _seeds(experiment, scored, everyone["test"])
         metrics["verdict"] += " " + single_verdict(metrics)
     metrics["made"] = _made(experiment, manifest, accelerator, baselines, started)
+    metrics["made"]["splits"] = {"train": len(train)} | {split: len(table) for split, table in rows.items()}
     metrics = without_nan(metrics)
     _save_calibration(experiment, task, scored.fitted, scored.by_run, scored.labels["validation"])
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
@@ -141,7 +142,7 @@ class _Scored:
     threshold: float | None
 
 
-def _rows(experiment: Experiment, manifest: dict, task: str, limits: dict[str, int | None]) -> dict[str, pa.Table]:
+def _rows(experiment: Experiment, manifest: dict, task: str, limits: dict[str, Limit]) -> dict[str, pa.Table]:
     columns = {"validation": ["user_id", "cutoff", "text", "label"]}
     columns["test"] = [*columns["validation"], *manifest["aggregates"]]
     if task == "propensity":
@@ -280,7 +281,6 @@ def _made(
         "baseline_settings": baselines.settings,
         "content_hash": manifest["content_hash"],
         "log": manifest["log"],
-        "splits": {split: manifest["splits"][split]["rows"] for split in SPLITS},
     }
 
 
@@ -311,7 +311,7 @@ def check_evaluation(experiment: Experiment) -> None:
 
 
 def _score_run(
-    experiment: Experiment, manifest: dict, limits: dict[str, int | None], accelerator: Accelerator
+    experiment: Experiment, manifest: dict, limits: dict[str, Limit], accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.model_folder)
@@ -355,7 +355,7 @@ def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores
     return choose_threshold(settings.threshold, labels, scores, settings.budget, *costs)
 
 
-def _lengths(experiment: Experiment, limits: dict[str, int | None]) -> dict[str, dict]:
+def _lengths(experiment: Experiment, limits: dict[str, Limit]) -> dict[str, dict]:
     """How many tokens a text has, in bins of eight."""
     tokenizer = AutoTokenizer.from_pretrained(experiment.seed_runs()[0].model_folder, trust_remote_code=False)
     found = {}

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.files import files_hash
-from data_prep.prepared import opened, read_manifest, split_texts
+from data_prep.prepared import Limit, opened, read_manifest, split_texts
 from finetune.model.encoding import Encoder, Parts, backend
 
 VERSION = 2  # of the files; another one makes them anew
@@ -90,7 +90,7 @@ def tokenize(
 
 
 def tokens_of_split(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, split: str, limit: int | None = None, main: bool = True
+    tokenizer: PreTrainedTokenizerBase, folder: Path, split: str, limit: Limit = None, main: bool = True
 ) -> Tokens:
     """The tokens of a prepared split, from FOLDER where the same tokenizer has made them before, else put there.
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.files import replacing
-from data_prep.prepared import column_array, opened, read_split, sampled
+from data_prep.prepared import Limit, column_array, opened, read_split, sampled
 from finetune.baselines.estimators import (
     LOGISTIC_GRID,
     RIDGE_GRID,
@@ -48,7 +48,7 @@ PAIR_POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 20, "min_samples_leaf":
 SHARES = (0.5, 0.75, 0.25, 1.0, 0.0)  # of boosting; between equals the first
 
 
-def taught(folder: Path, manifest: dict, objective: Objective, limit: int | None, value_loss: str) -> np.ndarray:
+def taught(folder: Path, manifest: dict, objective: Objective, limit: Limit, value_loss: str) -> np.ndarray:
     """What the teacher says of the training rows, as `Objective.scores` has it; kept beside the prepared data.
 
     Args:

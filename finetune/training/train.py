@@ -25,7 +25,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from data_prep import InputError
 from data_prep.cutoffs import SPLITS
 from data_prep.files import replacing, write_whole
-from data_prep.prepared import column_array, prepared_for, read_split, split_texts
+from data_prep.prepared import Limit, column_array, prepared_for, read_split, split_texts
 from data_prep.serializer import EventSerializer
 from finetune.config import Experiment
 from finetune.effects import weight_settings
@@ -117,16 +117,18 @@ def build_trainer(
 ) -> tuple[LengthGroupedTrainer, dict]:
     """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
-    limits = {"train": experiment.finetuning.max_train_examples, "validation": experiment.finetuning.max_eval_examples}
+    limits = {split: experiment.limits[split] for split in ("train", "validation")}
     folder = experiment.data_folder
     labels = {split: _labels(folder, split, limits[split]) for split in limits}
+    if experiment.finetuning.labelled_users:
+        _refuse_few_labels(objective, labels, experiment.finetuning.labelled_users)
     _refuse_one_class(objective, labels["validation"], arguments.metric_for_best_model)
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     priors = objective.priors(labels["train"], weights)
     labels, scale = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
-    _, texts = split_texts(folder, "train", limits["train"], CHUNK)
+    _, texts = split_texts(folder, "train", experiment.finetuning.max_train_examples, CHUNK)
     tokenizer = build_tokenizer(start, texts, experiment.model.max_tokens)
     steps = _steps(arguments, len(labels["train"]))
     model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors)
@@ -167,8 +169,20 @@ def build_trainer(
     }
 
 
-def _labels(folder: Path, split: str, limit: int | None) -> np.ndarray:
+def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:
     return column_array(read_split(folder, split, limit, ["label"])["label"])
+
+
+def _refuse_few_labels(objective: Objective, labels: dict[str, np.ndarray], users: int) -> None:
+    """InputError where the labels of so few users leave nothing to tell apart, or nothing to choose by."""
+    for split, of in labels.items():
+        one = objective.task == "binary" and len(set(of)) == 1
+        if not len(of) or one:
+            told = f"all {len(of):,} are {of[0]}" if one else "there is none"
+            raise InputError(
+                f"finetuning.labelled_users {users:,}: of these users' {split} labels {told}; raise it, or draw others "
+                f"with finetuning.labelled_draw"
+            )
 
 
 def _refuse_one_class(objective: Objective, labels: np.ndarray, best: str | None) -> None:
@@ -240,7 +254,7 @@ def _learned(
     settings, said, scale = experiment.finetuning, None, None
     if settings.teacher:
         with arguments.main_process_first(local=False):
-            limit = settings.max_train_examples
+            limit = experiment.limits["train"]
             said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
         scale = Scale.fit(labels["train"], settings.log_scale)

@@ -1,6 +1,8 @@
 import json
+import re
 from argparse import Namespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from finetune.parser import parse_experiment
@@ -18,6 +20,21 @@ def test_every_cell_is_a_config_with_settings_that_fit(bench):
         asked = parse_experiment("", ["--config", str(bench.ROOT / "configs" / f"{config}.yaml"), *more])
         assert (asked.task.label.kind == "sum") == name.endswith("-value")
     assert set(bench.LOGS) <= {config for config, _ in bench.CELLS.values()}
+
+
+def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tmp_path, monkeypatch, capsys):
+    quick = ["--pretraining.max_steps", "2", "--training.max_steps", "4", "--training.eval_steps", "4"]
+    few = [*quick, "--finetuning.labelled_users", "60"]
+    config = str(tiny.with_suffix(""))
+    monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-labels-60": (config, few)})
+    given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
+    found = bench.run_cell("tiny-labels-60", given)
+    weights = [tmp_path / part / "pretrained/model.safetensors" for part in ("runs/tiny", "labels/60/tiny")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    examples = int(re.search(r"parameters on ([\d,]+) examples", capsys.readouterr().out)[1].replace(",", ""))
+    table = pq.read_table(tmp_path / "data/tiny/train.parquet")
+    assert examples < len(table) / 2
+    assert found["users"] == len(pq.read_table(tmp_path / "data/tiny/test.parquet")["user_id"].unique())
 
 
 def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(bench, tiny, tmp_path, monkeypatch, capsys):

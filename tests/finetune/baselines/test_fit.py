@@ -50,7 +50,7 @@ def manifest(task: str) -> dict:
     label, classes = LABELS[task]
     label = label | {"where": "true", "horizon": "14 days"}
     own = list(OWN) if task == "propensity" else []
-    config = {"task": {"label": label}}
+    config = {"task": {"label": label}, "text": {"fields": {}}}
     return {"aggregates": AGGREGATES, "class_aggregates": own, "classes": classes, "config": config}
 
 
