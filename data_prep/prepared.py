@@ -94,7 +94,7 @@ def read_split(folder: Path, split: str, limit: Limit, columns: Sequence[str]) -
     if isinstance(limit, Labelled):
         table = _read(folder, split, [*columns, *({"user_id"} - {*columns})])
         users = labelled_users(folder, limit)
-        table, limit = table.filter(pc.is_in(table["user_id"], users)).select(list(columns)), limit.rows
+        table, limit = table.filter(pc.is_in(table["user_id"], users)).select(list(columns)), limit.rows  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
     else:
         table = _read(folder, split, columns)
     return table.take(sampled(len(table), limit)) if limit else table
@@ -106,7 +106,7 @@ def labelled_users(folder: Path, limit: Labelled) -> pa.Array:
     Raises:
         InputError: The training split has fewer users.
     """
-    users = pc.unique(_read(folder, "train", ["user_id"])["user_id"])
+    users = pc.unique(_read(folder, "train", ["user_id"])["user_id"])  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
     if limit.users > len(users):
         raise InputError(
             f"finetuning.labelled_users is {limit.users:,}, and training has {len(users):,} users; lower it, or leave "

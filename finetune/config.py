@@ -276,10 +276,11 @@ class Experiment:
     def limits(self) -> dict[str, Limit]:
         """Split -> which of its rows are learned from or scored; pretraining reads the texts of others, too."""
         settings = self.finetuning
-        limits: dict[str, Limit] = {"train": settings.max_train_examples, "validation": settings.max_eval_examples}
+        limits = {"train": settings.max_train_examples, "validation": settings.max_eval_examples}
+        known: dict[str, Limit] = {**limits, "test": settings.max_eval_examples}
         if users := settings.labelled_users:
-            limits = {split: Labelled(users, settings.labelled_draw, rows) for split, rows in limits.items()}
-        return limits | {"test": settings.max_eval_examples}
+            known |= {split: Labelled(users, settings.labelled_draw, rows) for split, rows in limits.items()}
+        return known
 
     def seed_runs(self) -> list["Experiment"]:
         """The fine-tuning runs: this one, or one for each of the seeds, in folders within this one's."""

@@ -155,7 +155,7 @@ class _Data:
     pairs: dict[str, PairRows]
 
 
-def _read(folder: Path, manifest: dict, objective: Objective, limits: dict[str, int | None]) -> _Data:
+def _read(folder: Path, manifest: dict, objective: Objective, limits: dict[str, Limit]) -> _Data:
     data, names = _Data({}, {}, {}, {}), manifest["aggregates"]
     own = pair_columns(manifest) if objective.task == "propensity" else []
     for split in SPLITS:

@@ -232,7 +232,7 @@ def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[st
     return {
         "metrics": metrics,
         "seed": seed,
-        "results": _table(metrics, seed, kind, model.config.num_labels),
+        "results": _table(metrics, seed, kind, len(model.config.id2label or ())),
         "main": measure(metrics["main"], kind).title,
         "slices": _slices(metrics),
         "few": metrics["test"]["positives"] < FEW_POSITIVES,
