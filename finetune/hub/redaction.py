@@ -69,7 +69,8 @@ def public_metrics(metrics: dict) -> dict:
     """The content of metrics.json, without what tells of few users, of this machine or of the shop's money."""
     made = {key: value for key, value in metrics["made"].items() if key != "evaluation"}  # costs, folder, slices' SQL
     public = metrics | {"made": made | {"log": _by_day(made["log"])}, "profit": None}
-    public.pop("curves", None)  # a curve or a histogram of few rows shows each of them
+    for key in ("curves", "contact"):  # a curve or a histogram of few rows shows each of them; a value is turnover
+        public.pop(key, None)
     if metrics.get("slices"):
         public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}
     return public

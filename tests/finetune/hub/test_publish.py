@@ -129,6 +129,7 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
         "profit": {"contact": 1.2345},
         "curves": {"medians": {"positive": 0.987123, "negative": 0.1}},
+        "contact": {"total": 98765.4321},
         "made": {
             "date": "2026-11-24",
             "evaluation": {"folder": str(folder.parents[1]), "slices": {"who": f"user_id = '{MARK}1'"}},
