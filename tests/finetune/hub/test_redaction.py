@@ -23,7 +23,13 @@ def metrics(*users: int) -> dict:
     groups = [{"value": f"group {n}", "users": n} for n in users]
     slices = {"shop": {"groups": groups, "too_small": [{"value": "a hermit"}], "gaps": {"calibration": 0.1}}}
     made = {"log": LOG, "evaluation": {"folder": "/home/me"}, "date": "2024-05-01"}
-    return {"slices": slices, "profit": {"contact": 1.0}, "curves": {"medians": {}}, "contact": {"total": 1.0}, "made": made}
+    return {
+        "slices": slices,
+        "profit": {"contact": 1.0},
+        "curves": {"medians": {}},
+        "contact": {"total": 1.0},
+        "made": made,
+    }
 
 
 def test_published_metrics_have_no_small_group_no_money_no_curve_and_nothing_of_this_machine():
