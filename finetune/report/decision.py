@@ -96,14 +96,14 @@ def _found(metrics: dict, contact: dict) -> str:
         share = f" ({percent(found / contacted)})" if contacted else ""
         between = ""
         if bounds:
-            between = f", on other users like these between {number(bounds[0], 0)} and {number(bounds[1], 0)}"
+            between = f", and between {number(bounds[0], 0)} and {number(bounds[1], 0)} among other users like these"
         return (
-            f"On {day} that would have been right for {number(found, 0)} of them{share}: they really "
-            f"{_people(metrics)[1]}{between}. That is {number(times, 1)} times as many as by chance."
+            f"Seen from {day}, {number(found, 0)} of them{share} really {_people(metrics)[1]}: {number(times, 1)} "
+            f"times as many as by chance{between}."
         )
     between = "" if bounds is None else f" (95\u00a0% interval {span(bounds, None)})"
     return (
-        f"On {day} they brought {number(found, None)}{between} of {number(contact['total'], None)}, "
+        f"Seen from {day}, they brought {number(found, None)}{between} of {number(contact['total'], None)}, "
         f"{percent(found / contact['total'])} of all: {number(times, 1)} times as much as by chance."
     )
 

@@ -64,8 +64,8 @@ def test_the_first_screen_says_whom_to_contact_and_what_that_finds_in_plain_word
     said = decision(figures((-0.003, 0.001)))
     assert said["headline"] == "Contact the 10\u00a0% most likely to leave: 203 of 2,034 users."
     assert said["found"] == (
-        "On 2017-11-06 that would have been right for 118 of them (58\u00a0%): they really left, on other users like "
-        "these between 103 and 133. That is 2.8 times as many as by chance."
+        "Seen from 2017-11-06, 118 of them (58\u00a0%) really left: 2.8 times as many as by chance, and between 103 "
+        "and 133 among other users like these."
     )
     assert said["beside"] == "Gradient boosting would have found 118, too."
     assert said["money"].endswith("that earns 387, between 313 and 461.")
@@ -115,11 +115,11 @@ def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
     contact, said = metrics["contact"], decision(metrics)
     numbers = {int(text.replace(",", "")) for text in re.findall(r"(?<![\d-])\d[\d,]*(?![\d.-])", said["headline"])}
     assert numbers == {round(100 * contact["share"]), round(contact["contacted_at"]), contact["users"]}
-    assert f"right for {contact['found_at']['model']:.0f} of them" in said["found"]
+    assert f", {contact['found_at']['model']:.0f} of them" in said["found"]
     low, high = contact["found_at_interval"]
     assert f"between {low:.0f} and {high:.0f}" in said["found"]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
-    assert f"That is {contact['found_at']['model'] / chance:.1f} times" in said["found"]
+    assert f": {contact['found_at']['model'] / chance:.1f} times" in said["found"]
     for row in said["rows"]:
         assert row["found"] == contact["found"]["model"][row["share"]]
         assert row["missed"] == pytest.approx(contact["total"] - row["found"])
