@@ -66,6 +66,8 @@ FREE_AFTER_TRAINING = {
     "training.use_cpu",
 }
 
+ADDED = {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}  # what earlier versions did unwritten
+
 
 def effect(setting: str) -> Effect:
     """What a setting changes, by its name with dots."""
@@ -89,9 +91,9 @@ def pretraining_settings(experiment: Experiment) -> dict[str, str]:
 def with_effect(settings: dict[str, str], effects: set[Effect] | None = None) -> dict[str, str]:
     """Of settings that were written down those that change the weights, or have one of these effects.
 
-    An earlier version wrote down more, and had other names.
+    An earlier version wrote down more, had other names, and did not have the settings of ADDED.
     """
-    named = {RENAMED.get(key, key): value for key, value in settings.items()}
+    named = ADDED | {RENAMED.get(key, key): value for key, value in settings.items()}
     return {key: value for key, value in named.items() if effect(key) in (effects or {"pretraining", "training"})}
 
 

@@ -52,4 +52,6 @@ def test_pretrained_weights_do_not_depend_on_what_comes_after_them(tiny):
 
 def test_what_earlier_versions_wrote_down_is_read_by_its_new_names():
     old = {"evaluation.patience": "3", "training.logging_nan_inf_filter": "True", "text.style": "words"}
-    assert with_effect(old) == {"finetuning.patience": "3", "text.style": "words"}
+    named = {"finetuning.patience": "3", "text.style": "words"}
+    assert with_effect(old) == named | {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}
+    assert with_effect(named | {"finetuning.labelled_users": "9"})["finetuning.labelled_users"] == "9"

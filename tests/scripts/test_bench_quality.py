@@ -34,6 +34,7 @@ def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tm
     examples = int(re.search(r"parameters on ([\d,]+) examples", capsys.readouterr().out)[1].replace(",", ""))
     table = pq.read_table(tmp_path / "data/tiny/train.parquet")
     assert examples < len(table) / 2
+    assert found["rival"] == max(found["baselines"], key=found["baselines"].get)  # on test
     assert found["users"] == len(pq.read_table(tmp_path / "data/tiny/test.parquet")["user_id"].unique())
 
 

@@ -111,6 +111,12 @@ def test_a_run_with_few_labels_that_was_stopped_continues_to_the_same_weights(pr
     assert weights[0] == weights[1]
 
 
+def test_a_model_of_all_labels_is_not_compared_with_baselines_of_few(prepared, trained):
+    asked = experiment(prepared, trained.base_folder.parent, *FEW, "--pretraining.max_steps", "0")
+    with pytest.raises(InputError, match=r"was trained with other settings \(finetuning.labelled_users: None\)"):
+        evaluate(asked)
+
+
 @pytest.mark.parametrize(
     ("users", "said"),
     [
