@@ -41,9 +41,9 @@ def test_an_older_run_is_evaluated_with_the_same_figures_and_reported(older, cap
     metrics = evaluate(experiment)
     assert metrics.pop("made")["content_hash"] == before.pop("made")["content_hash"]
     assert metrics["test"]["auroc"] == pytest.approx(before["test"]["auroc"], abs=1e-6)
-    assert metrics.keys() == before.keys()
-    assert metrics["test"].keys() == before["test"].keys()
-    assert metrics["verdict"] == before["verdict"]
+    assert metrics.keys() >= before.keys()
+    assert metrics["test"].keys() >= before["test"].keys()
+    assert metrics["verdict"].startswith(before["verdict"].partition(";")[0])  # what it advises has changed since
 
 
 def test_an_older_model_scores_as_it_did(older):
