@@ -79,3 +79,12 @@ def test_only_the_command_layer_exits_or_touches_signals_and_the_path():
 def test_no_module_is_longer_than_400_lines():
     lengths = {own_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {module: lines for module, lines in lengths.items() if lines > 400} == {}
+
+
+def test_no_function_is_longer_than_60_lines():
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                long[f"{own_name(path)}.{node.name}"] = node.end_lineno - node.lineno + 1
+    assert long == {}

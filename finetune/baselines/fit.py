@@ -1,4 +1,19 @@
-"""What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation."""
+"""What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation.
+
+- majority: the same for everyone: the share of each class; for values mean or median.
+- recency_rule: a logistic curve over the logarithm of the days since the last event of the kind that the label is
+  about; for values a line, to the value or its logarithm.
+- rfm: logistic regression on recency, frequency and monetary value: those days, the counts of such events, and the
+  sums of the numeric fields, quantile-transformed to normal, missing values at the median and flagged. For values
+  ridge regression of the value or its logarithm.
+- logistic_regression, for values linear_regression: the same on all aggregates.
+- gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
+  trees.
+- word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
+  all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
+- stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
+  that what was learned on the training rows is not lost.
+"""
 
 import re
 from collections.abc import Callable
@@ -79,21 +94,7 @@ def score_baselines(
     """Fit all baselines on the training rows, tune them on validation, and score validation and test.
 
     The settings are those with the best validation AUROC (mean over the classes), for values the best MAE. Scores of
-    values stay within the range of the training labels.
-
-    - majority: the same for everyone: the share of each class; for values mean or median.
-    - recency_rule: a logistic curve over the logarithm of the days since the last event of the kind that the label is
-      about; for values a line, to the value or its logarithm.
-    - rfm: logistic regression on recency, frequency and monetary value: those days, the counts of such events, and the
-      sums of the numeric fields, quantile-transformed to normal, missing values at the median and flagged. For values
-      ridge regression of the value or its logarithm.
-    - logistic_regression, for values linear_regression: the same on all aggregates.
-    - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
-      trees.
-    - word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
-      all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
-    - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
-      that what was learned on the training rows is not lost.
+    values stay within the range of the training labels. The module says what each baseline is.
 
     Propensity has a model a class: the settings are tuned on the three most frequent classes and serve all, and a model
     sees at most 10,000 rows of each label, drawn at random and weighted to stand for all, so that 100 classes take

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -72,9 +72,8 @@ def score_texts(
     outputs = len(Objective.of_model(base_model(model).config).classes)
     logits = torch.zeros((len(texts), outputs), device=device)  # read back once, so no batch waits
     number = 0
-    with tqdm(
-        total=len(texts), desc=f"score {name}".strip(), unit="text", disable=bar is not None or own > 0
-    ) as own_bar:
+    hidden: dict[str, Any] = {"disable": True} if bar is not None or own > 0 else {}  # else TQDM_DISABLE decides
+    with tqdm(total=len(texts), desc=f"score {name}".strip(), unit="text", **hidden) as own_bar:
         for start, tokens in _chunks(tokenizer, texts):
             for rows in sorted_batches(tokens.lengths, batch_size, AT_A_TIME[device.type]):
                 if number % all_processes == own:
