@@ -6,7 +6,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from finetune.wording import named
+from finetune.wording import missing, named
 
 MODEL, MAJORITY = "model", "majority"  # scorers: ours, and the baseline that says the same of everyone
 BLEND = "blend"  # the mean of model and boosting
@@ -234,3 +234,15 @@ def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tu
 def digits(key: str) -> int | None:
     """Decimals that a measure is shown with; None for those in the label's unit."""
     return None if key in IN_UNITS else Measure.digits
+
+
+def best_rival(baselines: dict[str, dict], main: str) -> str | None:
+    """The best of the baselines that do not know the model's score; None where none has the measure.
+
+    Args:
+        baselines: Baseline -> its figures.
+        main: The measure.
+    """
+    known = {name: figures[main] for name, figures in baselines.items() if name not in NO_RIVALS}
+    known = {name: value for name, value in known.items() if not missing(value)}
+    return max(known, key=lambda name: -known[name] if main in LOWER_IS_BETTER else known[name]) if known else None

@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from finetune.command import CommandParser, guarded
-from finetune.measures import NO_RIVALS
+from finetune.measures import best_rival
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,15 +125,8 @@ def result(metrics: dict, told_by: str) -> dict:
         told_by: The split on which the rival is the best baseline: validation, or of few labels test, in favour of the
             rival, as the validation rows of some hundred users do not tell which one it is.
     """
-    main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
-    baselines = metrics[told_by]["baselines"]
-    known = {
-        name: figures[main]
-        for name, figures in baselines.items()
-        if figures[main] is not None and name not in NO_RIVALS
-    }
-    rival = max(known, key=lambda name: sign * known[name])
-    single = metrics["single"]
+    main, single = metrics["main"], metrics["single"]
+    rival = best_rival(metrics[told_by]["baselines"], main)
     return {
         "question": metrics["question"],
         "task": metrics["task"],

@@ -40,14 +40,15 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     total = float(rows.labels.sum())
     if rows.labels.min() < 0 or total <= 0:
         return None
-    asked = np.append(SHARES, share)
-    contacted = np.round(asked * len(rows.labels))
-    found, drawn = {}, {}
-    for name, scores in rows.scores.items():
-        reached = _Reached(scores, rows.labels)
-        found[name] = reached(np.ones((len(rows.labels), 1)), asked)[0] * contacted
-        parts = [reached(weights[_order(rows.users)], asked) for weights in user_weights(rows.users, resamples, seed)]
-        drawn[name] = np.concatenate(parts) * contacted if parts else np.full((1, len(asked)), np.nan)
+    shares = np.append(SHARES, share)
+    contacted = np.round(shares * len(rows.labels))
+    reached = {name: _Reached(scores, rows.labels) for name, scores in rows.scores.items()}
+    found = {
+        name: of_scorer(np.ones((len(rows.labels), 1)), shares)[0] * contacted for name, of_scorer in reached.items()
+    }
+    drawn = {
+        name: means * contacted for name, means in _resampled(rows.users, reached, shares, resamples, seed).items()
+    }
     low, high = np.transpose([interval(values) for values in drawn[MODEL].T])
     return {
         "cutoff": show(last.astype("datetime64[us]").astype(datetime)),
@@ -73,9 +74,18 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     }
 
 
-def _order(users: np.ndarray) -> np.ndarray:
-    """Where each row's user stands among the rows of `user_weights`."""
-    return np.unique(users, return_inverse=True)[1]
+def _resampled(
+    users: np.ndarray, reached: dict[str, "_Reached"], shares: np.ndarray, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """What a contact of each scorer finds on the same resamples of the users, of shape (resamples, shares)."""
+    means = {name: np.empty((resamples, len(shares))) for name in reached}
+    user, done = np.unique(users, return_inverse=True)[1], 0  # each row's among those of user_weights
+    for weights in user_weights(users, resamples, seed):
+        part = slice(done, done + weights.shape[1])
+        for name, scorer in reached.items():
+            means[name][part] = scorer(weights[user], shares)
+        done = part.stop
+    return means
 
 
 class _Reached:

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from finetune.measures import BLEND, MODEL, NO_RIVALS, measure, measure_names
+from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival, measure, measure_names
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
@@ -17,14 +17,10 @@ def verdict(metrics: dict) -> str:
     what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
     called = measure(main, metrics["task"]).title
-    rivals = {
-        name: figures
-        for name, figures in test["baselines"].items()
-        if name not in NO_RIVALS and not math.isnan(figures[main])
-    }
-    if math.isnan(test[main]) or not rivals:
+    name = best_rival(test["baselines"], main)
+    if math.isnan(test[main]) or name is None:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
-    name, best = max(rivals.items(), key=lambda item: sign * item[1][main])
+    best = test["baselines"][name]
     difference, interval = best[f"{main}_difference"], best[f"{main}_difference_interval"]
     found = standing(interval, metrics["lower_is_better"])
     few = ""

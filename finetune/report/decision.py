@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune.measures import BLEND, MAJORITY, MODEL, NO_RIVALS, measure
+from finetune.measures import BLEND, MODEL, best_rival, measure
 from finetune.wording import missing, named, number, percent, span, standing, worded
 
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
@@ -19,7 +19,7 @@ def decision(metrics: dict) -> dict[str, Any] | None:
     contact = metrics.get("contact")
     if not contact:
         return None
-    rival = best_rival(metrics)
+    rival = best_rival(metrics["test"]["baselines"], metrics["main"])
     costs = (metrics.get("made", {}).get("evaluation") or {}).get("costs")
     return {
         "headline": _headline(metrics, contact),
@@ -32,20 +32,9 @@ def decision(metrics: dict) -> dict[str, Any] | None:
     }
 
 
-def best_rival(metrics: dict) -> str | None:
-    """The baseline that is best on the test rows, of those that do not know the model's score."""
-    main, sign = metrics["main"], -1 if metrics["lower_is_better"] else 1
-    known = {
-        name: figures[main]
-        for name, figures in metrics["test"]["baselines"].items()
-        if name not in (*NO_RIVALS, MAJORITY) and not missing(figures.get(main))
-    }
-    return max(known, key=lambda name: sign * known[name]) if known else None
-
-
 def advice(metrics: dict) -> str:
     """Which scorer to use for this log, and how sure that is."""
-    main, name = metrics["main"], best_rival(metrics)
+    main, name = metrics["main"], best_rival(metrics["test"]["baselines"], metrics["main"])
     if name is None or missing(metrics["test"].get(main)):
         return "These test rows cannot tell which scorer is the best."
     title, lower = measure(main, metrics["task"]).title, metrics["lower_is_better"]

@@ -1,5 +1,6 @@
 """A small shop whose log, task and text every test can change."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,3 +147,19 @@ class Shop:
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def con() -> duckdb.DuckDBPyConnection:
+    return connect()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder for forged files, beside the current one, in which nothing may appear."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "secret.csv").write_text("a,b\n1,2\n")
+    monkeypatch.chdir(here)
+    yield tmp_path
+    assert os.listdir(here) == ["secret.csv"]

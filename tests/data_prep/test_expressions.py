@@ -1,10 +1,8 @@
 """Expressions, conditions and types of a config and of a model's folder: nothing else may stand in their place."""
 
 import json
-import os
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from data_prep import InputError
@@ -21,22 +19,6 @@ TASK = {
 }
 
 COPY = "COPY (SELECT 1) TO 'out.csv'"
-
-
-@pytest.fixture(scope="module")
-def con() -> duckdb.DuckDBPyConnection:
-    return connect()
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """A folder for forged files, beside the current one, in which nothing may appear."""
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "secret.csv").write_text("a,b\n1,2\n")
-    monkeypatch.chdir(here)
-    yield tmp_path
-    assert os.listdir(here) == ["secret.csv"]
 
 
 @pytest.mark.parametrize(

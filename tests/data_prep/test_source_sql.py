@@ -1,6 +1,5 @@
 """The SQL of a source, in a YAML of somebody else too: what it may do, and thirty ways in which it may not."""
 
-import os
 from pathlib import Path
 
 import duckdb
@@ -15,22 +14,6 @@ from data_prep.source_sql import check_source
 COLUMNS = "'a' AS user_id, TIMESTAMP '2024-01-01' AS event_time, 'view' AS event_type"
 
 COPY = "COPY (SELECT 1) TO 'out.csv'"
-
-
-@pytest.fixture(scope="module")
-def con() -> duckdb.DuckDBPyConnection:
-    return connect()
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """A folder for forged files, beside the current one, in which nothing may appear."""
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "secret.csv").write_text("a,b\n1,2\n")
-    monkeypatch.chdir(here)
-    yield tmp_path
-    assert os.listdir(here) == ["secret.csv"]
 
 
 def read(sql: str, **changes: object) -> None:

@@ -14,6 +14,7 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 from data_prep import InputError
 from finetune.evaluation.compare import compare_runs, table, write_page
 from finetune.measures import MAIN
+from tests.commands import ROOT
 
 ROWS = 600
 
@@ -230,7 +231,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(folders, names, said
 
 
 def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders):
-    command = [sys.executable, str(Path(__file__).parents[3] / "scripts" / "compare.py")]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py")]
     done = subprocess.run([*command, "a", "b", "compare.html"], cwd=folders, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("comparison: compare.html\n")
     assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", done.stdout, re.MULTILINE)

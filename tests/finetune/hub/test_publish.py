@@ -29,11 +29,11 @@ from finetune.model.objective import Objective
 from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train
+from tests.commands import ROOT
 from tests.conftest import tiny_config, write_log
 from tests.finetune.model.test_modeling import FAMILIES
 from tests.hub import TOKEN, Hub, Repository
 
-ROOT = Path(__file__).parents[3]
 MARK = "customer-8841-"  # every user id of the log begins with it
 ENDS = {"a wrong token": 401, "no right": 403, "a conflict": 409, "a failing hub": 500, "a dropped connection": None}
 LOAD = """

@@ -32,6 +32,7 @@ from finetune.config import FromScratch, ModelConfig
 from finetune.model.modeling import BudgetCallback, build_classifier, build_masked_lm
 from finetune.model.objective import Objective
 from finetune.model.tokenization import build_tokenizer, encode, train_tokenizer
+from tests.commands import ROOT
 
 TEXTS = [
     f"recency_days={i} [SEP] gap={i} event_type=purchase value={i % 3} gap=first event_type=view" for i in range(8)
@@ -139,7 +140,7 @@ def told(pooling: str = "cls") -> dict:
 
 def read_in_a_new_process(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     arguments = [sys.executable, "-c", READ, json.dumps(TEXTS), str(folder), ",".join(UNMERGED)]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.report.decision import advice, best_rival, decision
+from finetune.measures import best_rival
+from finetune.report.decision import advice, decision
 from finetune.report.report import write_report
 from tests.finetune.report.test_report import CHROMIUM
 
@@ -98,7 +99,7 @@ def test_other_labels_and_other_shares_are_named_as_they_are():
 )
 def test_the_advice_follows_the_interval_and_never_the_scorers_that_know_the_model(interval, blend, said):
     metrics = figures(interval, blend)
-    assert best_rival(metrics) == "gradient_boosting"
+    assert best_rival(metrics["test"]["baselines"], "auroc") == "gradient_boosting"
     assert said in advice(metrics)
     assert "The mean of both" not in advice(figures(interval, 0.5))
 

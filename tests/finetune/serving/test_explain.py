@@ -5,7 +5,6 @@ import signal
 import sys
 from copy import deepcopy
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -33,6 +32,7 @@ from finetune.serving.attribution import attribute, deletion_test, explained
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
 from finetune.serving.reading import reading, words_of
+from tests.commands import ROOT
 
 CUTOFF = datetime(2024, 4, 1)
 TINY = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
@@ -355,7 +355,7 @@ def test_the_command_writes_page_and_json(trained, events, tmp_path, monkeypatch
     pq.write_table(events, tmp_path / "log.parquet")
     command = ["explain.py", "--model", str(trained.run_folder / "model"), "--events", str(tmp_path / "log.parquet")]
     command += ["--cutoff", "2024-04-01", "--output", str(tmp_path / "u.html")]
-    script = str(Path(__file__).parents[3] / "scripts" / "explain.py")
+    script = str(ROOT / "scripts" / "explain.py")
     monkeypatch.setattr(signal, "signal", lambda *given: None)  # the tests keep theirs
     monkeypatch.setattr(sys, "argv", [*command, "--user", "u3"])
     runpy.run_path(script, run_name="__main__")

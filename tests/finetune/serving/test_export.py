@@ -20,9 +20,9 @@ from finetune.model.tokenization import encode
 from finetune.parser import parse_experiment
 from finetune.serving.export import export_onnx
 from finetune.training.train import train
-from tests.commands import script_module
+from tests.commands import ROOT, script_module
 
-EXPORT = Path(__file__).parents[3] / "scripts" / "export.py"
+EXPORT = ROOT / "scripts" / "export.py"
 
 
 def scores_of_file(path: Path, tokenizer, texts: list[str]) -> np.ndarray:

@@ -19,9 +19,9 @@ from finetune.command import guarded
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.given_log import given_log
 from finetune.serving.predict import predict_log
-from tests.commands import script_module
+from tests.commands import ROOT, script_module
 
-PREDICT = Path(__file__).parents[3] / "scripts" / "predict.py"
+PREDICT = ROOT / "scripts" / "predict.py"
 CUTOFF = "2024-04-01"
 PARTS = {"part_users": 40}  # four parts of the 150 users
 

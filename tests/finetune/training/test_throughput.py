@@ -4,7 +4,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,8 +17,9 @@ from finetune.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.throughput import Throughput, flops_per_token, peak_flops
 from finetune.training.train import train
+from tests.commands import ROOT
 
-TRAIN = Path(__file__).parents[3] / "scripts" / "train.py"
+TRAIN = ROOT / "scripts" / "train.py"
 SPEED = ["tokens_per_second", "padding_fraction"]
 
 
