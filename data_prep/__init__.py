@@ -10,7 +10,26 @@ if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1] / "
 
 
 class InputError(ValueError):
-    """The user's config, log or files cannot be used; the message is one sentence that names the thing and the remedy.
+    """The user's config, log or files cannot be used; the message is one sentence, "PROBLEM; REMEDY".
 
-    Commands print the message without a traceback and exit with code 2.
+    Commands print it without a traceback and exit with code 2.
+
+    Args:
+        problem: What is wrong. It begins with the setting, or stands behind it and a colon.
+        remedy: What to do about it; empty where the problem says it.
+        setting: The setting or argument at fault; empty where it is none.
     """
+
+    def __init__(self, problem: str, remedy: str = "", setting: str = "") -> None:
+        if not problem.startswith(setting):
+            problem = f"{setting}: {problem}"
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem, self.remedy, self.setting = problem, remedy, setting
+
+    def within(self, place: str) -> "InputError":
+        """The same, said of something inside of a file or a setting."""
+        return InputError(f"{place}: {self.problem}", self.remedy)
+
+    def called(self, name: str) -> "InputError":
+        """The same for a caller who knows the setting by another name."""
+        return InputError(f"{name}{self.problem.removeprefix(self.setting)}", self.remedy, name)

@@ -101,8 +101,9 @@ class Aggregator:
             taken = [name for name in own if name in found or name in ratios]
             if taken:
                 raise InputError(
-                    f"data.sources: the column '{field}' would give an aggregate {taken[0]}, a name that is already "
-                    f"taken; give the column another name"
+                    f"the column '{field}' would give an aggregate {taken[0]}, a name that is already taken",
+                    "give the column another name",
+                    setting="data.sources",
                 )
             found |= own
         return found | dict(_ratios(found, [plain(field) for field in self.numbers]))

@@ -3,6 +3,7 @@
 from data_prep.config import TaskConfig
 from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
+from data_prep.facts import Manifest, SplitFacts
 from data_prep.leaks import describe_leak
 
 _LABELS = {
@@ -14,18 +15,18 @@ _LABELS = {
 }
 
 
-def _labels(counts: dict) -> str:
+def _labels(counts: SplitFacts) -> str:
     """What a split's labels are like, in a few words."""
     if "positive_rate" in counts:
         return f"{counts['positive_rate']:.1%}"
-    if "mean" in counts:
+    if "mean" in counts and "share_above_zero" in counts:
         return f"{counts['mean']:.4g} on average, {counts['share_above_zero']:.1%} above 0"
-    classes = sorted(counts["classes"].items(), key=lambda item: -item[1])
+    classes = sorted(counts.get("classes", {}).items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {n / counts['rows']:.1%}" for name, n in classes[:5])
     return shown + f" and {len(classes) - 5} more" * (len(classes) > 5)
 
 
-def dataset_card(name: str, task: TaskConfig, manifest: dict) -> str:
+def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
     files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
     if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows

@@ -37,9 +37,9 @@ def read_json(path: Path, holds: Any, remedy: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is missing; {remedy}") from error
+        raise InputError(f"{path} is missing", remedy) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged; {remedy}") from error
+        raise InputError(f"{path} is damaged", remedy) from error
     check(path, content, holds, remedy)
     return content
 
@@ -61,7 +61,7 @@ def check(path: Path, content: Any, holds: Any, remedy: str) -> None:
     """
     wrong = next(_misfits(content, holds, ""), None)
     if wrong:
-        raise InputError(f"{path} is damaged ({wrong}); {remedy}")
+        raise InputError(f"{path} is damaged ({wrong})", remedy)
 
 
 def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -
         con.execute(f"SET temp_directory = {quote(str(spill_folder))}")
     if memory_limit:
         if not re.match(r"\s*\d", memory_limit):  # -1 and none are no limit to DuckDB
-            raise InputError(f"data.memory_limit: '{memory_limit}' is no size; write one such as 4GB")
+            raise InputError(f"'{memory_limit}' is no size", "write one such as 4GB", setting="data.memory_limit")
         with refused("data.memory_limit", "write a size such as 4GB"):
             con.execute(f"SET memory_limit = {quote(memory_limit)}")
     return con

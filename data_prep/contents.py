@@ -49,24 +49,28 @@ def refuse_no_text(file: Path, setting: str, is_csv: bool) -> None:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
             start = content.read(START)
     except (OSError, EOFError) as error:
-        raise InputError(f"{setting}: {file} cannot be read ({error}); fetch it again {AWAY}") from error
+        raise InputError(f"{file} cannot be read ({error})", f"fetch it again {AWAY}", setting=setting) from error
     if is_csv and not start:
-        raise InputError(f"{setting}: {file} is empty; give it a header {AWAY}")
+        raise InputError(f"{file} is empty", f"give it a header {AWAY}", setting=setting)
     found = next((said for magic, said in MAGIC.items() if start.startswith(magic)), None)
     if found is not None:
-        raise InputError(f"{setting}: {file} is no text but {found[0]}; {found[1]}, {AWAY}")
+        raise InputError(f"{file} is no text but {found[0]}", f"{found[1]}, {AWAY}", setting=setting)
     encoding = _encoding(start)
     if encoding is not None:
         raise InputError(
-            f"{setting}: {file} is not text in UTF-8 but in {encoding}; {TO_UTF8.format(encoding)}, {AWAY}"
+            f"{file} is not text in UTF-8 but in {encoding}", f"{TO_UTF8.format(encoding)}, {AWAY}", setting=setting
         )
     if b"\0" in start:
-        raise InputError(f"{setting}: {file} is no text, as it has NUL bytes; export the log as CSV in UTF-8, {AWAY}")
+        raise InputError(
+            f"{file} is no text, as it has NUL bytes", f"export the log as CSV in UTF-8, {AWAY}", setting=setting
+        )
     try:
         # A character may be cut where the start ends.
         codecs.getincrementaldecoder("utf-8")().decode(start.partition(b"\n")[0] if is_csv else start)
     except ValueError as error:
-        raise InputError(f"{setting}: {file} is not text in UTF-8; {TO_UTF8.format('LATIN1')}, {AWAY}") from error
+        raise InputError(
+            f"{file} is not text in UTF-8", f"{TO_UTF8.format('LATIN1')}, {AWAY}", setting=setting
+        ) from error
 
 
 def _encoding(start: bytes) -> str | None:

@@ -28,9 +28,10 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
         end, start = cutoffs[earlier][-1] + horizon, cutoffs[later][0]
         if end > start:
             raise InputError(
-                f"task.cutoffs: the label window of the last {earlier} cutoff {show(cutoffs[earlier][-1])} ends on "
-                f"{show(end)}, after the first {later} cutoff {show(start)}; move {later} to {show(end)} or later, "
-                f"or end {earlier} at {show(start - horizon)}"
+                f"the label window of the last {earlier} cutoff {show(cutoffs[earlier][-1])} ends on "
+                f"{show(end)}, after the first {later} cutoff {show(start)}",
+                f"move {later} to {show(end)} or later, or end {earlier} at {show(start - horizon)}",
+                setting="task.cutoffs",
             )
     assert log.first is not None, "as a log without an event is refused"
     assert log.last is not None, "as a log without an event is refused"
@@ -39,14 +40,17 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
         for cutoff in cutoffs[split]:
             if cutoff <= log.first:
                 raise InputError(
-                    f"task.cutoffs.{split}: the cutoff {show(cutoff)} is not after the log's first event "
-                    f"({show(log.first)}), so there is no history; choose a later one"
+                    f"the cutoff {show(cutoff)} is not after the log's first event "
+                    f"({show(log.first)}), so there is no history",
+                    "choose a later one",
+                    setting=f"task.cutoffs.{split}",
                 )
             if cutoff + horizon > log_end:
                 raise InputError(
-                    f"task.cutoffs.{split}: the label window of the cutoff {show(cutoff)} ends on "
-                    f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}; choose a cutoff no later than "
-                    f"{show(log_end - horizon)}"
+                    f"the label window of the cutoff {show(cutoff)} ends on "
+                    f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
+                    f"choose a cutoff no later than {show(log_end - horizon)}",
+                    setting=f"task.cutoffs.{split}",
                 )
     return cutoffs
 
@@ -78,17 +82,17 @@ def _parse_cutoffs(value: CutoffRange | list[str], setting: str) -> list[datetim
         first, last = _parse_cutoff(value.first, f"{setting}.first"), _parse_cutoff(value.last, f"{setting}.last")
         step = parse_duration(value.every, f"{setting}.every")
         if last < first:
-            raise InputError(f"{setting}: last ({show(last)}) is before first ({show(first)})")
+            raise InputError(f"last ({show(last)}) is before first ({show(first)})", setting=setting)
         return [first + i * step for i in range((last - first) // step + 1)]
     if not value:
-        raise InputError(f"{setting} is empty; give at least one date")
+        raise InputError(f"{setting} is empty", "give at least one date", setting=setting)
     return sorted({_parse_cutoff(text, setting) for text in value})
 
 
 def _parse_cutoff(text: str, setting: str) -> datetime:
     moment = parse_moment(str(text), setting)
     if moment.year not in CUTOFF_YEARS:
-        raise InputError(f"{setting}: '{text}' is not a date between 1900 and 2199; correct the year")
+        raise InputError(f"'{text}' is not a date between 1900 and 2199", "correct the year", setting=setting)
     if moment.tzinfo is not None:
-        raise InputError(f"{setting}: '{text}' carries a time zone; cutoffs are in UTC, write it without one")
+        raise InputError(f"'{text}' carries a time zone", "cutoffs are in UTC, write it without one", setting=setting)
     return moment

@@ -43,20 +43,26 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
     scheme, _, path = address.partition("://")
     if scheme not in DRIVERS:
         raise InputError(
-            f"{setting}.database starts with none of {', '.join(f'{known}://' for known in DRIVERS)}; correct it"
+            f"{setting}.database starts with none of {', '.join(f'{known}://' for known in DRIVERS)}",
+            "correct it",
+            setting=f"{setting}.database",
         )
     path = path.removeprefix("/")
     if scheme == "sqlite" and not Path(path).is_file():  # SQLite would make an empty database
-        raise InputError(f"{setting}.database: there is no file '{path}'; write sqlite:///FILE")
+        raise InputError(f"there is no file '{path}'", "write sqlite:///FILE", setting=f"{setting}.database")
     if scheme == "postgresql" and not POSTGRESQL.fullmatch(address):
         raise InputError(
-            f"{setting}.database cannot be taken apart; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and "
-            f"special characters of the password as %XX (@ as %40, / as %2F, : as %3A, % as %25)"
+            f"{setting}.database cannot be taken apart",
+            "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and "
+            "special characters of the password as %XX (@ as %40, / as %2F, : as %3A, % as %25)",
+            setting=f"{setting}.database",
         )
     try:
         driver = importlib.import_module(f"{DRIVERS[scheme]}.dbapi")
     except ImportError as error:
-        raise InputError(f"{setting}.database needs {error.name}; pip install -e '.[databases]'") from error
+        raise InputError(
+            f"{setting}.database needs {error.name}", "pip install -e '.[databases]'", setting=f"{setting}.database"
+        ) from error
     _refuse_other_statements(sql, setting, scheme == "sqlite")
     # What a statement writes into files, such as by ATTACH, a rollback does not take back.
     path, options = (f"file:{quote(path)}?mode=ro", SQLITE_ROWS) if scheme == "sqlite" else (address, {})
@@ -69,7 +75,7 @@ def query_database(address: str, sql: str, setting: str) -> Iterator[pa.RecordBa
             r"^[A-Z_]+: (\[\w+\] )?(Failed to prepare query: )?(ERROR: +)?", "", str(error).partition("\n")[0]
         )
         text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
-        raise InputError(f"{setting}: {text}; check the address, the permissions and the SQL") from error
+        raise InputError(text, "check the address, the permissions and the SQL", setting=setting) from error
 
 
 def _refuse_other_statements(sql: str, setting: str, alone: bool) -> None:
@@ -77,9 +83,11 @@ def _refuse_other_statements(sql: str, setting: str, alone: bool) -> None:
     bare = INERT.sub(" ", sql).strip()
     said = shorten(sql, 60, placeholder=" ...")
     if not ROWS.match(bare):
-        raise InputError(f"{setting}: {said} is no SELECT; ask for rows, by one statement that begins SELECT or WITH")
+        raise InputError(
+            f"{said} is no SELECT", "ask for rows, by one statement that begins SELECT or WITH", setting=setting
+        )
     if "\0" in sql or (alone and ";" in bare.rstrip("; \t\r\n")):
-        raise InputError(f"{setting}: {said} is more than one statement; give one SELECT")
+        raise InputError(f"{said} is more than one statement", "give one SELECT", setting=setting)
 
 
 def stored_password(address: str, stored: list[str]) -> bool:

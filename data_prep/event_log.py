@@ -83,10 +83,9 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
     if not kept:
         why = ", ".join(f"{rows:,} with {reason}" for reason, rows in log.rejected.items() if rows)
         raise InputError(
-            "data.sources gave no event with a user, a time and a type"
-            + f" (rejected: {why})" * bool(why)
-            + "; check the paths and conditions"
-            + " and data.max_events_per_user" * bool(sizes)
+            "data.sources gave no event with a user, a time and a type" + f" (rejected: {why})" * bool(why),
+            "check the paths and conditions" + " and data.max_events_per_user" * bool(sizes),
+            setting="data.sources",
         )
     log.events, log.users = sum(n * users for n, users in kept.items()), sum(kept.values())
     log.notes += [f"left out {rows:,} row{'s' * (rows > 1)} {why}" for why, rows in log.left_out.items()]

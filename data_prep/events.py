@@ -89,7 +89,9 @@ def fill_log(
         What a user should know of how the sources are read, in sentences.
     """
     if not config.sources:
-        raise InputError("data.sources is empty; give at least one source with `sql` or `path`")
+        raise InputError(
+            "data.sources is empty", "give at least one source with `sql` or `path`", setting="data.sources"
+        )
     with refused("data.timezone", "write a name such as Europe/Berlin"):
         con.execute(f"SET TimeZone = {quote(config.timezone)}")
     if only is None:
@@ -108,7 +110,9 @@ def fill_log(
                 first_name, first_kind = known.setdefault(column.lower(), (name, kind))
                 if family(kind) != family(first_kind):
                     raise InputError(
-                        f"{name}: column '{column}' is {kind} here but {first_kind} in {first_name}; cast one of them"
+                        f"column '{column}' is {kind} here but {first_kind} in {first_name}",
+                        "cast one of them",
+                        setting=name,
                     )
             queries[i] = _events_query(con, source, table, columns, written, name, config)
         union = " UNION ALL BY NAME ".join(queries.values())
@@ -157,12 +161,18 @@ def _event_time(
     """See `time_sql`; the time_format of a source comes before that of all."""
     time_format = source.time_format
     if time_format is not None and source.time_unit is not None:
-        raise InputError(f"{name}: time_unit and time_format exclude each other; keep the one that event_time is in")
+        raise InputError(
+            "time_unit and time_format exclude each other", "keep the one that event_time is in", setting=name
+        )
     if time_format is None and source.time_unit is None:
         time_format = config.time_format
     if time_format is not None:
         setting = f"{name}.time_format" if source.time_format is not None else "data.time_format"
         check_time_format(con, time_format, setting)
     if source.time_format is not None and re.match("DATE|TIMESTAMP", kind):
-        raise InputError(f"{name}.time_format is for text, but event_time is {kind} already; leave time_format out")
+        raise InputError(
+            f"{name}.time_format is for text, but event_time is {kind} already",
+            "leave time_format out",
+            setting=f"{name}.time_format",
+        )
     return time_sql(kind, source.time_unit, time_format, config.timezone, name)

@@ -147,8 +147,10 @@ class Examples:
             for cutoff in self.cutoffs[split]:
                 if not summary.rows[split, cutoff]:
                     raise InputError(
-                        f"task.population: nobody has {an_event(population)} in the {population.within} before the "
-                        f"{split} cutoff {show(cutoff)}; widen `within` or move the cutoff"
+                        f"nobody has {an_event(population)} in the {population.within} before the "
+                        f"{split} cutoff {show(cutoff)}",
+                        "widen `within` or move the cutoff",
+                        setting="task.population",
                     )
         described = {}
         for split in SPLITS:

@@ -68,29 +68,29 @@ def parse_expression(
             rows or columns, or calls a function that is not the same each time.
     """
     if not isinstance(sql, str) or not is_text(sql):
-        raise InputError(f"{setting}: {sql!a} is no text; {remedy}")
+        raise InputError(f"{sql!a} is no text", remedy, setting=setting)
     said = sql if len(sql) <= 300 else f"{sql[:300]} ..."
     # Alone it must stand, lest its parentheses reach into our SQL.
     statements, error = parsed(con, f"SELECT 1 WHERE {sql}\n")
     if error or len(statements) != 1:
         if re.fullmatch(r"\w+", sql):  # a word of SQL's own
             remedy = f"write it as '\"{sql}\"' if it is the name of a column"
-        raise InputError(f"{setting}: {said}: {error or 'these are several statements'}; {remedy}")
+        raise InputError(f"{said}: {error or 'these are several statements'}", remedy, setting=setting)
     tree = lone_part(con, statements[0], "SELECT 1 WHERE true", "where_clause")
     if not tree:
-        raise InputError(f"{setting}: {said}: syntax error, as more than an expression stands there; {remedy}")
+        raise InputError(f"{said}: syntax error, as more than an expression stands there", remedy, setting=setting)
     kinds = {node_kind(part) for part in tree_nodes(tree)}
     if "SUBQUERY" in kinds:
         if not setting.startswith("data."):
             remedy = "compute what it needs as a column in data.sources"
-        raise InputError(f"{setting}: {said} contains a SELECT, which could look at later events; {remedy}")
+        raise InputError(f"{said} contains a SELECT, which could look at later events", remedy, setting=setting)
     if "WINDOW" in kinds:
-        raise InputError(f"{setting}: {said} looks at other rows by a window function; {remedy}")
+        raise InputError(f"{said} looks at other rows by a window function", remedy, setting=setting)
     if kinds - EXPRESSIONS:
-        raise InputError(f"{setting}: {said} contains {in_words(min(kinds - EXPRESSIONS))}; {remedy}")
+        raise InputError(f"{said} contains {in_words(min(kinds - EXPRESSIONS))}", remedy, setting=setting)
     _refuse_bare(tree, setting, said, remedy, columns)
     if "STAR" in kinds:
-        raise InputError(f"{setting}: {said} stands for several columns; {remedy}")
+        raise InputError(f"{said} stands for several columns", remedy, setting=setting)
     called = called_functions(tree)
     since_today = any(
         node["function_name"].lower() == "age" and len(node["arguments"]) == 1 for node in function_calls(tree)
@@ -102,7 +102,7 @@ def parse_expression(
         (catalog(AGGREGATES), "is an aggregate and looks at other rows"),
     ):
         if called & names:
-            raise InputError(f"{setting}: {said} calls {min(called & names)}, which {why}; {remedy}")
+            raise InputError(f"{said} calls {min(called & names)}, which {why}", remedy, setting=setting)
     return tree
 
 
@@ -114,8 +114,9 @@ def _refuse_bare(tree: dict, setting: str, said: str, remedy: str, columns: Call
     if bare:
         has = f" (there are {shorten(', '.join(known), 200, placeholder=' ...')})" if known else ""
         raise InputError(
-            f"{setting}: {said} names {min(bare)}, which is no column{has} but a function that is not the same each "
-            f"time; {remedy}"
+            f"{said} names {min(bare)}, which is no column{has} but a function that is not the same each time",
+            remedy,
+            setting=setting,
         )
 
 
@@ -130,15 +131,18 @@ def check_types(con: duckdb.DuckDBPyConnection, setting: str, types: Mapping[str
     for name, kind in types.items():
         if CONTROLS.search(name):
             raise InputError(
-                f"{setting}: the column name {name!a} has a line break or another control character; the file is "
-                f"damaged or forged, make it again"
+                f"the column name {name!a} has a line break or another control character",
+                "the file is damaged or forged, make it again",
+                setting=setting,
             )
         check_type(con, f"{setting}.{name}", kind)
 
 
 def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> None:
     """Refuse a text that is no type of DuckDB, such as one that goes on behind the type."""
-    refusal = InputError(f"{setting}: {kind!a} is no type of DuckDB; the file is damaged or forged, make it again")
+    refusal = InputError(
+        f"{kind!a} is no type of DuckDB", "the file is damaged or forged, make it again", setting=setting
+    )
     if not isinstance(kind, str) or not is_text(kind) or CONTROLS.search(kind) or not TYPE.fullmatch(kind):
         raise refusal
     # The very text that a cast is written with: no line ends behind the type, as none does there.
@@ -157,5 +161,5 @@ def check_type(con: duckdb.DuckDBPyConnection, setting: str, kind: object) -> No
 def execute_one(con: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Run SQL that is put together from what was read back, and that must be one statement."""
     if len(duckdb.extract_statements(sql)) != 1:
-        raise InputError("the model's folder makes several statements of one; it is damaged or forged, train again")
+        raise InputError("the model's folder makes several statements of one", "it is damaged or forged, train again")
     con.execute(sql)

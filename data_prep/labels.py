@@ -81,24 +81,33 @@ def check_label(label: Label, types: dict[str, str]) -> None:
     for name, kinds in (("field", ("sum", "which")), ("tiers", ("sum", "count")), ("top", ("which",))):
         given, setting = getattr(label, name) is not None, f"task.label.{name}"
         if given and label.kind not in kinds:
-            raise InputError(f"{setting} belongs to {' and '.join(kinds)}; leave it out where kind is {label.kind}")
+            raise InputError(
+                f"{setting} belongs to {' and '.join(kinds)}",
+                f"leave it out where kind is {label.kind}",
+                setting=setting,
+            )
         if not given and label.kind in kinds and name != "tiers":
-            raise InputError(f"{setting} is missing; kind {label.kind} needs it")
+            raise InputError(f"{setting} is missing", f"kind {label.kind} needs it", setting=setting)
     if label.field is not None:
         kind = types.get(label.field)
         if kind is None:
-            raise InputError(f"task.label.field: the log has no column '{label.field}'; it has {', '.join(types)}")
+            raise InputError(
+                f"the log has no column '{label.field}'", f"it has {', '.join(types)}", setting="task.label.field"
+            )
         if label.kind == "sum" and not NUMERIC.fullmatch(kind):
             raise InputError(
-                f"task.label.field: a sum needs numbers, but '{label.field}' is {kind}; cast it in the source, for "
-                f"example CAST({label.field} AS DOUBLE)"
+                f"a sum needs numbers, but '{label.field}' is {kind}",
+                f"cast it in the source, for example CAST({label.field} AS DOUBLE)",
+                setting="task.label.field",
             )
     if label.tiers is not None and (
         not label.tiers or sorted(set(label.tiers)) != label.tiers or not np.isfinite(label.tiers).all()
     ):
-        raise InputError(f"task.label.tiers: {label.tiers} are not limits in ascending order; write [0, 50, 200]")
+        raise InputError(
+            f"{label.tiers} are not limits in ascending order", "write [0, 50, 200]", setting="task.label.tiers"
+        )
     if label.top is not None and label.top < 1:
-        raise InputError(f"task.label.top is {label.top}; give a number above zero")
+        raise InputError(f"task.label.top is {label.top}", "give a number above zero", setting="task.label.top")
 
 
 def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: list[datetime]) -> list[str] | None:
@@ -128,8 +137,9 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
     )
     if not counts:
         raise InputError(
-            f"task.label.field: no event with {task.label.where} in the training label windows has a "
-            f"{task.label.field}; choose another column or other cutoffs"
+            f"no event with {task.label.where} in the training label windows has a {task.label.field}",
+            "choose another column or other cutoffs",
+            setting="task.label.field",
         )
     return most_frequent(counts, task.label.top)
 
@@ -175,7 +185,8 @@ def describe_labels(labels: np.ndarray, rows: int, names: list[str] | None, spli
     if same:
         raise InputError(
             f"task: all {rows:,} examples of {split} have the label {labels[0]:g}, so there is nothing to learn or to "
-            f"measure; change the horizon ({task.label.horizon}), the condition or the cutoffs"
+            f"measure",
+            f"change the horizon ({task.label.horizon}), the condition or the cutoffs",
         )
     if task.label.kind == "which":
         assert names is not None, "by fit_classes"

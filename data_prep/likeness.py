@@ -6,6 +6,7 @@ from itertools import pairwise
 import duckdb
 
 from data_prep.event_log import Count
+from data_prep.facts import Task
 from data_prep.moments import parse_duration, show
 from data_prep.serializer import EventSerializer
 from data_prep.sql import timestamp
@@ -45,7 +46,7 @@ def doubts(
     con: duckdb.DuckDBPyConnection,
     span: tuple[datetime, datetime, int, int],
     serializer: EventSerializer,
-    task: dict,
+    task: Task,
     cutoff: datetime,
 ) -> list[str]:
     """Sentences about what makes the scores of a log worth less than the model's figures say.

@@ -95,7 +95,9 @@ def _refuse_twice(file: Path, names: Iterable[str], written: Container[str], set
     for name in names:
         first, _, number = name.rpartition("_")
         if number.isdecimal() and first.lower() in lower and name not in written:
-            raise InputError(f"{setting}: the column {first} is there twice in {file}; give each a name of its own")
+            raise InputError(
+                f"the column {first} is there twice in {file}", "give each a name of its own", setting=setting
+            )
 
 
 def _refuse_floats_as_text(
@@ -111,8 +113,9 @@ def _refuse_floats_as_text(
     ).fetchall()[0][0]
     if floats is not None:
         raise InputError(
-            f"{setting}: the user ids are floats in {floats} and text in other files; write them as text in all of "
-            f"them, or make those files a source of their own"
+            f"the user ids are floats in {floats} and text in other files",
+            "write them as text in all of them, or make those files a source of their own",
+            setting=setting,
         )
 
 
@@ -125,8 +128,10 @@ def _json(
     kinds = dict(zip(found.columns, found.types, strict=True))
     if found.columns == ["json"] and not _has_key(con, files, "json"):  # what DuckDB makes of no rows, or of no objects
         raise InputError(
-            f"{setting}: {files[0]} holds no event, which is an object such as "
-            '{"user_id": "a", "event_time": "2024-01-31", "event_type": "view"}; give at least one'
+            f"{files[0]} holds no event, which is an object such as "
+            '{"user_id": "a", "event_time": "2024-01-31", "event_type": "view"}',
+            "give at least one",
+            setting=setting,
         )
     numbered = [name for name in kinds if name.rpartition("_")[2].isdecimal()]
     _refuse_twice(files[0], kinds, [name for name in numbered if _has_key(con, files, name)], setting)
@@ -207,7 +212,7 @@ def refuse_open_quote(files: list[Path], setting: str) -> None:
         except (OSError, EOFError, zlib.error):
             continue  # DuckDB says it
         if opened:
-            raise InputError(f"{setting}: {OPEN_QUOTE.format(file, opened)}")
+            raise InputError(OPEN_QUOTE.format(file, opened), setting=setting)
 
 
 def _has_key(con: duckdb.DuckDBPyConnection, files: list[Path], key: str) -> bool:
@@ -332,8 +337,9 @@ def refuse_copies(files: list[Path], setting: str) -> None:
                 same = known.setdefault(hashlib.file_digest(content, "sha256").digest(), file)
             if same is not file and _has_rows(file):
                 raise InputError(
-                    f"{setting}: {same} and {file} have the same content: each event would count twice; take one "
-                    f"of them away"
+                    f"{same} and {file} have the same content: each event would count twice",
+                    "take one of them away",
+                    setting=setting,
                 )
 
 

@@ -22,8 +22,9 @@ def parse_duration(text: str, setting: str) -> timedelta:
     length = timedelta(**{match[2] + "s": int(match[1])}) if match else timedelta()
     if not timedelta() < length <= timedelta(days=36500):
         raise InputError(
-            f"{setting}: '{text}' is not a length above zero and below 100 years; write minutes, hours, days or weeks: "
-            f"14 days"
+            f"'{text}' is not a length above zero and below 100 years",
+            "write minutes, hours, days or weeks: 14 days",
+            setting=setting,
         )
     return length
 
@@ -38,7 +39,7 @@ def parse_moment(text: str, setting: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise InputError(f"{setting}: '{text}' is not a date; write 2024-01-31 or 2024-01-31 12:00") from None
+        raise InputError(f"'{text}' is not a date", "write 2024-01-31 or 2024-01-31 12:00", setting=setting) from None
 
 
 def in_utc(moment: datetime) -> datetime:
@@ -54,9 +55,9 @@ def parse_cutoff(cutoff: datetime | date | np.datetime64 | str) -> datetime:
     if isinstance(cutoff, np.datetime64):
         cutoff = cutoff.astype("datetime64[us]").item()
     if not isinstance(cutoff, date) or cutoff != cutoff:  # pandas' NaT is a date, too, and equals nothing
-        raise InputError(f"cutoff: {given!r} is not a date; give a datetime, a date or text such as 2024-01-31")
+        raise InputError(f"cutoff: {given!r} is not a date", "give a datetime, a date or text such as 2024-01-31")
     if cutoff.year not in CUTOFF_YEARS:
-        raise InputError(f"cutoff: {given} is not between 1900 and 2199; correct the year")
+        raise InputError(f"cutoff: {given} is not between 1900 and 2199", "correct the year")
     if not isinstance(cutoff, datetime):
         return datetime(cutoff.year, cutoff.month, cutoff.day)
     # Of pandas' own, without nanoseconds.

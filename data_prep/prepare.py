@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +21,7 @@ from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs
 from data_prep.event_log import EventLog
 from data_prep.events import confined
 from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
+from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
 from data_prep.labels import class_names, label_name
@@ -28,7 +30,7 @@ from data_prep.likeness import log_facts
 from data_prep.local import LocalLog
 from data_prep.moments import show
 from data_prep.parts import sample_condition
-from data_prep.prepared import MANIFEST, read_manifest
+from data_prep.prepared import MANIFEST, find_manifest
 from data_prep.serializer import EventSerializer
 from data_prep.sources import expanded, source_files
 from data_prep.spark import SparkLog, spark_session
@@ -65,17 +67,18 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     folder = Path(data.folder) / name
     config = {"data": asdict(data), "task": asdict(task), "text": asdict(text)}
     key = _key(config, [*expanded(data), key_mark(data)], source_files(data))
-    old = read_manifest(folder)
-    if key is not None and old.get("key") == key and old["files"] == _sizes(folder, old["files"]):
+    old = find_manifest(folder)
+    if old and key is not None and old["key"] == key and old["files"] == _sizes(folder, old["files"]):
         print(f"{folder} is up to date")
         return folder
-    if "content_hash" not in old and folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds files that are not prepared data; choose another data.folder or name")
+    if old is None and folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds files that are not prepared data", "choose another data.folder or name")
     _keep_freed_memory()
     with replacing(folder) as made:
         with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
-            manifest = _write(con, made, name, data, task, text, spark)
-        manifest |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
+            written = _write(con, made, name, data, task, text, spark)
+        written |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
+        manifest = cast(Manifest, written)
         (made / "README.md").write_text(dataset_card(name, task, manifest), encoding="utf-8")
         manifest["files"] = _sizes(made, [path.name for path in made.iterdir()])
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")

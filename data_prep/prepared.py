@@ -15,6 +15,7 @@ from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_j
 from data_prep.config import TaskConfig, TextConfig
 from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
+from data_prep.facts import Manifest
 from data_prep.history import combined
 from data_prep.labels import LABEL_NAMES
 
@@ -37,6 +38,9 @@ MANIFEST_HOLDS = {
 }
 
 
+AGAIN = "run scripts/prepare.py with the same arguments first"
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A limit to the rows of some users of the training split, the same ones in each split.
@@ -55,27 +59,32 @@ class Labelled:
 Limit = int | Labelled | None  # which rows of a split are read
 
 
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, empty where there is none; InputError where it is damaged."""
+def find_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a prepared folder, None where there is none; InputError where it is damaged."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        return {}
+        return None
     return read_json(path, MANIFEST_HOLDS, f"delete {folder} and run scripts/prepare.py again")
 
 
-def prepared_for(folder: Path, task: TaskConfig, text: TextConfig) -> dict:
+def read_manifest(folder: Path) -> Manifest:
+    """The same; InputError where there is none, too."""
+    manifest = find_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder} holds no prepared data", AGAIN)
+    return manifest
+
+
+def prepared_for(folder: Path, task: TaskConfig, text: TextConfig) -> Manifest:
     """The manifest of data that was prepared for this task and with these texts.
 
     Raises:
         InputError: The data is not prepared, or was prepared for another task or other texts.
     """
     manifest = read_manifest(folder)
-    again = "run scripts/prepare.py with the same arguments first"
-    if not manifest:
-        raise InputError(f"{folder} holds no prepared data; {again}")
     for section, settings in (("task", task), ("text", text)):
         if manifest["config"][section] != asdict(settings):
-            raise InputError(f"{folder} was prepared with other settings of `{section}`; {again}")
+            raise InputError(f"{folder} was prepared with other settings of `{section}`", AGAIN)
     return manifest
 
 
@@ -109,8 +118,9 @@ def labelled_users(folder: Path, limit: Labelled) -> pa.Array:
     users = pc.unique(_read(folder, "train", ["user_id"])["user_id"])  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
     if limit.users > len(users):
         raise InputError(
-            f"finetuning.labelled_users is {limit.users:,}, and training has {len(users):,} users; lower it, or leave "
-            f"it out to take all"
+            f"finetuning.labelled_users is {limit.users:,}, and training has {len(users):,} users",
+            "lower it, or leave it out to take all",
+            setting="finetuning.labelled_users",
         )
     hashes = [hashlib.sha256(f"{limit.draw} {user}".encode()).digest() for user in users.to_pylist()]
     return users.take(sorted(range(len(users)), key=hashes.__getitem__)[: limit.users])
@@ -144,7 +154,7 @@ def opened(folder: Path, split: str) -> pq.ParquetFile:
     """
     path = Path(folder) / f"{split}.parquet"
     if not path.is_file():
-        raise InputError(f"{path} is missing; run scripts/prepare.py with the same --config first")
+        raise InputError(f"{path} is missing", "run scripts/prepare.py with the same --config first")
     try:
         return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -182,4 +192,4 @@ def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:
 
 
 def _damaged(path: Path) -> InputError:
-    return InputError(f"{path} is damaged; delete {path.parent} and run scripts/prepare.py again")
+    return InputError(f"{path} is damaged", f"delete {path.parent} and run scripts/prepare.py again")

@@ -34,7 +34,7 @@ REMEDIES = {  # what to do about the most frequent of them
     "an earlier date",
     "a time after data.until": "set data.until where the log may reach beyond today",
 }
-MEND = "mend the source, leave such rows out by SQL, or raise data.max_rejected"
+MEND = "mend the source, leave such rows out by SQL, or raise max_rejected"
 
 
 def reason_sql(config: DataConfig) -> str:
@@ -76,8 +76,10 @@ def move_rejected(con: duckdb.DuckDBPyConnection, config: DataConfig, rows: int,
         if most == BROKEN and any(why == BROKEN and "nicode" in (detail or "") for why, _, detail in found):
             remedy = TO_UTF8.format("LATIN1")
         raise InputError(
-            f"data.sources: {rejected:,} of {rows:,} rows cannot be used, a larger share than data.max_rejected "
-            f"{config.max_rejected:g}: {reasons}; {f'{remedy}; else ' if remedy else ''}{MEND}"
+            f"{rejected:,} of {rows:,} rows cannot be used, a larger share than max_rejected "
+            f"{config.max_rejected:g}: {reasons}",
+            f"{f'{remedy}; else ' if remedy else ''}{MEND}",
+            setting="data.sources",
         )
     if rejected:
         if folder is not None:
@@ -112,7 +114,7 @@ def insert_broken_lines(con: duckdb.DuckDBPyConnection, config: DataConfig) -> N
            WHERE error_type = 'UNQUOTED VALUE' AND regexp_matches(csv_line, '\\n.') ORDER BY ALL"""
     ).fetchall()
     if swallowed:
-        raise InputError(f"data.sources: {OPEN_QUOTE.format(*swallowed[0])}")
+        raise InputError(OPEN_QUOTE.format(*swallowed[0]), setting="data.sources")
     # Of a column left out in reading the message names another one; and it quotes the line, which has the user's name.
     message = (
         r"""regexp_replace(split_part(error_message, chr(10), 1), '^Error when converting column "[^"]*"\. ', '')"""

@@ -221,9 +221,9 @@ class EventSerializer:
         missing = [name for name in REQUIRED if name not in table.column_names]
         unknown = [name for name in table.column_names if name not in types]
         if missing:
-            raise InputError(f"the events have no column {' and no column '.join(missing)}; name it so")
+            raise InputError(f"the events have no column {' and no column '.join(missing)}", "name it so")
         if unknown:
-            raise InputError(f"the log had no column '{unknown[0]}' in training; it had {', '.join(types)}")
+            raise InputError(f"the log had no column '{unknown[0]}' in training", f"it had {', '.join(types)}")
         trimmed = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
         casts = self.casts(table.column_names, trimmed)
         with connect() as con:
@@ -233,7 +233,7 @@ class EventSerializer:
                 execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
-                raise InputError("an event has no user_id, no event_time or no event_type; leave it out")
+                raise InputError("an event has no user_id, no event_time or no event_type", "leave it out")
             return self.examples(con, in_utc(cutoff))
 
     @property
@@ -312,7 +312,7 @@ class EventSerializer:
         content = read_json(path, {"version": int}, remedy)
         if content["version"] != VERSION:
             raise InputError(
-                f"{path} has version {content['version']}, this EventScribe reads version {VERSION}; prepare again"
+                f"{path} has version {content['version']}, this EventScribe reads version {VERSION}", "prepare again"
             )
         check(path, content, HOLDS, remedy)
         config, features, fields = content["config"], Features(**content["features"]), content["fields"]
@@ -332,7 +332,7 @@ class EventSerializer:
             for name, kind in self.features.kinds.items():
                 if kind == "numeric" and not NUMERIC.fullmatch(self.types[name]):
                     raise InputError(
-                        f"{path}: features.kinds.{name} is numeric and its type {self.types[name]}; {remedy}"
+                        f"{path}: features.kinds.{name} is numeric and its type {self.types[name]}", remedy
                     )
             # Over an event that says nothing, lest what is wrong here is said of a log.
             event = {"user_id": "'u'", "event_time": "TIMESTAMP '2024-01-01'", "event_type": "'e'"}

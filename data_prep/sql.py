@@ -10,7 +10,7 @@ import duckdb
 from data_prep import InputError
 
 NUMERIC = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
-NO_MEMORY = "the memory does not suffice; raise data.memory_limit or free memory and disk"
+NO_MEMORY = ("the memory does not suffice", "raise memory_limit or free memory and disk")
 
 
 def identifier(name: str) -> str:
@@ -60,14 +60,16 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, duckdb.OutOfMemoryException):
-            raise InputError(NO_MEMORY) from error
+            raise InputError(*NO_MEMORY) from error
         if isinstance(error, duckdb.IOException) and "No space left" in str(error):
-            raise InputError("no space is left on the disk that is written to; free some or write elsewhere") from error
+            raise InputError(
+                "no space is left on the disk that is written to", "free some or write elsewhere"
+            ) from error
         if isinstance(error, duckdb.IOException) and re.search("write|writing|create directory", str(error)):
             inner = re.search(r'"exception_message":("(?:[^"\\]|\\.)*")', str(error))  # of a thread that wrote
             text = (json.loads(inner[1]) if inner else re.sub(r"^[\w ]+ Error: ", "", str(error))).splitlines()[0]
             text = shorten(text, 300, placeholder=" ...").rstrip(" .!")
-            raise InputError(f"{text}; check the folder that is written to, and the space left") from error
+            raise InputError(text, "check the folder that is written to, and the space left") from error
         if isinstance(error, duckdb.Error):
             # The first paragraph says it, before hints on DuckDB's options; behind it comes the file of a broken CSV.
             text, _, more = re.sub(r"^[\w ]+ Error: ", "", str(error)).partition("\n\n")
@@ -77,7 +79,7 @@ class refused:  # noqa: N801 - reads as a phrase: `with refused("task.label.wher
             text = text.replace(" in FROM clause!\nCandidate bindings:", ", perhaps").replace(" on Line:", " on line")
             file = re.search(r"^  file = (.+)$", more, re.M)
             text = shorten((f"{file[1]}: " if file else "") + text, 300, placeholder=" ...").rstrip(" .!")
-            raise InputError(f"{self.setting}: {text}; {self.remedy}") from error
+            raise InputError(text, self.remedy, setting=self.setting) from error
 
 
 def column_types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

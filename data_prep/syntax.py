@@ -17,7 +17,7 @@ def parsed(con: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[dict], str | 
     try:
         found = json.loads(con.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
     except duckdb.OutOfMemoryException as error:
-        raise InputError(NO_MEMORY) from error
+        raise InputError(*NO_MEMORY) from error
     except duckdb.Error as error:
         return [], str(error).splitlines()[0]
     except RecursionError:

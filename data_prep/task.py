@@ -36,7 +36,7 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         with refused(setting, remedy):
             found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
-            raise InputError(f"{setting}: no event of the log satisfies {where}; check its names and values")
+            raise InputError(f"no event of the log satisfies {where}", "check its names and values", setting=setting)
     if label.kind == "sum":
         assert label.field is not None, "by check_label"
         value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
@@ -44,8 +44,10 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
         found = count(f"SELECT 'found', count(*) FROM log WHERE ({label.where}\n) AND ({inexact})")["found"]
         if found:
             raise InputError(
-                f"task.label.field: {found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
-                f"could not be added up exactly; scale them in the source, for example {label.field} / 1000"
+                f"{found:,} values of {label.field} are 10^10 or more, or less than a millionth, and "
+                f"could not be added up exactly",
+                f"scale them in the source, for example {label.field} / 1000",
+                setting="task.label.field",
             )
 
 

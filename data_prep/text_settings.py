@@ -20,31 +20,37 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
     for name, spec in config.fields.items():
         setting = f"text.fields.{name}"
         if name not in types:
-            raise InputError(f"{setting}: the log has no such column; it has {', '.join(types)}")
+            raise InputError("the log has no such column", f"it has {', '.join(types)}", setting=setting)
         if plain(name) in shown:
-            raise InputError(f"{setting}: a text already has words {plain(name)}=...; give the column another name")
+            raise InputError(
+                f"a text already has words {plain(name)}=...", "give the column another name", setting=setting
+            )
         shown.append(plain(name))
         if sum(value is not None for value in (spec.top, spec.bins, spec.words)) != 1:
-            raise InputError(f"{setting} needs exactly one of top (categorical), bins (numeric) and words (free text)")
+            raise InputError(
+                f"{setting} needs exactly one of top (categorical), bins (numeric) and words (free text)",
+                setting=setting,
+            )
         for key in ("top", "bins", "words", "vocabulary", "min_users"):
             _refuse_size(f"{setting}.{key}", getattr(spec, key))
         if spec.bins and spec.bins > MAX_BINS:
-            raise InputError(f"{setting}.bins is {spec.bins}; give at most {MAX_BINS}")
+            raise InputError(f"{setting}.bins is {spec.bins}", f"give at most {MAX_BINS}", setting=f"{setting}.bins")
         if spec.bins and not NUMERIC.fullmatch(types[name]):
             raise InputError(
-                f"{setting}: bins needs numbers, but the column is {types[name]}; cast it in the source, for example "
-                f"CAST({name} AS DOUBLE), or use top"
+                f"bins needs numbers, but the column is {types[name]}",
+                f"cast it in the source, for example CAST({name} AS DOUBLE), or use top",
+                setting=setting,
             )
         if spec.words and types[name] != "VARCHAR":
-            raise InputError(f"{setting}: words needs text, but the column is {types[name]}; use bins or top")
+            raise InputError(f"words needs text, but the column is {types[name]}", "use bins or top", setting=setting)
     _refuse_size("text.max_events", config.max_events)
 
 
 def _refuse_size(setting: str, size: int | None) -> None:
     if size is not None and size < 1:
-        raise InputError(f"{setting} is {size}; give a number above zero")
+        raise InputError(f"{setting} is {size}", "give a number above zero", setting=setting)
     if size is not None and size > LARGEST:
-        raise InputError(f"{setting} is {size:,}; give at most {LARGEST:,}")
+        raise InputError(f"{setting} is {size:,}", f"give at most {LARGEST:,}", setting=setting)
 
 
 def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -> list[str]:
@@ -55,13 +61,15 @@ def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -
     """
     twice = [entry for i, entry in enumerate(header) if entry in header[:i]]
     if twice:
-        raise InputError(f"text.header names '{twice[0]}' twice; name it once")
+        raise InputError(f"text.header names '{twice[0]}' twice", "name it once", setting="text.header")
     names = []
     for entry in header:
         if entry not in HEADER_GROUPS and entry not in aggregates:
             groups = ", ".join(HEADER_GROUPS)
             raise InputError(
-                f"text.header: '{entry}' is neither one of the groups {groups} nor an aggregate; see the manifest"
+                f"'{entry}' is neither one of the groups {groups} nor an aggregate",
+                "see the manifest",
+                setting="text.header",
             )
         for name in HEADER_GROUPS.get(entry, [entry]):
             names += [name.format(field=plain(field)) for field in numeric] if "{field}" in name else [name]

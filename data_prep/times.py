@@ -58,8 +58,9 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
     if numeric or (unit is not None and kind == "JSON"):  # numbers with something else among them
         if unit is None:
             raise InputError(
-                f"{name}: event_time is a number ({kind}); set time_unit to {', '.join(MICROSECONDS)}, or time_format "
-                f"to what its digits are, as %Y%m%d"
+                f"event_time is a number ({kind})",
+                f"set time_unit to {', '.join(MICROSECONDS)}, or time_format to what its digits are, as %Y%m%d",
+                setting=name,
             )
         # Far outside of the years 1900 to 2199, such as milliseconds taken for seconds, becomes the year 2255 or 1684.
         given = "nullif(CAST(event_time AS DOUBLE), 'NaN')" if numeric else _text(kind)
@@ -68,7 +69,9 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
         return given, f"CASE WHEN {time} IS NOT NULL THEN make_timestamp(CAST({number} AS BIGINT)) END"
     if unit is not None:
         raise InputError(
-            f"{name}.time_unit is for numbers, but event_time is {kind}; leave time_unit out, or give {unit} since 1970"
+            f"{name}.time_unit is for numbers, but event_time is {kind}",
+            f"leave time_unit out, or give {unit} since 1970",
+            setting=f"{name}.time_unit",
         )
     if text:
         given = _text(kind)
@@ -81,7 +84,7 @@ def time_sql(kind: str, unit: str | None, time_format: str | None, timezone: str
     if kind == "TIMESTAMP WITH TIME ZONE" or re.fullmatch(r"DATE|TIMESTAMP(_\w+)?", kind):
         cast = "given_time" if kind == "TIMESTAMP WITH TIME ZONE" else "try_cast(given_time AS TIMESTAMP)"
         return "event_time", _in_utc(cast, kind == "TIMESTAMP WITH TIME ZONE", timezone)
-    raise InputError(f"{name}: event_time is {kind}, not a time; make it one, as in CAST(column AS TIMESTAMP)")
+    raise InputError(f"event_time is {kind}, not a time", "make it one, as in CAST(column AS TIMESTAMP)", setting=name)
 
 
 def _text(kind: str) -> str:
@@ -100,7 +103,7 @@ def check_time_format(con: duckdb.DuckDBPyConnection, time_format: str, setting:
         con.execute(f"SELECT try_strptime('', {quote(time_format)})")
     names = set(re.findall(r"%-?(\w)", time_format))
     if not names & set("YyGcxs") or not (names & set("dejcxs") or names >= set("GVu")):
-        raise InputError(f"{setting}: '{time_format}' gives no date; name year, month and day, as in %d/%m/%Y")
+        raise InputError(f"'{time_format}' gives no date", "name year, month and day, as in %d/%m/%Y", setting=setting)
 
 
 def _unless(wrong: Sequence[tuple[str, str]], parsed: str) -> str:
@@ -137,7 +140,11 @@ def span_of_belief(since: str, until: str | None) -> tuple[str, str]:
             timedelta(days=1) if len(until.strip()) <= 10 else timedelta(0)
         )
     if first >= last:
-        raise InputError(f"data.since {since} is not before data.until {until or 'today'}; correct one of them")
+        raise InputError(
+            f"data.since {since} is not before data.until {until or 'today'}",
+            "correct one of them",
+            setting="data.since",
+        )
     return timestamp(first), timestamp(last)
 
 
@@ -164,7 +171,7 @@ def date_remedy(text: str, formats: list[str]) -> str:
     if re.search(ZONE_WORD, text) and not re.search(ONE_ZONE, text):
         return (
             f"{text} has a zone that is a word, which may mean several; write an offset such as +01:00 or a name such "
-            f"as Europe/London, or no zone and data.timezone"
+            f"as Europe/London, or no zone and set timezone"
         )
     if formats:
         given = ", ".join(f"'{form}'" for form in dict.fromkeys(formats))

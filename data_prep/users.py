@@ -50,7 +50,9 @@ def read_key(variable: str) -> bytes:
     key = os.environ.get(variable, "")
     if len(key) < 16:
         state = "has fewer than 16 characters" if key else "is not set"
-        raise InputError(f"data.pseudonymize: the environment variable {variable} {state}; export a long random key")
+        raise InputError(
+            f"the environment variable {variable} {state}", "export a long random key", setting="data.pseudonymize"
+        )
     return key.encode()
 
 

@@ -42,7 +42,7 @@ def at_home(path: Any) -> Any:
         return path
     found = os.path.expanduser(text)
     if found.startswith("~"):
-        raise InputError(f"'{text}' names the home folder of a user whom this machine has not; write the whole path")
+        raise InputError(f"'{text}' names the home folder of a user whom this machine has not", "write the whole path")
     return type(path)(found)
 
 

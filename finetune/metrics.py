@@ -80,18 +80,20 @@ def checked(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "scor
     if labels.shape != (scores.shape[:1] if task == "tiers" else scores.shape):
         raise InputError(f"{name}: scores of shape {scores.shape} do not fit {task} labels of shape {labels.shape}")
     if strange := _strange(~np.isfinite(scores)):
-        raise InputError(f"{name}: {strange:,} {rows} are NaN or infinite; score them again or leave the rows out")
+        raise InputError(f"{name}: {strange:,} {rows} are NaN or infinite", "score them again or leave the rows out")
     if task == "value":
         if strange := _strange(~np.isfinite(labels)):
-            raise InputError(f"label: {strange:,} {rows} are NaN or infinite; leave the rows out")
+            raise InputError(f"label: {strange:,} {rows} are NaN or infinite", "leave the rows out")
         return labels.astype(np.float64), scores
     if strange := _strange((scores < 0) | (scores > 1)):
         raise InputError(
-            f"{name}: {strange:,} {rows} are outside 0 to 1, such as {scores[(scores < 0) | (scores > 1)][0]:g}; "
-            f"a {task} label needs probabilities"
+            f"{name}: {strange:,} {rows} are outside 0 to 1, such as {scores[(scores < 0) | (scores > 1)][0]:g}",
+            f"a {task} label needs probabilities",
         )
     if task == "tiers" and (strange := int((np.abs(scores.sum(axis=1) - 1) > 1e-3).sum())):
-        raise InputError(f"{name}: {strange:,} {rows} have probabilities that do not sum to 1; give one for each tier")
+        raise InputError(
+            f"{name}: {strange:,} {rows} have probabilities that do not sum to 1", "give one for each tier"
+        )
     classes = scores.shape[1] if task == "tiers" else 2
     if strange := _strange(~np.isin(labels, np.arange(classes))):
         raise InputError(f"label: {strange:,} {rows} are none of 0 to {classes - 1}, as {task} labels are")

@@ -58,9 +58,9 @@ class _Parser(ArgumentParser):
         missing = str(message).removeprefix("the following arguments are required: ")
         if missing != str(message):
             are = "are" if "," in missing else "is"
-            raise InputError(f"{missing} {are} missing; the file of --config must say it")
+            raise InputError(f"{missing} {are} missing", "the file of --config must say it")
         said = str(message).replace("Parser key ", "setting ")
-        raise InputError(f"{shorten(said, 400, placeholder=' ...')}; see --help")
+        raise InputError(shorten(said, 400, placeholder=" ..."), "see --help")
 
 
 @cache
@@ -116,7 +116,7 @@ def parse_experiment(description: str, arguments: list[str] | None = None) -> Ex
     if any(argument.endswith(("-h", "help")) for argument in given):
         parser.parse_args(given)
     if not any(argument.split("=")[0] == "--config" for argument in given):
-        raise InputError("no --config FILE given; start from configs/quickstart.yaml")
+        raise InputError("no --config FILE given", "start from configs/quickstart.yaml")
     return _experiment(parser, read_arguments(given))
 
 
@@ -161,22 +161,35 @@ def _check(made: Namespace) -> None:
         )
     if sizes.hidden_size % sizes.heads:
         raise InputError(
-            f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}; change one"
+            f"model.from_scratch.hidden_size {sizes.hidden_size} is not a multiple of heads {sizes.heads}",
+            "change one",
+            setting="model.from_scratch.hidden_size",
         )
     if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
         raise InputError(f"seeds {made.seeds} must be different whole numbers from 0 on, such as [0, 1, 2]")
     if made.model.peft is not None and "method" not in made.model.peft:
-        raise InputError("model.peft needs a method, such as {method: lora}; null trains all weights")
+        raise InputError(
+            "model.peft needs a method, such as {method: lora}", "null trains all weights", setting="model.peft"
+        )
     if made.model.max_tokens < 8:
-        raise InputError(f"model.max_tokens {made.model.max_tokens} leaves no room for an event; give 8 or more")
+        raise InputError(
+            f"model.max_tokens {made.model.max_tokens} leaves no room for an event",
+            "give 8 or more",
+            setting="model.max_tokens",
+        )
     if any(not name.strip() for name in evaluation.slices):
-        raise InputError("evaluation.slices: a slice needs a name, as in {country: country}")
+        raise InputError("a slice needs a name, as in {country: country}", setting="evaluation.slices")
     if evaluation.threshold == "money" and evaluation.costs is None:
-        raise InputError("evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}")
+        raise InputError(
+            "evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}",
+            setting="evaluation.threshold",
+        )
     if training["max_steps"] > 0 and training["num_train_epochs"] != TrainingArguments.num_train_epochs:
         raise InputError(
             f"training.num_train_epochs {training['num_train_epochs']:g} would do nothing beside training.max_steps "
-            f"{training['max_steps']}; set max_steps to -1"
+            f"{training['max_steps']}",
+            "set max_steps to -1",
+            setting="training.num_train_epochs",
         )
 
 
@@ -198,13 +211,13 @@ def _expanded(path: Any, setting: str, variable: str = r"\$(?:(\w+)|\{(\w+)\})")
     def value(match: re.Match) -> str:
         name = next(filter(None, match.groups()))
         if name not in os.environ:
-            raise InputError(f"{setting}: the environment has no {name}, which '{path}' names; export it")
+            raise InputError(f"the environment has no {name}, which '{path}' names", "export it", setting=setting)
         return os.environ[name]
 
     try:
         return at_home(re.sub(variable, value, path))
     except InputError as error:
-        raise InputError(f"{setting}: {error}") from None
+        raise error.within(setting) from None
 
 
 def _shorten(made: Namespace) -> None:

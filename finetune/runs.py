@@ -14,6 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
 from data_prep.config import Population
 from data_prep.cutoffs import SPLITS
+from data_prep.facts import Task
 from data_prep.labels import LABEL_NAMES
 
 MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
@@ -121,20 +122,20 @@ CONFIGURED = {
 def refuse_untrained(folder: Path) -> None:
     """InputError where a folder holds no model."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no trained model; run scripts/train.py with the same --config first")
+        raise InputError(f"{folder} holds no trained model", "run scripts/train.py with the same --config first")
 
 
 def check_config(folder: Path, config: Any) -> None:
     """What transformers has read from a model's config.json, a PreTrainedConfig, must be of EventScribe and whole."""
     path, remedy = Path(folder) / "config.json", "train again"
     if not hasattr(config, "eventscribe"):
-        raise InputError(f"{folder} holds a model that EventScribe did not train; run scripts/train.py first")
+        raise InputError(f"{folder} holds a model that EventScribe did not train", "run scripts/train.py first")
     names = {"eventscribe": EVENTSCRIBE, "id2label": a_name_for_each_class}
     check(path, {name: getattr(config, name) for name in names}, names, remedy)
     task, classes, scale = config.eventscribe["task"], len(config.id2label), config.eventscribe.get("scale")
     if {"value": 1, "binary": 2}.get(task, classes) != classes or (task == "value") != (scale is not None):
         said = f"a {task} label with {classes} classes and {'no' if scale is None else 'a'} scale"
-        raise InputError(f"{path} is damaged ({said}); {remedy}")
+        raise InputError(f"{path} is damaged ({said})", remedy)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -145,13 +146,13 @@ def check_tokenizer(folder: Path) -> None:
     read_json(folder / "tokenizer_config.json", holds, remedy)
 
 
-def read_task(folder: Path) -> dict:
+def read_task(folder: Path) -> Task:
     """task.json of a model's folder."""
     refuse_untrained(Path(folder))
     return read_json(Path(folder) / TASK, TASK_HOLDS, "run scripts/train.py again, which writes it")
 
 
-def whom(task: dict) -> Population:
+def whom(task: Task) -> Population:
     """The population of a model's task.json."""
     return Population(**task["task"]["population"])
 
@@ -165,7 +166,7 @@ def read_calibration(folder: Path) -> dict:
     x, y = found["x"], found["y"]
     rising = len(x) == len(y) > 0 and x == sorted(set(x)) and [0, *y, 1] == sorted([0, *y, 1])
     if not {"temperature": found.get("temperature") is not None, "isotonic": rising}.get(found["method"], True):
-        raise InputError(f"{path} is damaged ({found['method']} without what it needs); {remedy}")
+        raise InputError(f"{path} is damaged ({found['method']} without what it needs)", remedy)
     return found
 
 
@@ -180,7 +181,7 @@ def read_metrics(folder: Path, holds: dict, marks: tuple[str, ...] = ("task",)) 
     path, remedy = Path(folder) / METRICS, "run scripts/evaluate.py again"
     metrics = read_json(path, {}, remedy)
     if not all(key in metrics for key in marks):
-        raise InputError(f"{path} is of an older version; {remedy}")
+        raise InputError(f"{path} is of an older version", remedy)
     check(path, metrics, {"task": TASKS} | holds, remedy)
     return metrics
 
@@ -216,11 +217,11 @@ def read_settings(folder: Path, holds: dict) -> dict:
     """config.yaml of a run's folder; `holds` is what its reader needs of it."""
     path, remedy = Path(folder) / SETTINGS, "run scripts/train.py again"
     if not path.is_file():
-        raise InputError(f"{path} is missing; give the folder runs/NAME/model where scripts/train.py left it")
+        raise InputError(f"{path} is missing", "give the folder runs/NAME/model where scripts/train.py left it")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged (it is no YAML); {remedy}") from error
+        raise InputError(f"{path} is damaged (it is no YAML)", remedy) from error
     check(path, settings, holds, remedy)
     return settings
 

@@ -77,20 +77,20 @@ def read_file(path: Path) -> dict[str, Any]:
         InputError: It is no YAML, says something twice, contains itself, or a value does not fit its setting.
     """
     if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}; give --config a YAML such as configs/quickstart.yaml")
+        raise InputError(f"there is no file {path}", "give --config a YAML such as configs/quickstart.yaml")
     try:
         return read_config(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not text in UTF-8; save it so") from None
+        raise InputError(f"{path} is not text in UTF-8", "save it so") from None
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise error.within(str(path)) from error
 
 
 def read_config(text: str) -> dict[str, Any]:
     """The same of the text of a file."""
     root = composed(text)
     if not isinstance(root, yaml.MappingNode):
-        raise InputError("it is no experiment in YAML; start from configs/quickstart.yaml")
+        raise InputError("it is no experiment in YAML", "start from configs/quickstart.yaml")
     for old, new in RENAMED.items():
         if move_value(root, old, new):
             _say_renamed(old)
@@ -119,7 +119,7 @@ def read_arguments(given: list[str]) -> list[str]:
             continue
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise InputError(f"--{name} needs a value behind it; see --help")
+                raise InputError(f"--{name} needs a value behind it", "see --help")
             text = rest.pop(0)
         if name in RENAMED:
             _say_renamed(name)
@@ -134,7 +134,7 @@ def read_text(text: str, hint: Any, name: str) -> Any:
     try:
         return _read(composed(text), hint, name)
     except InputError as error:
-        raise error if name in str(error) else InputError(f"{name}: {error}") from error
+        raise error if name in str(error) else error.within(name) from error
 
 
 def _say_renamed(old: str) -> None:
@@ -149,7 +149,7 @@ def _argument(text: str, name: str) -> str:
     kinds = _members(hint)
     if text == "null" and NoneType not in kinds and (section := _of_kind(kinds, is_dataclass)):
         if any(required for _, required in _settings(section).values()) or section is TrainingArguments:
-            raise InputError(f"--{name} null leaves no setting; leave it out")
+            raise InputError(f"--{name} null leaves no setting", "leave it out")
         return json.dumps(asdict(section()))  # also where a file says something else
     if text != "null" and str in kinds and not (text.startswith(("{", "[")) and _of_kind(kinds, _is_structure)):
         return text
@@ -170,7 +170,7 @@ def _hint(name: str) -> Any:
         elif mapping := _of_kind(kinds, lambda kind: kind in (dict, Any) or get_origin(kind) is dict):
             hint = (Any, *get_args(mapping))[-1]
         else:
-            raise InputError(f"{name} is no setting, as {so_far} is one value; see --help")
+            raise InputError(f"{name} is no setting, as {so_far} is one value", "see --help", setting=name)
         so_far = f"{so_far}.{part}".lstrip(".")
     return hint
 
@@ -253,7 +253,11 @@ def _section(node: yaml.Node, section: type | None, name: str, whole: bool) -> d
         given[key] = _read(value, hint, setting)
     lacking = [key for key, (_, required) in known.items() if required and key not in given]
     if whole and lacking:
-        raise InputError(f"{name}.{lacking[0]} is missing; give {name} {', '.join(known)}{_example(name)}")
+        raise InputError(
+            f"{name}.{lacking[0]} is missing",
+            f"give {name} {', '.join(known)}{_example(name)}",
+            setting=f"{name}.{lacking[0]}",
+        )
     return given
 
 
@@ -317,7 +321,7 @@ def _refuse(node: yaml.Node, kinds: tuple[Any, ...], name: str, otherwise: str =
     allowed = " or ".join(_described(kind) for kind in sorted(kinds, key=lambda kind: kind is NoneType))
     if node.tag == f"{TAG}int" and len(node.value) > 18:
         allowed += " below 10^18"
-    raise InputError(f"{name} is {given}; {otherwise}give {allowed}{_example(name)}")
+    raise InputError(f"{name} is {given}", f"{otherwise}give {allowed}{_example(name)}", setting=name)
 
 
 def _refuse_unknown(section: str, key: str, known: Collection[str]) -> NoReturn:
@@ -329,7 +333,7 @@ def _refuse_unknown(section: str, key: str, known: Collection[str]) -> NoReturn:
         close = names
     if not close and len(known) <= 12:
         remedy = f"{section or 'a file'} has {', '.join(known)}"
-    raise InputError(f"{names[0]} is no setting; {remedy}")
+    raise InputError(f"{names[0]} is no setting", remedy)
 
 
 def _described(kind: Any) -> str:

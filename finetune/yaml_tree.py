@@ -37,7 +37,7 @@ def move_value(root: yaml.MappingNode, old: str, new: str) -> bool:
         return False
     section, _, last = new.partition(".")
     if _under(root, new) or any(_under(node, last) for node in _under(root, section)):
-        raise InputError(f"{old} is the old name of {new}, and both are given; leave out {old}")
+        raise InputError(f"{old} is the old name of {new}, and both are given", f"leave out {old}")
     root.value.append((yaml.ScalarNode(f"{TAG}str", new, root.start_mark, root.end_mark), values[0]))
     return True
 
@@ -53,15 +53,15 @@ def composed(text: str) -> yaml.Node:
     try:
         root = yaml.compose(text, Loader) or yaml.ScalarNode(f"{TAG}null", "")
         if _size(root, {}) > MOST_VALUES:
-            raise InputError("its aliases unfold to more than 100,000 values; write it without them")
+            raise InputError("its aliases unfold to more than 100,000 values", "write it without them")
         return root
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or "it has characters that are no text"
-        raise InputError(f"this is not valid YAML{where}: {what}; mend it there") from None
+        raise InputError(f"this is not valid YAML{where}: {what}", "mend it there") from None
     except RecursionError:
-        raise InputError("it nests too deeply for a YAML of settings; flatten it") from None
+        raise InputError("it nests too deeply for a YAML of settings", "flatten it") from None
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
@@ -69,7 +69,7 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
     if id(node) in known:
         size = known[id(node)]
         if size is None:
-            raise InputError(f"what begins in line {node.start_mark.line + 1} contains itself; remove the alias")
+            raise InputError(f"what begins in line {node.start_mark.line + 1} contains itself", "remove the alias")
         return size
     known[id(node)] = None
     parts = node.value if isinstance(node, yaml.SequenceNode) else ()
@@ -88,12 +88,12 @@ def pairs_of(node: yaml.MappingNode, name: str) -> dict[str, yaml.Node]:
         if key.tag == f"{TAG}merge":
             for base in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 if not isinstance(base, yaml.MappingNode):
-                    raise InputError(f"<< in {line} takes a mapping; name one by its alias")
+                    raise InputError(f"<< in {line} takes a mapping", "name one by its alias")
                 merged = pairs_of(base, name) | merged
         elif not isinstance(key, yaml.ScalarNode):
-            raise InputError(f"the key in {line} is a list or a mapping; write a word")
+            raise InputError(f"the key in {line} is a list or a mapping", "write a word")
         elif key.value in own:
-            raise InputError(f"'{key.value}' stands twice ({line}); remove one")
+            raise InputError(f"'{key.value}' stands twice ({line})", "remove one")
         else:
             own[key.value] = value
     return merged | own

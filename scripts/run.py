@@ -17,7 +17,7 @@ def main(experiment: Experiment) -> None:
     """Run every step in order."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "scripts/run.py is one process; launch scripts/pretrain.py and scripts/train.py with accelerate"
+            "scripts/run.py is one process", "launch scripts/pretrain.py and scripts/train.py with accelerate"
         )
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from finetune.evaluation.evaluate import check_evaluation, evaluate

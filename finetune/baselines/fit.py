@@ -32,6 +32,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
+from data_prep.facts import Manifest
 from data_prep.prepared import Limit, column_array, read_split
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
@@ -86,7 +87,7 @@ class Baselines:
 
 def score_baselines(
     folder: Path,
-    manifest: dict,
+    manifest: Manifest,
     limits: dict[str, Limit] | None = None,
     seed: int = 0,
     model_scores: dict[str, np.ndarray] | None = None,
@@ -112,7 +113,9 @@ def score_baselines(
     """
     objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
     if model_scores and objective.task == "propensity":
-        raise InputError("evaluation.stack: a stack of propensity would be one for each class; leave it out")
+        raise InputError(
+            "a stack of propensity would be one for each class", "leave it out", setting="evaluation.stack"
+        )
     data = _read(folder, manifest, objective, limits or {})
     tunings = _tunings(objective, manifest["aggregates"], data.features, seed)
     tunings += _pair_tunings(data.pairs, seed) if data.pairs else []
@@ -156,7 +159,7 @@ class _Data:
     pairs: dict[str, PairRows]
 
 
-def _read(folder: Path, manifest: dict, objective: Objective, limits: dict[str, Limit]) -> _Data:
+def _read(folder: Path, manifest: Manifest, objective: Objective, limits: dict[str, Limit]) -> _Data:
     data, names = _Data({}, {}, {}, {}), manifest["aggregates"]
     own = pair_columns(manifest) if objective.task == "propensity" else []
     for split in SPLITS:
@@ -208,7 +211,11 @@ def fit_stack(
         InputError: Validation has a single user.
     """
     if len(np.unique(users)) < 2:
-        raise InputError("evaluation.stack needs two users or more in validation; leave it out or take more examples")
+        raise InputError(
+            "evaluation.stack needs two users or more in validation",
+            "leave it out or take more examples",
+            setting="evaluation.stack",
+        )
     inputs = {split: np.column_stack([rows, model_scores[split]]) for split, rows in features.items()}
     rows = inputs["validation"]
     folds = GroupKFold(min(FOLDS, len(np.unique(users))), shuffle=True, random_state=seed)

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data_prep import InputError
+from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.prepared import column_array, sampled
 from finetune.baselines.estimators import MAX_TREES, TREE_STEP
@@ -58,14 +59,14 @@ class PairRows:
         return PairRows({name: values[rows] for name, values in self.own.items()}, self.activity[rows])
 
 
-def pair_columns(manifest: dict) -> list[str]:
+def pair_columns(manifest: Manifest) -> list[str]:
     """The columns of a split that `pair_rows` reads.
 
     Raises:
         InputError: The data was prepared before there were any.
     """
     if "class_aggregates" not in manifest:
-        raise InputError("the data was prepared by an older EventScribe; run scripts/prepare.py again")
+        raise InputError("the data was prepared by an older EventScribe", "run scripts/prepare.py again")
     return [*OWN, *ACTIVITY]
 
 

@@ -10,6 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from data_prep.cutoffs import SPLITS
+from data_prep.facts import Manifest
 from data_prep.prepared import Limit, read_split, sampled
 from data_prep.serializer import EventSerializer
 
@@ -17,7 +18,7 @@ DIRECTIONS = 50
 MAX_TEXTS = 50_000  # that the directions are found in
 
 
-def known_words(folder: Path, manifest: dict) -> list[str]:
+def known_words(folder: Path, manifest: Manifest) -> list[str]:
     """The words of the log's text fields that the model may read; none where it has no such field."""
     fields = manifest["config"]["text"]["fields"]
     if not any(field["words"] for field in fields.values()):

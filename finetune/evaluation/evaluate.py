@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
+from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import Limit, column_array, prepared_for, read_split, sampled
 from finetune.baselines.fit import Baselines, score_baselines
@@ -142,7 +143,7 @@ class _Scored:
     threshold: float | None
 
 
-def _rows(experiment: Experiment, manifest: dict, task: str, limits: dict[str, Limit]) -> dict[str, pa.Table]:
+def _rows(experiment: Experiment, manifest: Manifest, task: str, limits: dict[str, Limit]) -> dict[str, pa.Table]:
     columns = {"validation": ["user_id", "cutoff", "text", "label"]}
     columns["test"] = [*columns["validation"], *manifest["aggregates"]]
     if task == "propensity":
@@ -153,7 +154,7 @@ def _rows(experiment: Experiment, manifest: dict, task: str, limits: dict[str, L
         if not len(table) or table["label"].null_count:
             what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
             path = experiment.data_folder / f"{split}.parquet"
-            raise InputError(f"{path} has {what}; run scripts/prepare.py again, or choose other cutoffs")
+            raise InputError(f"{path} has {what}", "run scripts/prepare.py again, or choose other cutoffs")
     return rows
 
 
@@ -174,7 +175,7 @@ def _calibrated(
     return _Scored(labels, users, raw, fitted, by_run, scores, threshold)
 
 
-def _question(experiment: Experiment, manifest: dict, objective: Objective) -> dict:
+def _question(experiment: Experiment, manifest: Manifest, objective: Objective) -> dict:
     """What was asked."""
     task = objective.task
     return {
@@ -219,7 +220,7 @@ def _compared(
 
 def _looked_into(
     settings: EvaluationConfig,
-    manifest: dict,
+    manifest: Manifest,
     rows: dict[str, pa.Table],
     groups: dict[str, list[str]],
     scored: _Scored,
@@ -265,7 +266,7 @@ def _seeds(experiment: Experiment, scored: _Scored, test: ScoredRows) -> dict:
 
 
 def _made(
-    experiment: Experiment, manifest: dict, accelerator: Accelerator, baselines: Baselines, started: float
+    experiment: Experiment, manifest: Manifest, accelerator: Accelerator, baselines: Baselines, started: float
 ) -> dict:
     """When, how and of what the figures were made."""
     settings = experiment.evaluation
@@ -299,19 +300,26 @@ def check_evaluation(experiment: Experiment) -> None:
     """Refuse settings that the label has no use for, before any work."""
     settings, task = experiment.evaluation, Objective.of(experiment.task.label, []).task
     if task != "binary" and settings.costs:
-        raise InputError(f"evaluation.costs are for labels of yes or no (absent, exists), not {task}; leave them out")
+        raise InputError(
+            f"evaluation.costs are for labels of yes or no (absent, exists), not {task}",
+            "leave them out",
+            setting="evaluation.costs",
+        )
     if task == "propensity" and settings.stack:
-        raise InputError("evaluation.stack is for single labels, not for propensity; leave it out")
+        raise InputError(
+            "evaluation.stack is for single labels, not for propensity", "leave it out", setting="evaluation.stack"
+        )
     check_method(settings.calibration, task)
     if settings.bootstrap > MOST_RESAMPLES:
         raise InputError(
-            f"evaluation.bootstrap is {settings.bootstrap:,}; give at most {MOST_RESAMPLES:,}; 1,000 resamples do for "
-            f"95 % intervals"
+            f"evaluation.bootstrap is {settings.bootstrap:,}",
+            f"give at most {MOST_RESAMPLES:,}; 1,000 resamples do for 95 % intervals",
+            setting="evaluation.bootstrap",
         )
 
 
 def _score_run(
-    experiment: Experiment, manifest: dict, limits: dict[str, Limit], accelerator: Accelerator
+    experiment: Experiment, manifest: Manifest, limits: dict[str, Limit], accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
     """The uncalibrated scores of one run's model for each split."""
     model, tokenizer = load_classifier(experiment.model_folder)
@@ -319,15 +327,15 @@ def _score_run(
     log = read_training_log(experiment.run_folder, LOGGED)
     if log["content_hash"] != manifest["content_hash"]:
         raise InputError(
-            f"{experiment.model_folder} was trained on other data than {experiment.data_folder} holds now; "
-            f"run scripts/train.py with the same arguments first"
+            f"{experiment.model_folder} was trained on other data than {experiment.data_folder} holds now",
+            "run scripts/train.py with the same arguments first",
         )
     old, new = with_effect(read_trained_settings(experiment.run_folder)), weight_settings(experiment)
     other = next((key for key in old if key not in FREE_AFTER_TRAINING and old[key] != new.get(key)), None)
     if other:
         raise InputError(
-            f"{experiment.model_folder} was trained with other settings ({other}: {old[other]}); evaluate with "
-            f"the same ones, or run scripts/train.py again"
+            f"{experiment.model_folder} was trained with other settings ({other}: {old[other]})",
+            "evaluate with the same ones, or run scripts/train.py again",
         )
     batch, model = experiment.training["per_device_eval_batch_size"], for_scoring(model.to(accelerator.device))
     with accelerator.main_process_first():

@@ -114,7 +114,7 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
         rows = con.execute(f"SELECT ({sql}\n) AS v FROM empty").fetchall()
     if len(described) != 1 or rows:
         what = "gives several columns" if len(described) != 1 else "adds up over several examples"
-        raise InputError(f"{setting}: {sql} {what}, and a group is one value of one example; {remedy}")
+        raise InputError(f"{sql} {what}, and a group is one value of one example", remedy, setting=setting)
     names: list[str] = []
     json.loads(json.dumps(parsed), object_hook=lambda node: names.extend(node.get("column_names", [])))
     return described[0][1], {name.lower() for name in names}
@@ -139,8 +139,10 @@ def _read_newest(con: duckdb.DuckDBPyConnection, experiment: Experiment, fields:
     if lost:
         key = f" and the key in {experiment.data.pseudonymize}" if experiment.data.pseudonymize else ""
         raise InputError(
-            f"evaluation.slices: the log has no event of {lost:,} test examples any more, so it is not the one that "
-            f"{experiment.data_folder} was prepared from; give the same data.sources{key}, or prepare again"
+            f"the log has no event of {lost:,} test examples any more, so it is not the one that "
+            f"{experiment.data_folder} was prepared from",
+            f"give the same data.sources{key}, or prepare again",
+            setting="evaluation.slices",
         )
     for i, (name, kind) in enumerate(fields.items()):
         column = identifier(name)
@@ -164,7 +166,7 @@ def _groups(con: duckdb.DuckDBPyConnection, setting: str, sql: str, kind: str, r
             f"""SELECT {shown} AS v FROM (SELECT "#row", ({sql}\n) AS v FROM examples) ORDER BY "#row" """
         ).to_arrow_table()
     if len(found) != rows:
-        raise InputError(f"{setting} gives {len(found):,} values for {rows:,} examples; {remedy}")
+        raise InputError(f"{setting} gives {len(found):,} values for {rows:,} examples", remedy, setting=setting)
     values = combined(found["v"]).dictionary_encode()
     names = np.array([*map(_called, values.dictionary.to_pylist()), UNKNOWN])
     code = values.indices.fill_null(len(names) - 1).to_numpy()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
+from data_prep.facts import Task
 from data_prep.serializer import EventSerializer
 from finetune.hub.redaction import PUBLIC_TRAINING, example_texts, hub_name, public_metrics
 from finetune.measures import digits, measure, measure_names
@@ -149,7 +150,7 @@ def seed_of(folder: Path) -> str | None:
 
 
 def _metadata(
-    task: dict,
+    task: Task,
     figures: dict[str, Any],
     model: PreTrainedModel,
     examples: list[str],
@@ -186,7 +187,7 @@ def _metadata(
     )
 
 
-def _question(task: dict, model: PreTrainedModel) -> dict[str, object]:
+def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
     """What is predicted, in words and in SQL."""
     label, objective = task["task"]["label"], Objective.of_model(model.config)
     window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{label['horizon']}'"

@@ -23,7 +23,7 @@ from data_prep import InputError
 from data_prep.checked_json import read_json
 from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
-from data_prep.prepared import read_manifest
+from data_prep.prepared import find_manifest
 from data_prep.serializer import EventSerializer
 from finetune.hub.model_card import metrics_of, model_card, settings_of
 from finetune.hub.redaction import hub_name, public_config, public_manifest, public_task, refuse_private
@@ -173,14 +173,14 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
     """
     task = read_task(folder)
     data = Path(data or Path(settings_of(folder)["data"]["folder"]) / task["name"])
-    manifest = read_manifest(data)
-    if manifest.get("content_hash") != task["content_hash"]:
+    manifest = find_manifest(data)
+    if manifest is None or manifest["content_hash"] != task["content_hash"]:
         raise InputError(f"{data} is not the data that {folder} was trained on; give its folder as --data")
     if manifest["config"]["data"]["pseudonymize"] is None:
         raise InputError(
             f"{data} has the log's own user ids; set data.pseudonymize, prepare and train again to publish it"
         )
-    files = [f"{split}.parquet" for split in (*SPLITS, UNLABELLED) if split in manifest["splits"] or manifest[split]]
+    files = [f"{split}.parquet" for split in (*SPLITS, UNLABELLED)]
     staged.mkdir(parents=True)
     for name in (*files, "serializer.json"):
         (staged / name).symlink_to((data / name).resolve())  # they can be large

@@ -9,6 +9,7 @@ import numpy as np
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from data_prep import InputError
+from data_prep.facts import LogFacts, Manifest, Task
 from data_prep.serializer import EventSerializer
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
@@ -32,7 +33,7 @@ PUBLIC_TRAINING = (
 )
 
 
-def refuse_private(task: dict, serializer: EventSerializer) -> None:
+def refuse_private(task: Task, serializer: EventSerializer) -> None:
     """InputError where conditions, vocabulary or classes, which a model cannot do without, tell of single users.
 
     Args:
@@ -60,7 +61,7 @@ def refuse_private(task: dict, serializer: EventSerializer) -> None:
         )
 
 
-def public_task(task: dict) -> dict:
+def public_task(task: Task) -> dict:
     """The content of task.json, with the log's ends by day."""
     return task | {"log": _by_day(task["log"])}
 
@@ -85,7 +86,7 @@ def _public_slice(groups: dict) -> dict:
     return groups | {"groups": shown, "gaps": gaps, "too_small": len(groups["too_small"]) + hidden}
 
 
-def public_manifest(manifest: dict) -> dict:
+def public_manifest(manifest: Manifest) -> dict:
     """The content of manifest.json, without where the log lies and what was found wrong with it."""
     public = {key: value for key, value in manifest.items() if key not in PRIVATE_IN_MANIFEST}
     public["config"] = {section: manifest["config"][section] for section in PUBLIC_SECTIONS}
@@ -137,6 +138,6 @@ def _example_value(fitted: dict, kind: str, random: np.random.Generator) -> obje
     return [value] if fitted["list"] else value
 
 
-def _by_day(log: dict) -> dict:
+def _by_day(log: LogFacts) -> dict:
     """The log's first and last event are those of a user, to the second; their days are not."""
     return log | {end: log[end][:10] for end in ("first", "last")}

@@ -97,7 +97,11 @@ def check_method(method: str, task: str) -> None:
     """Refuse a method that the task has no use for."""
     if method != "none" and (task == "value" or (method == "isotonic" and task != "binary")):
         fits = "none" if task == "value" else "none or temperature"
-        raise InputError(f"evaluation.calibration {method} does not fit a {task} label; write {fits}")
+        raise InputError(
+            f"evaluation.calibration {method} does not fit a {task} label",
+            f"write {fits}",
+            setting="evaluation.calibration",
+        )
 
 
 def choose_threshold(

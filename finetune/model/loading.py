@@ -34,7 +34,7 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
         InputError: Neither is there, or the hub refuses.
     """
     if not isinstance(name_or_path, str | Path):
-        raise InputError(f"{name_or_path!r} is no model; give a folder, or a name of a repository such as me/churn")
+        raise InputError(f"{name_or_path!r} is no model", "give a folder, or a name of a repository such as me/churn")
     if str(name_or_path) and Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:
@@ -44,12 +44,12 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
         raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name_or_path} is no folder, and the hub cannot be reached for it; check the path or the network"
+            f"{name_or_path} is no folder, and the hub cannot be reached for it", "check the path or the network"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)}); check the name, or log "
-            f"in with `hf auth login` if it is private"
+            f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)})",
+            "check the name, or log in with `hf auth login` if it is private",
         ) from error
 
 
@@ -101,7 +101,7 @@ def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:
     check_config(folder, config)
     trained_on = config.eventscribe.get("base")
     if base is not None and trained_on and weights_hash(base) not in (trained_on, None):
-        raise InputError(f"{folder} is an adapter of '{base}', whose weights are others now; train again")
+        raise InputError(f"{folder} is an adapter of '{base}', whose weights are others now", "train again")
     return config, base
 
 
@@ -148,4 +148,4 @@ def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(f"{problem} ({first_line(error)}); {remedy}") from error
+        raise InputError(f"{problem} ({first_line(error)})", remedy) from error

@@ -31,7 +31,7 @@ def enough_memory(remedy: str) -> Iterator[None]:
         if not on_gpu and not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         what = "GPU's" if on_gpu else "machine's"
-        raise InputError(f"the {what} memory does not suffice ({first_line(error)}); {remedy}") from error
+        raise InputError(f"the {what} memory does not suffice ({first_line(error)})", remedy) from error
 
 
 def refuse_too_large(weights: int, experiment: Experiment) -> None:
@@ -57,5 +57,6 @@ def refuse_too_large(weights: int, experiment: Experiment) -> None:
         lower = "model.max_tokens" if of_places else "hidden_size or layers"
         raise InputError(
             f"{'model.max_tokens' if of_places else 'model.from_scratch'}: a model of {weights:,} weights needs "
-            f"{needed / 2**30:,.0f} GiB to be trained, and {what} has {there / 2**30:,.0f} GiB; lower {lower}"
+            f"{needed / 2**30:,.0f} GiB to be trained, and {what} has {there / 2**30:,.0f} GiB",
+            f"lower {lower}",
         )

@@ -59,7 +59,11 @@ def build_classifier(
     if start is None:
         return _new_classifier(settings, objective, tokenizer, priors)
     if settings.freeze is not None and settings.peft:
-        raise InputError("model.freeze does nothing beside model.peft, which freezes all but adapter and head; drop it")
+        raise InputError(
+            "model.freeze does nothing beside model.peft, which freezes all but adapter and head",
+            "drop it",
+            setting="model.freeze",
+        )
     config, trained_head = _classifier_config(settings, objective, start)
     model, new = _load(AutoModelForSequenceClassification, start, config)
     _fit(model, tokenizer, start)
@@ -86,8 +90,9 @@ def _new_classifier(
     if settings.peft or settings.freeze is not None:
         what = "peft adapts" if settings.peft else "freeze keeps"
         raise InputError(
-            f"model.{what} trained weights, and a model from scratch has none; set model.name_or_path or "
-            f"pretraining.max_steps"
+            f"model.{what} trained weights, and a model from scratch has none",
+            "set model.name_or_path or pretraining.max_steps",
+            setting=f"model.{what}",
         )
     new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
     _start_at(new, priors)
@@ -102,8 +107,10 @@ def _classifier_config(settings: ModelConfig, objective: Objective, start: str |
     trained_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     if trained_head and config.num_labels != len(objective.classes):
         raise InputError(
-            f"model.name_or_path: '{start}' has a head for {config.num_labels} labels, and the task has "
-            f"{len(objective.classes)} ({', '.join(objective.classes[:5])}); start from a checkpoint without a head"
+            f"'{start}' has a head for {config.num_labels} labels, and the task has "
+            f"{len(objective.classes)} ({', '.join(objective.classes[:5])})",
+            "start from a checkpoint without a head",
+            setting="model.name_or_path",
         )
     for name, value in objective.labels.items():
         if name != "num_labels":  # which id2label gives
@@ -188,8 +195,9 @@ def _encoder_config(start: str | Path) -> PreTrainedConfig:
         raise _not_loaded(start, error) from error
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
-            f"model.name_or_path: '{start}' is a {config.model_type} model and no encoder; take one like BERT, "
-            f"RoBERTa, DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2"
+            f"'{start}' is a {config.model_type} model and no encoder",
+            "take one like BERT, RoBERTa, DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2",
+            setting="model.name_or_path",
         )
     return config
 
@@ -210,10 +218,13 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
 
 def _not_loaded(start: str | Path, error: Exception) -> InputError:
     if (Path(start) / "adapter_config.json").is_file():
-        return InputError(f"model.name_or_path: '{start}' is an adapter; give its base, or weights it was merged into")
+        return InputError(
+            f"'{start}' is an adapter", "give its base, or weights it was merged into", setting="model.name_or_path"
+        )
     return InputError(
-        f"model.name_or_path: '{start}' could not be loaded ({first_line(error)}); "
-        f"check the name, or the network and the hub's login"
+        f"'{start}' could not be loaded ({first_line(error)})",
+        "check the name, or the network and the hub's login",
+        setting="model.name_or_path",
     )
 
 
@@ -226,8 +237,9 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
     known = cast(int, model.get_input_embeddings().num_embeddings)
     if len(tokenizer) > known:
         raise InputError(
-            f"model.name_or_path: the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}; "
-            f"take the tokenizer that the model was trained with"
+            f"the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}",
+            "take the tokenizer that the model was trained with",
+            setting="model.name_or_path",
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model, tokenizer))
 
@@ -261,9 +273,11 @@ def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:
     """Keep the embeddings, the embeddings and the first layers, or the whole encoder as they are; never new weights."""
     encoder, layers = getattr(model, model.base_model_prefix), encoder_layers(model)
     if layers is None:
-        raise InputError(f"model.freeze: a {model.config.model_type} model shares its layers; leave freeze out")
+        raise InputError(
+            f"a {model.config.model_type} model shares its layers", "leave freeze out", setting="model.freeze"
+        )
     if isinstance(what, int) and what > len(layers):
-        raise InputError(f"model.freeze is {what}, and the model has {len(layers)} layers")
+        raise InputError(f"model.freeze is {what}, and the model has {len(layers)} layers", setting="model.freeze")
     kept = [encoder] if what == "encoder" else [encoder.embeddings, *layers[: what if isinstance(what, int) else 0]]
     for part in kept:
         part.requires_grad_(False)
@@ -280,19 +294,29 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
     for name in NOT_FOR_CLASSIFIERS:
         methods.pop(name, None)
     if method not in methods:
-        raise InputError(f"model.peft.method: '{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}")
+        raise InputError(
+            f"'{method.lower()}' is not one of {', '.join(sorted(methods)).lower()}", setting="model.peft.method"
+        )
     if settings.get("inference_mode"):
-        raise InputError("model.peft.inference_mode would train nothing; leave it out")
+        raise InputError(
+            "model.peft.inference_mode would train nothing", "leave it out", setting="model.peft.inference_mode"
+        )
     for name, value in settings.items():
         if name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
-            raise InputError(f"model.peft.{name} is {value:g}; give a number from 0 to below 1")
+            raise InputError(
+                f"model.peft.{name} is {value:g}", "give a number from 0 to below 1", setting=f"model.peft.{name}"
+            )
     saved = settings.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        raise InputError(f"model.peft.modules_to_save is {saved!r}; give a list of names, such as [embeddings]")
+        raise InputError(
+            f"model.peft.modules_to_save is {saved!r}",
+            "give a list of names, such as [embeddings]",
+            setting="model.peft.modules_to_save",
+        )
     modules = [f".{name}" for name, _ in model.named_modules()]
     for name in saved:
         if not any(module.endswith(f".{name}") for module in modules):
-            raise InputError(f"model.peft.modules_to_save: the model has no module '{name}'; leave it out")
+            raise InputError(f"the model has no module '{name}'", "leave it out", setting="model.peft.modules_to_save")
     head = [name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]]
     # Not what is within a module that is asked for: peft would wrap it twice.
     needed = {name for name in (*head, *new) if not any(f".{whole}." in f".{name}." for whole in saved)}
@@ -304,7 +328,7 @@ def _attach_peft(model: PreTrainedModel, settings: dict, new: set[str], steps: i
         return peft.get_peft_model(model, config)
     except (TypeError, ValueError, AttributeError) as error:  # the last where a method looks for a decoder's layers
         raise InputError(
-            f"model.peft: {first_line(error)}; see the settings of {methods[method].__name__} in peft"
+            f"{first_line(error)}", f"see the settings of {methods[method].__name__} in peft", setting="model.peft"
         ) from error
 
 

@@ -45,8 +45,9 @@ class Scale:
         """
         if log and values.min() < 0:
             raise InputError(
-                f"finetuning.log_scale needs values of zero or more, and a label is {values.min():g}; exclude refunds "
-                f"in task.label.where or leave log_scale off"
+                f"finetuning.log_scale needs values of zero or more, and a label is {values.min():g}",
+                "exclude refunds in task.label.where or leave log_scale off",
+                setting="finetuning.log_scale",
             )
         values = np.log1p(values) if log else values
         return cls(log, float(values.mean()), float(values.std()) or 1.0)
@@ -203,7 +204,7 @@ def class_weights(
         return None
     if objective.task not in ("binary", "tiers"):
         raise InputError(
-            f"finetuning.class_weights: a {objective.task} label has no classes to weigh; leave it at none"
+            f"a {objective.task} label has no classes to weigh", "leave it at none", setting="finetuning.class_weights"
         )
     counts = np.bincount(labels, minlength=len(objective.classes))
     if setting == "auto":
@@ -212,8 +213,10 @@ def class_weights(
         unknown = set(setting) - set(objective.classes)
         if unknown or not setting or not all(0 < weight < math.inf for weight in setting.values()):
             raise InputError(
-                f"finetuning.class_weights: give each of {', '.join(objective.classes)} a number above zero, such as "
-                f"{{{objective.classes[-1]}: 3}}; '{(sorted(unknown) or [*setting, '{}'])[0]}' does not fit"
+                f"give each of {', '.join(objective.classes)} a number above zero, such as "
+                f"{{{objective.classes[-1]}: 3}}",
+                f"'{(sorted(unknown) or [*setting, '{}'])[0]}' does not fit",
+                setting="finetuning.class_weights",
             )
         weights = np.array([setting.get(name, 1.0) for name in objective.classes])
     return (weights * counts.sum() / (weights * counts).sum()).tolist()

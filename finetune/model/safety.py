@@ -30,13 +30,14 @@ def refuse_code(folder: Path) -> None:
         named = [key for key in settings if isinstance(content, dict) and content.get(key) not in (None, *BUILT_IN)]
         if named:
             raise InputError(
-                f"{folder / name}: {named[0]} would load code, which EventScribe never does; take it out, or take "
-                f"another model"
+                f"{folder / name}: {named[0]} would load code, which EventScribe never does",
+                "take it out, or take another model",
             )
     prefix = "adapter_model" if (folder / "adapter_config.json").is_file() else "model"
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles and not list(folder.glob(f"{prefix}*.safetensors")):
         raise InputError(
             f"{folder} has no {prefix}.safetensors, and {pickles[0]} is a pickle, which could run code and is never "
-            f"read; train again, or get the whole model"
+            f"read",
+            "train again, or get the whole model",
         )

@@ -77,13 +77,15 @@ def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedToken
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # of a damaged file transformers raises what it stumbles over
         raise InputError(
-            f"model.name_or_path: no tokenizer could be loaded from '{name_or_path}' ({first_line(error)}); "
-            f"check the name, or the network and the hub's login"
+            f"no tokenizer could be loaded from '{name_or_path}' ({first_line(error)})",
+            "check the name, or the network and the hub's login",
+            setting="model.name_or_path",
         ) from error
     if not tokenizer.is_fast or tokenizer.pad_token is None:
         raise InputError(
-            f"model.name_or_path: the tokenizer of '{name_or_path}' has no padding token or is not a fast one; take "
-            f"the checkpoint of an encoder such as BERT"
+            f"the tokenizer of '{name_or_path}' has no padding token or is not a fast one",
+            "take the checkpoint of an encoder such as BERT",
+            setting="model.name_or_path",
         )
     tokenizer.model_max_length = min(max_tokens, tokenizer.model_max_length)
     return tokenizer

@@ -122,7 +122,7 @@ def tokens_of_split(
         tokens = _read(made)
         if tokens is None:
             raise InputError(
-                f"{made} cannot be read back as it was written; check the disk, or write data.folder elsewhere"
+                f"{made} cannot be read back as it was written", "check the disk, or write data.folder elsewhere"
             )
     return tokens
 

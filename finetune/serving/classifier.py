@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data_prep import InputError
 from data_prep.config import DataConfig
 from data_prep.connections import connect
+from data_prep.facts import Task
 from data_prep.moments import parse_cutoff, show
 from data_prep.phrases import event_starts
 from data_prep.population import an_event
@@ -49,7 +50,7 @@ class EventClassifier:
         tokenizer: PreTrainedTokenizerBase,
         serializer: EventSerializer,
         calibration: Calibration,
-        task: dict,
+        task: Task,
     ) -> None:
         self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
         self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
@@ -189,10 +190,10 @@ class EventClassifier:
 def check_size(name: str, size: int) -> None:
     """InputError where a number of texts or users at a time is none."""
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise InputError(f"{name} is {size!r}; give a whole number above zero")
+        raise InputError(f"{name} is {size!r}", "give a whole number above zero")
 
 
-def nobody(task: dict, cutoff: datetime) -> str:
+def nobody(task: Task, cutoff: datetime) -> str:
     """A sentence where a population is empty."""
     members = whom(task)
     event = an_event(members)

@@ -13,7 +13,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
-from data_prep.prepared import read_manifest, read_split
+from data_prep.prepared import find_manifest, read_split
 from finetune.hub.model_card import settings_of
 from finetune.model.inference import scores_of, sorted_batches
 from finetune.model.loading import load_classifier, merged, model_folder
@@ -97,8 +97,8 @@ def _checked_texts(
     data = data or _own_data(folder)
     if not data:
         return _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens), None, 0
-    manifest = read_manifest(Path(data))
-    if manifest.get("content_hash") != read_task(folder)["content_hash"]:
+    manifest = find_manifest(Path(data))
+    if manifest is None or manifest["content_hash"] != read_task(folder)["content_hash"]:
         raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
     rows = read_split(data, "validation", CHECKED, ["text", "label"])
     return rows["text"].to_pylist(), np.array(rows["label"].to_pylist()), manifest["splits"]["validation"]["rows"]
@@ -157,7 +157,8 @@ def _own_data(folder: Path) -> Path | None:
         return None
     settings, task = settings_of(folder), read_task(folder)
     data = Path(settings["data"]["folder"]) / task["name"]
-    return data if read_manifest(data).get("content_hash") == task["content_hash"] else None
+    manifest = find_manifest(data)
+    return data if manifest and manifest["content_hash"] == task["content_hash"] else None
 
 
 def int8_file(output: Path) -> Path:

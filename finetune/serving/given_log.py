@@ -28,13 +28,13 @@ def add_log_arguments(parser: CommandParser) -> None:
     parser.add_argument("--max-rejected", type=float, default=0.05, help="Share of unusable rows that is too large.")
 
 
-# What a setting of the YAML is called on these commands' lines.
+# What a setting is called on these commands' lines.
 ARGUMENTS = {
-    "data.max_rejected": "--max-rejected",
     "data.memory_limit": "--memory-limit",
     "data.timezone": "--timezone",
-    "need time_format at their source": "need --time-format",
-    "use `sql` to read it": "write it as one of these first",
+    "events.columns": "--columns",
+    "events.time_format": "--time-format",
+    "events.time_unit": "--time-unit",
 }
 
 
@@ -44,12 +44,9 @@ def own_names(given: Namespace) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if given.config:
+        if given.config or error.setting not in ARGUMENTS:
             raise
-        message = str(error)
-        for setting, argument in ARGUMENTS.items():
-            message = message.replace(setting, argument)
-        raise InputError(message) from error
+        raise error.called(ARGUMENTS[error.setting]) from error
 
 
 def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
@@ -68,14 +65,15 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     if given.config:
         if given.columns or given.time_unit or given.time_format or given.timezone:
             raise InputError(
-                "--columns, --time-unit, --time-format and --timezone belong to --events; with --config the "
-                "YAML says it"
+                "--columns, --time-unit, --time-format and --timezone belong to --events",
+                "with --config the YAML says it",
+                setting="--columns",
             )
         data = parse_experiment("", ["--config", given.config]).data
         data.memory_limit = memory_limit or data.memory_limit
         return data
     if not 0 <= given.max_rejected <= 1:
-        raise InputError(f"--max-rejected {given.max_rejected:g} is no share; give 0 to 1")
+        raise InputError(f"--max-rejected {given.max_rejected:g} is no share", "give 0 to 1", setting="--max-rejected")
     columns = _columns(given.columns)
     timezone = given.timezone or trained_zone(read_task(Path(given.model))) or "UTC"
     with connect() as con:

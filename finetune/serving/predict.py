@@ -26,6 +26,7 @@ from data_prep import InputError
 from data_prep.checked_json import read_json
 from data_prep.config import DataConfig, Population
 from data_prep.connections import connect, lock_down
+from data_prep.facts import Task
 from data_prep.files import files_hash, held, write_whole
 from data_prep.moments import parse_cutoff, show
 from data_prep.serializer import EventSerializer
@@ -109,9 +110,9 @@ def _accelerator() -> Accelerator:
 
 def _check_output(output: Path, data: DataConfig) -> None:
     if output.suffix != ".parquet" or output.is_dir():
-        raise InputError(f"output: {output} is not a name of a Parquet file; write one such as scores.parquet")
+        raise InputError(f"output: {output} is not a name of a Parquet file", "write one such as scores.parquet")
     if output.resolve() in [path.resolve() for path in source_files(data) or []]:
-        raise InputError(f"output: {output} is one of the files that are read; choose another name")
+        raise InputError(f"output: {output} is one of the files that are read", "choose another name")
 
 
 def _users_by_part(plan: dict | None) -> dict[int, int]:
@@ -150,7 +151,7 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
     shutil.rmtree(_finished(work), ignore_errors=True)  # of a command that was killed behind its last step
     found = {path.name for path in work.iterdir()} if work.is_dir() else set()
     if found - {"lock", "log", "spill", f".{PLAN}"} and not (work / PLAN).is_file():
-        raise InputError(f"{work} holds something else than parts of scores; move it or choose another --output")
+        raise InputError(f"{work} holds something else than parts of scores", "move it or choose another --output")
     work.mkdir(parents=True, exist_ok=True)
     with held(work / "lock", f"{work} is being written by another command; wait for it or stop it"):
         try:
@@ -188,8 +189,8 @@ def _plan(
         if changed:
             other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"
             raise InputError(
-                f"{work} holds the scores of a command that was stopped and had {other}; give the same "
-                f"arguments to go on with it, delete the folder to start anew, or choose another --output"
+                f"{work} holds the scores of a command that was stopped and had {other}",
+                "give the same arguments to go on with it, delete the folder to start anew, or choose another --output",
             )
     else:
         for name in ("log", "spill"):
@@ -230,7 +231,7 @@ def _texts(
             yield part, texts
 
 
-def _finish(work: Path, parts: list[int], output: Path, task: dict, cutoff: datetime) -> None:
+def _finish(work: Path, parts: list[int], output: Path, task: Task, cutoff: datetime) -> None:
     """Put the scores of all parts into the output, take the parts away, and say how many users there are."""
     schema, rows = pq.read_schema(_scores(work, parts[0])), 0
     with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:

@@ -71,7 +71,7 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
         if isinstance(error, InputError):
             raise
         said = shorten(first_line(error), 300, placeholder=" ...")
-        raise InputError(f"training: {said}; mend that setting") from error
+        raise InputError(f"training: {said}", "mend that setting") from error
     return made
 
 
@@ -80,51 +80,70 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
     sharded = settings["fsdp"] or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if sharded and settings["load_best_model_at_end"]:
         raise InputError(
-            "the best checkpoint cannot be loaded back into sharded weights; give --training.load_best_model_at_end "
-            "false --training.save_strategy no"
+            "the best checkpoint cannot be loaded back into sharded weights",
+            "give --training.load_best_model_at_end false --training.save_strategy no",
         )
     if settings["push_to_hub"]:
         raise InputError(
-            "training.push_to_hub would upload every checkpoint as it is; publish the model with scripts/publish.py"
+            "training.push_to_hub would upload every checkpoint as it is",
+            "publish the model with scripts/publish.py",
+            setting="training.push_to_hub",
         )
     _check_label(settings, experiment, objective)
     if "underflow_overflow" in settings["debug"]:
         raise InputError(
-            "training.debug underflow_overflow cannot read the masks of these models; leave it out, and look at "
-            "grad_norm in the log"
+            "training.debug underflow_overflow cannot read the masks of these models",
+            "leave it out, and look at grad_norm in the log",
+            setting="training.debug",
         )
     if settings["load_best_model_at_end"] and (experiment.model.peft or {}).get("prefix_projection"):
         raise InputError(
-            "model.peft.prefix_projection cannot be loaded back as the best checkpoint; leave it out, or give "
-            "--training.load_best_model_at_end false --training.save_strategy no"
+            "model.peft.prefix_projection cannot be loaded back as the best checkpoint",
+            "leave it out, or give --training.load_best_model_at_end false --training.save_strategy no",
+            setting="model.peft.prefix_projection",
         )
     for pair in (settings["optim_args"] or "").replace(" ", "").split(","):
         if pair.count("=") != 1 and settings["optim_args"]:
-            raise InputError(f"training.optim_args: '{pair}' is not NAME=VALUE; write such as rank=128,scale=0.25")
+            raise InputError(
+                f"'{pair}' is not NAME=VALUE", "write such as rank=128,scale=0.25", setting="training.optim_args"
+            )
     if settings["optim_args"] and settings["optim"] in TAKES_NO_ARGUMENTS:
         raise InputError(
-            f"training.optim_args: {settings['optim']} takes none; leave it out, or set adam_beta1, adam_beta2 and "
-            f"adam_epsilon"
+            f"{settings['optim']} takes none",
+            "leave it out, or set adam_beta1, adam_beta2 and adam_epsilon",
+            setting="training.optim_args",
         )
     backends = torch.distributed.Backend.backend_list[1:] if torch.distributed.is_available() else []
     if settings["ddp_backend"] not in (None, *backends):
-        raise InputError(f"training.ddp_backend is '{settings['ddp_backend']}'; give one of {', '.join(backends)}")
+        raise InputError(
+            f"training.ddp_backend is '{settings['ddp_backend']}'",
+            f"give one of {', '.join(backends)}",
+            setting="training.ddp_backend",
+        )
     if settings["ddp_backend"] and os.environ.get("WORLD_SIZE", "1") == "1":
-        raise InputError("training.ddp_backend is for several processes, and this is one; leave it out")
+        raise InputError(
+            "training.ddp_backend is for several processes, and this is one",
+            "leave it out",
+            setting="training.ddp_backend",
+        )
     if settings["batch_eval_metrics"]:
-        raise InputError("training.batch_eval_metrics: AUROC is none of single batches; leave it at false")
+        raise InputError("AUROC is none of single batches", "leave it at false", setting="training.batch_eval_metrics")
 
 
 def _check_label(settings: dict, experiment: Experiment, objective: Objective) -> None:
     """Refuse what the kind of label has no use for."""
     if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
         raise InputError(
-            f"training.label_smoothing_factor: a {objective.task} label has no classes to smooth; leave it at 0"
+            f"a {objective.task} label has no classes to smooth",
+            "leave it at 0",
+            setting="training.label_smoothing_factor",
         )
     if experiment.finetuning.log_scale and objective.task != "value":
-        raise InputError(f"finetuning.log_scale: a {objective.task} label is no value; leave it at false")
+        raise InputError(f"a {objective.task} label is no value", "leave it at false", setting="finetuning.log_scale")
     if experiment.finetuning.value_loss != "squared_error" and objective.task != "value":
-        raise InputError(f"finetuning.value_loss: a {objective.task} label is no value; leave it at squared_error")
+        raise InputError(
+            f"a {objective.task} label is no value", "leave it at squared_error", setting="finetuning.value_loss"
+        )
 
 
 def _best_metric(settings: dict, objective: Objective) -> str:
@@ -132,10 +151,12 @@ def _best_metric(settings: dict, objective: Objective) -> str:
     known = (*measure_names(objective.task, "validation"), "loss")
     if settings["eval_strategy"] == "no":
         raise InputError(
-            "training.eval_strategy is no, but the best checkpoint is kept; set load_best_model_at_end to false"
+            "training.eval_strategy is no, but the best checkpoint is kept",
+            "set load_best_model_at_end to false",
+            setting="training.eval_strategy",
         )
     if best not in known:
-        raise InputError(f"training.metric_for_best_model: '{best}' is not one of {', '.join(known)}")
+        raise InputError(f"'{best}' is not one of {', '.join(known)}", setting="training.metric_for_best_model")
     return best
 
 
@@ -145,30 +166,47 @@ def _check_values(made: TrainingArguments) -> None:
         value = getattr(made, name)
         if value is not None and (value < smallest or (largest is not None and value > largest)):
             allowed = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
-            raise InputError(f"training.{name} is {value}; give {allowed}")
+            raise InputError(f"training.{name} is {value}", f"give {allowed}", setting=f"training.{name}")
     if not 0 <= made.label_smoothing_factor < 1:
-        raise InputError(f"training.label_smoothing_factor is {made.label_smoothing_factor}; give 0 to below 1")
+        raise InputError(
+            f"training.label_smoothing_factor is {made.label_smoothing_factor}",
+            "give 0 to below 1",
+            setting="training.label_smoothing_factor",
+        )
     if made.learning_rate <= 0:
-        raise InputError(f"training.learning_rate is {made.learning_rate}, which trains nothing; give a number above 0")
+        raise InputError(
+            f"training.learning_rate is {made.learning_rate}, which trains nothing",
+            "give a number above 0",
+            setting="training.learning_rate",
+        )
     _check_steps(made)
     for name in ("log_level", "log_level_replica"):
         if getattr(made, name) not in trainer_log_levels:
-            raise InputError(f"training.{name} is '{getattr(made, name)}'; give one of {', '.join(trainer_log_levels)}")
+            raise InputError(
+                f"training.{name} is '{getattr(made, name)}'",
+                f"give one of {', '.join(trainer_log_levels)}",
+                setting=f"training.{name}",
+            )
     if made.train_sampling_strategy not in SAMPLING:
         raise InputError(
-            f"training.train_sampling_strategy is '{made.train_sampling_strategy}'; give one of {', '.join(SAMPLING)}"
+            f"training.train_sampling_strategy is '{made.train_sampling_strategy}'",
+            f"give one of {', '.join(SAMPLING)}",
+            setting="training.train_sampling_strategy",
         )
 
 
 def _check_steps(made: TrainingArguments) -> None:
     if made.max_steps == 0 or made.max_steps < -1:
         raise InputError(
-            f"training.max_steps is {made.max_steps}; give a number of steps, or -1 to train for num_train_epochs"
+            f"training.max_steps is {made.max_steps}",
+            "give a number of steps, or -1 to train for num_train_epochs",
+            setting="training.max_steps",
         )
     if made.max_steps < 0 and made.num_train_epochs <= 0:
         raise InputError(
-            f"training.num_train_epochs is {made.num_train_epochs:g} and max_steps is -1, which trains nothing; give "
-            f"epochs above 0 or steps"
+            f"training.num_train_epochs is {made.num_train_epochs:g} and max_steps is -1, which trains nothing",
+            "give epochs above 0 or steps",
+            setting="training.num_train_epochs",
         )
     if made.max_steps > 0:
         check_warmup(made, made.max_steps)
@@ -176,12 +214,18 @@ def _check_steps(made: TrainingArguments) -> None:
     if by_steps and 0 < made.max_steps < made.eval_delay:
         raise InputError(
             f"training.eval_delay is {made.eval_delay:g} and max_steps {made.max_steps:,}, so that no checkpoint is "
-            f"validated and none can be the best; give fewer"
+            f"validated and none can be the best",
+            "give fewer",
+            setting="training.eval_delay",
         )
     for what in ("logging", "eval", "save"):
         steps = getattr(made, f"{what}_steps")
         if getattr(made, f"{what}_strategy") == IntervalStrategy.STEPS and steps is not None and steps <= 0:
-            raise InputError(f"training.{what}_steps is {steps:g}; give a number of steps, or a share of them below 1")
+            raise InputError(
+                f"training.{what}_steps is {steps:g}",
+                "give a number of steps, or a share of them below 1",
+                setting=f"training.{what}_steps",
+            )
 
 
 def check_warmup(made: TrainingArguments, steps: int) -> None:
@@ -190,7 +234,9 @@ def check_warmup(made: TrainingArguments, steps: int) -> None:
     if warmup >= steps:
         raise InputError(
             f"training.warmup_steps {made.warmup_steps:g} lets the learning rate rise over {warmup:,} steps, and "
-            f"training has {steps:,}; give fewer, or a share of them below 1"
+            f"training has {steps:,}",
+            "give fewer, or a share of them below 1",
+            setting="training.warmup_steps",
         )
 
 
@@ -232,4 +278,4 @@ def _try_optimizer(made: TrainingArguments) -> None:
             tiny.train().activation_checkpointing_enable(more or None, **layers)
             tiny(torch.zeros((1, 2), dtype=torch.long, device=tiny.device)).logits.sum().backward()
     except Exception as error:
-        raise InputError(f"{part}: {first_line(error)}; choose another value, or install what is missing") from error
+        raise InputError(f"{part}: {first_line(error)}", "choose another value, or install what is missing") from error

@@ -83,7 +83,7 @@ def refuse_other_run(experiment: Experiment) -> None:
     base = experiment.base_folder
     if (base / MODEL_FOLDER).is_dir() if experiment.seeds else [*base.glob(f"{seed_folder('*')}/{MODEL_FOLDER}")]:
         raise InputError(
-            f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds; choose another --name"
+            f"{base} holds a run {'without' if experiment.seeds else 'of several'} --seeds", "choose another --name"
         )
     for run in experiment.seed_runs():
         _refuse_strange_files(run.run_folder)
@@ -105,8 +105,8 @@ def _refuse_strange_files(folder: Path) -> None:
             strange += [f"{name}/{path.name}" for path in sorted(part.iterdir())][:1]
     if strange or (folder.exists() and not folder.is_dir()):
         raise InputError(
-            f"{folder} holds something else than a run ({(strange or ['a file'])[0]}); choose another --name or "
-            f"runs.folder"
+            f"{folder} holds something else than a run ({(strange or ['a file'])[0]})",
+            "choose another --name or runs.folder",
         )
 
 
@@ -115,8 +115,8 @@ def _refuse_other_settings(folder: Path, what: str, old: dict[str, str], new: di
     changed = next((key for key in {**old, **new} if old.get(key) != new.get(key)), None)
     if changed:
         raise InputError(
-            f"{folder} holds {what} ({changed}: {old.get(changed)}); give the same ones, choose another --name, or "
-            f"replace it with --training.resume_from_checkpoint false"
+            f"{folder} holds {what} ({changed}: {old.get(changed)})",
+            "give the same ones, choose another --name, or replace it with --training.resume_from_checkpoint false",
         )
 
 
@@ -136,7 +136,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
         return None
     if given and given.lower() != "true":
         if not _is_whole(Path(given), arguments.save_only_model):
-            raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {given}")
+            raise InputError(f"no complete checkpoint in {given}", setting="training.resume_from_checkpoint")
         _refuse_other_origin(Path(given).parent, made_by(Path(given).parent), origin)
         return given
     earlier = made_by(folder)
@@ -153,7 +153,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
         what = "the one before it is taken" if checkpoints else "and there is none before it"
         print(f"warning: {checkpoint} is damaged, {what}")
     if given:
-        raise InputError(f"training.resume_from_checkpoint: no complete checkpoint in {folder}")
+        raise InputError(f"no complete checkpoint in {folder}", setting="training.resume_from_checkpoint")
     return None
 
 
@@ -259,8 +259,9 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
             shutil.rmtree(folder)
         raise InputError(
             f"{section}.learning_rate {trainer.args.learning_rate:g} has changed no weight in "
-            f"{trainer.state.global_step:,} steps; raise it, evaluate later (training.eval_steps), or mend what keeps "
-            f"the steps small, such as training.adam_epsilon, max_grad_norm or lr_scheduler_type"
+            f"{trainer.state.global_step:,} steps",
+            "raise it, evaluate later (training.eval_steps), or mend what keeps "
+            "the steps small, such as training.adam_epsilon, max_grad_norm or lr_scheduler_type",
         )
     return next(part.seconds() for part in trainer.callback_handler.callbacks if isinstance(part, Clock))
 
@@ -278,8 +279,8 @@ def refuse_not_finite(folder: Path) -> None:
         shutil.rmtree(folder)
         section = "pretraining" if folder.parent.name == PRETRAINING else "training"
         raise InputError(
-            f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept; lower "
-            f"the rate"
+            f"{section}.learning_rate: the weights are no numbers any more, so that {folder.name} is not kept",
+            "lower the rate",
         )
 
 

@@ -112,7 +112,9 @@ def _build_trainer(experiment: Experiment, arguments: TrainingArguments) -> Leng
     set_seed(arguments.seed)
     tokenizer = build_tokenizer(experiment.model.name_or_path, texts, experiment.model.max_tokens)
     if tokenizer.mask_token is None:
-        raise InputError(f"model.name_or_path: the tokenizer of '{experiment.model.name_or_path}' has no mask token")
+        raise InputError(
+            f"the tokenizer of '{experiment.model.name_or_path}' has no mask token", setting="model.name_or_path"
+        )
     model = build_masked_lm(experiment.model, tokenizer)
     packs = packs_on(model, arguments, None)
     if experiment.training["torch_compile"]:

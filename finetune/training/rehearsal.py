@@ -47,11 +47,15 @@ def rehearse(experiment: Experiment) -> None:
             said = f"{type(error).__name__}: {first_line(error)}"
             if model.peft:
                 raise InputError(
-                    f"model.peft: no text could be read with {model.peft} ({said}); see the method's settings in peft"
+                    f"no text could be read with {model.peft} ({said})",
+                    "see the method's settings in peft",
+                    setting="model.peft",
                 ) from error
             raise InputError(
-                f"model.name_or_path: '{start}' could not read a text ({said}); take an encoder like BERT, RoBERTa, "
-                f"DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2, or another model.max_tokens"
+                f"'{start}' could not read a text ({said})",
+                "take an encoder like BERT, RoBERTa, "
+                "DistilBERT, ELECTRA, ModernBERT or DeBERTa-v2, or another model.max_tokens",
+                setting="model.name_or_path",
             ) from error
 
 
@@ -69,8 +73,9 @@ def _weights(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int:
                 built = build_masked_lm(replace(model, from_scratch=sizes), tokenizer)
         except RuntimeError as error:
             raise InputError(
-                "model.from_scratch and model.max_tokens ask for more weights than torch can count; lower hidden_size "
-                "or max_tokens"
+                "model.from_scratch and model.max_tokens ask for more weights than torch can count",
+                "lower hidden_size or max_tokens",
+                setting="model.from_scratch",
             ) from error
         counts.append(sum(weight.numel() for weight in built.parameters()))
     one, two = counts
@@ -85,12 +90,15 @@ def _read(
     training = experiment.training
     setting = next((name for name in ("gradient_checkpointing", "activation_checkpointing") if training[name]), None)
     if setting and not classifier.supports_gradient_checkpointing:
-        raise InputError(f"training.{setting}: a {classifier.config.model_type} model cannot do it; leave it out")
+        raise InputError(
+            f"a {classifier.config.model_type} model cannot do it", "leave it out", setting=f"training.{setting}"
+        )
     room = tokenizer.model_max_length
     if room < 8:
         raise InputError(
-            f"model.peft: its virtual tokens leave {max(room, 0)} tokens for a text; give fewer, or a longer "
-            f"model.max_tokens"
+            f"its virtual tokens leave {max(room, 0)} tokens for a text",
+            "give fewer, or a longer model.max_tokens",
+            setting="model.peft",
         )
     texts = ["a text", "a text " * room]
     batch = padded(tokenizer, tokenizer(texts, truncation=True, max_length=room)["input_ids"])

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from data_prep import InputError
+from data_prep.facts import Manifest
 from finetune.config import Experiment
 from finetune.effects import pretraining_settings, with_effect
 from finetune.runs import TASK, read_pretraining_log, read_task
 
 
-def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
+def starting_point(experiment: Experiment, manifest: Manifest) -> str | Path | None:
     """Where the weights come from: this run's pretraining, model.name_or_path, or None (from scratch).
 
     Raises:
@@ -21,20 +22,20 @@ def starting_point(experiment: Experiment, manifest: dict) -> str | Path | None:
     folder = experiment.pretrained_folder
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is missing; run scripts/pretrain.py with the same --config first, or set "
-            f"pretraining.max_steps to 0"
+            f"{folder} is missing",
+            "run scripts/pretrain.py with the same --config first, or set pretraining.max_steps to 0",
         )
     # A sweep may change how the steps are made, such as the size of a batch; what they learn must be the same.
     made, origin = read_pretraining_log(folder), pretraining_origin(experiment, manifest)
     if not same_pretraining(made, origin, ("model.", "pretraining.")):
         raise InputError(
-            f"{folder} was made from other data or with other settings of model or pretraining; "
-            f"run scripts/pretrain.py with the same arguments first"
+            f"{folder} was made from other data or with other settings of model or pretraining",
+            "run scripts/pretrain.py with the same arguments first",
         )
     return folder
 
 
-def refuse_later(start: Path, manifest: dict) -> None:
+def refuse_later(start: Path, manifest: Manifest) -> None:
     """Weights that EventScribe made of later histories would tell a model of the time that it is tested on."""
     seen = [read_pretraining_log(start).get("last_cutoff") or ""]
     if (start / TASK).is_file():
@@ -43,12 +44,13 @@ def refuse_later(start: Path, manifest: dict) -> None:
     first = manifest["splits"]["validation"]["cutoffs"][0]
     if max(seen) > first:
         raise InputError(
-            f"model.name_or_path: {start} has learned from histories up to {max(seen)}, and the first validation "
-            f"cutoff is {first}; start from weights that are older"
+            f"{start} has learned from histories up to {max(seen)}, and the first validation cutoff is {first}",
+            "start from weights that are older",
+            setting="model.name_or_path",
         )
 
 
-def pretraining_origin(experiment: Experiment, manifest: dict) -> dict:
+def pretraining_origin(experiment: Experiment, manifest: Manifest) -> dict:
     """What pretrained weights are made from."""
     return {"training": pretraining_settings(experiment), "content_hash": manifest["content_hash"]}
 

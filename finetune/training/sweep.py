@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from data_prep import InputError
+from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.prepared import prepared_for
 from finetune.config import RENAMED, Experiment
@@ -103,7 +104,7 @@ def sweep(experiment: Experiment) -> Path:
     return folder / "sweep.html"
 
 
-def _checked(experiment: Experiment) -> tuple[TrainingArguments, dict]:
+def _checked(experiment: Experiment) -> tuple[TrainingArguments, Manifest]:
     """TrainingArguments without a trial's changes, and the manifest; refuses what would fail in a later trial."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("a trial trains in one process; start scripts/sweep.py with python, once for each worker")
@@ -250,7 +251,9 @@ class _Report(TrainerCallback):
             self.pruned = control.should_training_stop = True
 
 
-def _run(trial: "Trial", experiment: Experiment, metric: str, manifest: dict, place: Path) -> tuple[str, float | None]:
+def _run(
+    trial: "Trial", experiment: Experiment, metric: str, manifest: Manifest, place: Path
+) -> tuple[str, float | None]:
     """Train with the trial's settings; its state, and the best validation metric of a finished one."""
     report = _Report(trial, metric)
     try:

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.facts import Manifest
 from data_prep.files import replacing
 from data_prep.prepared import Limit, column_array, opened, read_split, sampled
 from finetune.baselines.estimators import (
@@ -48,7 +49,7 @@ PAIR_POINTS = [{"learning_rate": 0.08, "max_leaf_nodes": 20, "min_samples_leaf":
 SHARES = (0.5, 0.75, 0.25, 1.0, 0.0)  # of boosting; between equals the first
 
 
-def taught(folder: Path, manifest: dict, objective: Objective, limit: Limit, value_loss: str) -> np.ndarray:
+def taught(folder: Path, manifest: Manifest, objective: Objective, limit: Limit, value_loss: str) -> np.ndarray:
     """What the teacher says of the training rows, as `Objective.scores` has it; kept beside the prepared data.
 
     Args:
@@ -107,7 +108,9 @@ def teach(
         InputError: There are fewer users than folds.
     """
     if len(np.unique(users)) < FOLDS:
-        raise InputError(f"finetuning.teacher needs {FOLDS} users or more in training; set it to 0")
+        raise InputError(
+            f"finetuning.teacher needs {FOLDS} users or more in training", "set it to 0", setting="finetuning.teacher"
+        )
     splitter = GroupKFold(FOLDS, shuffle=True, random_state=SEED)
     folds = [(seen[sampled(len(seen), MAX_ROWS)], unseen) for seen, unseen in splitter.split(users, groups=users)]
     if isinstance(rows, PairRows):

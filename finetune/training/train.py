@@ -24,6 +24,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
 from data_prep.cutoffs import SPLITS
+from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import Limit, column_array, prepared_for, read_split, split_texts
 from data_prep.serializer import EventSerializer
@@ -84,12 +85,12 @@ def train(experiment: Experiment) -> list[Path]:
     return [run.model_folder for run, _ in runs]
 
 
-def _origin(run: Experiment, manifest: dict) -> dict:
+def _origin(run: Experiment, manifest: Manifest) -> dict:
     return {"training": weight_settings(run), "content_hash": manifest["content_hash"]}
 
 
 @enough_memory(TRAINING_REMEDY)
-def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
+def _train(experiment: Experiment, manifest: Manifest, origin: dict) -> None:
     arguments = training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     resume = checkpoint_to_resume(arguments, origin)
     trainer, facts = build_trainer(experiment, arguments, manifest)
@@ -113,7 +114,7 @@ def _train(experiment: Experiment, manifest: dict, origin: dict) -> None:
 
 
 def build_trainer(
-    experiment: Experiment, arguments: TrainingArguments, manifest: dict
+    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest
 ) -> tuple[LengthGroupedTrainer, dict]:
     """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
@@ -180,8 +181,9 @@ def _refuse_few_labels(objective: Objective, labels: dict[str, np.ndarray], user
         if not len(of) or one:
             told = f"all {len(of):,} are {of[0]}" if one else "there is none"
             raise InputError(
-                f"finetuning.labelled_users {users:,}: of these users' {split} labels {told}; raise it, or draw others "
-                f"with finetuning.labelled_draw"
+                f"finetuning.labelled_users {users:,}: of these users' {split} labels {told}",
+                "raise it, or draw others with finetuning.labelled_draw",
+                setting="finetuning.labelled_users",
             )
 
 
@@ -189,8 +191,8 @@ def _refuse_one_class(objective: Objective, labels: np.ndarray, best: str | None
     """InputError where validation labels are all the same, so that no ranking tells the best checkpoint."""
     if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels)) < 2:
         raise InputError(
-            f"all {len(labels):,} validation labels are {labels[0]}: no {best} tells the best checkpoint; choose "
-            f"another validation cutoff, or training.metric_for_best_model log_loss"
+            f"all {len(labels):,} validation labels are {labels[0]}: no {best} tells the best checkpoint",
+            "choose another validation cutoff, or training.metric_for_best_model log_loss",
         )
 
 
@@ -207,8 +209,9 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
         check_warmup(arguments, steps)
     if arguments.dataloader_drop_last and batch > examples:
         raise InputError(
-            f"training.dataloader_drop_last drops all {examples:,} examples, as a batch has {batch:,}; set it to "
-            f"false, or per_device_train_batch_size lower"
+            f"training.dataloader_drop_last drops all {examples:,} examples, as a batch has {batch:,}",
+            "set it to false, or per_device_train_batch_size lower",
+            setting="training.dataloader_drop_last",
         )
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
@@ -216,7 +219,9 @@ def _steps(arguments: TrainingArguments, examples: int) -> int:
         get_scheduler(arguments.lr_scheduler_type, optimizer, arguments.get_warmup_steps(steps), steps, **more)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}; see lr_scheduler_kwargs"
+            f"training.lr_scheduler_type {arguments.lr_scheduler_type}: {first_line(error)}",
+            "see lr_scheduler_kwargs",
+            setting="training.lr_scheduler_type",
         ) from error
     return steps
 
@@ -237,7 +242,9 @@ def _validation_metrics(
     scores = objective.scores(logits)
     if not np.isfinite(scores).all():
         raise InputError(
-            f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more; lower it"
+            f"training.learning_rate {arguments.learning_rate:g}: the weights are no numbers any more",
+            "lower it",
+            setting="training.learning_rate",
         )
     assert len(labels) == examples  # of several processes the last batch has some twice, which must be gone here
     return objective.metrics(*(scale.value(part) if scale else part for part in (labels, scores)))
@@ -246,7 +253,7 @@ def _validation_metrics(
 def _learned(
     experiment: Experiment,
     arguments: TrainingArguments,
-    manifest: dict,
+    manifest: Manifest,
     objective: Objective,
     labels: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], Scale | None]:
@@ -265,7 +272,7 @@ def _learned(
     return labels, scale
 
 
-def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: dict, facts: dict) -> None:
+def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
         shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)

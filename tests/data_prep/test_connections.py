@@ -24,7 +24,7 @@ def test_a_memory_limit_that_limits_nothing_is_refused(limit):
 def test_too_little_memory_is_named_as_such(tmp_path):
     columns = dict(zip(("user_id", "event_time", "event_type"), ("user_id", "event_time", "event_type"), strict=True))
     data = DataConfig([Source(path=str(shop_csv(tmp_path)), columns=columns)], memory_limit="1KB")
-    with pytest.raises(InputError, match=r"^the memory does not suffice; raise data\.memory_limit"):  # noqa: SIM117
+    with pytest.raises(InputError, match=r"^the memory does not suffice; raise memory_limit"):  # noqa: SIM117
         with connect(data.memory_limit) as con:
             read_events(con, data)
 

@@ -49,10 +49,10 @@ def test_more_rejected_rows_than_the_share_stop_with_counts_and_examples(shop):
     folder = shop.folder()
     text = message(shop.data(rows), folder)
     assert text.startswith(
-        "data.sources: 3 of 40 rows cannot be used, a larger share than data.max_rejected 0.05: "
+        "data.sources: 3 of 40 rows cannot be used, a larger share than max_rejected 0.05: "
         "1 with no event type, 2 with no time; "
     )
-    assert "raise data.max_rejected" in text
+    assert "raise max_rejected" in text
     assert list(folder.iterdir()) == []
     assert sum(read(shop.data(rows, max_rejected=3 / 40))[0].rejected.values()) == 3
     assert "of 40 rows" in message(shop.data(rows, max_rejected=0.0))
