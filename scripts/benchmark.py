@@ -6,6 +6,7 @@ python scripts/benchmark.py evaluate
 python scripts/benchmark.py tokenize
 python scripts/benchmark.py train --device cuda --model bert-base --json train.json
 python scripts/benchmark.py score
+python scripts/benchmark.py growth --plot growth.svg
 python scripts/benchmark.py all
 
 Each job runs in a process of its own, one after the other. Seconds run from the first byte read to the last one
@@ -25,7 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark_jobs import evaluating, measuring, preparing, scoring, texts, training, with_pandas
+from benchmark_jobs import evaluating, growing, measuring, preparing, scoring, texts, training, with_pandas
 from benchmark_jobs.measuring import JobFailedError, Measured
 from benchmark_jobs.preparing import DAYS, HORIZON, Cutoffs
 
@@ -80,6 +81,25 @@ def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -
         name: (scoring.score_with, how, model, read, device) for name, how in scoring.scoring_jobs(device, rows).items()
     }
     _model_rows("score", todo, _limits(device), json)
+
+
+def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | None) -> None:
+    """Print how seconds and memory grow with the number of texts and with their length, of EventScribe."""
+    print(f"{_machine()}\n")
+    found = growing.growth(rows, model, device)
+    _print_row("growth", "size", "texts", "tokens", "seconds", "tokens/s", "peak MiB", "seconds / tokens, first is 1")
+    _print_row(*["---"] * 8)
+    for job, kinds in found.items():
+        for sizes in kinds.values():
+            first = sizes[0]["seconds"] / sizes[0]["tokens"]
+            for size in sizes:
+                pace = size["seconds"] / size["tokens"]
+                shown = (size["label"], size["rows"], size["tokens"], f"{size['seconds']:.2f}", 1 / pace)
+                _print_row(job, *shown, size.get("peak_mib", ""), f"{pace / first:.2f}")
+    if plot:
+        growing.draw(found, plot)
+    if json:
+        measuring.write_json(json, {"machine": _machine(), "growth": found})
 
 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
@@ -210,10 +230,10 @@ def _rows(text: str) -> int:
 
 
 def _model(text: str) -> str:
-    if text in (texts.BERT_BASE, texts.MINILM):
+    if text in (*texts.SIZES, texts.MINILM):
         return text
     if not (Path(text) / "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a model; write minilm, bert-base or one")
+        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a model; write minilm, bert-base, bert-tiny or one")
     return text
 
 
@@ -262,15 +282,28 @@ def main() -> None:
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
-    for name, rows in {"tokenize": 100_000, "train": 4_000, "score": 1_000, "all": None}.items():
-        doc = {"tokenize": tokenize, "train": train, "score": score, "all": everything}[name].__doc__
+    model_steps = {
+        "tokenize": (tokenize, 100_000),
+        "train": (train, 4_000),
+        "score": (score, 1_000),
+        "growth": (growth, 2_000),
+        "all": (everything, None),
+    }
+    for name, (function, rows) in model_steps.items():
+        doc = function.__doc__
         step = steps.add_parser(name, help=doc.split(",")[0].removeprefix("Print ") + ".", description=doc)
         if rows:
             step.add_argument("--rows", type=_rows, default=rows, help="Texts.")
         step.add_argument(
-            "--model", type=_model, default="minilm", help="minilm, bert-base (random weights) or a folder."
+            "--model",
+            type=_model,
+            default="bert-tiny" if name == "growth" else "minilm",
+            help="minilm, bert-base or bert-tiny (random weights), or a folder.",
         )
-        step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
+        if name == "growth":
+            step.add_argument("--plot", type=Path, help="Also draw it there: .svg, .png or .pdf.")
+        else:
+            step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
         step.add_argument(
             "--device", type=_device, default=None, help="cpu or cuda; by default cuda where there is one."
         )
@@ -280,8 +313,8 @@ def main() -> None:
         given["device"] = given["device"] or _device("cuda" if _has_cuda() else "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        all_steps = {"prepare": prepare, "evaluate": evaluate, "tokenize": tokenize, "train": train, "score": score}
-        (all_steps | {"all": everything})[given.pop("step")](**given)
+        all_steps = {"prepare": prepare, "evaluate": evaluate} | {name: made for name, (made, _) in model_steps.items()}
+        all_steps[given.pop("step")](**given)
     except JobFailedError as error:
         _refuse(error)
     except KeyboardInterrupt:

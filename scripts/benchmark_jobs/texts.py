@@ -18,6 +18,11 @@ TOKENS_OF_EVENT = 18  # about
 DEPARTMENTS = ("grocery", "produce", "drug gm", "meat", "deli", "pastry", "fuel", "nutrition", "salad bar", "seafood")
 BERT_BASE = "bert-base"  # random weights and MiniLM's words, which are BERT's: nothing is fetched
 MINILM = "minilm"
+BERT_TINY = "bert-tiny"  # random weights of two layers, and MiniLM's words
+SIZES = {
+    BERT_BASE: {},
+    BERT_TINY: {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+}
 
 
 def made_up_texts(rows: int, lengths: str) -> list[str]:
@@ -50,7 +55,7 @@ def tokenizer_of(model: str) -> "PreTrainedTokenizerBase":
     """Of a folder, for BERT_BASE that of MiniLM."""
     from finetune.model.tokenization import load_tokenizer
 
-    return load_tokenizer(minilm() if model in (BERT_BASE, MINILM) else model, MAX_TOKENS)
+    return load_tokenizer(minilm() if model in (*SIZES, MINILM) else model, MAX_TOKENS)
 
 
 def minilm() -> str:
@@ -66,7 +71,7 @@ def classifier(model: str, dropout: float | None = None) -> "PreTrainedModel":
     """A classifier with two outputs.
 
     Args:
-        model: A folder, or BERT_BASE.
+        model: A folder, MINILM, or one of SIZES.
         dropout: Of attention; None leaves it as it is.
     """
     import torch
@@ -74,11 +79,11 @@ def classifier(model: str, dropout: float | None = None) -> "PreTrainedModel":
 
     torch.manual_seed(0)
     model = minilm() if model == MINILM else model
-    config = BertConfig() if model == BERT_BASE else AutoConfig.from_pretrained(model)
+    config = BertConfig(**SIZES[model]) if model in SIZES else AutoConfig.from_pretrained(model)
     if dropout is not None:
         config.attention_probs_dropout_prob = dropout
     config.eventscribe = {"task": "binary", "scale": None, "pooling": "cls", "base": None}
-    if model == BERT_BASE:
+    if model in SIZES:
         return AutoModelForSequenceClassification.from_config(config)
     return AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=torch.float32)
 

@@ -213,7 +213,7 @@ def test_tokenize_prints_how_many_texts_a_second(tmp_path):
         (["score", "--device", "tpu"], "--device: 'tpu' is no device; write cpu or cuda"),
         (
             ["score", "--model", "nowhere"],
-            "--model: 'nowhere' is no folder of a model; write minilm, bert-base or one",
+            "--model: 'nowhere' is no folder of a model; write minilm, bert-base, bert-tiny or one",
         ),
     ],
 )
