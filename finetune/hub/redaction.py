@@ -2,7 +2,6 @@
 single user, of this machine, or of the shop's money."""
 
 import re
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from data_prep import InputError
 from data_prep.serializer import EventSerializer
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
-EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
+STEPS = (20, 10, 4, 2)  # into so many parts the rows by score are cut where the lift is drawn, if they are enough
 # What libraries write into a config of where they loaded it from.
 PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 # Of a manifest: the key's mark, the files read, what was said of the log, and the times of this machine.
@@ -76,6 +75,37 @@ def public_metrics(metrics: dict) -> dict:
     return public
 
 
+def public_points(metrics: dict, most_rows: int) -> dict[str, list | dict]:
+    """What the picture of a card draws of the curves in metrics.json, which themselves are not published.
+
+    Every point, and every step from one to the next, stands for at least FEWEST_USERS users.
+
+    Args:
+        metrics: The content of metrics.json, as evaluation left it.
+        most_rows: That a user can have in a bin: one a test cutoff, and there one a class where bins are of pairs.
+
+    Returns:
+        calibration: Pairs of mean predicted and mean real value of the bins that have enough users; of less than two
+        such bins, none. shares, lift: Shares of the rows, highest scores first, and by scorer how many times the mean
+        label they hold; empty where there are too few rows, or for labels of several classes.
+    """
+    curves, fewest = metrics.get("curves") or {}, FEWEST_USERS * most_rows
+    bins = curves.get("calibration") or {}
+    found = zip(*(bins.get(key, ()) for key in ("predicted", "observed", "rows")), strict=True)
+    if metrics["task"] == "value":
+        parts = metrics["test"].get("deciles") or []
+        found = [(part["predicted"], part["real"], part["rows"]) for part in reversed(parts)]
+    calibration = [[predicted, real] for predicted, real, rows in found if rows >= fewest]
+    steps = next((steps for steps in STEPS if curves.get("rows", 0) >= steps * fewest), 0)
+    shares = [step / steps for step in range(1, steps + 1)]
+    lift = {
+        name: (np.interp(shares, curve["rows"], curve["captured"]) / shares).tolist()
+        for name, curve in (curves.get("gain") or {}).items()
+        if shares
+    }
+    return {"calibration": calibration if len(calibration) > 1 else [], "shares": shares, "lift": lift}
+
+
 def _public_slice(groups: dict) -> dict:
     """The groups of a slice that have enough users, and how many others there are."""
     shown = [group for group in groups["groups"] if group["users"] >= FEWEST_USERS]
@@ -106,35 +136,6 @@ def hub_name(base: str | None) -> str | None:
     except HFValidationError:
         return None
     return None if Path(base).exists() else base
-
-
-def example_texts(serializer: EventSerializer, cutoff: str) -> list[str]:
-    """Texts of users who do not exist, by the serializer itself, of values that it knows; always the same ones."""
-    random, end, events = np.random.default_rng(0), datetime.fromisoformat(cutoff), []
-    for user in range(EXAMPLES):
-        for days in random.uniform(0, EXAMPLE_DAYS, EXAMPLE_EVENTS):
-            event = {"user_id": str(user), "event_time": end - timedelta(float(days)), "event_type": "event"}
-            for name, fitted in serializer.fields.items():
-                value = _example_value(fitted, serializer.features.types.get(name, "VARCHAR"), random)
-                if value is not None:
-                    event[name] = value
-            events.append(event)
-    return serializer.transform(events, end)["text"].to_pylist()
-
-
-def _example_value(fitted: dict, kind: str, random: np.random.Generator) -> object:
-    """A value of a field, None where it knows none or they have lost their form in the vocabulary (dates)."""
-    if fitted["kind"] == "numeric":
-        return float(random.choice(fitted["centers"]))
-    known = fitted.get("values") or fitted.get("words")
-    if not known:
-        return None
-    if fitted["kind"] == "text":
-        return " ".join(random.choice(known, min(3, len(known)), replace=False))
-    value = str(random.choice(known))
-    if kind not in ("VARCHAR", "VARCHAR[]", "BOOLEAN") and not value.isdigit():
-        return None
-    return [value] if fitted["list"] else value
 
 
 def _by_day(log: dict) -> dict:

@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.prepared import read_manifest, read_split
-from finetune.hub.model_card import settings_of
+from finetune.hub.read_run import settings_of
 from finetune.model.inference import scores_of, sorted_batches
 from finetune.model.loading import load_classifier, merged, model_folder
 from finetune.model.objective import Objective
@@ -194,6 +194,8 @@ class _Logits(torch.nn.Module):
 
 
 def _export(model: PreTrainedModel, max_tokens: int, path: Path) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # that of onnxscript
+
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=2, max=max_tokens)}
     ids = torch.ones((3, min(7, max_tokens)), dtype=torch.int64)
     loud = logging.getLogger("torch.onnx")
@@ -218,6 +220,8 @@ def _export(model: PreTrainedModel, max_tokens: int, path: Path) -> None:
     finally:
         loud.setLevel(level)
     assert program is not None  # as dynamo is on
+    # The exporter notes at every node where on this machine the code lay that made it.
+    ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
     program.save(path, external_data=False)
 
