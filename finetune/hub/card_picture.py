@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -47,21 +48,20 @@ def draw_card_picture(metrics: dict, most_rows: int, folder: Path) -> CardPictur
     """
     points, value = public_points(metrics, most_rows), metrics["task"] == "value"
     rival = best_rival(metrics["test"]["baselines"], metrics["main"])
-    lift = {name: points["lift"][name] for name in (MODEL, rival) if name in points["lift"]}
-    drawn = [part for part, there in (("calibration", points["calibration"]), ("lift", lift)) if there]
+    lift = {name: points.lift[name] for name in (MODEL, rival) if name and name in points.lift}
+    drawn = [part for part, there in (("calibration", points.calibration), ("lift", lift)) if there]
     file = Path(folder) / PICTURE
     if not drawn:
         file.unlink(missing_ok=True)
         return None
     with matplotlib.style.context(["default", PICTURE_STYLE]):
-        figure = Figure(figsize=(WIDTH * len(drawn), HEIGHT), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # inches
+        figure = Figure(figsize=(WIDTH * len(drawn), HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
         panels = dict(zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0], strict=True))
         said = []
         if "calibration" in panels:
-            said.append(_calibration(panels["calibration"], points["calibration"], value))
+            said.append(_calibration(panels["calibration"], points.calibration, value))
         if "lift" in panels:
-            said.append(_lift(panels["lift"], points["shares"], lift, metrics["test"], value))
+            said.append(_lift(panels["lift"], points.shares, lift, metrics["test"], value))
         drawing = BytesIO()
         figure.savefig(drawing, dpi=DPI)
     # Without the name and version of the library, so that the same figures give the same file.
@@ -82,7 +82,7 @@ def _calibration(axes: Axes, bins: list[list[float]], value: bool) -> tuple[str,
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter("{x:,.5g}" if value else percents())
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")  # of values, the highest bin can stand in any corner
     pairs = [f"{number(p, None)} and {number(r, None)}" if value else f"{percent(p)} and {percent(r)}" for p, r in bins]
     came = "the mean value that came" if value else "the share that is positive"
     return (
@@ -94,7 +94,8 @@ def _calibration(axes: Axes, bins: list[list[float]], value: bool) -> tuple[str,
 
 def _lift(axes: Axes, shares: list[float], lift: dict[str, list[float]], test: dict, value: bool) -> tuple[str, str]:
     for (name, lifts), style in zip(lift.items(), (SOLID, DASHED), strict=False):
-        axes.plot(shares, lifts, label=named(name), marker="o" if name == MODEL else "s", **style | {"markersize": 4})
+        look = style | {"label": named(name), "marker": "o" if name == MODEL else "s", "markersize": 4}
+        axes.plot(shares, lifts, **look)
     axes.axhline(1, label="Chance", **THIN)
     bars = {share: test.get(f"lift_at_{share}_interval") for share in SHARES if share / 100 >= shares[0]}
     bars = {share: span for share, span in bars.items() if span and not any(map(missing, span))}

@@ -58,7 +58,7 @@ def expected_columns(serializer: EventSerializer, events: list[dict], timezone: 
     return [
         [
             code(name),
-            code(serializer.types.get(name, "VARCHAR")),
+            code(serializer.types[name]),
             meanings.get(name) or _meaning(serializer, name),
             code(events[0][name]) if name in events[0] else "",
         ]
@@ -82,7 +82,7 @@ def literal(value: object) -> str:
 
 def lines(text: str) -> list[str]:
     """The text in parts that fit into a line, none of which begins or ends elsewhere than at a space."""
-    return textwrap.wrap(text, 100, drop_whitespace=False, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, 80, drop_whitespace=False, break_long_words=False, break_on_hyphens=False)
 
 
 def _columns(serializer: EventSerializer) -> list[str]:
@@ -92,14 +92,15 @@ def _columns(serializer: EventSerializer) -> list[str]:
 
 def _meaning(serializer: EventSerializer, name: str) -> str:
     """What a column holds, as far as the serializer knows."""
-    fitted, centers, known = serializer.fields.get(name, {}), _centers(serializer, name), _known(serializer, name)
+    fitted, centers, known = serializer.fields.get(name, {}), _centers(serializer, name), _words(serializer, name)
     if centers:
         return f"a number in the log's own unit; the middles of its bins run from {centers[0]:g} to {centers[-1]:g}"
     if known:
         shown = ", ".join(map(code, known[:KNOWN])) + ", ..." * (len(known) > KNOWN)
         if fitted.get("kind") == "text":
-            return f"free text, of whose words {len(known):,} are known ({shown})"
-        return f"{'a list of some' if fitted.get('list') else 'one'} of {len(known):,}: {shown}; others read as `other`"
+            return f"free text, of whose words {len(known):,} are known: {shown}"
+        number = f"{'some' if serializer.types[name].endswith('[]') else 'one'} of {len(known):,}"
+        return f"{number}: {shown}; case and signs do not count, and others read as `other`"
     return "see the conditions and the settings below"
 
 
@@ -109,19 +110,22 @@ def _centers(serializer: EventSerializer, name: str) -> list[float]:
     return fitted.get("centers", [])
 
 
-def _known(serializer: EventSerializer, name: str) -> list[str]:
-    """The values or words of a column that may be named."""
-    fitted, features = serializer.fields.get(name, {}), serializer.features
-    if name == features.class_field and features.classes:
-        return features.classes  # as the log has them: the label's own names
+def _words(serializer: EventSerializer, name: str) -> list[str]:
+    """The words of a column that may be named, as texts have them."""
+    fitted = serializer.fields.get(name, {})
     known = fitted.get("values") or fitted.get("words") or []
-    return known or (features.event_types if name == "event_type" else [])
+    return known or (serializer.features.event_types if name == "event_type" else _classes(serializer, name))
+
+
+def _classes(serializer: EventSerializer, name: str) -> list[str]:
+    """The classes of the label, as the log has them, where they are the column's values."""
+    return serializer.features.classes if name == serializer.features.class_field else []
 
 
 def _example_value(serializer: EventSerializer, name: str, random: np.random.Generator) -> object:
     """A value of a column; None where none may be named, or where they lost their form in the vocabulary (dates)."""
-    kind = serializer.types.get(name, "VARCHAR")
-    centers, known = _centers(serializer, name), _known(serializer, name)
+    kind, centers = serializer.types[name], _centers(serializer, name)
+    known = _classes(serializer, name) or _words(serializer, name)
     if centers:
         value = float(f"{random.choice(centers):.4g}")
         return int(value) if WHOLE.fullmatch(kind) else value

@@ -2,6 +2,7 @@
 single user, of this machine, or of the shop's money."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from data_prep import InputError
 from data_prep.serializer import EventSerializer
+from finetune.wording import missing
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
 STEPS = (20, 10, 4, 2)  # into so many parts the rows by score are cut where the lift is drawn, if they are enough
@@ -75,7 +77,22 @@ def public_metrics(metrics: dict) -> dict:
     return public
 
 
-def public_points(metrics: dict, most_rows: int) -> dict[str, list | dict]:
+@dataclass(frozen=True)
+class PublicPoints:
+    """What a picture draws of a model that is published.
+
+    Attributes:
+        calibration: Mean predicted and mean real value of each bin that has enough users; of one bin alone, none.
+        shares: Of the rows, highest scores first; none where there are too few.
+        lift: By scorer, how many times as much as by chance each share holds; empty for labels of several classes.
+    """
+
+    calibration: list[list[float]]
+    shares: list[float]
+    lift: dict[str, list[float]]
+
+
+def public_points(metrics: dict, most_rows: int) -> PublicPoints:
     """What the picture of a card draws of the curves in metrics.json, which themselves are not published.
 
     Every point, and every step from one to the next, stands for at least FEWEST_USERS users.
@@ -83,11 +100,6 @@ def public_points(metrics: dict, most_rows: int) -> dict[str, list | dict]:
     Args:
         metrics: The content of metrics.json, as evaluation left it.
         most_rows: That a user can have in a bin: one a test cutoff, and there one a class where bins are of pairs.
-
-    Returns:
-        calibration: Pairs of mean predicted and mean real value of the bins that have enough users; of less than two
-        such bins, none. shares, lift: Shares of the rows, highest scores first, and by scorer how many times the mean
-        label they hold; empty where there are too few rows, or for labels of several classes.
     """
     curves, fewest = metrics.get("curves") or {}, FEWEST_USERS * most_rows
     bins = curves.get("calibration") or {}
@@ -95,7 +107,7 @@ def public_points(metrics: dict, most_rows: int) -> dict[str, list | dict]:
     if metrics["task"] == "value":
         parts = metrics["test"].get("deciles") or []
         found = [(part["predicted"], part["real"], part["rows"]) for part in reversed(parts)]
-    calibration = [[predicted, real] for predicted, real, rows in found if rows >= fewest]
+    found = [[*means] for *means, rows in found if rows >= fewest and not any(map(missing, means))]
     steps = next((steps for steps in STEPS if curves.get("rows", 0) >= steps * fewest), 0)
     shares = [step / steps for step in range(1, steps + 1)]
     lift = {
@@ -103,7 +115,7 @@ def public_points(metrics: dict, most_rows: int) -> dict[str, list | dict]:
         for name, curve in (curves.get("gain") or {}).items()
         if shares
     }
-    return {"calibration": calibration if len(calibration) > 1 else [], "shares": shares, "lift": lift}
+    return PublicPoints(found if len(found) > 1 else [], shares, lift)
 
 
 def _public_slice(groups: dict) -> dict:

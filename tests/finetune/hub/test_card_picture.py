@@ -67,13 +67,13 @@ def test_every_point_and_every_step_of_the_lift_stands_for_enough_users():
     fewest = FEWEST_USERS * 4
     for rows, steps in ((20 * fewest, 20), (20 * fewest - 1, 10), (10 * fewest - 1, 4), (4 * fewest - 1, 2)):
         points = public_points(binary(rows), 4)
-        assert len(points["shares"]) == steps
-        assert points["shares"][-1] == 1
-        assert points["lift"]["model"] == pytest.approx([1 / np.sqrt(share) for share in points["shares"]], rel=0.03)
+        assert len(points.shares) == steps
+        assert points.shares[-1] == 1
+        assert points.lift["model"] == pytest.approx([1 / np.sqrt(share) for share in points.shares], rel=0.03)
     metrics = binary(10 * fewest)
     metrics["curves"]["calibration"]["rows"][3] = fewest - 1
-    assert len(public_points(metrics, 4)["calibration"]) == 9
-    assert public_points(metrics, 8)["calibration"] == []
+    assert len(public_points(metrics, 4).calibration) == 9
+    assert public_points(metrics, 8).calibration == []
 
 
 def test_values_are_drawn_in_their_own_unit_and_classes_without_a_lift(tmp_path):

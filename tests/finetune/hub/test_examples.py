@@ -38,13 +38,17 @@ def test_columns_are_told_with_type_unit_and_an_example_and_hold_what_the_model_
     assert [row[:3] for row in rows] == [
         ["`user_id`", "`VARCHAR`", "whose event it is; no text tells it"],
         ["`event_time`", "`TIMESTAMP`", "when it was; without an offset, a time is taken in Europe/Berlin"],
-        ["`event_type`", "`VARCHAR`", "one of 2: `purchase`, `view`; others read as `other`"],
+        [
+            "`event_type`",
+            "`VARCHAR`",
+            "one of 2: `purchase`, `view`; case and signs do not count, and others read as `other`",
+        ],
         [
             "`amount`",
             "`DOUBLE`",
             f"a number in the log's own unit; the middles of its bins run from {low:g} to {high:g}",
         ],
-        ["`shop`", "`VARCHAR`", "one of 2: `south`, `north`; others read as `other`"],
+        ["`shop`", "`VARCHAR`", "one of 2: `south`, `north`; case and signs do not count, and others read as `other`"],
     ]
     assert [row[3] for row in rows] == [f"`{events[0][row[0].strip('`')]}`" for row in rows]
 
@@ -82,17 +86,18 @@ def test_each_type_of_column_has_a_value_that_the_serializer_reads_and_a_date_ha
     (text, _) = example_texts(serializer, events, CUTOFF)
     assert "paid=true floor=3 tags=red" in text
     meanings = {row[0]: row[2:] for row in expected_columns(serializer, events, None)}
-    assert meanings["`born`"] == ["one of 1: `2001_05_07`; others read as `other`", ""]
-    assert meanings["`tags`"][0] == "a list of some of 1: `red`; others read as `other`"
-    assert meanings["`note`"][0] == "free text, of whose words 2 are known (`slow`, `late`)"
+    assert meanings["`born`"] == ["one of 1: `2001_05_07`; case and signs do not count, and others read as `other`", ""]
+    assert meanings["`tags`"][0] == "some of 1: `red`; case and signs do not count, and others read as `other`"
+    assert meanings["`note`"][0] == "free text, of whose words 2 are known: `slow`, `late`"
     assert meanings["`event_time`"][0].endswith("taken in UTC")
 
 
 def test_a_class_of_the_label_is_shown_as_the_log_has_it():
     features = Features("true", {"aisle": "VARCHAR"}, {"aisle": "categorical"}, [], "aisle", ["Frozen Food"])
     serializer = EventSerializer(TextConfig(fields={}, header=["own"]), features, {}, {})
-    event = example_events(serializer, CUTOFF)[0]
-    assert (event["event_type"], event["aisle"]) == ("event", "Frozen Food")
+    events = example_events(serializer, CUTOFF)
+    assert (events[0]["event_type"], events[0]["aisle"]) == ("event", "Frozen Food")
+    assert expected_columns(serializer, events, None)[-1][2].startswith("one of 1: `Frozen Food`;")
 
 
 def test_a_literal_is_python_of_the_same_value_and_ends_no_block_of_code():
@@ -107,4 +112,4 @@ def test_a_long_text_is_cut_into_lines_that_give_it_again():
     text = " ".join(f"word={n}-x" for n in range(100))
     parts = lines(text)
     assert "".join(parts) == text
-    assert max(map(len, parts)) <= 100
+    assert max(map(len, parts)) <= 80
