@@ -30,10 +30,12 @@ from data_prep.moments import EPOCH, in_utc, microseconds
 from data_prep.phrases import DAY_STEPS, STEP_OF_DAY, bin_words, end_rows, join_rows, write_rows
 from data_prep.population import Members, member_column
 from data_prep.serializer_json import HOLDS, belonging
-from data_prep.sql import NUMERIC, identifier, quote, refused, text_list, timestamp
+from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
 from data_prep.text_settings import header_names
+from data_prep.times import time_sql
 from data_prep.vocabulary import category_words, frequent_words, text_words
 
+SERIALIZER = "serializer.json"
 VERSION = 2
 HEADER_BINS = 16
 OWN_SHOWN = 20  # classes of a `which` label in a header
@@ -224,16 +226,19 @@ class EventSerializer:
             raise InputError(f"the events have no column {' and no column '.join(missing)}", "name it so")
         if unknown:
             raise InputError(f"the log had no column '{unknown[0]}' in training", f"it had {', '.join(types)}")
-        trimmed = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
-        casts = self.casts(table.column_names, trimmed)
+        sql = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
         with connect() as con:
             con.register("given", table)
             lock_down(con)
+            if column_types(con, "given")["event_time"] == "VARCHAR":  # a cast would drop the offset of a text
+                _, sql["event_time"] = time_sql("VARCHAR", None, None, "UTC", "events")
+            casts = self.casts(table.column_names, sql)
             with refused("events", "give each column the type that it had in training"):
-                execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {casts} FROM given")
+                given = "SELECT *, event_time AS given_time FROM given"
+                execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {casts} FROM ({given})")
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
-                raise InputError("an event has no user_id, no event_time or no event_type", "leave it out")
+                raise InputError("an event has no user_id, no event_time in ISO 8601 or no event_type", "leave it out")
             return self.examples(con, in_utc(cutoff))
 
     @property
@@ -303,12 +308,12 @@ class EventSerializer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write serializer.json into the folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "serializer.json").write_text(self.to_json(), encoding="utf-8")
+        (Path(folder) / SERIALIZER).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "EventSerializer":
         """Read serializer.json from the folder; a file of another version is refused."""
-        path, remedy = Path(folder) / "serializer.json", "give a folder that scripts/prepare.py or train.py wrote"
+        path, remedy = Path(folder) / SERIALIZER, "give a folder that scripts/prepare.py or train.py wrote"
         content = read_json(path, {"version": int}, remedy)
         if content["version"] != VERSION:
             raise InputError(

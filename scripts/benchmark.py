@@ -95,7 +95,7 @@ def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | N
             for size in sizes:
                 pace = size["seconds"] / size["tokens"]
                 shown = (size["label"], size["rows"], size["tokens"], f"{size['seconds']:.2f}", 1 / pace)
-                _print_row(job, *shown, size.get("peak_mib", ""), f"{pace / first:.2f}")
+                _print_row(job, *shown, "" if size["peak_mib"] is None else size["peak_mib"], f"{pace / first:.2f}")
     if plot:
         growing.draw(found, plot)
     if json:

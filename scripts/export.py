@@ -26,7 +26,7 @@ def arguments() -> Namespace:
 
 def run(given: Namespace) -> None:
     """Export what the command line says."""
-    from finetune.serving.export import described, export_onnx  # after the arguments are read, as it takes seconds
+    from finetune.hub.export import described, export_onnx  # after the arguments are read, as it takes seconds
 
     print(described(given.output, export_onnx(given.model, given.output, given.int8, given.data)))
 

@@ -33,7 +33,14 @@ if __name__ == "__main__":
         help="Also publish the prepared data as OWNER/NAME-data; only where data.pseudonymize was set.",
     )
     parser.add_argument("--data", type=Path, help="The prepared data; by default where the run's config has it.")
-    parser.add_argument("--license", help="Such as mit; by default that of the base model on the hub.")
+    parser.add_argument(
+        "--onnx", action="store_true", help="Also publish model.onnx; needs pip install -e '.[export]'."
+    )
+    parser.add_argument("--license", help="By the hub's name, such as mit; without one nobody else may use the model.")
+    parser.add_argument(
+        "--install",
+        help="The command that installs EventScribe at your readers', for the card; default: pip install .",
+    )
     given = vars(parser.parse_args())
     given |= {"folder": given.pop("model"), "licence": given.pop("license")}
     guarded(lambda: run(**given))

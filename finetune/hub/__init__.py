@@ -1,1 +1,1 @@
-"""Model cards and publishing."""
+"""What others get of a model: its card, its repository on a hub, an ONNX file."""

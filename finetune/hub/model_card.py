@@ -1,6 +1,6 @@
 """The model card: README.md beside the weights, which tells a stranger what the model predicts and how well."""
 
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,22 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data_prep import InputError
-from data_prep.checked_json import MayLack
+import finetune
 from data_prep.facts import Task
 from data_prep.serializer import EventSerializer
-from finetune.hub.redaction import PUBLIC_TRAINING, example_texts, hub_name, public_metrics
+from finetune.hub.card_picture import PICTURE, draw_card_picture
+from finetune.hub.examples import code, example_events, example_texts, expected_columns, lines, literal
+from finetune.hub.read_run import metrics_of, seed_of, settings_of
+from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, public_metrics
 from finetune.measures import digits, measure, measure_names
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import CONFIGURED, LOGGED, METRICS, read_metrics, read_settings, read_task, read_training_log
+from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
+ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for
 LABEL_SQL = {
     "absent": "count(*) FILTER ({window}) = 0",
     "exists": "count(*) FILTER ({window}) > 0",
@@ -31,27 +34,34 @@ LABEL_SQL = {
     "sum": 'sum("{field}") FILTER ({window})',
     "which": 'list(DISTINCT "{field}") FILTER ({window})',
 }
-# What a card needs of the run's files.
-GROUP = {"value": str, "rows": int, "users": int, "positives": int}
-EVALUATED = {
-    "main": str,
-    "verdict": str,
-    "test": {"rows": int, "users": int, "positives": int, "baselines": {str: dict}},
-    "calibration": MayLack({"before": MayLack({"expected_calibration_error": MayLack(float)})}),
-    "slices": MayLack({str: {"groups": [GROUP], "gaps": dict, "too_small": list}}),
-    "seeds": MayLack({str: dict}),
-    "made": {
-        "date": str,
-        "versions": {str: str},
-        "bootstrap_resamples": int,
-        "content_hash": str,
-        "log": {"first": str, "last": str},
-    },
-}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a card tells and the run does not know.
+
+    Attributes:
+        repo_id: OWNER/NAME on a hub; None of a card that lies in a run's folder.
+        licence: By the hub's name for it; None where the owner named none, as nobody else can.
+        dataset: The repository of the data.
+        install: The command that installs EventScribe at a reader's.
+        onnx: Whether ONNX_FILE lies beside the card.
+    """
+
+    repo_id: str | None = None
+    licence: str | None = None
+    dataset: str | None = None
+    install: str | None = None
+    onnx: bool = False
+
+    @property
+    def source(self) -> str:
+        """What from_pretrained is called with; of a run, in its folder."""
+        return self.repo_id or MODEL_FOLDER
 
 
 def write_model_card(run_folder: Path) -> list[Path]:
-    """Write README.md into the model's folder of an evaluated run, or into that of each seed.
+    """Write README.md and its picture into the model's folder of an evaluated run, or into that of each seed.
 
     Returns:
         The cards.
@@ -60,55 +70,65 @@ def write_model_card(run_folder: Path) -> list[Path]:
         InputError: The run was not trained or not evaluated.
     """
     folders = sorted(path.parent for path in Path(run_folder).glob("seed-*/model/config.json"))
-    cards = []
-    for folder in folders or [Path(run_folder) / "model"]:
-        card = folder / "README.md"
-        card.write_text(model_card(folder, *load_classifier(folder), Calibration.load(folder)), encoding="utf-8")
-        cards.append(card)
-    return cards
+    return [
+        write_card(folder, folder, *load_classifier(folder), Calibration.load(folder), Publication())
+        for folder in folders or [Path(run_folder) / "model"]
+    ]
 
 
-def model_card(
+def write_card(
+    target: Path,
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     calibration: Calibration,
-    source: str = "model",
-    licence: str | None = None,
-    dataset: str | None = None,
-) -> str:
-    """The card with its metadata.
+    publication: Publication,
+) -> Path:
+    """Write README.md, the card with its metadata, and its picture where the figures give one.
 
     Args:
+        target: Where to.
         folder: The model's folder in its run, as training and evaluation left it.
         model: As it lies beside the card: with an adapter or merged, its head as it is.
         tokenizer: Its tokenizer.
         calibration: What EventScribe does to the model's scores.
-        source: What from_pretrained is called with: a repository, or a folder.
-        licence: By the hub's name for it.
-        dataset: The repository of the data.
+        publication: How the card calls what is published.
 
     Raises:
         InputError: A file of the run is missing or damaged.
     """
-    task, metrics, settings = read_task(folder), metrics_of(folder), settings_of(folder)
-    seed, base = seed_of(folder), hub_name(settings["model"].get("name_or_path"))
+    task, raw, settings = read_task(folder), metrics_of(folder), settings_of(folder)
+    metrics, seed, base = public_metrics(raw), seed_of(folder), hub_name(settings["model"].get("name_or_path"))
     figures = metrics["test"] if seed is None else metrics["seeds"][seed]
-    examples = example_texts(EventSerializer.from_pretrained(folder), task["splits"]["test"]["cutoffs"][0])
+    examples = _examples(folder, task, model, tokenizer, calibration)
+    classes = len(model.config.id2label or ()) if metrics["task"] in ("tiers", "propensity") else 1
+    picture = draw_card_picture(raw, classes * len(task["splits"]["test"]["cutoffs"]), target)
     parts = (
-        {"source": source, "base": base, "adapter": isinstance(model, PeftModel)},
+        {"publication": publication, "base": base, "adapter": isinstance(model, PeftModel)},
+        {"version": finetune.__version__, "onnx_file": ONNX_FILE, "licence": licence_sentence(publication.licence)},
         _question(task, model),
-        _how_to_read(model, tokenizer, calibration, examples),
+        _how_to_read(model, tokenizer),
+        examples,
         _results(metrics, seed, model),
         _calibration(metrics, seed, figures, calibration),
+        {"picture": picture, "picture_file": PICTURE},
         {
             "settings": _settings(settings, seed, read_training_log(folder.parent, LOGGED), metrics),
             "weighted": settings["finetuning"]["class_weights"] != "none",
         },
     )
-    metadata = _metadata(task, figures, model, examples, base, licence, dataset)
+    metadata = _metadata(task, figures, model, examples["texts"], base, publication)
     content = {name: value for part in parts for name, value in part.items()}
-    return _template().render(metadata=metadata.to_yaml(), **content)
+    card = Path(target) / "README.md"
+    card.write_text(_template().render(metadata=metadata.to_yaml(), **content), encoding="utf-8")
+    return card
+
+
+def licence_sentence(licence: str | None) -> str:
+    """What a card says of the licence."""
+    if licence is None:
+        return "Its owner has named no licence, so that nobody else may copy, use or change it: ask the owner."
+    return f"The licence is {code(licence)}."
 
 
 def _template() -> Template:
@@ -116,47 +136,17 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"cell": _cell, "condition": _condition, "number": number}
+    environment.filters |= {"code": code, "lines": lines, "literal": literal}
     return environment.get_template("model_card.md.jinja")
-
-
-def metrics_of(folder: Path) -> dict:
-    """metrics.json of a model's run, as it may be published: see `public_metrics`.
-
-    Raises:
-        InputError: The run was not evaluated, or on other data.
-    """
-    path = (folder.parent if seed_of(folder) is None else folder.parent.parent) / METRICS
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing, and a card tells how well the model predicts; run scripts/evaluate.py first"
-        )
-    metrics = read_metrics(path.parent, EVALUATED)
-    if metrics["made"]["content_hash"] != read_task(folder)["content_hash"]:
-        raise InputError(f"{path} is of other data than the model was trained on; run scripts/evaluate.py again")
-    if seed_of(folder) is not None and seed_of(folder) not in (metrics.get("seeds") or {}):
-        raise InputError(f"{path} has no figures of {folder.parent.name}; run scripts/evaluate.py with its --seeds")
-    return public_metrics(metrics)
-
-
-def settings_of(folder: Path) -> dict:
-    """The config of a model's run."""
-    return read_settings(folder.parent, CONFIGURED)
-
-
-def seed_of(folder: Path) -> str | None:
-    """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
-    found = re.fullmatch(r"seed-(\d+)", folder.parent.name)
-    return found[1] if found else None
 
 
 def _metadata(
     task: Task,
     figures: dict[str, Any],
     model: PreTrainedModel,
-    examples: list[str],
+    texts: list[str],
     base: str | None,
-    licence: str | None,
-    dataset: str | None,
+    publication: Publication,
 ) -> ModelCardData:
     """What the hub reads of a card; the test metrics as its model-index has them."""
     adapted, kind = isinstance(model, PeftModel), model.config.eventscribe["task"]
@@ -164,7 +154,7 @@ def _metadata(
         EvalResult(
             task_type="text-classification",
             task_name=task["label"],
-            dataset_type=dataset or task["name"],
+            dataset_type=publication.dataset or task["name"],
             dataset_name=task["name"],
             dataset_split="test",
             metric_type=measure(key, kind).hub or key,
@@ -179,11 +169,11 @@ def _metadata(
         base_model=base,
         library_name="peft" if adapted else "transformers",
         pipeline_tag="text-classification",
-        license=licence,
-        datasets=[dataset] if dataset else None,
+        license=publication.licence,
+        datasets=[publication.dataset] if publication.dataset else None,
         tags=["eventscribe", "event-log", task["label"].replace(" ", "-"), *(["peft"] if adapted else [])],
         eval_results=results,
-        widget=[{"text": text} for text in examples],
+        widget=[{"text": text, "example_title": f"Made-up user {at}"} for at, text in enumerate(texts, 1)],
     )
 
 
@@ -200,31 +190,42 @@ def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
     }
 
 
-def _how_to_read(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, examples: list[str]
-) -> dict[str, object]:
-    """What plain transformers would read otherwise, and what the model answers to the examples."""
+def _how_to_read(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """What plain transformers would read otherwise."""
     own = model.config.eventscribe
-    answers = _answers(model, tokenizer, calibration, examples)
     return {
         # ModernBERT has it built in.
         "pooled": own["pooling"] == "mean" and not hasattr(model.config, "classifier_pooling"),
         "scale": own["scale"],
-        "examples": list(zip(examples, answers, strict=True)),
+        "max_tokens": tokenizer.model_max_length,
     }
 
 
-def _answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, texts: list[str]
-) -> list[str]:
-    """What the model answers to each text, in a few words."""
+def _examples(
+    folder: Path, task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration
+) -> dict[str, Any]:
+    """Made-up events, the columns that they have, the texts of them, and what the model answers."""
+    serializer, cutoff = EventSerializer.from_pretrained(folder), task["splits"]["test"]["cutoffs"][-1]
+    events = example_events(serializer, cutoff)
+    texts = example_texts(serializer, events, cutoff)
+    return {
+        "cutoff": cutoff,
+        "columns": expected_columns(serializer, events, task["log"].get("timezone")),
+        "events": [event for event in events if event["user_id"] == events[0]["user_id"]],
+        "texts": texts,
+        "answer": _answer(model, tokenizer, calibration, texts[0]),
+    }
+
+
+def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Calibration, text: str) -> str:
+    """What the model answers to a text, in a sentence."""
     objective = Objective.of_model(model.config)
-    scores = calibration.apply(score_texts(model, tokenizer, texts, bar=tqdm(disable=True)), objective.task)
+    score = calibration.apply(score_texts(model, tokenizer, [text], bar=tqdm(disable=True)), objective.task)[0]
     if objective.task == "value":
-        return [f"{objective.classes[0]} {number(score, None)}" for score in scores]
+        return f"The predicted {objective.classes[0]} is {number(score, None)}."
     if objective.task == "binary":
-        return [f"{objective.classes[1]} {number(score)}" for score in scores]
-    return [f"{objective.classes[row.argmax()]} {number(row.max())}" for row in scores]
+        return f"The score, the probability of {code(objective.classes[1])}, is {number(score)}."
+    return f"The highest score, that of {code(objective.classes[score.argmax()])}, is {number(score.max())}."
 
 
 def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[str, object]:

@@ -23,10 +23,20 @@ from data_prep import InputError
 from data_prep.checked_json import read_json
 from data_prep.cutoffs import SPLITS
 from data_prep.examples import UNLABELLED
-from data_prep.prepared import find_manifest
-from data_prep.serializer import EventSerializer
-from finetune.hub.model_card import metrics_of, model_card, settings_of
-from finetune.hub.redaction import hub_name, public_config, public_manifest, public_task, refuse_private
+from data_prep.prepared import MANIFEST, find_manifest
+from data_prep.serializer import SERIALIZER, EventSerializer
+from finetune.hub.card_picture import PICTURE
+from finetune.hub.export import export_onnx
+from finetune.hub.model_card import ONNX_FILE, Publication, licence_sentence, write_card
+from finetune.hub.read_run import metrics_of, settings_of
+from finetune.hub.redaction import (
+    hub_name,
+    public_config,
+    public_manifest,
+    public_metrics,
+    public_task,
+    refuse_private,
+)
 from finetune.model.calibration import Calibration
 from finetune.model.loading import load_classifier, merged
 from finetune.model.tokenization import first_line, name_for_others
@@ -34,8 +44,8 @@ from finetune.runs import CALIBRATION, METRICS, TASK, read_task
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # What a published repository may hold of ours; what the new version lacks of it is deleted. A licence file stays.
-OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.model"]
-MARKS = {"model": TASK, "dataset": "manifest.json"}  # only EventScribe's repositories have it
+OURS = ["*.json", "*.safetensors", "*.parquet", "vocab.txt", "merges.txt", "*.model", ONNX_FILE, PICTURE]
+MARKS = {"model": TASK, "dataset": MANIFEST}  # only EventScribe's repositories have it
 FAILURES = (HTTPError, OSError, ValueError, RuntimeError)  # of huggingface_hub, httpx and hf_xet
 HARMLESS = {".gitattributes", "README.md", "LICENSE"}  # what a repository that was made by hand begins with
 PSEUDONYMS = """
@@ -53,6 +63,8 @@ def publish(
     with_dataset: bool = False,
     data: Path | None = None,
     licence: str | None = None,
+    install: str | None = None,
+    onnx: bool = False,
 ) -> None:
     """Publish a run's model, and on request the data that it learned from.
 
@@ -66,7 +78,9 @@ def publish(
         dry_run: Only print the files and the card; needs no network and no token.
         with_dataset: Publish the data too.
         data: Its folder; by default where the run's config has it.
-        licence: By the hub's name for it; by default that of the base model on the hub.
+        licence: By the hub's name for it. It is not guessed: without one the card says that nobody else may use it.
+        install: The command that installs EventScribe at a reader's, for the card.
+        onnx: Publish the model as ONNX, too.
 
     Raises:
         InputError: Something is missing, must not be published, or the hub refuses.
@@ -77,17 +91,18 @@ def publish(
     except HFValidationError:
         repo_id = ""
     if repo_id.count("/") != 1:
-        raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn")
+        raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn", setting="--repo-id")
     dataset = f"{repo_id}-data" if with_dataset else None
-    if not dry_run:
-        if get_token() is None:
-            raise InputError(f"no login at {HfApi().endpoint}; run `hf auth login`, or set HF_TOKEN")
-        licence = licence or _base_licence(folder)
+    if not dry_run and get_token() is None:
+        raise InputError(f"no login at {HfApi().endpoint}", "run `hf auth login`, or set HF_TOKEN")
+    if licence is None:
+        print("no licence was named, so that nobody else may use what is published; name one as --license")
+    publication = Publication(repo_id, licence, dataset, install, onnx)
     with TemporaryDirectory(prefix="eventscribe-publish-") as temporary:
         staged = {}
         if dataset:  # first, as the model's card names it
             staged[dataset] = ("dataset", stage_dataset(folder, data, Path(temporary) / "dataset", licence))
-        staged[repo_id] = ("model", stage_model(folder, Path(temporary) / "model", repo_id, merge, licence, dataset))
+        staged[repo_id] = ("model", stage_model(folder, Path(temporary) / "model", publication, merge))
         for name, (kind, files) in staged.items():
             sizes = {path.name: path.stat().st_size for path in sorted(files.iterdir())}
             print(f"{kind} {name}, {len(sizes)} files, {sum(sizes.values()):,} bytes:")
@@ -98,14 +113,7 @@ def publish(
             print((staged[repo_id][1] / "README.md").read_text(encoding="utf-8"))
 
 
-def stage_model(
-    folder: Path,
-    staged: Path,
-    repo_id: str,
-    merge: bool = False,
-    licence: str | None = None,
-    dataset: str | None = None,
-) -> Path:
+def stage_model(folder: Path, staged: Path, publication: Publication, merge: bool = False) -> Path:
     """Write what is published of a model into the new folder `staged`, and return it.
 
     Where the calibration is a temperature, full weights take it up: the head's last layer is divided by it, so that
@@ -129,11 +137,12 @@ def stage_model(
     if (folder / CALIBRATION).is_file():
         calibration.save(staged)
     _write_json(staged / TASK, public_task(task))
-    _write_json(staged / METRICS, metrics)
+    _write_json(staged / METRICS, public_metrics(metrics))
     for path in staged.glob("*config.json"):
         _write_json(path, public_config(read_json(path, {}, "train again")))
-    card = model_card(folder, model, tokenizer, calibration, repo_id, licence, dataset)
-    (staged / "README.md").write_text(card, encoding="utf-8")
+    if publication.onnx:
+        export_onnx(staged, staged / ONNX_FILE)  # of the published weights, which may have taken up a temperature
+    write_card(staged, folder, model, tokenizer, calibration, publication)
     return staged
 
 
@@ -142,7 +151,7 @@ def _stage_weights(folder: Path, model: PreTrainedModel, calibration: Calibratio
     if isinstance(model, PeftModel):
         base = model.active_peft_config.base_model_name_or_path
         if hub_name(base) is None:
-            raise InputError(f"{folder} is an adapter of a model on this machine, {base}; add --merge")
+            raise InputError(f"{folder} is an adapter of a model on this machine, {base}", "add --merge")
         for name in ADAPTER:
             shutil.copyfile(folder / name, staged / name)
         model.config.save_pretrained(staged)
@@ -175,19 +184,19 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
     data = Path(data or Path(settings_of(folder)["data"]["folder"]) / task["name"])
     manifest = find_manifest(data)
     if manifest is None or manifest["content_hash"] != task["content_hash"]:
-        raise InputError(f"{data} is not the data that {folder} was trained on; give its folder as --data")
+        raise InputError(f"{data} is not the data that {folder} was trained on", "give its folder as --data")
     if manifest["config"]["data"]["pseudonymize"] is None:
         raise InputError(
-            f"{data} has the log's own user ids; set data.pseudonymize, prepare and train again to publish it"
+            f"{data} has the log's own user ids", "set data.pseudonymize, prepare and train again to publish it"
         )
     files = [f"{split}.parquet" for split in (*SPLITS, UNLABELLED)]
     staged.mkdir(parents=True)
-    for name in (*files, "serializer.json"):
+    for name in (*files, SERIALIZER):
         (staged / name).symlink_to((data / name).resolve())  # they can be large
-    _write_json(staged / "manifest.json", public_manifest(manifest))
+    _write_json(staged / MANIFEST, public_manifest(manifest))
     card = DatasetCard((data / "README.md").read_text(encoding="utf-8"))
     card.data.license = licence  # pyright: ignore[reportAttributeAccessIssue] - its type is said to be a class
-    card.text += PSEUDONYMS
+    card.text += f"{PSEUDONYMS}\n{licence_sentence(licence)}\n"
     card.save(staged / "README.md")
     return staged
 
@@ -251,11 +260,11 @@ def _refuse_strange(old: ModelInfo | DatasetInfo, kind: str, private: bool) -> N
     names = {entry.rfilename for entry in old.siblings or []}
     if names - HARMLESS and MARKS[kind] not in names:
         raise InputError(
-            f"{old.id} holds something else than a {kind} of EventScribe ({min(names - HARMLESS)}); give another "
-            f"--repo-id"
+            f"{old.id} holds something else than a {kind} of EventScribe ({min(names - HARMLESS)})",
+            "give another --repo-id",
         )
     if private and not old.private:
-        raise InputError(f"{old.id} is there and public; make it private on the hub, or leave --private out")
+        raise InputError(f"{old.id} is there and public", "make it private on the hub, or leave --private out")
 
 
 def _perhaps_made(error: BaseException) -> bool:
@@ -294,13 +303,6 @@ def _why(error: Exception, api: HfApi, repo_id: str) -> str:
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         return f"{api.endpoint} refuses the card ({' '.join(str(error).split())}); see --license and task.json"
     return f"the connection to {api.endpoint} broke ({first_line(error)}); run the command again"
-
-
-def _base_licence(folder: Path) -> str | None:
-    """Of the hub's model that the run started from; None where it started from another one or says none."""
-    base, api = hub_name(settings_of(folder)["model"].get("name_or_path")), HfApi()
-    card = base and getattr(_existing(api, base, "model"), "card_data", None)
-    return card.license if card else None
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -2,7 +2,7 @@
 single user, of this machine, or of the shop's money."""
 
 import re
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from data_prep import InputError
 from data_prep.facts import LogFacts, Manifest, Task
 from data_prep.serializer import EventSerializer
+from finetune.wording import missing
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
-EXAMPLES, EXAMPLE_EVENTS, EXAMPLE_DAYS = 2, 5, 60
+STEPS = (20, 10, 4, 2)  # into so many parts the rows by score are cut where the lift is drawn, if they are enough
 # What libraries write into a config of where they loaded it from.
 PATHS = {"name_or_path", "_name_or_path", "is_local", "local_files_only"}
 # Of a manifest: the key's mark, the files read, what was said of the log, and the times of this machine.
@@ -44,20 +45,22 @@ def refuse_private(task: Task, serializer: EventSerializer) -> None:
     for setting, where in conditions.items():
         if re.search(r"\buser_id\b", where, re.IGNORECASE):
             raise InputError(
-                f"{setting} names user_id, and it would be published ({where}); choose these users in data.sources "
-                f"instead, prepare and train again"
+                f"{setting} names user_id, and it would be published ({where})",
+                "choose these users in data.sources instead, prepare and train again",
+                setting=setting,
             )
     for name, spec in serializer.config.fields.items():
         if spec.min_users < 2 and not spec.bins:
             raise InputError(
-                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users; "
-                f"raise it, prepare and train again"
+                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users",
+                "raise it, prepare and train again",
+                setting=f"text.fields.{name}.min_users",
             )
     rare = [name for name, rows in task["splits"]["train"].get("classes", {}).items() if 0 < rows < FEWEST_USERS]
     if task["label_kind"] == "which" and rare:
         raise InputError(
-            f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published; "
-            f"lower task.label.top, prepare and train again"
+            f"the class '{rare[0]}' stands for fewer than {FEWEST_USERS} training rows, and classes are published",
+            "lower task.label.top, prepare and train again",
         )
 
 
@@ -75,6 +78,47 @@ def public_metrics(metrics: dict) -> dict:
     if metrics.get("slices"):
         public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}
     return public
+
+
+@dataclass(frozen=True)
+class PublicPoints:
+    """What a picture draws of a model that is published.
+
+    Attributes:
+        calibration: Mean predicted and mean real value of each bin that has enough users; of one bin alone, none.
+        shares: Of the rows, highest scores first; none where there are too few.
+        lift: By scorer, how many times as much as by chance each share holds; empty for labels of several classes.
+    """
+
+    calibration: list[list[float]]
+    shares: list[float]
+    lift: dict[str, list[float]]
+
+
+def public_points(metrics: dict, most_rows: int) -> PublicPoints:
+    """What the picture of a card draws of the curves in metrics.json, which themselves are not published.
+
+    Every point, and every step from one to the next, stands for at least FEWEST_USERS users.
+
+    Args:
+        metrics: The content of metrics.json, as evaluation left it.
+        most_rows: That a user can have in a bin: one a test cutoff, and there one a class where bins are of pairs.
+    """
+    curves, fewest = metrics.get("curves") or {}, FEWEST_USERS * most_rows
+    bins = curves.get("calibration") or {}
+    found = zip(*(bins.get(key, ()) for key in ("predicted", "observed", "rows")), strict=True)
+    if metrics["task"] == "value":
+        parts = metrics["test"].get("deciles") or []
+        found = [(part["predicted"], part["real"], part["rows"]) for part in reversed(parts)]
+    found = [[*means] for *means, rows in found if rows >= fewest and not any(map(missing, means))]
+    steps = next((steps for steps in STEPS if curves.get("rows", 0) >= steps * fewest), 0)
+    shares = [step / steps for step in range(1, steps + 1)]
+    lift = {
+        name: (np.interp(shares, curve["rows"], curve["captured"]) / shares).tolist()
+        for name, curve in (curves.get("gain") or {}).items()
+        if shares
+    }
+    return PublicPoints(found if len(found) > 1 else [], shares, lift)
 
 
 def _public_slice(groups: dict) -> dict:
@@ -107,35 +151,6 @@ def hub_name(base: str | None) -> str | None:
     except HFValidationError:
         return None
     return None if Path(base).exists() else base
-
-
-def example_texts(serializer: EventSerializer, cutoff: str) -> list[str]:
-    """Texts of users who do not exist, by the serializer itself, of values that it knows; always the same ones."""
-    random, end, events = np.random.default_rng(0), datetime.fromisoformat(cutoff), []
-    for user in range(EXAMPLES):
-        for days in random.uniform(0, EXAMPLE_DAYS, EXAMPLE_EVENTS):
-            event = {"user_id": str(user), "event_time": end - timedelta(float(days)), "event_type": "event"}
-            for name, fitted in serializer.fields.items():
-                value = _example_value(fitted, serializer.features.types.get(name, "VARCHAR"), random)
-                if value is not None:
-                    event[name] = value
-            events.append(event)
-    return serializer.transform(events, end)["text"].to_pylist()
-
-
-def _example_value(fitted: dict, kind: str, random: np.random.Generator) -> object:
-    """A value of a field, None where it knows none or they have lost their form in the vocabulary (dates)."""
-    if fitted["kind"] == "numeric":
-        return float(random.choice(fitted["centers"]))
-    known = fitted.get("values") or fitted.get("words")
-    if not known:
-        return None
-    if fitted["kind"] == "text":
-        return " ".join(random.choice(known, min(3, len(known)), replace=False))
-    value = str(random.choice(known))
-    if kind not in ("VARCHAR", "VARCHAR[]", "BOOLEAN") and not value.isdigit():
-        return None
-    return [value] if fitted["list"] else value
 
 
 def _by_day(log: LogFacts) -> dict:

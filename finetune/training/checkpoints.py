@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.files import files_hash, held, write_whole
+from data_prep.serializer import SERIALIZER
 from finetune.config import Experiment
 from finetune.effects import weight_settings, with_effect
 from finetune.runs import (
@@ -95,7 +96,7 @@ def refuse_other_run(experiment: Experiment) -> None:
 def _refuse_strange_files(folder: Path) -> None:
     strange = [path.name for path in folder.iterdir() if not OF_A_RUN.fullmatch(path.name)] if folder.is_dir() else []
     for name, mark in (
-        (MODEL_FOLDER, "serializer.json"),
+        (MODEL_FOLDER, SERIALIZER),
         (CHECKPOINTS, ORIGIN),
         (PRETRAINING, ORIGIN),
         (PRETRAINED, PRETRAINING_LOG),

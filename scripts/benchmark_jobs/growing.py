@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .measuring import in_process
+from .measuring import Worker, peak
 from .scoring import score_with, tokenize_with
 from .texts import made_up_texts
 from .training import train_with
@@ -14,29 +14,30 @@ BATCH = 32
 
 
 def growth(rows: int, model: str, device: str) -> dict[str, dict[str, list[dict]]]:
-    """Job -> "texts" and "length" -> what each size took: label, rows, tokens, seconds and peak_mib.
+    """Job -> "texts" and "length" -> what each size took: label, rows, tokens, seconds and peak_mib (of texts).
 
     Args:
         rows: Texts of the smallest size, and of each length.
         model: See `texts.classifier`.
         device: cpu or cuda.
     """
-    sizes = {
-        "texts": [(f"{times} x", times * rows, "real") for times in TIMES],
-        "length": [(f"{length} tokens", rows, length) for length in LENGTHS],
-    }
-    jobs = {"tokenize": _tokenize, "train": _train, "score": _score}
-    return {
-        name: {
-            by: [{"label": label} | in_process(job, count, lengths, model, device) for label, count, lengths in of_kind]
-            for by, of_kind in sizes.items()
-        }
-        for name, job in jobs.items()
-    }
+    longer = [(f"{length} tokens", rows, length) for length in LENGTHS]
+    found = {}
+    for name, job in {"tokenize": _tokenize, "train": _train, "score": _score}.items():
+        found[name] = {"texts": [], "length": []}
+        with Worker() as worker:  # the peak is of its whole life: more and more texts come first, and lengths have none
+            for times in TIMES:
+                found[name]["texts"].append(
+                    {"label": f"{times} x"} | worker.run(job, times * rows, "real", model, device)
+                )
+            for label, count, lengths in longer:
+                run = worker.run(job, count, lengths, model, device)
+                found[name]["length"].append({"label": label} | run | {"peak_mib": None})
+    return found
 
 
 def _tokenize(rows: int, lengths: str, model: str, device: str) -> dict:
-    return tokenize_with("own", model, made_up_texts(rows, lengths))
+    return tokenize_with("own", model, made_up_texts(rows, lengths)) | {"peak_mib": peak("cpu")}
 
 
 def _train(rows: int, lengths: str, model: str, device: str) -> dict:

@@ -44,13 +44,14 @@ def train_with(how: dict, model: str, texts: list[str], device: str, steps: int)
         device: cpu or cuda.
         steps: Behind those that warm up.
     """
-    from transformers import Trainer
+    from transformers import PrinterCallback, Trainer
 
     arguments = _arguments(how, device, steps)
     made = _own(how, model, texts, arguments) if how["own"] else _example(how, model, texts)
     batches, moments = [], {}
     collator = _counted(made["data_collator"], batches)
     trainer: Trainer = made.pop("trainer", Trainer)(args=arguments, **made | {"data_collator": collator})
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_clock(moments, device, (WARM, WARM + steps)))
     started = time.perf_counter()
     trainer.train()

@@ -1,6 +1,6 @@
 import json
 from dataclasses import replace
-from datetime import timedelta, timezone
+from datetime import UTC, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -250,10 +250,24 @@ def test_fields_that_only_some_events_by_hand_have_count_in_any_order(shop, fitt
     assert fitted.transform(events, aware)["cutoff"].to_pylist() == [shop.day(CUTOFF) - timedelta(hours=2)]
 
 
+def test_a_time_by_hand_keeps_its_offset_as_in_the_batch(shop, fitted):
+    cutoff = shop.day(CUTOFF)
+    before, after = cutoff - timedelta(hours=1), cutoff + timedelta(hours=1)
+    plain = fitted.transform([shop.event("a", 1) | {"event_time": before}], cutoff).to_pylist()
+    ahead = before.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=5)))
+    for written in (str(before), f"{before:%Y-%m-%dT%H:%M:%S}Z", ahead.isoformat()):
+        assert fitted.transform([shop.event("a", 1) | {"event_time": written}], cutoff).to_pylist() == plain, written
+    # Its clock says an earlier hour than the cutoff's, and it is after it.
+    late = after.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=-5))).isoformat()
+    assert len(fitted.transform([shop.event("a", 1) | {"event_time": late}], cutoff)) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"event_time": None}, "an event has no user_id, no event_time or no event_type; leave it out"),
+        ({"event_time": None}, "an event has no user_id, no event_time in ISO 8601 or no event_type; leave it out"),
+        ({"event_time": "2024-01-01 09:00:00 BST"}, r"no event_time in ISO 8601"),
+        ({"event_time": "01/02/2024"}, r"no event_time in ISO 8601"),
         ({"user_id": " "}, "an event has no user_id"),
         ({"Value": 3}, "the log had no column 'Value' in training; it had user_id, event_time, event_type, value"),
     ],

@@ -162,8 +162,8 @@ def test_raw_events_get_the_scores_of_the_evaluation(full):
 
 
 def test_export_and_explanation_run_on_the_model_of_a_gpu(full, tmp_path):
+    from finetune.hub.export import export_onnx
     from finetune.serving.attribution import attribute
-    from finetune.serving.export import export_onnx
 
     _, experiment = full
     model, tokenizer = load_classifier(experiment.run_folder / "model")
@@ -171,4 +171,4 @@ def test_export_and_explanation_run_on_the_model_of_a_gpu(full, tmp_path):
     serializer = EventSerializer.from_pretrained(experiment.run_folder / "model")
     for found in attribute(model, tokenizer, serializer, texts, bar=False):
         assert np.isfinite(found.events).all()
-    export_onnx(experiment.run_folder / "model", tmp_path, int8=False)
+    export_onnx(experiment.run_folder / "model", tmp_path / "model.onnx")

@@ -10,7 +10,7 @@ from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.curves import training
-from finetune.hub.model_card import model_card
+from finetune.hub.model_card import Publication, write_card
 from finetune.model.calibration import Calibration
 from finetune.model.loading import load_classifier
 from finetune.report.report import write_report
@@ -81,7 +81,7 @@ def test_a_file_of_a_run_that_holds_nothing_is_named_with_the_remedy(evaluated, 
     parts = load_classifier(run / "model")
     moved = SimpleNamespace(seed_runs=lambda: [SimpleNamespace(run_folder=run)], base_folder=run)
     moved.pretraining = evaluated.pretraining
-    card = (lambda: model_card(run / "model", *parts, Calibration()),)
+    card = (lambda: write_card(run / "model", run / "model", *parts, Calibration(), Publication()),)
     both = (lambda: compare_runs([run, evaluated.run_folder], resamples=2),)
     for name, readers in {
         "metrics.json": (lambda: write_report(run), *card, *both),

@@ -231,3 +231,18 @@ def test_without_a_gpu_its_benchmarks_are_refused():
     done = subprocess.run([sys.executable, str(check)], capture_output=True, text=True)
     assert done.returncode == 2
     assert "torch finds no GPU on this machine; run scripts/benchmark.py for CPUs" in done.stderr
+
+
+def test_growth_has_a_row_for_each_size_of_each_job_and_a_plot(tiny_bert, tmp_path):
+    plot, found = tmp_path / "growth.svg", tmp_path / "growth.json"
+    done = run("growth", "--rows", "64", "--model", tiny_bert, "--device", "cpu", "--plot", plot, "--json", found)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    sizes = ["1 x", "3 x", "10 x", "64 tokens", "128 tokens", "256 tokens", "512 tokens"]
+    assert [line[:2] for line in lines] == [[job, size] for job in ("tokenize", "train", "score") for size in sizes]
+    growth = json.loads(found.read_text())["growth"]
+    for job in ("tokenize", "score"):
+        assert [size["rows"] for size in growth[job]["texts"]] == [64, 192, 640]
+        lengths = [size["tokens"] for size in growth[job]["length"]]
+        assert lengths == sorted(set(lengths))
+    assert plot.read_text().count("<svg") == 1

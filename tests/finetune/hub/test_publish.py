@@ -17,10 +17,12 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import http_backoff
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
 
+import finetune
 from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.command import guarded
-from finetune.hub.model_card import write_model_card
+from finetune.hub.export import export_onnx
+from finetune.hub.model_card import Publication, write_model_card
 from finetune.hub.publish import divide_logits, publish, stage_model
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
@@ -49,13 +51,19 @@ for name in sys.argv[1:]:
     raw = EventClassifier.from_pretrained(name).predict(events, cutoff)["score"].to_pylist()
     folder = Path(snapshot_download(name))
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), "binary")
-    shown = re.findall(r"```python\\n(from transformers .*?)```", (folder / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```python\\n(.*?)```", (folder / "README.md").read_text(), re.S)
     if (folder / "adapter_config.json").is_file():  # as the card warns
         from transformers import pipeline
         assert pipeline("text-classification", model=name)(texts[:1])[0]["label"].startswith("LABEL_")
     values = []
-    exec(shown[0].replace("print(", "values.append("), {"text": texts, "values": values})  # as the card says
-    found[name] = [scores.tolist(), [{p["label"]: p["score"] for p in row}["churn"] for row in values[0]], raw]
+    shown = {"values": values}
+    for block in blocks if (folder / "model.onnx").is_file() else blocks[:-1]:  # as the card says, in its order
+        exec(block.replace("print(", "values.append("), shown)
+    said, plain, *by_onnx = values
+    said, one = [row["score"] for row in said], {p["label"]: p["score"] for p in plain[0]}["churn"]
+    plain = shown["classify"](texts, truncation=True)
+    plain = [{p["label"]: p["score"] for p in row}["churn"] for row in plain]
+    found[name] = [scores.tolist(), plain, raw, [*said, one, *(score for given in by_onnx for score in given.values())]]
 print(json.dumps(found))
 """
 
@@ -128,7 +136,12 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "calibration": {"method": "temperature", "before": {"expected_calibration_error": 0.09}},
         "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
         "profit": {"contact": 1.2345},
-        "curves": {"medians": {"positive": 0.987123, "negative": 0.1}},
+        "curves": {
+            "rows": 246,
+            "medians": {"positive": 0.987123, "negative": 0.1},
+            "calibration": {"predicted": [0.1, 0.5], "observed": [0.2, 0.4], "rows": [123, 123]},
+            "gain": {"model": {"rows": [0.0, 0.2, 1.0], "captured": [0.0, 0.5, 1.0]}},
+        },
         "contact": {"total": 98765.4321},
         "made": {
             "date": "2026-11-24",
@@ -163,7 +176,7 @@ def in_a_new_process(hub: Hub, home: Path, *arguments: object, stdin: str = "") 
 
 def test_models_published_whole_merged_and_as_an_adapter_give_equal_scores_in_a_new_process(hub, runs, tmp_path):
     texts = texts_of(runs["full"])[:20]
-    publish(runs["full"], "me/full")
+    publish(runs["full"], "me/full", onnx=True)
     publish(runs["adapter"], "me/merged", merge=True)
     adapter = tmp_path / "run" / "model"
     shutil.copytree(runs["adapter"].parent, adapter.parent)
@@ -178,11 +191,18 @@ def test_models_published_whole_merged_and_as_an_adapter_give_equal_scores_in_a_
         path = adapter.parent / name
         path.write_text(path.read_text().replace(str(runs["adapter"].parents[2] / "base"), "me/base"))
     script = ROOT / "scripts" / "publish.py"
-    done = in_a_new_process(hub, tmp_path / "home", script, "--model", adapter, "--repo-id", "me/adapter")
+    done = in_a_new_process(hub, tmp_path / "home", script, "--model", adapter, "--repo-id", "me/adapter", "--onnx")
     assert done.returncode == 0, done.stderr
     assert "adapter_model.safetensors" in hub.repositories["model me/adapter"].files
     data = ModelCard(card(hub, "me/adapter")).data
-    assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "me/base", "peft")
+    assert (data.license, data.base_model, data.library_name) == (
+        None,
+        "me/base",
+        "peft",
+    )  # that of the base is its own
+    assert "made from [me/base](https://huggingface.co/me/base), whose own licence holds, too" in card(
+        hub, "me/adapter"
+    )
     names = ["me/full", "me/merged", "me/adapter"]
     events = [
         {
@@ -200,7 +220,7 @@ def test_models_published_whole_merged_and_as_an_adapter_give_equal_scores_in_a_
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for name, folder in zip(names, (runs["full"], runs["adapter"], runs["adapter"]), strict=True):
-        scores, plain, raw = map(np.array, found[name])
+        scores, plain, raw, shown = map(np.array, found[name])
         expected = EventClassifier.from_pretrained(folder).predict(events, "2024-04-01")["score"].to_numpy()
         assert np.allclose(raw, expected, atol=1e-6), name
         assert np.allclose(scores, scores_of(folder, texts), atol=1e-6), name
@@ -208,8 +228,10 @@ def test_models_published_whole_merged_and_as_an_adapter_give_equal_scores_in_a_
             assert "Plain transformers gives uncalibrated scores" in card(hub, name)
             uncalibrated = score_texts(*load_classifier(folder), texts)
             assert np.allclose(plain, uncalibrated, atol=1e-6)
+            assert shown[2] == pytest.approx(shown[0], abs=1e-5)
         else:
             assert np.allclose(plain, scores, atol=1e-6), name
+            assert np.allclose(shown, shown[0], atol=1e-5), name  # raw events, the text of them, and ONNX
 
 
 def card(hub: Hub, name: str) -> str:
@@ -218,17 +240,20 @@ def card(hub: Hub, name: str) -> str:
 
 def test_nothing_that_is_published_has_a_user_id_a_real_text_or_a_path_of_this_machine(hub, runs):
     for name, folder in runs.items():
-        publish(folder, f"me/{name}", merge=True)
+        publish(folder, f"me/{name}", merge=True, onnx=name == "full")
     data = runs["full"].parents[2] / "data" / "tiny"
     real = {text for path in data.glob("*.parquet") for text in pq.read_table(path)["text"].to_pylist()}
     assert len(real) > 500
     assert MARK in (data / "test.parquet").read_bytes().decode("latin1")  # the ids would be found
+    assert "model.onnx" in hub.repositories["model me/full"].files
     for repository in hub.repositories.values():
         assert {"training_args.bin", "config.yaml"}.isdisjoint(repository.files)
         for name, content in repository.files.items():
             written = content.decode("latin1")
             assert MARK not in written, name
             assert str(runs["full"].parents[2]) not in written, name
+            assert str(ROOT) not in written, name
+            assert sys.prefix not in written, name
             assert "an island" not in written, name
             assert "a hermit" not in written, name
             assert "03:14:15" not in written, name
@@ -333,6 +358,7 @@ def test_the_card_is_valid_and_says_what_the_model_predicts_and_how_well(hub, ru
     assert read.data.license == "mit"
     assert read.data.pipeline_tag == "text-classification"
     assert read.data.library_name == "transformers"
+    assert [example["example_title"] for example in read.data.widget] == ["Made-up user 1", "Made-up user 2"]
     assert {result.metric_type: result.metric_value for result in read.data.eval_results}["roc_auc"] == 0.71
     for part in (
         "Which users with an event in the 28 days before the cutoff",
@@ -345,12 +371,58 @@ def test_the_card_is_valid_and_says_what_the_model_predicts_and_how_well(hub, ru
         "Expected calibration error on test 0.020, before calibration 0.090.",
         "From a score of 0.300 on",
         "Both give the same probabilities",
-        'EventClassifier.from_pretrained("me/model").predict("logs/*.parquet", cutoff="2024-04-01")',
+        'EventClassifier.from_pretrained("me/model")',
+        'classifier.predict(events, cutoff="2024-04-01")',
+        f"EventScribe**; version {finetune.__version__} wrote this card",
+        "The licence is `mit`.",
+        "| `amount` | `DOUBLE` | a number in the log's own unit; the middles of its bins run from ",
+        "bin: 10\u00a0% and 20\u00a0%; 50\u00a0% and 40\u00a0%.",
+        "](calibration-and-lift.png)",
         "| learning_rate | 0.001 |",
     ):
         assert part in read.text, part
+    image = hub.repositories["model me/model"].files["calibration-and-lift.png"]
+    assert image.startswith(b"\x89PNG")
+    assert len(image) < 60_000
     with pytest.raises(InputError, match="refuses the card"):
         publish(runs["full"], "me/model", licence="My Own")
+
+
+def test_a_licence_and_where_to_install_from_are_asked_for_and_not_guessed(hub, runs, capsys):
+    publish(runs["full"], "me/model", dry_run=True)
+    shown = capsys.readouterr().out
+    assert shown.startswith(
+        "no licence was named, so that nobody else may use what is published; name one as --license"
+    )
+    front = yaml.safe_load(shown.partition("\n---\n")[2].partition("\n---\n")[0])
+    assert "license" not in front
+    for part in (
+        "Its owner has named no licence",
+        "pip install .   # in a",
+        "Ask whoever published the model",
+    ):
+        assert part in shown
+    install = "pip install git+https://git.example.com/shop/eventscribe"
+    publish(runs["full"], "me/model", dry_run=True, licence="mit", install=install)
+    shown = capsys.readouterr().out
+    assert "license: mit\n" in shown
+    assert f"```\n{install}\n```" in shown
+    for part in ("no licence", "in a checkout", "Ask whoever"):
+        assert part not in shown
+
+
+def test_an_onnx_file_and_a_picture_of_an_earlier_publication_do_not_stay(hub, runs):
+    publish(runs["full"], "me/model")
+    repository = hub.repositories["model me/model"]
+    assert "calibration-and-lift.png" in repository.files
+    repository.files |= {"model.onnx": b"as --onnx publishes it", "shop.png": b"its owner's"}
+    write_metrics(runs["full"], curves=None)
+    publish(runs["full"], "me/model")
+    write_metrics(runs["full"])
+    assert set(repository.commits[1]["deleted"]) == {"model.onnx", "calibration-and-lift.png"}
+    assert "shop.png" in repository.files
+    assert "calibration-and-lift" not in card(hub, "me/model")
+    assert "scripts/export.py --model me/model --output model.onnx" in card(hub, "me/model")
 
 
 def test_after_evaluation_the_card_lies_beside_the_weights_and_says_what_only_eventscribe_reads(runs, tmp_path):
@@ -442,7 +514,9 @@ def test_every_encoder_has_its_logits_from_a_last_layer_that_can_be_divided(fami
 
 
 @pytest.mark.parametrize("kind", ["tiers", "propensity", "value"])
-def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_gives_the_same(runs, tmp_path, kind):
+def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_onnx_give_the_same(
+    runs, tmp_path, monkeypatch, kind
+):
     folder, label, scale = tmp_path / "run" / "model", "sum", None
     shutil.copytree(runs["full"].parent, folder.parent)
     objective = Objective(kind, ("value",) if kind == "value" else ("none", "up to 50", "more"))
@@ -462,7 +536,7 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_give
     main = "mae" if kind == "value" else "auroc"
     figures = {"rows": 246, "users": 129, "positives": 61, main: 0.7}
     write_metrics(folder, main=main, task=kind, slices={}, test=figures | {"baselines": {"rfm": {main: 0.6}}})
-    staged = stage_model(folder, tmp_path / "staged", "me/model")
+    staged = stage_model(folder, tmp_path / "staged", Publication("me/model"))
     written = (staged / "README.md").read_text()
     texts = texts_of(runs["full"])[:5]
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), kind)
@@ -476,3 +550,17 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_give
         assert "`none`, `up to 50`, `more`" in written
         assert np.allclose(found, scores, atol=1e-6)
         assert scores.std() > 0.01
+    write_model_card(folder.parent)
+    export_onnx(folder, folder.parent / "model.onnx")
+    monkeypatch.chdir(folder.parent)
+    raw, _, by_onnx = run_snippets((folder / "README.md").read_text())
+    np.testing.assert_allclose(by_onnx[raw[0]["user_id"]], raw[0]["score"], rtol=1e-5)
+
+
+def run_snippets(card: str) -> list:
+    """What the Python of a card prints, one block after the other."""
+    printed = []
+    names = {"printed": printed}
+    for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(block.replace("print(", "printed.append("), names)
+    return printed

@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 from data_prep import InputError
 from data_prep.prepared import sampled
 from finetune.command import guarded
+from finetune.hub.export import export_onnx
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.tokenization import encode
 from finetune.parser import parse_experiment
-from finetune.serving.export import export_onnx
 from finetune.training.train import train
 from tests.commands import ROOT, script_module
 
@@ -45,7 +45,7 @@ def test_the_command_writes_a_file_that_scores_as_pytorch_and_says_what_int8_cos
 ):
     script = script_module("export")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr("finetune.serving.export.CHECKED", 100)
+    monkeypatch.setattr("finetune.hub.export.CHECKED", 100)
     folder = trained.run_folder / "model"
     printed = {}
     for name, more in {"whole.onnx": [], "small.onnx": ["--int8", "--data", trained.data_folder]}.items():

@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.prepared import find_manifest, read_split
-from finetune.hub.model_card import settings_of
+from finetune.hub.read_run import settings_of
 from finetune.model.inference import scores_of, sorted_batches
 from finetune.model.loading import load_classifier, merged, model_folder
 from finetune.model.objective import Objective
@@ -52,7 +52,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
     """
     _need_packages()
     if output.suffix != ".onnx" or output.is_dir():
-        raise InputError(f"output: {output} is not a name of an ONNX file; write one such as model.onnx")
+        raise InputError(f"output: {output} is not a name of an ONNX file", "write one such as model.onnx")
     folder = model_folder(model)
     classifier, tokenizer = load_classifier(folder)
     classifier = merged(folder, classifier.cpu(), " into an ONNX file")
@@ -66,7 +66,7 @@ def export_onnx(model: str | Path, output: Path, int8: bool = False, data: Path 
         facts = {"texts": len(texts), "difference": float(np.abs(_by_onnx(exact, batches) - expected).max())}
         if not facts["difference"] <= TOLERANCE:
             raise InputError(
-                f"{folder}: the ONNX file gives logits that differ by {facts['difference']:.2g}; it is not written"
+                f"{folder}: the ONNX file gives logits that differ by {facts['difference']:.2g}", "it is not written"
             )
         if int8:
             _quantize(exact, small)
@@ -87,7 +87,7 @@ def _need_packages() -> None:
         import onnxruntime.quantization  # noqa: F401 - those of an extra, before any work
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install -e '.[export]'") from error
+        raise InputError(f"{error.name} is not installed", "pip install -e '.[export]'") from error
 
 
 def _checked_texts(
@@ -99,7 +99,7 @@ def _checked_texts(
         return _made_up(tokenizer.get_vocab(), tokenizer.all_special_tokens), None, 0
     manifest = find_manifest(Path(data))
     if manifest is None or manifest["content_hash"] != read_task(folder)["content_hash"]:
-        raise InputError(f"data: {data} is not the data that {folder} was trained on; give the folder data/NAME")
+        raise InputError(f"data: {data} is not the data that {folder} was trained on", "give the folder data/NAME")
     rows = read_split(data, "validation", CHECKED, ["text", "label"])
     return rows["text"].to_pylist(), np.array(rows["label"].to_pylist()), manifest["splits"]["validation"]["rows"]
 
@@ -195,6 +195,8 @@ class _Logits(torch.nn.Module):
 
 
 def _export(model: PreTrainedModel, max_tokens: int, path: Path) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass  # that of onnxscript
+
     shape = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=2, max=max_tokens)}
     ids = torch.ones((3, min(7, max_tokens)), dtype=torch.int64)
     loud = logging.getLogger("torch.onnx")
@@ -214,11 +216,14 @@ def _export(model: PreTrainedModel, max_tokens: int, path: Path) -> None:
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise InputError(
-            f"a {model.config.model_type} model cannot be exported to ONNX ({first_line(error)}); take another encoder"
+            f"a {model.config.model_type} model cannot be exported to ONNX ({first_line(error)})",
+            "take another encoder",
         ) from error
     finally:
         loud.setLevel(level)
     assert program is not None  # as dynamo is on
+    # The exporter notes at every node where on this machine the code lay that made it.
+    ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
     program.save(path, external_data=False)
 

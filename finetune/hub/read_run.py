@@ -1,0 +1,57 @@
+"""What cards, publications and exports read of a model's run: its figures, settings and seed."""
+
+import re
+from pathlib import Path
+
+from data_prep import InputError
+from data_prep.checked_json import MayLack
+from finetune.runs import CONFIGURED, METRICS, read_metrics, read_settings, read_task
+
+# What a card needs of the run's files.
+GROUP = {"value": str, "rows": int, "users": int, "positives": int}
+EVALUATED = {
+    "main": str,
+    "verdict": str,
+    "test": {"rows": int, "users": int, "positives": int, "baselines": {str: dict}},
+    "calibration": MayLack({"before": MayLack({"expected_calibration_error": MayLack(float)})}),
+    "slices": MayLack({str: {"groups": [GROUP], "gaps": dict, "too_small": list}}),
+    "seeds": MayLack({str: dict}),
+    "curves": MayLack({"calibration": MayLack(dict), "gain": MayLack({str: {"rows": [float], "captured": [float]}})}),
+    "made": {
+        "date": str,
+        "versions": {str: str},
+        "bootstrap_resamples": int,
+        "content_hash": str,
+        "log": {"first": str, "last": str},
+    },
+}
+
+
+def metrics_of(folder: Path) -> dict:
+    """metrics.json of a model's run; see `public_metrics` for what may be published of it.
+
+    Raises:
+        InputError: The run was not evaluated, or on other data.
+    """
+    path = (folder.parent if seed_of(folder) is None else folder.parent.parent) / METRICS
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing, and a card tells how well the model predicts", "run scripts/evaluate.py first"
+        )
+    metrics = read_metrics(path.parent, EVALUATED)
+    if metrics["made"]["content_hash"] != read_task(folder)["content_hash"]:
+        raise InputError(f"{path} is of other data than the model was trained on", "run scripts/evaluate.py again")
+    if seed_of(folder) is not None and seed_of(folder) not in (metrics.get("seeds") or {}):
+        raise InputError(f"{path} has no figures of {folder.parent.name}", "run scripts/evaluate.py with its --seeds")
+    return metrics
+
+
+def settings_of(folder: Path) -> dict:
+    """The config of a model's run."""
+    return read_settings(folder.parent, CONFIGURED)
+
+
+def seed_of(folder: Path) -> str | None:
+    """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
+    found = re.fullmatch(r"seed-(\d+)", folder.parent.name)
+    return found[1] if found else None
