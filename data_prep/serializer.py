@@ -187,13 +187,12 @@ class EventSerializer:
         """A header word for each of the classes that a user had most often and last: how often, where an event of the
         last 7, 28 and 84 days counts four, three and two times."""
         often = reduce(np.add, (own[name] for name in OWN[:-1]))
-        names = [plain(name) for name in self.features.classes]
-        names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
+        names = self.own_names()
         if self.config.style == "words":
-            named = f"{plain(self.features.class_field or '')}."
-            written = [f"{named}{name}={step}" for name in names for step in range(len(OWN_STEPS))]
+            written = [f"{name}={step}" for name in names for step in range(len(OWN_STEPS))]
         else:
-            written = [f"{name.replace('_', ' ')} {size}" for name in names for size in OWN_STEPS]
+            shown = [name.partition(".")[2].replace("_", " ") for name in names]
+            written = [f"{name} {size}" for name in shown for size in OWN_STEPS]
         ranked = np.argsort(-often, axis=1, kind="stable")[:, :OWN_SHOWN]
         columns = []
         for chosen in ranked.T:
@@ -201,6 +200,12 @@ class EventSerializer:
             word = chosen * len(OWN_STEPS) + np.searchsorted(OWN_STEPS, size, side="right") - 1
             columns.append((np.where(size > 0, word, len(written)), [*written, None]))
         return columns
+
+    def own_names(self) -> list[str]:
+        """What each class of a `which` label is called in a header: department.fish."""
+        names = [plain(name) for name in self.features.classes]
+        names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
+        return [f"{plain(self.features.class_field or '')}.{name}" for name in names]
 
     def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.

@@ -20,7 +20,9 @@ def run(given: Namespace) -> None:
     from finetune.report.report import write_report
     from finetune.runs import METRICS
     from finetune.serving.classifier import EventClassifier
-    from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
+    from finetune.serving.drivers import explain_sample
+    from finetune.serving.explain import explain_user
+    from finetune.serving.explanation import refuse_output, write_page
 
     given.model = model_folder(given.model)
     with own_names(given):

@@ -11,7 +11,7 @@ is given it. It can be most of a score (about 80 % of the scores' variance on On
 so that pages tell it first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,6 +49,8 @@ class Attribution:
         output: The index of the class.
         steps: Of the integration.
         unread: The number of events, the oldest ones, that the model did not read because the text was too long.
+        ids: The text's tokens, of shape (tokens,).
+        owner: The index of each token's word, of shape (tokens,); special tokens have any.
     """
 
     words: list[Word]
@@ -58,6 +60,8 @@ class Attribution:
     output: int
     steps: int
     unread: int
+    ids: np.ndarray
+    owner: np.ndarray
 
     @property
     def error(self) -> float:
@@ -74,6 +78,15 @@ class Attribution:
         """What each event pushes, the newest first."""
         events = np.array([word.event for word in self.words], int)
         return np.bincount(events[events >= 0], self.pushes[events >= 0])
+
+    def without(self, tokenizer: PreTrainedTokenizerBase, words: np.ndarray) -> np.ndarray:
+        """The text's tokens with some of its words hidden.
+
+        Args:
+            tokenizer: The model's.
+            words: Whether to hide each word, of shape (words,).
+        """
+        return np.where(words[self.owner], hidden(tokenizer, self.ids), self.ids)
 
 
 def attribute(
@@ -120,13 +133,12 @@ def attribute(
                     method, model, tokenizer, [ids[i] for i in rows], outputs[rows], points
                 )
                 for place, i in enumerate(rows.tolist()):
-                    words, pushes, unread = _by_word(
-                        words_of(texts[i], serializer),
-                        of_tokens[place, : len(ids[i])],
-                        np.array(offsets[i])[: len(ids[i]), 1],
-                        oldest=max(encoded["event"][i]),
-                    )
-                    found[i] = Attribution(words, pushes, scores[place], bases[place], int(outputs[i]), points, unread)
+                    words, oldest = words_of(texts[i], serializer), max(encoded["event"][i])
+                    read = [word for word in words if word.event <= oldest]
+                    owner = _owner(read, np.array(offsets[i])[: len(ids[i]), 1])
+                    pushes = np.bincount(owner, of_tokens[place, : len(ids[i])], minlength=len(read))
+                    told = (scores[place], bases[place], int(outputs[i]), points, words[-1].event - oldest)
+                    found[i] = Attribution(read, pushes, *told, np.array(ids[i]), owner)
                 progress.update(len(rows))
         waiting = np.array([i for i in waiting.tolist() if not found[i].converged], int)
         if points >= steps:
@@ -163,7 +175,8 @@ def _integrate(
         points: Of the integration.
     """
     text, mask = padded(tokenizer, ids, 1).to(model.device).values()
-    base, of_rows = _hidden(tokenizer, text), torch.from_numpy(outputs).to(model.device)
+    base = torch.from_numpy(hidden(tokenizer, text.cpu().numpy())).to(model.device)
+    of_rows = torch.from_numpy(outputs).to(model.device)
     of_tokens = method.attribute(
         text,
         base,
@@ -177,29 +190,17 @@ def _integrate(
     return of_tokens.sum(-1).double().cpu().numpy(), scores, bases
 
 
-def _hidden(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> torch.Tensor:
-    """The same texts with every word hidden: special tokens stay."""
-    hidden = tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+def _owner(words: list[Word], ends: np.ndarray) -> np.ndarray:
+    """The index of each token's word, given where the token ends: some tokens begin with the space before them."""
+    owner = np.searchsorted([word.start for word in words], ends - 1, side="right") - 1
+    return np.maximum(owner, 0)  # special tokens push nothing
+
+
+def hidden(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> np.ndarray:
+    """The same tokens with every word hidden: special ones stay."""
+    mask = np.array(tokenizer.pad_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id)
     special = (getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "bos", "eos", "pad"))
-    kept = torch.tensor([token for token in special if token is not None], device=ids.device)
-    return torch.where(torch.isin(ids, kept), ids, torch.tensor(hidden, device=ids.device))
-
-
-def _by_word(
-    words: list[Word], of_tokens: np.ndarray, ends: np.ndarray, oldest: int
-) -> tuple[list[Word], np.ndarray, int]:
-    """The words that the model read, what each of them pushes, and the number of events that it did not read.
-
-    Args:
-        words: Of the whole text.
-        of_tokens: What each token pushes; special ones push nothing.
-        ends: Of each token, in characters: by its end, as some tokens begin with the space before them.
-        oldest: The number of the oldest event that was read.
-    """
-    word = np.searchsorted([word.start for word in words], ends - 1, side="right") - 1
-    pushes = np.bincount(np.maximum(word, 0), of_tokens, minlength=len(words))
-    read = [word.event <= oldest for word in words]
-    return [word for word in words if word.event <= oldest], pushes[read], words[-1].event - oldest
+    return np.where(np.isin(ids, [token for token in special if token is not None]), ids, mask)
 
 
 def deletion_test(
@@ -244,7 +245,8 @@ def deletion_test(
     owner, is_top = np.array(owner), np.isin(np.arange(len(owner)), tops)
     outputs = np.array([attribution.output for attribution in attributions])[owner]
     before = np.array([attribution.score for attribution in attributions])[owner]
-    change = np.abs(_outputs(model, tokenizer, shortened, outputs) - before)
+    bar = tqdm(total=len(shortened), desc="leave out events", unit="text")
+    change = np.abs(outputs_of(model, tokenizer, shortened, outputs, bar) - before)
     users, user = np.unique(owner, return_inverse=True)
     top, others = change[is_top], np.bincount(user) - 1
     smaller = (change < top[user]) + 0.5 * (change == top[user])
@@ -291,11 +293,16 @@ def chosen_outputs(
     return np.full(len(ids), output if output is not None else int(objective.task == "binary"))
 
 
-def _outputs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], outputs: np.ndarray
+def outputs_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[Sequence[int] | np.ndarray],
+    outputs: np.ndarray,
+    bar: tqdm,
 ) -> np.ndarray:
+    """The output that `attribute` explains of many texts, given their tokens and the index of the class of each."""
     found = np.empty(len(ids))
-    with torch.no_grad(), tqdm(total=len(ids), desc="leave out events", unit="text") as bar:
+    with torch.no_grad(), bar:
         for rows in _batches(ids, 256):
             text, mask = padded(tokenizer, [ids[i] for i in rows], 1).to(model.device).values()
             of_rows = torch.from_numpy(outputs[rows]).to(model.device)
@@ -304,7 +311,7 @@ def _outputs(
     return found
 
 
-def _batches(ids: list[list[int]], rows: int = ROWS_AT_A_TIME) -> Iterator[np.ndarray]:
+def _batches(ids: Sequence[Sequence[int] | np.ndarray], rows: int = ROWS_AT_A_TIME) -> Iterator[np.ndarray]:
     """Indices of texts of similar lengths, with TOKENS_AT_A_TIME at most."""
     order = np.argsort([len(text) for text in ids], kind="stable")
     while len(order):

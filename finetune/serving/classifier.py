@@ -29,6 +29,7 @@ from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode
+from finetune.model.tokens import Tokens
 from finetune.runs import TASK, read_task, whom
 
 
@@ -151,7 +152,11 @@ class EventClassifier:
         return table.replace_schema_metadata({"classes": json.dumps(self.objective.classes)})
 
     def score(
-        self, texts: list[str], batch_size: int = BATCH, accelerator: Accelerator | None = None, bar: tqdm | None = None
+        self,
+        texts: list[str] | Tokens,
+        batch_size: int = BATCH,
+        accelerator: Accelerator | None = None,
+        bar: tqdm | None = None,
     ) -> np.ndarray:
         """Calibrated scores: see `score_texts`."""
         check_size("batch_size", batch_size)

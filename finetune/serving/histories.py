@@ -1,7 +1,8 @@
-"""Histories of single users of a log: their texts, and the moments of their events."""
+"""Histories of single users of a log: their texts, and the exact figures behind them."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 from data_prep.config import DataConfig, Population
 from data_prep.connections import connect
 from data_prep.moments import parse_duration
+from data_prep.serializer import EventSerializer
 from data_prep.serving import ServedLog, read_past
 from data_prep.sql import condition, timestamp
 from finetune.serving.classifier import EventClassifier
@@ -26,35 +28,53 @@ class History:
     """What a user did before the cutoff.
 
     Attributes:
+        user: The id.
         text: As the serializer writes it.
         times: Of all events, the newest first, also of those that the text leaves out.
+        aggregates: The exact numbers of whose bins the header's words are made, and all others; None where a user has
+            none.
     """
 
+    user: str
     text: str
     times: list[datetime]
+    aggregates: dict[str, float | None]
 
 
-def histories_of(
-    classifier: EventClassifier,
-    events: Any,
-    cutoff: datetime,
-    choose: Callable[[duckdb.DuckDBPyConnection], list[str]],
-) -> tuple[list[History], ServedLog]:
-    """The histories of the users whom `choose` names among those of the view `past`, and what the log has."""
+@contextmanager
+def past_log(
+    classifier: EventClassifier, events: Any, cutoff: datetime
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, ServedLog]]:
+    """A connection with the view `past` of the events before the cutoff, and what the log has, which is printed."""
     limit = events.memory_limit if isinstance(events, DataConfig) else None
     with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder)) as con:
         log = read_past(con, events, classifier.serializer, cutoff, task=classifier.task)
         for note in log.notes():
             print(note)
-        con.register("chosen", pa.table({"user_id": pa.array(choose(con), pa.string())}))
-        con.execute("CREATE TEMP TABLE rows AS SELECT * FROM past SEMI JOIN chosen USING (user_id)")
-        if not con.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
-            return [], log
-        texts = classifier.serializer.examples(con, cutoff).select(["user_id", "text"]).to_pylist()
-        times = dict(
-            con.execute("SELECT user_id, list(event_time ORDER BY event_time DESC) FROM rows GROUP BY ALL").fetchall()
-        )
-        return [History(row["text"], times[row["user_id"]]) for row in texts], log
+        yield con, log
+
+
+def histories_of(
+    con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime, users: list[str]
+) -> list[History]:
+    """The histories of some users of the view `past`, in the order of their ids; their events become the table `rows`.
+
+    Users without an event in it are left out.
+    """
+    con.register("chosen", pa.table({"user_id": pa.array(users, pa.string())}))
+    con.execute("CREATE OR REPLACE TEMP TABLE rows AS SELECT * FROM past SEMI JOIN chosen USING (user_id)")
+    if not con.execute("SELECT count(*) FROM rows").fetchall()[0][0]:
+        return []
+    examples = serializer.examples(con, cutoff)
+    times = dict(
+        con.execute("SELECT user_id, list(event_time ORDER BY event_time DESC) FROM rows GROUP BY ALL").fetchall()
+    )
+    said = examples.select(["user_id", "text"]).to_pylist()
+    aggregates = examples.drop_columns(["user_id", "cutoff", "text"]).to_pylist()
+    return [
+        History(row["user_id"], row["text"], times[row["user_id"]], numbers)
+        for row, numbers in zip(said, aggregates, strict=True)
+    ]
 
 
 def drawn_users(con: duckdb.DuckDBPyConnection, sample: int, cutoff: datetime, members: Population | None) -> list[str]:

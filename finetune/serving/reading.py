@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.features import plain
 from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts
-from data_prep.serializer import EventSerializer
+from data_prep.serializer import OWN_STEPS, EventSerializer
 
 # What aggregates with short names are called; an event day is one with an event.
 AGGREGATES = {
@@ -59,22 +59,26 @@ def reading(word: Word, serializer: EventSerializer) -> str:
     """What a word says in plain language; of a bin its range, as the model knows no more of a number."""
     if word.field == "gap" and word.event >= 0:
         return _gap(word.value)
-    name = field_reading(word.part, word.field)
+    name, in_words = field_reading(word.part, word.field), serializer.config.style == "words"
+    if word.part == "header" and word.field not in serializer.header:  # of a class, see EventSerializer.own_names
+        return f"{name}: {_often(word.value)} times, recent ones count more" if in_words else word.value
     fitted = serializer.header[word.field] if word.part == "header" else serializer.fields[word.field]
     if "edges" in fitted:
         colon = ":" if word.part == "header" else ""
-        return f"{name}{colon} {_range(word.value, fitted)}" if serializer.config.style == "words" else word.value
+        return f"{name}{colon} {_range(word.value, fitted)}" if in_words else word.value
     value = word.value.replace("_", " ")
     return value if word.field == "event_type" or fitted["kind"] == "text" else f"{name} {value}"
 
 
 def field_reading(part: str, field: str) -> str:
-    """What a field is called: target_28d of the header -> target events in 28 days."""
+    """What a field is called: target_28d of the header -> target events in 28 days; shop.north -> shop north before."""
     if part == "event":
         return "days since the event before" if field == "gap" else field.replace("_", " ")
     name = field.removeprefix("target_")
     if name in AGGREGATES:
         return AGGREGATES[name].replace("{}", "" if name == field else "target ")
+    if "." in field:
+        return f"{field.replace('.', ' ').replace('_', ' ')} before"
     return re.sub(r"^target(?= in )", "target events", aggregate_phrase(field))
 
 
@@ -92,8 +96,9 @@ def _split_words(text: str, starts: list[int], serializer: EventSerializer) -> I
 
 def _split_sentences(text: str, starts: list[int], serializer: EventSerializer) -> Iterator[tuple[int, str, str]]:
     for match in re.finditer(r"(?:^|(?<=; ))(.+?)(?=; |\. $|$)", text[: starts[0]]):
-        name = max((name for name in serializer.header if _says(match[0], name)), key=len)
-        yield match.start(), name, match[0]
+        named = [name for name in serializer.header if _says(match[0], name)]
+        own = f"{plain(serializer.features.class_field or '')}.{match[0].rpartition(' ')[0].replace(' ', '_')}"
+        yield match.start(), max(named, key=len, default=own), match[0]
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         gap, _, rest = text[start:end].rstrip(". ").partition(": ")
         yield start, "gap", gap
@@ -135,6 +140,12 @@ def _gap(value: str) -> str:
         f"{days} days or more" if days == DAY_STEPS[-1] else f"{days} to {end} days" if end > days else f"{days} days"
     )
     return f"{'1 day' if days == 1 else span} after the event before"
+
+
+def _often(value: str) -> str:
+    """The numbers of a step of OWN_STEPS."""
+    low, high = ([*OWN_STEPS, 0][int(value) + more] for more in (0, 1))
+    return f"{low} or more" if not high else f"{low}" if high - low == 1 else f"{low} to {high - 1}"
 
 
 def _range(value: str, fitted: dict) -> str:

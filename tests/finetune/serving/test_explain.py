@@ -30,7 +30,9 @@ from finetune.model.pooling import pool
 from finetune.model.tokenization import encode, train_tokenizer
 from finetune.serving.attribution import attribute, deletion_test, explained
 from finetune.serving.classifier import EventClassifier
-from finetune.serving.explain import explain_sample, explain_user, refuse_output, write_page
+from finetune.serving.drivers import explain_sample
+from finetune.serving.explain import explain_user
+from finetune.serving.explanation import refuse_output, write_page
 from finetune.serving.reading import reading, words_of
 from tests.commands import ROOT
 
