@@ -151,7 +151,7 @@ def _integrated_gradients(model: PreTrainedModel) -> "LayerIntegratedGradients":
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
-        raise InputError("explaining needs captum; pip install -e '.[explain]'") from error
+        raise InputError("explaining needs captum", "pip install -e '.[explain]'") from error
     model.requires_grad_(False)  # gradients are asked of the embeddings' output alone
     return LayerIntegratedGradients(partial(explained, model), model.get_input_embeddings())
 

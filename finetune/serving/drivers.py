@@ -61,13 +61,13 @@ def explain_sample(
     """
     if output is None and classifier.objective.task in ("tiers", "propensity"):
         names = ", ".join(classifier.objective.classes[:5])
-        raise InputError(f"--sample needs --class, one of the label's classes: {names}")
+        raise InputError(f"--sample needs --class, one of the label's classes: {names}", setting="--sample")
     index, moment = class_index(classifier, output), parse_cutoff(cutoff)
     members = whom(classifier.task) if population else None
     with past_log(classifier, events, moment) as (con, log):
         histories = histories_of(con, classifier.serializer, moment, drawn_users(con, sample, moment, members))
     if not histories:
-        raise InputError(f"nobody is in the population at {show(moment)}; leave --population out")
+        raise InputError(f"nobody is in the population at {show(moment)}", "leave --population out")
     texts, parts = [history.text for history in histories], (classifier.model, classifier.tokenizer)
     attributions = attribute(*parts, classifier.serializer, texts, index, steps)
     weights = np.concatenate(list(user_weights(np.arange(len(texts)), RESAMPLES)), axis=1)

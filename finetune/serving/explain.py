@@ -63,8 +63,9 @@ def explain_user(
         found = histories_of(con, serializer, moment, [user])
         if not found:
             raise InputError(
-                f"--user: '{user}' has no event before {show(moment)} among the {log.users:,} users who have one; "
-                f"check the id, or take a later --cutoff"
+                f"'{user}' has no event before {show(moment)} among the {log.users:,} users who have one",
+                "check the id, or take a later --cutoff",
+                setting="--user",
             )
         (history,) = found
         asked = len(serializer.examples(con, moment, members)) > 0

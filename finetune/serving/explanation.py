@@ -27,7 +27,11 @@ def refuse_output(path: Path, events: DataConfig) -> None:
     read = {source.resolve() for source in source_files(events) or []}
     own = not beside.exists() or bool(read_notes(beside, {"captum": str}))
     if not own or read & {path.resolve(), beside.resolve()}:
-        raise InputError(f"--output {path} would replace {beside}, which is no explanation; choose another name")
+        raise InputError(
+            f"--output {path} would replace {beside}, which is no explanation",
+            "choose another name",
+            setting="--output",
+        )
 
 
 def write_page(explanation: dict, path: Path) -> Path:
@@ -63,7 +67,9 @@ def class_index(classifier: EventClassifier, name: str | None) -> int | None:
     classes = classifier.objective.classes
     if name is not None and name not in classes:
         more = ", ..." if len(classes) > 10 else ""
-        raise InputError(f"--class: the label has no class '{name}'; it has {', '.join(classes[:10])}{more}")
+        raise InputError(
+            f"the label has no class '{name}'", f"it has {', '.join(classes[:10])}{more}", setting="--class"
+        )
     return None if name is None else classes.index(name)
 
 
