@@ -18,11 +18,14 @@ from argparse import Namespace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+
 from finetune.command import CommandParser, guarded
 from finetune.measures import best_rival
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
+MOVED = "moved_regression"
 BASKET, PURCHASE = "event_type = 'basket'", "event_type = 'purchase'"
 
 
@@ -74,6 +77,14 @@ CELLS |= {
     for base in ("complete-journey-churn", "ta-feng-churn")
     for users in (100, 300, 1000)
 }
+# Another shop: training starts from the model of another cell, which has all of its labels, and knows few here.
+CELLS |= {
+    f"complete-journey-churn-from-ta-feng-churn-{users}": (
+        "quickstart",
+        ["--model.from_scratch", "null", "--finetuning.labelled_users", str(users), *FEW],
+    )
+    for users in (100, 300)
+}
 LOGS = {  # config -> variable, and where its file lies in --logs
     "online_retail": ("online_retail", "online_retail/transactions.parquet"),
     "tmall": ("tmall", "tmall/events.parquet"),
@@ -85,6 +96,8 @@ QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--train
 
 def run_cell(name: str, given: Namespace) -> dict:
     """Prepare, pretrain, train with each seed and evaluate one cell; what the output says of it."""
+    if "-from-" in name:
+        return run_transfer(name, given)
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from finetune.evaluation.evaluate import evaluate
     from finetune.parser import parse_experiment
@@ -102,6 +115,45 @@ def run_cell(name: str, given: Namespace) -> dict:
     metrics = evaluate(experiment)
     assert metrics is not None  # the first process has them, and there is no other one
     return result(metrics, "test" if users else "validation")
+
+
+def run_transfer(name: str, given: Namespace) -> dict:
+    """The same of a cell whose model comes from another shop, with one rival more that moves there, too."""
+    from benchmark_jobs.transfer import moved_regression
+
+    from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
+    from data_prep.prepared import read_split
+    from finetune.evaluation.evaluate import evaluate
+    from finetune.evaluation.rows import ScoredRows
+    from finetune.evaluation.scorers import over_seeds
+    from finetune.metrics import compute_metrics
+    from finetune.parser import parse_experiment
+    from finetune.serving.classifier import EventClassifier
+    from finetune.training.pretrain import pretrain
+    from finetune.training.train import train
+
+    target, _, rest = name.partition("-from-")
+    source, _, users = rest.rpartition("-")
+    teacher = parse_experiment("", _arguments(source, source, given, given.folder / "runs"))
+    teacher.seeds = teacher.seeds[:1]
+    start = teacher.seed_runs()[0].model_folder
+    arguments = _arguments(name, target, given, given.folder / "transfer" / users)
+    experiment = parse_experiment("", [*arguments, "--model.name_or_path", str(start)])
+    for each in (teacher, experiment):
+        prepare(each.name, each.data, each.task, each.text)
+        pretrain(each)
+        train(each)
+    metrics = evaluate(experiment)
+    assert metrics is not None  # the first process has them, and there is no other one
+    moved, settings = moved_regression(teacher.data_folder, experiment.data_folder, int(users))
+    rows = read_split(experiment.data_folder, "test", None, ["user_id", "label", "text"])
+    labels, ids = rows["label"].to_numpy(), np.unique(rows["user_id"].to_numpy(), return_inverse=True)[1]
+    texts = rows["text"].to_pylist()
+    runs = [EventClassifier.from_pretrained(run.model_folder).score(texts) for run in experiment.seed_runs()]
+    scored = ScoredRows("binary", labels, {MOVED: moved}, ids)
+    metrics["test"]["baselines"][MOVED] = compute_metrics("binary", labels, moved)
+    metrics["single"]["baselines"] |= over_seeds(scored, runs, experiment.evaluation.bootstrap)["baselines"]
+    return result(metrics, "test") | {"moved": settings}
 
 
 def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:

@@ -259,6 +259,37 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+MODEL_STEPS = {  # of a model: what runs it, and how many texts by default
+    "tokenize": (tokenize, 100_000),
+    "train": (train, 4_000),
+    "score": (score, 1_000),
+    "growth": (growth, 2_000),
+    "all": (everything, None),
+}
+
+
+def _add_model_steps(steps: "argparse._SubParsersAction[_Parser]") -> None:
+    for name, (function, rows) in MODEL_STEPS.items():
+        doc = function.__doc__
+        step = steps.add_parser(name, help=doc.split(",")[0].removeprefix("Print ") + ".", description=doc)
+        if rows:
+            step.add_argument("--rows", type=_rows, default=rows, help="Texts.")
+        step.add_argument(
+            "--model",
+            type=_model,
+            default="bert-tiny" if name == "growth" else "minilm",
+            help="minilm, bert-base or bert-tiny (random weights), or a folder.",
+        )
+        if name == "growth":
+            step.add_argument("--plot", type=Path, help="Also draw it there: .svg, .png or .pdf.")
+        else:
+            step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
+        step.add_argument(
+            "--device", type=_device, default=None, help="cpu or cuda; by default cuda where there is one."
+        )
+        step.add_argument("--json", type=Path, help="Also write the figures there.")
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -282,38 +313,13 @@ def main() -> None:
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
-    model_steps = {
-        "tokenize": (tokenize, 100_000),
-        "train": (train, 4_000),
-        "score": (score, 1_000),
-        "growth": (growth, 2_000),
-        "all": (everything, None),
-    }
-    for name, (function, rows) in model_steps.items():
-        doc = function.__doc__
-        step = steps.add_parser(name, help=doc.split(",")[0].removeprefix("Print ") + ".", description=doc)
-        if rows:
-            step.add_argument("--rows", type=_rows, default=rows, help="Texts.")
-        step.add_argument(
-            "--model",
-            type=_model,
-            default="bert-tiny" if name == "growth" else "minilm",
-            help="minilm, bert-base or bert-tiny (random weights), or a folder.",
-        )
-        if name == "growth":
-            step.add_argument("--plot", type=Path, help="Also draw it there: .svg, .png or .pdf.")
-        else:
-            step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
-        step.add_argument(
-            "--device", type=_device, default=None, help="cpu or cuda; by default cuda where there is one."
-        )
-        step.add_argument("--json", type=Path, help="Also write the figures there.")
+    _add_model_steps(steps)
     given = vars(parser.parse_args())
     if "device" in given:
         given["device"] = given["device"] or _device("cuda" if _has_cuda() else "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        all_steps = {"prepare": prepare, "evaluate": evaluate} | {name: made for name, (made, _) in model_steps.items()}
+        all_steps = {"prepare": prepare, "evaluate": evaluate} | {name: made for name, (made, _) in MODEL_STEPS.items()}
         all_steps[given.pop("step")](**given)
     except JobFailedError as error:
         _refuse(error)

@@ -1,9 +1,11 @@
 import json
 import re
+import sys
 from argparse import Namespace
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from finetune.parser import parse_experiment
 from tests.commands import script_module
@@ -11,7 +13,9 @@ from tests.commands import script_module
 
 @pytest.fixture(scope="module")
 def bench():
-    return script_module("bench_quality")
+    module = script_module("bench_quality")
+    sys.path.append(str(module.ROOT / "scripts"))  # where a script finds benchmark_jobs
+    return module
 
 
 def test_every_cell_is_a_config_with_settings_that_fit(bench):
@@ -36,6 +40,23 @@ def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tm
     assert examples < len(table) / 2
     assert found["rival"] == max(found["baselines"], key=found["baselines"].get)  # on test
     assert found["users"] == len(pq.read_table(tmp_path / "data/tiny/test.parquet")["user_id"].unique())
+
+
+def test_a_cell_of_another_shop_starts_from_its_model_and_has_a_rival_that_moves_too(
+    bench, tiny, tmp_path, monkeypatch
+):
+    quick = ["--pretraining.max_steps", "2", "--training.max_steps", "4", "--training.eval_steps", "4"]
+    few = [*quick, "--model.from_scratch", "null", "--finetuning.labelled_users", "60"]
+    config = str(tiny.with_suffix(""))
+    monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-from-tiny-60": (config, few)})
+    given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
+    found = bench.run_cell("tiny-from-tiny-60", given)
+    assert found["rival"] == max(found["baselines"], key=found["baselines"].get)  # on test
+    # The other shop is the same one here, so that the regression moves to where it was made.
+    assert found["baselines"][bench.MOVED] > 0.55
+    assert found["moved"]["weight"] in (0, 1, 10, 100)
+    started = yaml.safe_load((tmp_path / "transfer/60/tiny/config.yaml").read_text())["model"]["name_or_path"]
+    assert started == str(tmp_path / "runs/tiny/seed-0/model")
 
 
 def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(bench, tiny, tmp_path, monkeypatch, capsys):
