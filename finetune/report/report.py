@@ -193,7 +193,14 @@ def page_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"named": named, "number": number, "span": span, "percent": percent, "outcome": _outcome}
+    environment.filters |= {
+        "named": named,
+        "worded": worded,
+        "number": number,
+        "span": span,
+        "percent": percent,
+        "outcome": _outcome,
+    }
     environment.filters |= {"measure": measure, "digits": digits, "listed": listed}
     return environment.get_template(name)
 
