@@ -81,10 +81,8 @@ def compare_runs(
     labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
-    scores: dict[Any, np.ndarray] = {name: run.scores for name, run in named.items()}
     rival = _rival(runs, main)
-    if rival:
-        scores[RIVAL] = rival[1]
+    scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
     drawn = bootstrap(ScoredRows(task, labels, scores, users), resamples, seed)
     figures = {name: compute_metrics(task, labels, of) for name, of in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
