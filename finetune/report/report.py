@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
-from finetune.measures import LOWER_IS_BETTER, MODEL, digits, measure, measure_names
+from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
 from finetune.report.decision import answers, decision
 from finetune.report.overview_pictures import contact_pictures, forest_pictures, timeline_pictures
 from finetune.report.pictures import PICTURE_STYLE
@@ -140,6 +140,7 @@ def write_report(run_folder: Path) -> Path:
         single=single,
         shown=[*compared, *single],
         few_positives=FEW_POSITIVES,
+        seed_deviations=SEED_DEVIATIONS,
         sections={title: pictures for title, pictures in sections.items() if pictures},
         sliced=SLICED,
         three=CURVES,
