@@ -31,7 +31,7 @@ from finetune.runs import (
 )
 from finetune.wording import standing
 
-RIVAL = 0  # its key among the scorers: no run's name, which is a text
+RIVAL = "\0"  # its key among the scorers, as no name of a run or a folder can be
 LOGGED = ("trainable_parameters", "total_parameters", "steps")  # by the training log
 
 
@@ -158,7 +158,7 @@ def _read(folder: Path) -> Run:
     baselines = (metrics.get("test") or {}).get("baselines") or {}
     rival = best_rival(baselines, MAIN[task])
     try:
-        known = [name for name in [rival] if name in pq.read_schema(path).names]
+        known = [rival] if rival and rival in pq.read_schema(path).names else []
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score", *known])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
@@ -214,8 +214,8 @@ def _entry(
     run: Run,
     first: str,
     compared: str,
-    figures: dict[Any, dict[str, float]],
-    drawn: dict[Any, dict[str, np.ndarray]],
+    figures: dict[str, dict[str, float]],
+    drawn: dict[str, dict[str, np.ndarray]],
     settings: list[str],
 ) -> dict[str, Any]:
     """All that is said of one run; `first` is the one with the best measure."""
@@ -257,10 +257,10 @@ def _beside(name: str, figures: dict, drawn: dict, main: str) -> dict[str, Any]:
 
 
 def _measured(
-    name: Any,
+    name: str,
     compared: str,
-    figures: dict[Any, dict[str, float]],
-    drawn: dict[Any, dict[str, np.ndarray]],
+    figures: dict[str, dict[str, float]],
+    drawn: dict[str, dict[str, np.ndarray]],
     task: str,
 ) -> dict[str, Any]:
     """The measures of one run or of the rival, and its difference to another one, with their intervals."""

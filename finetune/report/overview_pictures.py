@@ -110,7 +110,7 @@ def contact_pictures(metrics: dict) -> list[Picture]:
     clear = int(((low > 0) | (high < 0)).sum())
     reading = (
         f"What the model's list holds beyond one of {worded(rival)} of the same length: at {at}\u00a0% "
-        f"{number(apart[at], places, '+')} ({span([low[at], high[at]], places, '+')}). "
+        f"{number(float(apart[at]), places, '+')} ({span([float(low[at]), float(high[at])], places, '+')}). "
         f"The band leaves zero out at {clear} of the {len(shares) - 1} shares."
     )
     title = f"Found beyond {worded(rival)}"

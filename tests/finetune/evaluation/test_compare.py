@@ -15,6 +15,7 @@ from data_prep import InputError
 from finetune.evaluation.compare import compare_runs
 from finetune.measures import MAIN
 from finetune.report.comparison import table, write_page
+from tests.browser import assert_quiet_and_narrow
 from tests.commands import ROOT
 
 ROWS = 600
@@ -292,6 +293,7 @@ def test_the_best_baseline_stands_beside_the_runs_on_the_same_rows(tmp_path, noi
     first = re.sub(r"<[^>]+>", " ", page[page.index("<header>") : page.index("<h2")])
     assert "Gradient boosting, the best baseline" in first
     assert "Minus gradient boosting" in page
+    assert_quiet_and_narrow({"compare.html": page})
 
 
 def test_a_page_shows_every_run_and_marks_the_one_to_take(tmp_path):

@@ -4,7 +4,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from finetune.measures import best_rival
 from finetune.report.decision import advice, answers, decision
 from finetune.report.report import write_report
-from tests.finetune.report.test_report import CHROMIUM
+from tests.browser import run_in
 
 
 def contact_figures(**changed) -> dict:
@@ -164,38 +163,22 @@ def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
         assert row["missed"] == pytest.approx(contact["total"] - row["found"])
 
 
-def test_the_slider_shows_the_figures_of_each_share(evaluated, tmp_path):
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing, so the slider was not moved; apt-get install chromium")
-    run = tmp_path / "run"
-    shutil.copytree(evaluated.run_folder, run)
-    contact = json.loads((run / "metrics.json").read_text())["contact"]
-    page = write_report(run).read_text(encoding="utf-8")
-    names = ("percent", "contacted", "found", "missed")
-    # A script of the test's own, which the page's policy would not run.
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    moved = f"""<script>
-      const seen = [];
-      for (const share of [1, 5, 10, 20, 50]) {{
-        input.value = share;
-        input.dispatchEvent(new Event("input"));
-        seen.push({json.dumps(names)}.map((name) => document.getElementById("contact-" + name).textContent));
-      }}
-      document.title = JSON.stringify(seen);
-    </script></body>"""
-    file = tmp_path / "page.html"
-    file.write_text(page.replace("</body>", moved), encoding="utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+def test_the_slider_shows_the_figures_of_each_share(evaluated):
+    contact = json.loads((evaluated.run_folder / "metrics.json").read_text())["contact"]
+    page = (evaluated.run_folder / "report.html").read_text(encoding="utf-8")
+    moved = """[1, 5, 10, 20, 50].map((share) => {
+      input.value = share;
+      input.dispatchEvent(new Event("input"));
+      return ["percent", "contacted", "found", "missed"]
+        .map((name) => document.getElementById("contact-" + name).textContent);
+    })"""
+    seen = json.loads(run_in(page, moved))
     for (percent, contacted, found, missed), share in zip(seen, (1, 5, 10, 20, 50), strict=True):
         expected = contact["found"]["model"][share]
         assert html.unescape(percent) == f"{share}\u00a0%"
         assert int(contacted) == contact["contacted"][share]
         assert int(found) == pytest.approx(expected, abs=0.5)
         assert int(missed) == pytest.approx(contact["total"] - expected, abs=0.5)
-    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 
 
 def test_a_file_that_is_no_explanation_is_refused_and_one_of_a_sample_is_shown(evaluated, tmp_path):

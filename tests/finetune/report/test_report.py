@@ -5,13 +5,10 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-from functools import cache, partial
+from functools import cache
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -23,8 +20,8 @@ from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES, digits
 from finetune.report.report import write_report
 from finetune.wording import number
+from tests.browser import assert_quiet_and_narrow, run_in, show
 
-CHROMIUM = Path("/usr/bin/chromium")
 BASELINES = ("recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority")
 CLASSES = {
     "binary": ["no_churn", "churn"],
@@ -533,46 +530,21 @@ def test_what_a_teacher_said_is_told(bare):
     assert "70\u00a0% was said by boosting and regression" in _read(run)
 
 
-class _Recorder(SimpleHTTPRequestHandler):
-    def __init__(self, *args, requests: list[str], **kwargs):
-        self.requests = requests
-        super().__init__(*args, **kwargs)
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *_) -> None:
-        """Nothing on the screen."""
+def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, evaluated):
+    real = (evaluated.run_folder / "report.html").read_text(encoding="utf-8")
+    shown = show({"real.html": real}, "real.html")
+    assert "<figcaption>" in shown.dom
+    assert (shown.console, shown.requests) == ([], ["/real.html"])
+    assert_quiet_and_narrow({f"{task}.html": _page(full(task)) for task in MEASURES} | {"real.html": real})
 
 
-def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, evaluated, tmp_path):
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing, so the report was not opened in a browser; apt-get install chromium")
-    for task in MEASURES:
-        shutil.copy(full(task) / "report.html", tmp_path / f"{task}.html")
-    shutil.copy(evaluated.run_folder / "report.html", tmp_path / "real.html")
-    pages = [*MEASURES, "real"]
-    frames = "".join(f'<iframe src="{page}.html" style="width: 390px; border: 0"></iframe>' for page in pages)
-    width = "frame.contentDocument.documentElement.scrollWidth"
-    script = f"document.title = [...document.querySelectorAll('iframe')].map(frame => {width})"
-    frames += f"<script>onload = () => {{ {script} }}</script>"
-    (tmp_path / "all.html").write_text(f'<!doctype html><link rel="icon" href="data:,"><title>-</title>{frames}')
-    requests = []
-    handler = partial(_Recorder, directory=str(tmp_path), requests=requests)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        # The page's content security policy has Chromium write to the console what it refuses to ask for.
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
-        command.append("--hide-scrollbars")
-        for page, told in (("real", "<figcaption>"), ("all", "<title>390,390,390,390,390</title>")):
-            address = f"http://127.0.0.1:{server.server_port}/{page}.html"
-            shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
-            assert told in shown.stdout
-            assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
-        server.shutdown()
-    assert requests[:2] == ["/real.html", "/all.html"]
-    assert sorted(requests[2:]) == [f"/{page}.html" for page in sorted(pages)]
-    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
+def test_on_paper_the_slider_gives_way_to_the_table_and_what_is_folded_lies_open(full):
+    page = _page(full("binary")).replace("@media print", "@media all")  # paper as Chromium lays it out
+    seen = "details.map(part => part.lastElementChild.checkVisibility())"
+    gone = "getComputedStyle(document.getElementById('contact-slider')).display"
+    script = f"(details => [{gone}, ...{seen}])([...document.querySelectorAll('details')])"
+    slider, *opened = json.loads(run_in(page, script))
+    assert slider == "none"
+    assert len(opened) >= 5
+    assert all(opened)
+    assert not any(json.loads(run_in(_page(full("binary")), script))[1:])  # on a screen they are folded

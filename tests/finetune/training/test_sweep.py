@@ -15,6 +15,7 @@ from finetune.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.sweep import changed, sweep
 from finetune.training.train import train
+from tests.browser import assert_quiet_and_narrow
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
@@ -64,6 +65,7 @@ def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(prepared, t
     for name, words in zip(RANGES, ("Learning rate", "Examples in a step", "Dropout", "Share of events"), strict=True):
         assert re.search(rf'<th scope="col" class="words">{words}[^<]* <span class="small"><code>{name}</code>', page)
         assert f"<h3>{words}" in page
+    assert_quiet_and_narrow({"sweep.html": page})
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|url\((?!#)|@import|<script', page.replace("xlink:", ""))
 
 
