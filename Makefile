@@ -1,5 +1,6 @@
-.PHONY: install quickstart test lint lock
+.PHONY: install quickstart test lint lock screenshots
 PYTHON ?= python3
+RUN ?= runs/quickstart
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -16,6 +17,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+screenshots: $(VENV)/.installed  ## the README's picture anew, by Chromium; of another run: RUN=runs/NAME
+	$(BIN)/python scripts/screenshots.py --run $(RUN)
 
 lock: .lock/bin/python  ## constraints.txt anew, of the newest versions that pyproject.toml allows
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch -e '.[dev]'

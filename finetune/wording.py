@@ -4,6 +4,16 @@ import math
 
 FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
 ABBREVIATIONS = {"rfm": "RFM"}
+SETTINGS = {  # that their names do not say to everyone
+    "per_device_train_batch_size": "examples in a step",
+    "max_steps": "steps",
+    "num_train_epochs": "passes over the data",
+    "event_dropout": "share of events left out in training",
+    "weight_decay": "pull of the weights towards zero",
+    "hidden_size": "width of the model",
+    "name_or_path": "pretrained model",
+    "r": "rank of the adapter",
+}
 
 
 def worded(name: str) -> str:
@@ -14,6 +24,15 @@ def worded(name: str) -> str:
 def named(name: str) -> str:
     """The same at its start."""
     return worded(name)[:1].upper() + worded(name)[1:]
+
+
+def setting_words(name: str) -> str:
+    """What a setting is, by its name with dots."""
+    section, _, last = name.rpartition(".")
+    said = SETTINGS.get(last, worded(last))
+    if section == "pretraining":
+        said += " of pretraining"
+    return said[:1].upper() + said[1:]
 
 
 def short(text: object, width: int = 26) -> str:

@@ -14,11 +14,8 @@ from finetune.command import CommandParser, guarded
 
 def run(given: Namespace) -> None:
     """The table, and where the page lies."""
-    from finetune.evaluation.compare import (  # after the arguments are read, as it takes seconds
-        compare_runs,
-        table,
-        write_page,
-    )
+    from finetune.evaluation.compare import compare_runs  # after the arguments are read, as it takes seconds
+    from finetune.report.comparison import table, write_page
 
     compared = compare_runs(given.runs, given.against)
     print(table(compared))

@@ -4,26 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import Any, Literal
 
-import matplotlib.style
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
-from data_prep.files import write_whole
 from data_prep.prepared import column_array
 from finetune.effects import effect
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import LOWER_IS_BETTER, MAIN, digits, measure, measure_names
+from finetune.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
 from finetune.metrics import compute_metrics
-from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
-from finetune.report.report import page_template
+from finetune.report.comparison import take, verdict
 from finetune.runs import (
     METRICS,
     PREDICTIONS,
@@ -34,11 +29,10 @@ from finetune.runs import (
     read_training_log,
     seed_folder,
 )
-from finetune.wording import FEW_POSITIVES, listed, missing, number, short, span
+from finetune.wording import standing
 
-MARK = "EventScribe comparison"  # in every page
+RIVAL = "\0"  # its key among the scorers, as no name of a run or a folder can be
 LOGGED = ("trainable_parameters", "total_parameters", "steps")  # by the training log
-COST = ("trained_parameters", "steps", "seconds")
 
 
 @dataclass
@@ -51,6 +45,7 @@ class Run:
     settings: dict[str, str]  # name with dots -> value
     rows: pa.Table  # user_id, cutoff and label, sorted
     scores: np.ndarray  # in their order
+    rivals: dict[str, np.ndarray]  # the baseline that was best in this run's evaluation -> its scores, in their order
 
 
 def compare_runs(
@@ -58,6 +53,7 @@ def compare_runs(
 ) -> dict:
     """Measures of several runs on the same test rows, and their differences, paired by a bootstrap over users.
 
+    Beside them stands the rival: of the baselines that were evaluated with the runs the best one on these rows.
     The run with the best main measure is called the best only where its difference to every other one has a 95 %
     interval without zero; those whose interval includes it are level with it.
 
@@ -68,11 +64,14 @@ def compare_runs(
         seed: Of the resamples.
 
     Returns:
-        task, main, lower_is_better, question, rows, users, positives; verdict; against, a run's name; best, a name or
-        None; settings, the names of those that differ; and runs, the best first, each with name, folder, the measures
-        shown and their intervals, difference (this run minus `against`) and its interval, standing (best, level,
-        behind, or untold), validation, trained_parameters, total_parameters, steps, seconds and settings. What is not
-        known is None, what cannot be computed NaN.
+        task, main, lower_is_better, question, rows, users, positives; verdict (see finetune.report.comparison);
+        against, a run's name; best and take, the name of the run that is the best and that is advised, or None;
+        settings, the names of those that differ; runs, the best first, each with name, folder, the measures shown and
+        their intervals, difference (this run minus `against`) and its interval, standing (best, level, behind, or
+        untold), validation, trained_parameters, total_parameters, steps, seconds and settings, and to_rival (this run
+        minus the rival) with its interval and beside_rival (ahead, level, behind, or untold); and rival, its name,
+        measures and difference, or None where the runs have no baseline. What is not known is None, what cannot be
+        computed NaN.
 
     Raises:
         InputError: A folder that is no evaluated run, fewer than two, one twice, or other tasks, rows or labels.
@@ -82,20 +81,14 @@ def compare_runs(
     labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
-    drawn = bootstrap(
-        ScoredRows(task, labels, {name: run.scores for name, run in named.items()}, users), resamples, seed
-    )
-    figures = {name: compute_metrics(task, labels, run.scores) for name, run in named.items()}
+    rival = _rival(runs, main)
+    scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
+    drawn = bootstrap(ScoredRows(task, labels, scores, users), resamples, seed)
+    figures = {name: compute_metrics(task, labels, of) for name, of in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
-    settings, entries = _different([run.settings for run in runs]), []
-    for name in order:
-        run = named[name]
-        entry = {"name": name, "folder": str(run.folder), **_measured(name, compared, figures, drawn, task)}
-        behind = interval(sign * (drawn[order[0]][main] - drawn[name][main]))[0]
-        entry["standing"] = "untold" if math.isnan(behind) else "behind" if behind > 0 else "level"
-        entry |= {"validation": run.metrics["validation"][main], **_cost(run.logs)}
-        entries.append(entry | {"settings": {key: run.settings.get(key) for key in settings}})
+    settings = _different([run.settings for run in runs])
+    entries = [_entry(name, named[name], order[0], compared, figures, drawn, settings) for name in order]
     if all(entry["standing"] == "behind" for entry in entries[1:]):
         entries[0]["standing"] = "best"
     result = {
@@ -110,8 +103,10 @@ def compare_runs(
         "best": order[0] if entries[0]["standing"] == "best" else None,
         "settings": settings,
         "runs": entries,
+        "rival": {"name": rival[0], **_measured(RIVAL, compared, figures, drawn, task)} if rival else None,
     }
-    return result | {"verdict": _verdict(result)}
+    result["take"] = take(result)
+    return result | {"verdict": verdict(result)}
 
 
 def _read_all(folders: list[Path]) -> list[Run]:
@@ -153,19 +148,24 @@ def _read(folder: Path) -> Run:
             )
     task = read_metrics(folder, {})["task"]
     needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
+    needed["test"] = MayLack({"baselines": MayLack({str: {MAIN[task]: (None, float)}})})
     metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
     runs = [folder / seed_folder(seed) for seed in config["seeds"]] or [folder]
     logs = [
         read_training_log(run, dict.fromkeys(("seconds", *LOGGED), MayLack(float)) | {"steps": float}) for run in runs
     ]
     path = folder / names[3]
+    baselines = (metrics.get("test") or {}).get("baselines") or {}
+    rival = best_rival(baselines, MAIN[task])
     try:
-        table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score"])
+        known = [rival] if rival and rival in pq.read_schema(path).names else []
+        table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score", *known])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
-    return Run(folder, metrics, logs, _flat(config), rows, column_array(table["score"]))
+    rivals = {name: column_array(table[name]) for name in known}
+    return Run(folder, metrics, logs, _flat(config), rows, column_array(table["score"]), rivals)
 
 
 def _apart(one: Run, other: Run) -> str:
@@ -209,6 +209,53 @@ def _different(settings: list[dict[str, str]]) -> list[str]:
     return sorted(key for key in known if len({run.get(key) for run in settings}) > 1)
 
 
+def _entry(
+    name: str,
+    run: Run,
+    first: str,
+    compared: str,
+    figures: dict[str, dict[str, float]],
+    drawn: dict[str, dict[str, np.ndarray]],
+    settings: list[str],
+) -> dict[str, Any]:
+    """All that is said of one run; `first` is the one with the best measure."""
+    task = run.metrics["task"]
+    main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
+    return {
+        "name": name,
+        "folder": str(run.folder),
+        **_measured(name, compared, figures, drawn, task),
+        "standing": _standing(sign * (drawn[first][main] - drawn[name][main])),
+        "validation": run.metrics["validation"][main],
+        **_cost(run.logs),
+        "settings": {key: run.settings.get(key) for key in settings},
+        **(_beside(name, figures, drawn, main) if RIVAL in drawn else {}),
+    }
+
+
+def _standing(behind: np.ndarray) -> str:
+    """Of a run, by how far the first one is ahead of it on each resample."""
+    low = interval(behind)[0]
+    return "untold" if math.isnan(low) else "behind" if low > 0 else "level"
+
+
+def _rival(runs: list[Run], main: str) -> tuple[str, np.ndarray] | None:
+    """The best baseline of all runs, by the measure that their evaluations gave it, and its scores."""
+    known = {(at, name): run.metrics["test"]["baselines"][name] for at, run in enumerate(runs) for name in run.rivals}
+    best = best_rival({str(key): figures for key, figures in known.items()}, main)
+    return next(((name, runs[at].rivals[name]) for at, name in known if str((at, name)) == best), None)
+
+
+def _beside(name: str, figures: dict, drawn: dict, main: str) -> dict[str, Any]:
+    """The main measure of one run minus that of the rival."""
+    bounds = interval(drawn[name][main] - drawn[RIVAL][main])
+    return {
+        "to_rival": figures[name][main] - figures[RIVAL][main],
+        "to_rival_interval": bounds,
+        "beside_rival": standing(bounds, main in LOWER_IS_BETTER) if not math.isnan(bounds[0]) else "untold",
+    }
+
+
 def _measured(
     name: str,
     compared: str,
@@ -216,7 +263,7 @@ def _measured(
     drawn: dict[str, dict[str, np.ndarray]],
     task: str,
 ) -> dict[str, Any]:
-    """The measures of one run, and its difference to another one, with their intervals."""
+    """The measures of one run or of the rival, and its difference to another one, with their intervals."""
     main, shown = MAIN[task], measure_names(task, "compare")
     return {
         **{key: figures[name][key] for key in shown},
@@ -236,107 +283,3 @@ def _cost(logs: list[dict]) -> dict[str, Any]:
         "steps": steps,
         "seconds": sum(seconds) if len(seconds) == len(logs) else None,
     }
-
-
-def _verdict(compared: dict) -> str:
-    """One sentence: is a run the best, and how sure is that?"""
-    runs, main, task = compared["runs"], compared["main"], compared["task"]
-    title = measure(main, task).title
-    called = {run["name"]: f"{run['name']} ({number(run[main], _places(main))})" for run in runs}
-    if runs[0]["standing"] == "untold":
-        return f"These test rows cannot tell the runs apart: {title} is not defined on them."
-    few = ""
-    if task != "value" and compared["positives"] < FEW_POSITIVES:
-        few = f"Only {compared['positives']} positives, too few to tell: "
-    if compared["best"]:
-        others = "the other run" if len(runs) == 2 else f"each of the other {len(runs) - 1} runs"
-        said = (
-            f"{called[compared['best']]} is the best in {title}: its difference to {others} has an interval without 0"
-        )
-    else:
-        level = [called[run["name"]] for run in runs if run["standing"] == "level"]
-        said = f"No run is the best for sure: in {title} {listed(level)} are level"
-        behind = [called[run["name"]] for run in runs if run["standing"] == "behind"]
-        said += f", and {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind" if behind else ""
-    return f"{few}{said}{'; lower is better.' if compared['lower_is_better'] else '.'}"
-
-
-def _places(key: str) -> int | None:
-    """One decimal more than a report shows, as runs lie close together."""
-    shown = digits(key)
-    return None if shown is None else shown + 1
-
-
-def table(compared: dict) -> str:
-    """The comparison for the screen."""
-    main = compared["main"]
-    head = ["run", measure(main, compared["task"]).title, f"minus {compared['against']}", "standing", "validation"]
-    lines = [[*head, *(key.replace("_", " ") for key in COST)]]
-    for run in compared["runs"]:
-        cells = [_cell(run[main], run[f"{main}_interval"], _places(main))]
-        cells.append("" if run["name"] == compared["against"] else _difference(run, main))
-        cells += [run["standing"], number(run["validation"], _places(main))]
-        lines.append([run["name"], *cells, *(number(run[key], 0) for key in COST)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.append(
-        f"{compared['rows']:,} test rows of {compared['users']:,} users, {compared['positives']:,} positives; 95 % "
-        f"intervals by bootstrap over users, paired for the differences"
-    )
-    for key in compared["settings"]:
-        values = (f"{run['name']} {_setting(run, key)}" for run in compared["runs"])
-        text.append(f"{key}: {', '.join(values)}")
-    return "\n".join([*text, "", *wrap(compared["verdict"], 100)])
-
-
-def _cell(value: float, bounds: list[float], places: int | None, sign: str = "") -> str:
-    return number(value, places, sign) + ("" if missing(bounds[0]) else f" [{span(bounds, places, sign)}]")
-
-
-def _difference(run: dict, main: str) -> str:
-    return _cell(run["difference"], run["difference_interval"], _places(main), "+")
-
-
-def _setting(run: dict, key: str) -> str:
-    value = run["settings"][key]
-    return "\u2013" if value is None else short(value, 60)
-
-
-def write_page(compared: dict, path: Path) -> Path:
-    """Write the comparison as one self-contained page; InputError where it would replace another one."""
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path} is no comparison and would be replaced; choose another --output")
-    with matplotlib.style.context(["default", PICTURE_STYLE]):
-        pictures = [] if compared["runs"][0]["standing"] == "untold" else [_picture(compared)]
-    page = page_template("compare.html.jinja").render(
-        compared=compared,
-        shown=measure_names(compared["task"], "compare"),
-        places=_places,
-        setting=_setting,
-        few_positives=FEW_POSITIVES,
-        pictures=pictures,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page)
-    return path
-
-
-def _picture(compared: dict) -> Picture:
-    """The difference of each run to the one that all are compared with."""
-    runs, main = compared["runs"], compared["main"]
-    title = measure(main, compared["task"]).title
-    figure = flat_figure(len(runs))
-    axes = figure.subplots()
-    sure = compared["task"] == "value" or compared["positives"] >= FEW_POSITIVES
-    spans = [run["difference_interval"] for run in runs]
-    dots(axes, [run["difference"] for run in runs], spans, [sure] * len(runs))
-    axes.axvline(0, color=MUTED, linewidth=1.2)
-    axes.set_yticks(range(len(runs)), [short(run["name"], 24) for run in runs])
-    axes.set_xlabel(f"Difference in {title}")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    others = [run for run in runs if run["name"] != compared["against"]]
-    clear = [run["name"] for run in others if run["difference_interval"][0] * run["difference_interval"][1] > 0]
-    reading = f"Runs whose difference to {compared['against']} has an interval without zero: {listed(clear) or 'none'}."
-    said = "; ".join(f"{run['name']} {_difference(run, main)}" for run in others)
-    alt = f"{title} of each run minus that of {compared['against']}, with intervals. {said}."
-    return Picture("Differences", reading, inline_svg(figure, "differences", alt))

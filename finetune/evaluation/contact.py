@@ -29,9 +29,10 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
 
     Returns:
         cutoff, users; total, the number of positives or the sum of the values; share; shares and contacted, of shape
-        (101,); found, scorer -> of shape (101,); low and high, the interval of the model's; and at `share`
-        contacted_at, found_at, of each scorer, and difference_at, of each baseline the model minus it, with the
-        interval. None for tiers and propensity, for values below zero, and where nobody is to be found.
+        (101,); found, scorer -> of shape (101,); low and high, the interval of the model's; ahead, baseline -> low and
+        high, the interval of the model minus it; and at `share` contacted_at, found_at, of each scorer, and
+        difference_at, of each baseline the model minus it, with the interval. None for tiers and propensity, for values
+        below zero, and where nobody is to be found.
     """
     if scored.task not in ("binary", "value") or not len(cutoffs):
         return None
@@ -43,13 +44,12 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     shares = np.append(SHARES, share)
     contacted = np.round(shares * len(rows.labels))
     reached = {name: _Reached(scores, rows.labels) for name, scores in rows.scores.items()}
-    found = {
-        name: of_scorer(np.ones((len(rows.labels), 1)), shares)[0] * contacted for name, of_scorer in reached.items()
-    }
+    found = {name: scorer(np.ones((len(rows.labels), 1)), shares)[0] * contacted for name, scorer in reached.items()}
     drawn = {
         name: means * contacted for name, means in _resampled(rows.users, reached, shares, resamples, seed).items()
     }
-    low, high = np.transpose([interval(values) for values in drawn[MODEL].T])
+    low, high = _ends(drawn[MODEL])
+    ahead = {name: _ends(drawn[MODEL] - values) for name, values in drawn.items() if name != MODEL}
     return {
         "cutoff": show(last.astype("datetime64[us]").astype(datetime)),
         "users": len(rows.labels),
@@ -60,18 +60,20 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
         "found": {name: values[:-1] for name, values in found.items()},
         "low": low[:-1],
         "high": high[:-1],
+        "ahead": {name: {"low": ends[0][:-1], "high": ends[1][:-1]} for name, ends in ahead.items()},
         "contacted_at": contacted[-1],
         "found_at": {name: values[-1] for name, values in found.items()},
         "found_at_interval": [low[-1], high[-1]],
         "difference_at": {
-            name: {
-                "difference": found[MODEL][-1] - values[-1],
-                "interval": interval(drawn[MODEL][:, -1] - drawn[name][:, -1]),
-            }
-            for name, values in found.items()
-            if name != MODEL
+            name: {"difference": found[MODEL][-1] - found[name][-1], "interval": ends[:, -1]}
+            for name, ends in ahead.items()
         },
     }
+
+
+def _ends(drawn: np.ndarray) -> np.ndarray:
+    """The intervals of resamples of shape (resamples, shares), as an array of shape (2, shares)."""
+    return np.transpose([interval(values) for values in drawn.T])
 
 
 def _resampled(

@@ -1,6 +1,7 @@
 """What the report's pictures draw of the test rows and of the training, small enough for metrics.json."""
 
 import heapq
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -11,6 +12,7 @@ from finetune.metrics import deciles, running_total
 from finetune.runs import read_pretraining_log, read_training_log
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
+GRID = 100  # steps of a difference between two curves
 DECIMALS = 6  # of a point; a page has a thousand pixels
 BARS, BARS_BY_LABEL = 40, 30  # of the histograms
 CLASSES = 15  # of propensity: that many of the most frequent are drawn
@@ -32,7 +34,8 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
     Returns:
         rows and unscored (how many have all scores, and have not), and
 
-        - binary: roc, precision_recall and gain of each scorer; calibration, histograms and medians of the model
+        - binary: roc, precision_recall and gain of each scorer; calibration, histograms and medians of the model; and
+          differences, curve -> baseline -> the model minus it in GRID steps from 0 to 1 of what the curve runs over
         - tiers: auroc and roc of the model, by tier; calibration and histograms over pairs of row and tier
         - value: gain of each scorer, and perfect_gain
         - propensity: class_auroc and at_k of each scorer; calibration and histograms over pairs of row and class
@@ -85,13 +88,19 @@ def _series(log: dict, key: str) -> dict[str, list]:
 
 def _binary(labels: np.ndarray, scorers: dict[str, np.ndarray]) -> dict:
     if len(np.unique(labels)) < 2:
-        return {key: {} for key in ("roc", "precision_recall", "gain", "calibration", "histograms", "medians")}
+        drawn = ("roc", "precision_recall", "gain", "differences", "calibration", "histograms", "medians")
+        return {key: {} for key in drawn}
     model, totals = scorers[MODEL], {name: running_total(labels, values) for name, values in scorers.items()}
     positive, negative = model[labels == 1], model[labels == 0]
     return {
         "roc": {name: _roc(*total) for name, total in totals.items()},
         "precision_recall": {name: _precision_recall(*total) for name, total in totals.items()},
         "gain": {name: _gain(*total) for name, total in totals.items()},
+        "differences": {
+            "roc": _differences(totals, _true_positives_at),
+            "precision_recall": _differences(totals, _precision_at),
+            "gain": _differences(totals, _captured_at),
+        },
         "calibration": _calibration(labels, model),
         "histograms": {
             "all": _histogram(model, model, BARS),
@@ -161,6 +170,35 @@ def _precision_recall(rows: np.ndarray, found: np.ndarray) -> dict[str, np.ndarr
 def _gain(rows: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
     """Shares of the rows, highest scores first, and of the positives or the value that they hold."""
     return _thinned(rows=rows / rows[-1], captured=found / found[-1])
+
+
+def _differences(
+    totals: dict[str, tuple[np.ndarray, np.ndarray]], curve: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The model's curve minus that of each baseline, of shape (GRID + 1,): of all points, as the curves are thinned by
+    about as much as they differ."""
+    values = {name: curve(*total) for name, total in totals.items()}
+    return {name: np.round(values[MODEL] - of, DECIMALS) for name, of in values.items() if name != MODEL}
+
+
+def _at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A curve from 0 to 1 in steps of the same size."""
+    return np.interp(np.linspace(0, 1, GRID + 1), x, y)
+
+
+def _true_positives_at(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    missed = rows - found
+    return _at(missed / missed[-1], found / found[-1])
+
+
+def _captured_at(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    return _at(rows / rows[-1], found / found[-1])
+
+
+def _precision_at(rows: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Precision where a recall is reached; NaN at recall 0, of which there is none."""
+    needed = _at(found / found[-1], rows)
+    return np.divide(np.linspace(0, found[-1], GRID + 1), needed, where=needed > 0, out=np.full(GRID + 1, np.nan))
 
 
 def _thinned(**axes: np.ndarray) -> dict[str, np.ndarray]:

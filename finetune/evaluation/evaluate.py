@@ -21,7 +21,9 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
+from data_prep.made_up import made_up_user
 from data_prep.prepared import Limit, column_array, prepared_for, read_split, sampled
+from data_prep.serializer import EventSerializer
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
@@ -101,6 +103,8 @@ def evaluate(experiment: Experiment) -> dict | None:
     metrics["timeline"] = {
         split: {"cutoffs": counts["cutoffs"], "rows": counts["rows"]} for split, counts in manifest["splits"].items()
     }
+    shown = EventSerializer.from_pretrained(experiment.data_folder)
+    metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1])
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
     few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
     metrics["verdict"] = few + same + verdict(metrics)

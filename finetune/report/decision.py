@@ -13,7 +13,7 @@ def decision(metrics: dict) -> dict[str, Any] | None:
     """What the first screen says of the last test cutoff; None where metrics.json has nothing about a contact.
 
     Returns:
-        headline, found, beside and money, sentences; rows, of the table: share, contacted, found, missed, precision and
+        headline, found and money, sentences; rows, of the table: share, contacted, found, missed, precision and
         lift; and slider, the figures of every share for the page's script.
     """
     contact = metrics.get("contact")
@@ -24,7 +24,6 @@ def decision(metrics: dict) -> dict[str, Any] | None:
     return {
         "headline": _headline(metrics, contact),
         "found": _found(metrics, contact),
-        "beside": _beside(metrics, contact, rival),
         "money": _money(metrics, contact, costs),
         "rows": [_row(contact, step) for step in STEPS],
         "slider": _slider(metrics, contact, rival, costs),
@@ -36,12 +35,12 @@ def advice(metrics: dict) -> str:
     """Which scorer to use for this log, and how sure that is."""
     main, name = metrics["main"], best_rival(metrics["test"]["baselines"], metrics["main"])
     if name is None or missing(metrics["test"].get(main)):
-        return "These test rows cannot tell which scorer is the best."
+        return "This test cannot tell which way is the best."
     title, lower = measure(main, metrics["task"]).title, metrics["lower_is_better"]
     rival = metrics["test"]["baselines"][name]
     bounds = _known(rival.get(f"{main}_difference_interval"))
     if bounds is None:
-        return "These test rows cannot tell which scorer is the best."
+        return "This test cannot tell which way is the best."
     found = standing(bounds, lower)
     if found == "ahead":
         return f"Use this model: it is better than {worded(name)}, the best of the usual ways, and that is no chance."
@@ -56,6 +55,57 @@ def advice(metrics: dict) -> str:
     if found == "behind":
         return f"Use {worded(name)} for this log: it is better than this model, and that is no chance.{gain}"
     return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
+
+
+def answers(metrics: dict) -> list[tuple[str, str]]:
+    """What else somebody asks who has to decide: pairs of a question and a few sentences; no measure is named there."""
+    contact = metrics.get("contact")
+    beside = _beside(metrics, contact, best_rival(metrics["test"]["baselines"], metrics["main"])) if contact else ""
+    found = [
+        ("Is it better than the usual ways?", f"{beside} {advice(metrics)}".strip()),
+        ("Can it be trusted?", _trust(metrics)),
+        ("What did it learn from?", _learned(metrics)),
+    ]
+    return [(asked, said) for asked, said in found if said]
+
+
+def _trust(metrics: dict) -> str:
+    """When it was tested, whether its scores add up, and whether it became worse in the meantime."""
+    test, label = metrics["test"], metrics["label"]
+    days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
+    when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
+    said = [f"It was tested {when}, all later than what it learned from, with {number(test['users'], 0)} users."]
+    sums = metrics["curves"].get("calibration") or {}
+    if metrics["task"] == "binary" and sums:
+        whom = "would leave" if label in LEAVING else f"would come out as {worded(label)}"
+        said.append(
+            f"It expected that {percent(sums['mean_score'], 1)} {whom}, and {percent(sums['mean_label'], 1)} did."
+        )
+    change = (
+        _known(metrics["by_cutoff"][-1].get(f"{metrics['main']}_change_interval")) if metrics["by_cutoff"] else None
+    )
+    if change:
+        became = {
+            "ahead": "It was better on the last of these days than on the first.",
+            "behind": "It was worse on the last of these days than on the first, and that is no chance: train again.",
+            "level": "From the first of these days to the last it changed by no more than chance can make.",
+        }
+        said.append(became[standing(change, metrics["lower_is_better"])])
+    return " ".join(said)
+
+
+def _learned(metrics: dict) -> str:
+    """The log and the days that the model was trained on."""
+    log, timeline = metrics["made"].get("log"), metrics.get("timeline")
+    if not log or not timeline:
+        return ""
+    days, rows = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]], timeline["train"]["rows"]
+    when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
+    return (
+        f"From a log of {number(log['events'], 0)} events of {number(log['users'], 0)} users, {log['first'][:10]} to "
+        f"{log['last'][:10]}: what each user had done before {when}, and what came in the {metrics['horizon']} after "
+        f"it; {number(rows, 0)} examples in all."
+    )
 
 
 def _known(interval: list[float] | None) -> list[float] | None:

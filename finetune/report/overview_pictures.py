@@ -1,12 +1,14 @@
-"""Pictures of the whole: the differences to each baseline, and what lies where in time."""
+"""Pictures of the whole: the differences to each baseline, also in users, and what lies where in time."""
 
+import math
 from datetime import datetime, timedelta
 
+import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 
 from data_prep.moments import parse_duration
-from finetune.measures import MAJORITY, digits, measure
+from finetune.measures import MAJORITY, MODEL, best_rival, digits, measure
 from finetune.report.pictures import (
     AMBER,
     BLUE,
@@ -14,11 +16,14 @@ from finetune.report.pictures import (
     GREEN,
     INK,
     MUTED,
+    SOLID,
     Picture,
     dots,
     flat_figure,
     inline_svg,
     legend,
+    percents,
+    wide_figure,
 )
 from finetune.wording import missing, named, number, span, worded
 
@@ -39,16 +44,24 @@ def forest_pictures(metrics: dict) -> list[Picture]:
     title = measure(main, metrics["task"]).title
     values = [baselines[name][f"{main}_difference"] for name in names]
     spans = [baselines[name].get(f"{main}_difference_interval") for name in names]
+    places = 4 if digits(main) else None
     figure = flat_figure(len(names) + 2)
     axes = figure.subplots()
-    dots(axes, values, spans, [True] * len(names))
+    limit = _limit(values, spans, names.index(rival) if (rival := best_rival(baselines, main)) in names else 0)
+    dots(axes, [None if abs(value) > limit else value for value in values], spans, [True] * len(names))
+    for at, value in enumerate(values):
+        if abs(value) > limit:  # it would press all others onto zero
+            side, text = (">", "right") if value > 0 else ("<", "left")
+            axes.plot(math.copysign(limit, value), at, side, color=BLUE, markersize=9, clip_on=False)
+            place = (math.copysign(0.93 * limit, value), at)
+            axes.annotate(number(value, places, "+"), place, va="center", ha=text, fontsize=10)
+    axes.set_xlim(-limit, limit)
     axes.axvline(0, color=INK, linewidth=1.2, label="No difference")
     axes.set_yticks(range(len(names)), [named(name) for name in names])
     better = "left" if metrics["lower_is_better"] else "right"
     axes.set_xlabel(f"{title}, model minus this (better to the {better})")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     legend(figure, axes)
-    places = 4 if digits(main) else None
     said = [
         f"{worded(name)} {number(value, places, '+')} ({span(bounds, places, '+')})"
         for name, value, bounds in zip(names, values, spans, strict=True)
@@ -58,6 +71,50 @@ def forest_pictures(metrics: dict) -> list[Picture]:
         f"{'; '.join(said)}. An interval across zero cannot tell the two apart."
     )
     return [Picture("Model minus each baseline", reading, inline_svg(figure, "forest", f"Dots. {reading}"))]
+
+
+def _limit(values: list[float], spans: list[list[float] | None], best: int) -> float:
+    """Where the axis of the differences ends: what lies within ten times the best baseline's reach is on it."""
+    reach = [
+        max(map(abs, [value, *(end for end in span or [] if not missing(end))]))
+        for value, span in zip(values, spans, strict=True)
+    ]
+    near = [one for one in reach if one <= 10 * reach[best]]
+    return 1.15 * max(near) or 1.0
+
+
+def contact_pictures(metrics: dict) -> list[Picture]:
+    """How much more a contact finds by the model than by the best baseline, for each share of the users."""
+    contact, rival = metrics.get("contact"), best_rival(metrics["test"]["baselines"], metrics["main"])
+    band = ((contact or {}).get("ahead") or {}).get(rival)
+    if not contact or rival is None or band is None:
+        return []
+    low, high, ours, theirs = (
+        np.array(values, float)
+        for values in (band["low"], band["high"], contact["found"][MODEL], contact["found"][rival])
+    )
+    shares, apart = np.linspace(0, 1, len(ours)), ours - theirs
+    figure = wide_figure()
+    axes = figure.subplots()
+    axes.fill_between(shares, low, high, color=FILL, alpha=0.6, linewidth=0, label="95\u00a0% interval")
+    axes.plot(shares, apart, label=f"Model minus {worded(rival)}", **SOLID)
+    axes.axhline(0, color=INK, linewidth=1.2)
+    axes.set(
+        xlim=(0, 1), xlabel="Share contacted", ylabel="More found" if metrics["task"] == "binary" else "More brought"
+    )
+    axes.xaxis.set_major_formatter(percents())
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(lambda value, _: number(value, 0, "+"))
+    legend(figure, axes)
+    at, places = round(100 * contact["share"]), 0 if metrics["task"] == "binary" else None
+    clear = int(((low > 0) | (high < 0)).sum())
+    reading = (
+        f"What the model's list holds beyond one of {worded(rival)} of the same length: at {at}\u00a0% "
+        f"{number(float(apart[at]), places, '+')} ({span([float(low[at]), float(high[at])], places, '+')}). "
+        f"The band leaves zero out at {clear} of the {len(shares) - 1} shares."
+    )
+    title = f"Found beyond {worded(rival)}"
+    return [Picture(title, reading, inline_svg(figure, "contact", f"A line within its interval. {reading}"))]
 
 
 def timeline_pictures(metrics: dict) -> list[Picture]:

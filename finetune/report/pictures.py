@@ -70,6 +70,16 @@ def square_figure() -> Figure:
     return Figure(figsize=(4.8, 4.8), layout="constrained")
 
 
+def small_figure() -> Figure:
+    """An empty figure for a row of three, for two panels below each other."""
+    return Figure(figsize=(3.7, 5.4), layout="constrained")
+
+
+def wide_figure() -> Figure:
+    """An empty figure that is half as high as wide."""
+    return Figure(figsize=(4.8, 3.2), layout="constrained")
+
+
 def flat_figure(rows: int) -> Figure:
     """An empty figure as wide, for a list of `rows` entries below each other."""
     return Figure(figsize=(4.8, 1.4 + 0.3 * max(rows, 2)), layout="constrained")

@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
-from finetune.measures import LOWER_IS_BETTER, MODEL, digits, measure, measure_names
-from finetune.report.decision import advice, decision
-from finetune.report.overview_pictures import forest_pictures, timeline_pictures
+from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
+from finetune.report.decision import answers, decision
+from finetune.report.overview_pictures import contact_pictures, forest_pictures, timeline_pictures
 from finetune.report.pictures import PICTURE_STYLE
 from finetune.report.run_pictures import (
     cutoff_pictures,
@@ -23,7 +23,7 @@ from finetune.report.run_pictures import (
     slice_pictures,
     text_pictures,
 )
-from finetune.report.score_pictures import probability_pictures, ranking_pictures
+from finetune.report.score_pictures import curve_pictures, probability_pictures, ranking_pictures
 from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
@@ -34,10 +34,13 @@ from finetune.wording import (
     percent,
     span,
     standing,
+    worded,
 )
 
 CAUSES = 5  # that are shown
-SLICED = "Over time and between groups"
+BELIEVED = "How far its scores can be believed"
+SLICED = "Between groups"
+CURVES = "Curves, and how far they lie from the best baseline's"
 COUNTS = ("rows", "users", "positives")
 FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
 # What the page needs of metrics.json.
@@ -54,6 +57,7 @@ REPORTED = {
     "curves": {"rows": int, "unscored": int},
     "contact": MayLack({"cutoff": str, "users": int, "found": {str: [float]}, "contacted": [float]}),
     "timeline": MayLack(dict),
+    "made_up": MayLack({"cutoff": str, "events": [{"days": int, "fields": dict}], "text": str}),
     "training": dict,
     "calibration": MayLack(dict),
     "profit": MayLack(dict),
@@ -78,6 +82,7 @@ REPORTED = {
 OPTIONAL = {
     "contact": None,
     "timeline": None,
+    "made_up": None,
     "calibration": None,
     "profit": None,
     "by_cutoff": [],
@@ -103,12 +108,12 @@ def write_report(run_folder: Path) -> Path:
     test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
+        contacted, forest, timeline = (draw(metrics) for draw in (contact_pictures, forest_pictures, timeline_pictures))
         sections = {
-            "How far ahead or behind": forest_pictures(metrics) + timeline_pictures(metrics),
-            "How well it ranks": ranking_pictures(metrics),
-            "How far its scores can be believed": probability_pictures(metrics),
-            "What it would earn": profit_pictures(metrics),
-            SLICED: cutoff_pictures(metrics) + slice_pictures(metrics),
+            "How well it ranks, and whether that lasts": ranking_pictures(metrics) + cutoff_pictures(metrics),
+            CURVES: curve_pictures(metrics),
+            BELIEVED: probability_pictures(metrics) + profit_pictures(metrics),
+            SLICED: slice_pictures(metrics),
             "Inputs and training": text_pictures(metrics) + loss_pictures(metrics) + drift_pictures(metrics),
         }
     keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
@@ -121,7 +126,11 @@ def write_report(run_folder: Path) -> Path:
     page = page_template("report.html.jinja").render(
         metrics=metrics,
         decision=decision(metrics),
-        advice=advice(metrics),
+        answers=answers(metrics),
+        contacted=contacted,
+        forest=forest,
+        timeline=timeline,
+        made_up=_made_up(metrics),
         causes=_causes(folder),
         script=script,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
@@ -131,12 +140,33 @@ def write_report(run_folder: Path) -> Path:
         single=single,
         shown=[*compared, *single],
         few_positives=FEW_POSITIVES,
+        seed_deviations=SEED_DEVIATIONS,
         sections={title: pictures for title, pictures in sections.items() if pictures},
         sliced=SLICED,
+        three=CURVES,
+        believed=BELIEVED,
         config=config,
     )
     write_whole(folder / REPORT, page)
     return folder / REPORT
+
+
+def _made_up(metrics: dict) -> list[tuple[str, str]]:
+    """When each event of the user who does not exist happened, and what was seen of it."""
+    lines = []
+    for event in (metrics["made_up"] or {"events": []})["events"]:
+        fields = dict(event["fields"])
+        said = [worded(str(fields.pop("event_type")))] if "event_type" in fields else []
+        said += [f"{worded(name)} {_written(value)}" for name, value in fields.items()]
+        lines.append((f"{event['days']} day{'s' * (event['days'] != 1)} before", ", ".join(said)))
+    return lines
+
+
+def _written(value: object) -> str:
+    """A value of a field as people write it."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _causes(folder: Path) -> list[dict] | None:
@@ -164,7 +194,14 @@ def page_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"named": named, "number": number, "span": span, "percent": percent, "outcome": _outcome}
+    environment.filters |= {
+        "named": named,
+        "worded": worded,
+        "number": number,
+        "span": span,
+        "percent": percent,
+        "outcome": _outcome,
+    }
     environment.filters |= {"measure": measure, "digits": digits, "listed": listed}
     return environment.get_template(name)
 

@@ -1,9 +1,11 @@
 """Pictures of a run's scores against what came: the test metrics and curves of metrics.json."""
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import BLEND, MAJORITY, MODEL, SHARES
+from finetune.measures import BLEND, MAJORITY, MODEL, SHARES, best_rival
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
     BLUE,
@@ -17,10 +19,14 @@ from finetune.report.pictures import (
     inline_svg,
     legend,
     percents,
+    small_figure,
     square_figure,
     styles,
+    wide_figure,
 )
 from finetune.wording import listed, missing, named, number, percent, span, worded
+
+UNSURE = 5  # per cent of the positives: below it a precision rests on few rows
 
 
 def ranking_pictures(metrics: dict) -> list[Picture]:
@@ -30,16 +36,9 @@ def ranking_pictures(metrics: dict) -> list[Picture]:
         metrics: The content of metrics.json.
     """
     task, curves = metrics["task"], metrics["curves"]
-    scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
-    for name in (MAJORITY, BLEND):  # chance has a line of its own, and the blend's hides behind those of its parts
-        scorers.pop(name, None)
+    scorers = _drawn(metrics)
     if task == "binary" and curves["roc"]:
-        return [
-            _roc(scorers, curves["roc"]),
-            _precision_recall(scorers, metrics["test"], curves["precision_recall"]),
-            _gain(scorers, curves["gain"]),
-            _lift(scorers),
-        ]
+        return [_lift(scorers)]
     if task == "tiers" and curves["rows"]:
         return [confusion(metrics["test"], metrics["classes"]), tier_roc(metrics["classes"], curves)]
     if task == "value" and curves["rows"]:
@@ -47,6 +46,32 @@ def ranking_pictures(metrics: dict) -> list[Picture]:
     if task == "propensity" and curves["class_auroc"]:
         return [class_auroc(scorers, metrics["classes"], curves["class_auroc"]), at_k(scorers, curves["at_k"])]
     return []
+
+
+def curve_pictures(metrics: dict) -> list[Picture]:
+    """ROC, precision-recall and gain curves of yes-or-no labels, and below each the difference to the best baseline.
+
+    Args:
+        metrics: The content of metrics.json.
+    """
+    curves = metrics["curves"]
+    if metrics["task"] != "binary" or not curves["roc"]:
+        return []
+    scorers, rival = _drawn(metrics), best_rival(metrics["test"]["baselines"], metrics["main"])
+    differences = {name: of.get(rival) for name, of in (curves.get("differences") or {}).items()}
+    return [
+        _roc(scorers, curves["roc"], rival, differences.get("roc")),
+        _precision_recall(
+            scorers, metrics["test"], curves["precision_recall"], rival, differences.get("precision_recall")
+        ),
+        _gain(scorers, curves["gain"], rival, differences.get("gain")),
+    ]
+
+
+def _drawn(metrics: dict) -> dict[str, dict]:
+    """The scorers that have a line: chance has one of its own, and the blend's hides behind those of its parts."""
+    scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
+    return {name: figures for name, figures in scorers.items() if name not in (MAJORITY, BLEND)}
 
 
 def probability_pictures(metrics: dict) -> list[Picture]:
@@ -65,79 +90,107 @@ def probability_pictures(metrics: dict) -> list[Picture]:
     return [_calibration(test, before, curves, "pairs of row and class")]
 
 
-def _roc(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
+def _panels(differences: list[float | None] | None, rival: str | None, first: int = 0) -> tuple[Figure, Axes, str]:
+    """A figure with a panel for curves and, where they are known, one for the difference to the best baseline, from the
+    per cent `first` on; and what that says."""
+    figure = small_figure()
+    if not differences or rival is None:
+        return figure, figure.subplots(), ""
+    axes, below = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+    points = 100 * np.array(differences, float)  # None becomes NaN
+    points[:first] = np.nan
+    below.plot(np.linspace(0, 1, len(points)), points, **SOLID)
+    below.axhline(0, color=INK, linewidth=1.0)
+    below.set_title(f"Model minus {worded(rival)}")
+    below.set_ylabel("Percentage\npoints")
+    below.yaxis.set_major_locator(MaxNLocator(4))
+    below.yaxis.set_major_formatter(lambda value, _: number(value, 1 if np.nanmax(abs(points)) < 3 else 0, "+"))
+    low, high = (number(end, 1, "+") for end in (np.nanmin(points), np.nanmax(points)))
+    where = f" from {first}\u00a0% on" if first else ""
+    return figure, axes, f" Below: minus {worded(rival)}{where}, between {low} and {high} percentage points."
+
+
+def _roc(scorers: dict[str, dict], curves: dict[str, dict], rival: str | None, differences: list | None) -> Picture:
     """The curve of each scorer, and how many pairs it ranks rightly, which is what AUROC means."""
-    figure = square_figure()
-    axes = figure.subplots()
-    names = {name: f"{named(name)} {number(figures['auroc'])}" for name, figures in scorers.items()}
+    figure, axes, apart = _panels(differences, rival)
     for name, style in styles(scorers).items():
         curve = curves[name]
-        axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], label=names[name], **style)
-    axes.plot([0, 1], [0, 1], label=f"Chance {number(0.5)}", **THIN)
-    axes.set(xlabel="Share of all negatives above a threshold", ylabel="Share of all positives above it")
+        axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], label=named(name), **style)
+    axes.plot([0, 1], [0, 1], label="Chance", **THIN)
+    axes.set(ylabel="Share of all positives above it")
     finish(figure, axes)
-    pairs = [f"{worded(name)} {percent(figures['auroc'], 1)}" for name, figures in scorers.items()]
-    reading = f"A positive row ranks above a negative one in this share of all pairs: {', '.join(pairs)}."
-    return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. AUROC: {', '.join(names.values())}."))
+    figure.axes[-1].set_xlabel("Share of all negatives above a threshold")
+    pairs = ", ".join(f"{worded(name)} {percent(figures['auroc'], 1)}" for name, figures in scorers.items())
+    reading = f"A positive row ranks above a negative one in this share of all pairs: {pairs}.{apart}"
+    return Picture("ROC curve", reading, inline_svg(figure, "roc", f"ROC curves. {reading}"))
 
 
-def _precision_recall(scorers: dict[str, dict], test: dict, curves: dict[str, dict]) -> Picture:
-    figure = square_figure()
-    axes = figure.subplots()
-    names = {name: f"{named(name)} {number(figures['average_precision'])}" for name, figures in scorers.items()}
+def _precision_recall(
+    scorers: dict[str, dict], test: dict, curves: dict[str, dict], rival: str | None, differences: list | None
+) -> Picture:
+    figure, axes, apart = _panels(differences, rival, UNSURE)
     for name, style in styles(scorers).items():
-        axes.plot(curves[name]["recall"], curves[name]["precision"], label=names[name], **style)
+        axes.plot(curves[name]["recall"], curves[name]["precision"], label=named(name), **style)
     rate = test["positives"] / test["rows"]
-    axes.axhline(rate, label=f"Base rate {number(rate)}", **THIN)
-    axes.set(xlabel="Recall: share of all positives found", ylabel="Precision: positives among those found")
+    axes.axhline(rate, label="Base rate", **THIN)
+    axes.set(ylabel="Positives among those found")
     finish(figure, axes)
+    figure.axes[-1].set_xlabel("Share of all positives found")
     value = test["average_precision"]
     times = "" if missing(value) else f", {value / rate:.1f} times what contacting anyone would give"
-    reading = f"Precision averaged over every recall is {percent(value, 1)} for the model{times} ({percent(rate, 1)})."
-    alt = f"Precision-recall curves. Average precision: {', '.join(names.values())}; base rate {number(rate)}."
+    reading = (
+        f"Precision averaged over every recall is {percent(value, 1)} for the model{times} ({percent(rate, 1)}).{apart}"
+    )
+    values = ", ".join(f"{worded(name)} {number(of['average_precision'])}" for name, of in scorers.items())
+    alt = f"Precision-recall curves. Average precision: {values}; base rate {number(rate)}.{apart}"
     return Picture("Precision and recall", reading, inline_svg(figure, "precision-recall", alt))
 
 
-def _gain(scorers: dict[str, dict], curves: dict[str, dict]) -> Picture:
+def _gain(scorers: dict[str, dict], curves: dict[str, dict], rival: str | None, differences: list | None) -> Picture:
     """The share of all positives among the highest-scored rows, for each share of rows."""
-    figure = square_figure()
-    axes = figure.subplots()
+    figure, axes, apart = _panels(differences, rival)
     for name, style in styles(scorers).items():
         axes.plot(curves[name]["rows"], curves[name]["captured"], label=named(name), **dict(style, marker=""))
     axes.plot([0, 1], [0, 1], label="Chance", **THIN)
     recalls = [scorers[MODEL].get(f"recall_at_{top}") for top in SHARES]
     for top, recall in zip(SHARES, recalls, strict=True):
         if recall is not None and not missing(recall):
-            axes.plot(top / 100, recall, "o", color=INK, markersize=6, zorder=6)
-    axes.set(xlabel="Share of the rows contacted, highest scores first", ylabel="Share of all positives among them")
+            axes.plot(top / 100, recall, "o", color=INK, markersize=5, zorder=6)
+    axes.set(ylabel="Share of all positives among them")
     finish(figure, axes)
+    figure.axes[-1].set_xlabel("Share of the rows contacted")
     reading = (
         f"The model's top {listed([str(top) for top in SHARES])}\u00a0% of the rows (dots) hold "
-        f"{listed([percent(recall) for recall in recalls])} of all positives."
+        f"{listed([percent(recall) for recall in recalls])} of all positives.{apart}"
     )
     alt = f"Curves of cumulative gain of {', '.join(named(name) for name in scorers)}. {reading}"
     return Picture("Cumulative gain", reading, inline_svg(figure, "gain", alt))
 
 
 def _lift(scorers: dict[str, dict]) -> Picture:
-    figure = square_figure()
+    figure = wide_figure()
     axes = figure.subplots()
     for name, style in styles(scorers).items():
         lifts = [scorers[name].get(f"lift_at_{top}") for top in SHARES]
         lifts = [float("nan") if lift is None else lift for lift in lifts]
         axes.plot(range(len(SHARES)), lifts, label=named(name), **dict(style, markevery=1, markersize=6))
-        if bounds := scorers[name].get("lift_at_10_interval") if name == MODEL else None:
-            low, high = (np.nan if missing(end) else end for end in bounds)
-            axes.vlines(SHARES.index(10), low, high, color=BLUE, linewidth=2)
+    test = scorers[MODEL]
+    bounds = [test.get(f"lift_at_{top}_interval") for top in SHARES]
+    for at, ends in enumerate(bounds):
+        if ends and not any(map(missing, ends)):
+            axes.vlines(at, *ends, color=BLUE, linewidth=2)
     axes.axhline(1, label="Chance", **THIN)
     axes.set_xticks(range(len(SHARES)), [f"top {top}\u00a0%" for top in SHARES])
-    axes.set(xlim=(-0.3, len(SHARES) - 0.7), ylabel="Positives, times the base rate", xlabel="Rows contacted")
+    axes.set(xlim=(-0.3, len(SHARES) - 0.7), ylabel="Times the base rate", xlabel="Rows contacted")
     axes.set_ylim(0, None)
     legend(figure, axes)
-    test = scorers[MODEL]
+    each = [
+        f"the top {top}\u00a0% {number(test.get(f'lift_at_{top}'), 1)} ({span(ends, 1)})"
+        for top, ends in zip(SHARES, bounds, strict=True)
+    ]
     reading = (
-        f"Among the model's top 10\u00a0% positives are {number(test.get('lift_at_10'), 1)} times as frequent as among "
-        f"all rows (95\u00a0% interval {span(test.get('lift_at_10_interval'), 1)}, the bar)."
+        f"How many times as frequent positives are among the model's highest scores as among all rows: {listed(each)}. "
+        f"Bars and brackets are 95\u00a0% intervals."
     )
     said = "; ".join(
         f"{named(name)} {', '.join(number(figures.get(f'lift_at_{top}'), 1) for top in SHARES)}"

@@ -13,13 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import matplotlib.style
 import torch
 import yaml
-from matplotlib.ticker import MaxNLocator, NullFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
@@ -32,19 +31,16 @@ from finetune.effects import effect, weight_settings
 from finetune.measures import measure
 from finetune.model.objective import Objective
 from finetune.parser import changed, changed_yaml
-from finetune.report.pictures import DASHED, PICTURE_STYLE, SOLID, Picture, inline_svg, square_figure
-from finetune.report.report import page_template
-from finetune.runs import CHECKPOINTS, SWEEP
+from finetune.report.sweep_page import STATES, Search, in_short, sweep_page
+from finetune.runs import CHECKPOINTS, METRICS, SWEEP, read_notes
 from finetune.training.arguments import training_arguments
 from finetune.training.start import starting_point
 from finetune.training.train import build_trainer
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.trial import FrozenTrial
 
 SECTIONS = ("training", "model", "finetuning")  # what a trial may change: the data stays prepared
-STATES = {"COMPLETE": "finished", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "running"}
 
 
 def sweep(experiment: Experiment) -> Path:
@@ -99,8 +95,8 @@ def sweep(experiment: Experiment) -> Path:
             with held, _lock(folder / ".lock"):
                 study.tell(trial, value, optuna.trial.TrialState[state])
                 shutil.rmtree(_place(folder, trial.number))
-        said = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-        print(f"trial {trial.number} {STATES[state]}: {metric} {_short(value)} with {said}")
+        said = ", ".join(f"{name} {in_short(value)}" for name, value in trial.params.items())
+        print(f"trial {trial.number} {STATES[state]}: {metric} {in_short(value)} with {said}")
     return folder / "sweep.html"
 
 
@@ -195,8 +191,11 @@ def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 shutil.rmtree(_place(folder, trial.number), ignore_errors=True)
         _write(study, experiment, metric, folder)
-        if sum(trial.state.name != "FAIL" for trial in study.get_trials(deepcopy=False)) >= experiment.sweep.trials:
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "FAIL"]
+        if len(trials) >= experiment.sweep.trials:
             return None
+        if not trials and (own := own_settings(experiment)):  # first, so that the page can say what was won
+            study.enqueue_trial(own)
         trial = study.ask()
         _place(folder, trial.number).mkdir()
         held = (_place(folder, trial.number) / ".lock").open("w")
@@ -211,6 +210,19 @@ def _begin(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
             else:
                 trial.suggest_float(name, tried["low"], tried["high"], log=bool(tried.get("log")))
     return trial, held
+
+
+def own_settings(experiment: Experiment) -> dict[str, Any]:
+    """The values that the experiment itself has of the settings that are searched; empty where the space lacks one."""
+    settings = yaml.safe_load(experiment.resolved)
+    own = {name: reduce(lambda node, key: node.get(key), name.split("."), settings) for name in experiment.sweep.space}
+    held = {
+        name: value in tried["choices"]
+        if "choices" in tried
+        else isinstance(value, int | float) and tried["low"] <= value <= tried["high"]
+        for (name, value), tried in zip(own.items(), experiment.sweep.space.values(), strict=True)
+    }
+    return own if all(held.values()) else {}
 
 
 def _place(folder: Path, number: int) -> Path:
@@ -279,84 +291,22 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     best = study.best_trial if finished else None
-    metric = measure(metric, Objective.of(experiment.task.label, []).task).title
     if best:
         write_whole(folder / "best.yaml", changed_yaml(experiment, best.params))
-    with matplotlib.style.context(["default", PICTURE_STYLE]):
-        pictures = [_progress(finished, metric, study.direction.name)] if finished else []
-        pictures += [
-            _against(finished, best, metric, name, tried) for name, tried in experiment.sweep.space.items() if best
-        ]
-    page = page_template("sweep.html.jinja").render(
-        name=experiment.name,
-        metric=metric,
-        lower=study.direction.name == "MINIMIZE",
-        names=list(experiment.sweep.space),
-        trials=trials,
-        best=best,
-        wanted=experiment.sweep.trials,
-        states=STATES,
-        short=_short,
-        value=_value,
-        pictures=pictures,
-        config=folder / "best.yaml",
+    own = own_settings(experiment)
+    seeds = read_notes(experiment.base_folder / METRICS, {"main": str, "single": {"deviation": float}})
+    page = sweep_page(
+        Search(
+            experiment.name,
+            measure(metric, Objective.of(experiment.task.label, []).task).title,
+            study.direction.name == "MINIMIZE",
+            experiment.sweep.space,
+            experiment.sweep.trials,
+            trials,
+            best,
+            next((trial for trial in finished if trial.params == own), None),
+            seeds["single"]["deviation"] if seeds.get("main") == metric else None,
+            folder / "best.yaml",
+        )
     )
     write_whole(folder / "sweep.html", page)
-
-
-def _value(trial: "FrozenTrial") -> float | None:
-    """Of a trial that did not finish the last evaluation."""
-    if trial.value is None and trial.last_step is not None:
-        return trial.intermediate_values[trial.last_step]
-    return trial.value
-
-
-def _short(value: object) -> str:
-    return "\u2013" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _final_values(finished: list["FrozenTrial"]) -> list[float]:
-    """Of trials that all have one."""
-    return [trial.value for trial in finished if trial.value is not None]
-
-
-def _progress(finished: list["FrozenTrial"], metric: str, direction: str) -> Picture:
-    """The value of each finished trial and the best one so far."""
-    figure = square_figure()
-    axes = figure.subplots()
-    numbers, values, best = [trial.number for trial in finished], _final_values(finished), []
-    for value in values:
-        best.append((max if direction == "MAXIMIZE" else min)([*best[-1:], value]))
-    axes.plot(numbers, values, label="trial", **dict(DASHED, marker="o", linestyle="none"))
-    axes.step(numbers, best, where="post", label="best so far", **SOLID)
-    axes.set(xlabel="Trial", ylabel=f"Validation {metric}")
-    locator = axes.xaxis.get_major_locator()
-    assert isinstance(locator, MaxNLocator)
-    locator.set_params(integer=True)
-    figure.legend(loc="outside lower left", ncols=2, borderpad=0.4)
-    reading = f"The first finished trial had {values[0]:.4f}, the best has {best[-1]:.4f}."
-    alt = f"Validation {metric} of {len(values)} finished trials, and the best so far. {reading}"
-    return Picture("Best value over the trials", reading, inline_svg(figure, "progress", alt))
-
-
-def _against(
-    finished: list["FrozenTrial"], best: "FrozenTrial", metric: str, name: str, tried: dict[str, Any]
-) -> Picture:
-    """The value of each finished trial over one of the settings."""
-    figure = square_figure()
-    axes = figure.subplots()
-    settings, values = [trial.params[name] for trial in finished], _final_values(finished)
-    if "choices" in tried:
-        axes.set_xticks(range(len(tried["choices"])), [_short(choice) for choice in tried["choices"]])
-        axes.set_xlim(-0.5, len(tried["choices"]) - 0.5)
-    elif tried.get("log"):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")  # matplotlib's own is LaTeX
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    at = [tried["choices"].index(value) for value in settings] if "choices" in tried else settings
-    axes.plot(at, values, "o", color=SOLID["color"])
-    axes.set(xlabel=name, ylabel=f"Validation {metric}")
-    reading = f"The best trial has {_short(best.params[name])}."
-    pairs = ", ".join(f"{_short(setting)}: {value:.4f}" for setting, value in zip(settings, values, strict=True))
-    alt = f"Validation {metric} of each finished trial by {name}. {pairs}."
-    return Picture(name, reading, inline_svg(figure, name.replace(".", "-"), alt))

@@ -12,8 +12,10 @@ import yaml
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from data_prep import InputError
-from finetune.evaluation.compare import compare_runs, table, write_page
+from finetune.evaluation.compare import compare_runs
 from finetune.measures import MAIN
+from finetune.report.comparison import table, write_page
+from tests.browser import assert_quiet_and_narrow
 from tests.commands import ROOT
 
 ROWS = 600
@@ -36,6 +38,7 @@ def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
 def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int = 0, **changes) -> Path:
     """An evaluated run as scripts/train.py and scripts/evaluate.py leave it; the more noise, the worse its scores."""
     labels, perfect = changes.pop("rows", rows(task))
+    baseline = changes.pop("baseline", None)  # the noise of one
     random = np.random.default_rng(seed)
     if task == "value":
         scores = perfect + 20 * noise * random.normal(size=perfect.shape)
@@ -43,17 +46,23 @@ def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int 
         scores = (1 - noise) * perfect + noise * random.random(perfect.shape)
         scores = scores / scores.sum(axis=1, keepdims=True) if task == "tiers" else scores
     order = random.permutation(len(labels))
+    baselines = {}
+    if baseline is not None:
+        other = np.random.default_rng(99)
+        baselines["gradient_boosting"] = (1 - baseline) * perfect + baseline * other.random(perfect.shape)
+        baselines["blend"] = perfect  # no rival, as it knows the model's score
     columns = {
         "user_id": pa.array([f"u{i // 2:03}" for i in order]),
         "cutoff": pa.array(np.array(["2024-03-01", "2024-04-01"], "datetime64[us]")[order % 2]),
         "label": pa.array(list(labels[order])),
         "score": pa.array(list(scores[order])),
-    }
+    } | {name: pa.array(list(of[order])) for name, of in baselines.items()}
     (folder / "predictions").mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
     classes = {"tiers": ["low", "middle", "high"], "propensity": ["a", "b", "c"]}.get(task)
     metrics = {"name": folder.name, "task": task, "question": "Who?", "classes": classes}
-    metrics["validation"] = {MAIN[task]: 0.75}
+    metrics["validation"] = {MAIN[task]: changes.pop("validation", 0.75)}
+    metrics["test"] = {"baselines": {name: {MAIN[task]: roc_auc_score(labels, of)} for name, of in baselines.items()}}
     config = {"name": folder.name, "seeds": [], "data": {"folder": str(folder)}, "model": {"peft": None}}
     config["training"] = {"learning_rate": 0.001, "max_steps": 100}
     for key, value in changes.items():
@@ -92,20 +101,27 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         low, high = run["difference_interval"]
         assert low <= run["difference"] <= high
         assert (low, high) == (0, 0) if run["name"] == "good" else (low > 0 if task == "value" else high < 0)
-    assert compared["verdict"].startswith("good (")
-    assert "is the best in" in compared["verdict"]
-    assert compared["verdict"].endswith("lower is better." if task == "value" else "without 0.")
+    assert compared["take"] == "good"
+    assert compared["verdict"]["headline"] == "Of these runs take good."
+    assert "is better than that of each of the other 2 runs, and that is no chance" in compared["verdict"]["sure"]
+    assert compared["verdict"]["sure"].endswith("; lower is better.") == (task == "value")
+    assert compared["verdict"]["rival"].endswith("evaluate them again to see boosting beside them.")
 
 
 def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_best(tmp_path):
     for name, noise, seed in (("one", 0.8, 1), ("two", 0.8, 2), ("same", 0.8, 2), ("bad", 0.97, 4)):
-        write_run(tmp_path / name, "binary", noise, seed)
+        write_run(tmp_path / name, "binary", noise, seed, validation=0.76 if name == "two" else 0.75)
     compared = compare_runs(sorted(tmp_path.iterdir()), resamples=200)
     standing = {run["name"]: run["standing"] for run in compared["runs"]}
     assert standing == {"one": "level", "two": "level", "same": "level", "bad": "behind"}
     assert compared["best"] is None
-    assert compared["verdict"].startswith("No run is the best for sure")
-    assert re.search(r"are level, and bad \(0\.\d{4}\) is behind\.$", compared["verdict"])
+    assert compared["take"] == "two"  # the best on validation of those that are level
+    assert re.search(
+        r"these rows cannot tell one \(\S+\), same \(\S+\) and two \(\S+\) apart", compared["verdict"]["sure"]
+    )
+    assert re.search(
+        r"the best on validation; bad \(0\.\d{4}\) is worse, and that is no chance\.", compared["verdict"]["sure"]
+    )
     runs = by_name(compared)
     assert runs["same"]["difference"] == runs["two"]["difference"]
     assert runs["same"]["difference_interval"] == runs["two"]["difference_interval"]
@@ -160,11 +176,11 @@ def test_labels_of_one_class_leave_the_runs_untold(tmp_path):
         write_run(tmp_path / f"run{seed}", seed=seed, rows=nothing)
     compared = compare_runs(sorted(tmp_path.iterdir()), resamples=20)
     assert compared["best"] is None
-    assert "cannot tell the runs apart" in compared["verdict"]
+    assert "cannot tell the runs apart" in compared["verdict"]["headline"]
     assert "\u2013" in table(compared)
     page = write_page(compared, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Only 0 positives" in page
-    assert "In pictures" not in page
+    assert "<figure>" not in page
 
 
 def test_few_positives_are_said(tmp_path):
@@ -173,7 +189,7 @@ def test_few_positives_are_said(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"run{seed}", seed=seed, rows=(labels, labels.astype(float)))
     compared = compare_runs(sorted(tmp_path.iterdir()), resamples=20)
-    assert compared["verdict"].startswith("Only 20 positives, too few to tell: ")
+    assert compared["verdict"]["sure"].endswith("With only 20 positives that is a guess.")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +264,39 @@ def test_a_page_of_something_else_is_not_replaced(folders, tmp_path):
     assert (tmp_path / "report.html").read_text() == "a report"
 
 
-def test_a_page_shows_every_run_and_only_marks_one_that_is_the_best_for_sure(tmp_path):
+@pytest.mark.parametrize(
+    ("noise", "standing", "said"),
+    [
+        (0.3, "behind", "it is better than this run, a difference of"),
+        (0.97, "ahead", "this run is better, a difference of"),
+    ],
+)
+def test_the_best_baseline_stands_beside_the_runs_on_the_same_rows(tmp_path, noise, standing, said):
+    write_run(tmp_path / "old", seed=1)  # evaluated before its predictions had baselines
+    write_run(tmp_path / "new", seed=2, noise=0.8, baseline=noise)
+    compared = compare_runs([tmp_path / "old", tmp_path / "new"], resamples=100)
+    predictions = pq.read_table(tmp_path / "new" / "predictions" / "test.parquet")
+    by_hand = roc_auc_score(predictions["label"].to_numpy(), predictions["gradient_boosting"].to_numpy())
+    assert compared["rival"]["name"] == "gradient_boosting"
+    assert compared["rival"]["auroc"] == pytest.approx(by_hand)
+    for run in compared["runs"]:
+        assert run["to_rival"] == pytest.approx(run["auroc"] - by_hand)
+        assert run["to_rival_interval"][0] <= run["to_rival"] <= run["to_rival_interval"][1]
+        assert run["beside_rival"] == standing
+    assert (
+        f"Gradient boosting, the best baseline, has {by_hand:.4f} on the same rows: {said}"
+        in compared["verdict"]["rival"]
+    )
+    assert ("use it for this log" in compared["verdict"]["rival"]) == (standing == "behind")
+    assert re.search(r"^gradient boosting +[01]\.\d{4} .* baseline$", table(compared), re.MULTILINE)
+    page = write_page(compared, tmp_path / "page.html").read_text(encoding="utf-8")
+    first = re.sub(r"<[^>]+>", " ", page[page.index("<header>") : page.index("<h2")])
+    assert "Gradient boosting, the best baseline" in first
+    assert "Minus gradient boosting" in page
+    assert_quiet_and_narrow({"compare.html": page})
+
+
+def test_a_page_shows_every_run_and_marks_the_one_to_take(tmp_path):
     write_run(tmp_path / "good", noise=0.3, seed=1)
     write_run(tmp_path / "bad <b>", noise=0.9, seed=2, training_max_steps=7)
     compared = compare_runs(sorted(tmp_path.iterdir()), resamples=50)
@@ -256,7 +304,9 @@ def test_a_page_shows_every_run_and_only_marks_one_that_is_the_best_for_sure(tmp
     assert page.count('<tr class="model">') == 1
     assert "bad &lt;b&gt;" in page
     assert "<b>" not in page
-    assert "<code>training.max_steps</code>" in page
+    assert 'Steps <span class="small"><code>training.max_steps</code>' in page
     write_run(tmp_path / "twin", noise=0.3, seed=1)
     level = compare_runs([tmp_path / "good", tmp_path / "twin"], resamples=50)
-    assert '<tr class="model">' not in write_page(level, tmp_path / "pages" / "page.html").read_text(encoding="utf-8")
+    page = write_page(level, tmp_path / "pages" / "page.html").read_text(encoding="utf-8")
+    assert page.count("take this one") == 1
+    assert "the best for sure</td>" not in page

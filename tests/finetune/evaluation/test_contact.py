@@ -24,6 +24,9 @@ def test_the_last_cutoff_alone_counts_and_each_share_finds_what_lies_above():
     assert found["difference_at"]["base"]["difference"] == pytest.approx(1.4)
     low, high = found["found_at_interval"]
     assert 0 <= low <= 2 <= high
+    ahead = found["ahead"]["base"]
+    assert len(ahead["low"]) == len(ahead["high"]) == 101
+    assert [ahead["low"][20], ahead["high"][20]] == pytest.approx(list(found["difference_at"]["base"]["interval"]))
 
 
 def test_users_of_equal_scores_are_contacted_in_any_order():

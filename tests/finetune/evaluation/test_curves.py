@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from finetune.evaluation.curves import DECIMALS, POINTS, curves
+from finetune.evaluation.curves import DECIMALS, GRID, POINTS, curves
 from finetune.evaluation.evaluate import without_nan
 from finetune.metrics import compute_metrics
 
@@ -51,6 +51,23 @@ def test_a_curve_of_few_scores_is_scikit_learns_own(distinct):
         np.testing.assert_allclose(curve[::2], expected, atol=10**-DECIMALS)
         np.testing.assert_array_equal(curve[1::2, 0], curve[:-1:2, 0])  # a step: up or down, and then along
         np.testing.assert_array_equal(curve[1::2, 1], curve[2::2, 1])
+
+
+def test_differences_are_those_of_all_points():
+    labels, scores = made("binary", 3000)
+    found = curves("binary", None, labels, scores)["differences"]
+    assert [*found] == ["roc", "precision_recall", "gain"]
+    assert all([*of] == ["rule"] and len(of["rule"]) == GRID + 1 for of in found.values())
+    false, true = ({name: roc_curve(labels, scores[name])[at] for name in ("model", "rule")} for at in (0, 1))
+    heights = [np.interp(0.2, false[name], true[name]) for name in ("model", "rule")]
+    assert found["roc"]["rule"][20] == pytest.approx(heights[0] - heights[1], abs=0.002)
+    top = [labels[np.argsort(-scores[name])[:300]].sum() / labels.sum() for name in ("model", "rule")]
+    assert found["gain"]["rule"][10] == pytest.approx(top[0] - top[1], abs=1e-6)
+    order = {name: labels[np.argsort(-scores[name])] for name in ("model", "rule")}
+    needed = [np.searchsorted(np.cumsum(of), 0.4 * labels.sum()) + 1 for of in order.values()]
+    precisions = [0.4 * labels.sum() / rows for rows in needed]
+    assert found["precision_recall"]["rule"][40] == pytest.approx(precisions[0] - precisions[1], abs=0.003)
+    assert np.isnan(found["precision_recall"]["rule"][0])
 
 
 @pytest.mark.parametrize("rows", [600, 3000, 50_000])

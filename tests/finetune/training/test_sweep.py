@@ -15,6 +15,7 @@ from finetune.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.sweep import changed, sweep
 from finetune.training.train import train
+from tests.browser import assert_quiet_and_narrow
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
@@ -59,11 +60,42 @@ def test_a_sweep_finds_the_better_of_two_learning_rates_and_train_repeats_it(pre
 
 def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(prepared, tmp_path):
     page = sweep(experiment(prepared, tmp_path, RANGES, "--sweep.trials", "3")).read_text()
-    assert len(re.findall(r'<th scope="row">\d+</th>', page)) == 3
-    assert page.count("<svg role") == page.count("aria-label") - 1 == 1 + len(RANGES)
-    for name in RANGES:
-        assert f'<th scope="col">{name}</th>' in page
+    assert len(re.findall(r'<th scope="row">\d+ ?<', page)) == 3
+    assert page.count("<svg role") == page.count("aria-label=") == 1 + len(RANGES)
+    for name, words in zip(RANGES, ("Learning rate", "Examples in a step", "Dropout", "Share of events"), strict=True):
+        assert re.search(rf'<th scope="col" class="words">{words}[^<]* <span class="small"><code>{name}</code>', page)
+        assert f"<h3>{words}" in page
+    assert_quiet_and_narrow({"sweep.html": page})
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|url\((?!#)|@import|<script', page.replace("xlink:", ""))
+
+
+def test_the_first_trial_has_the_configs_own_settings_and_the_page_says_what_was_won(prepared, tmp_path):
+    made = experiment(prepared, tmp_path, RANGES, "--sweep.trials", "3")
+    page = sweep(made).read_text()
+    first, *others = trials(tmp_path)
+    assert first.params["training.learning_rate"] == made.training["learning_rate"] == 1e-3
+    assert first.params["model.from_scratch.dropout"] == made.model.from_scratch.dropout
+    assert all(trial.params != first.params for trial in others)
+    said = re.search(r'<p class="headline">(.*?)</p>', page)[1]
+    best = max(trials(tmp_path), key=lambda trial: trial.value)
+    if best.number == 0:
+        assert said == "Keep the settings of the config: trial 0."
+    else:
+        assert said == f"Take trial {best.number}."
+        gain = f"better by {best.value - first.value:.4f} than with the config&#39;s own settings (trial 0, "
+        assert f"{best.value:.4f}, {gain}{first.value:.4f})" in page
+    assert "by a standard deviation of 0.0002 to 0.0024" in page
+
+
+def test_settings_outside_of_the_space_leave_the_gain_unknown_and_seeds_that_were_tried_are_the_noise(
+    prepared, tmp_path
+):
+    made = experiment(prepared, tmp_path, RATES, "--sweep.trials", "1")
+    made.base_folder.mkdir()
+    (made.base_folder / "metrics.json").write_text(json.dumps({"main": "auroc", "single": {"deviation": 0.0123}}))
+    page = sweep(made).read_text()
+    assert "No finished trial has the config&#39;s own settings" in page
+    assert "Between the seeds of this run it has a standard deviation of 0.0123." in page
 
 
 def test_a_sweep_continues_with_the_missing_trials_and_then_does_nothing(prepared, tmp_path):
