@@ -1,13 +1,17 @@
 """A user who does not exist, to show what a history is and what the model reads of it."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from data_prep.features import plain
 from data_prep.serializer import EventSerializer
+from data_prep.sql import NUMERIC
 
 EVENTS, DAYS = 6, 45  # of the history
+WHOLE = re.compile(r"U?\w*INT(EGER)?")  # a DuckDB type
 
 
 def made_up_user(serializer: EventSerializer, cutoff: str) -> dict[str, Any]:
@@ -25,8 +29,8 @@ def made_up_user(serializer: EventSerializer, cutoff: str) -> dict[str, Any]:
     events = []
     for days in sorted(random.integers(1, DAYS, EVENTS).tolist(), reverse=True):
         event = {"user_id": "0", "event_time": end - timedelta(days), "event_type": "event"}
-        for name, fitted in serializer.fields.items():
-            value = known_value(fitted, serializer.features.types.get(name, "VARCHAR"), random)
+        for name in serializer.fields:
+            value = example_value(serializer, name, random)
             if value is not None:
                 event[name] = value
         events.append(event)
@@ -42,25 +46,50 @@ def made_up_user(serializer: EventSerializer, cutoff: str) -> dict[str, Any]:
     }
 
 
-def known_value(fitted: dict, kind: str, random: np.random.Generator) -> Any:
-    """One of the values that a serializer knows of a field.
+def shown_columns(serializer: EventSerializer) -> list[str]:
+    """The columns that the texts tell of, but for user and time."""
+    return ["event_type", *(n for n in serializer.columns() if n not in ("user_id", "event_time", "event_type"))]
 
-    Args:
-        fitted: What it has learned of the field.
-        kind: The field's DuckDB type.
-        random: Draws the value.
 
-    Returns:
-        The value; None where it knows none, or where those of its type have lost their form in the vocabulary (dates).
-    """
-    if fitted["kind"] == "numeric":
-        return float(random.choice(fitted["centers"]))
-    known = fitted.get("values") or fitted.get("words")
+def centers_of(serializer: EventSerializer, name: str) -> list[float]:
+    """The middles of a number's bins, or of its mean's where it stands in the header alone."""
+    fitted = serializer.fields.get(name) or serializer.header.get(f"{plain(name)}_mean") or {}
+    return fitted.get("centers", [])
+
+
+def words_of(serializer: EventSerializer, name: str) -> list[str]:
+    """The words of a column that may be named, as texts have them."""
+    fitted = serializer.fields.get(name, {})
+    known = fitted.get("values") or fitted.get("words") or []
+    return known or (serializer.features.event_types if name == "event_type" else _classes(serializer, name))
+
+
+def _classes(serializer: EventSerializer, name: str) -> list[str]:
+    """The classes of the label, as the log has them, where they are the column's values."""
+    return serializer.features.classes if name == serializer.features.class_field else []
+
+
+def example_value(serializer: EventSerializer, name: str, random: np.random.Generator) -> object:
+    """A value of a column; None where none may be named, or where they lost their form in the vocabulary (dates)."""
+    kind, centers = serializer.types[name], centers_of(serializer, name)
+    known = _classes(serializer, name) or words_of(serializer, name)
+    if centers:
+        value = float(f"{random.choice(centers):.4g}")
+        return int(value) if WHOLE.fullmatch(kind) else value
     if not known:
-        return None
-    if fitted["kind"] == "text":
-        return " ".join(random.choice(known, min(3, len(known)), replace=False).tolist())
-    value = str(random.choice(known))
-    if kind not in ("VARCHAR", "VARCHAR[]", "BOOLEAN") and not value.isdigit():
-        return None
-    return [value] if fitted["list"] else value
+        return "event" if name == "event_type" else None
+    if serializer.fields.get(name, {}).get("kind") == "text":
+        return " ".join(random.choice(known, min(3, len(known)), replace=False))
+    value = _typed(str(random.choice(known)), kind.removesuffix("[]"))
+    return [value] if kind.endswith("[]") and value is not None else value
+
+
+def _typed(word: str, kind: str) -> object:
+    """A word of a vocabulary as a value of its column's DuckDB type."""
+    if kind == "VARCHAR":
+        return word
+    if kind == "BOOLEAN":
+        return word == "true"
+    if NUMERIC.fullmatch(kind) and word.isdigit():
+        return int(word) if WHOLE.fullmatch(kind) else float(word)
+    return None

@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from benchmark_jobs.transfer import moved_regression  # before finetune, which takes this folder out of the path
 
 from finetune.command import CommandParser, guarded
 from finetune.measures import best_rival
@@ -119,8 +120,6 @@ def run_cell(name: str, given: Namespace) -> dict:
 
 def run_transfer(name: str, given: Namespace) -> dict:
     """The same of a cell whose model comes from another shop, with one rival more that moves there, too."""
-    from benchmark_jobs.transfer import moved_regression
-
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from data_prep.prepared import read_split
     from finetune.evaluation.evaluate import evaluate

@@ -22,10 +22,10 @@ def run(given: Namespace) -> None:
     """Take the picture."""
     page = given.run / REPORT
     if not page.is_file():
-        raise InputError(f"{page} is missing; run scripts/evaluate.py with the run's --config first")
+        raise InputError(f"{page} is missing", "run scripts/evaluate.py with the run's --config first")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        raise InputError(f"none of {', '.join(BROWSERS)} is installed; install one, as by apt-get install chromium")
+        raise InputError(f"none of {', '.join(BROWSERS)} is installed", "install one, as by apt-get install chromium")
     output = given.output.resolve()
     output.unlink(missing_ok=True)  # an old one would look like a new one where the browser fails
     with tempfile.TemporaryDirectory() as profile:
@@ -34,7 +34,7 @@ def run(given: Namespace) -> None:
         command += [f"--screenshot={output}", page.resolve().as_uri()]
         done = subprocess.run(command, capture_output=True, text=True)
     if not output.is_file():
-        raise InputError(f"{browser} took no picture ({done.stderr.strip().splitlines()[-1:]}); start it by hand")
+        raise InputError(f"{browser} took no picture ({done.stderr.strip().splitlines()[-1:]})", "start it by hand")
     print(f"{given.output}: {WIDTH} x {HEIGHT} pixels, {output.stat().st_size / 1000:.0f} kB")
 
 

@@ -115,11 +115,11 @@ def _read_all(folders: list[Path]) -> list[Run]:
     places = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
         if places[i] in places[:i]:
-            raise InputError(f"{folder} is given twice, and a run does not differ from itself; give it once")
+            raise InputError(f"{folder} is given twice, and a run does not differ from itself", "give it once")
     if len(folders) < 2:
         raise InputError(
-            f"a comparison needs two runs, and {len(folders) or 'none'} is given; name their folders, as in "
-            f"scripts/compare.py runs/*"
+            f"a comparison needs two runs, and {len(folders) or 'none'} is given",
+            "name their folders, as in scripts/compare.py runs/*",
         )
     runs = [_read(folder) for folder in folders]
     alike: list[list[Run]] = []
@@ -134,7 +134,7 @@ def _read_all(folders: list[Path]) -> list[Run]:
         one, other = alike[0][0], alike[1][0]
         groups = [" ".join(str(run.folder) for run in group) for group in alike if len(group) > 1]
         remedy = f"comparable are {'; or '.join(groups)}" if groups else "no two of these runs are comparable"
-        raise InputError(f"{other.folder} {_apart(one, other)}; {remedy}")
+        raise InputError(f"{other.folder} {_apart(one, other)}", remedy)
     return runs
 
 
@@ -143,8 +143,8 @@ def _read(folder: Path) -> Run:
     for name in names:
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder} is no evaluated run ({name} is missing); leave it out, or run scripts/train.py and "
-                f"scripts/evaluate.py with its --config first"
+                f"{folder} is no evaluated run ({name} is missing)",
+                "leave it out, or run scripts/train.py and scripts/evaluate.py with its --config first",
             )
     task = read_metrics(folder, {})["task"]
     needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
@@ -161,7 +161,7 @@ def _read(folder: Path) -> Run:
         known = [rival] if rival and rival in pq.read_schema(path).names else []
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score", *known])
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged; run scripts/train.py and scripts/evaluate.py again") from error
+        raise InputError(f"{path} is damaged", "run scripts/train.py and scripts/evaluate.py again") from error
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
     rivals = {name: column_array(table[name]) for name in known}

@@ -127,7 +127,7 @@ def _setting(run: dict, key: str) -> str:
 def write_page(compared: dict, path: Path) -> Path:
     """Write the comparison as one self-contained page; InputError where it would replace another one."""
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path} is no comparison and would be replaced; choose another --output")
+        raise InputError(f"{path} is no comparison and would be replaced", "choose another --output")
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         pictures = [] if compared["take"] is None else [_picture(compared)]
     page = page_template("compare.html.jinja").render(

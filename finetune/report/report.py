@@ -180,7 +180,9 @@ def _causes(folder: Path) -> list[dict] | None:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise InputError(f"{path} is missing; run scripts/train.py and then scripts/evaluate.py with the same --config")
+        raise InputError(
+            f"{path} is missing", "run scripts/train.py and then scripts/evaluate.py with the same --config"
+        )
     return path
 
 

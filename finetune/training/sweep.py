@@ -59,7 +59,7 @@ def sweep(experiment: Experiment) -> Path:
         import optuna
         import sqlalchemy.exc
     except ImportError as error:
-        raise InputError("a sweep needs Optuna; install the extra `sweep`: pip install -e '.[sweep]'") from error
+        raise InputError("a sweep needs Optuna", "install the extra `sweep`: pip install -e '.[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arguments, manifest = _checked(experiment)
     # As text, because yaml knows one and the same space in one order only.
@@ -82,7 +82,7 @@ def sweep(experiment: Experiment) -> Path:
                 load_if_exists=True,
             )
         except sqlalchemy.exc.DatabaseError as error:
-            raise InputError(f"{folder / 'study.db'} is damaged; delete it or choose another --name") from error
+            raise InputError(f"{folder / 'study.db'} is damaged", "delete it or choose another --name") from error
         _refuse_other(study, origin, folder)
     metric = arguments.metric_for_best_model
     assert metric is not None  # as the best checkpoint is loaded
@@ -103,14 +103,14 @@ def sweep(experiment: Experiment) -> Path:
 def _checked(experiment: Experiment) -> tuple[TrainingArguments, Manifest]:
     """TrainingArguments without a trial's changes, and the manifest; refuses what would fail in a later trial."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("a trial trains in one process; start scripts/sweep.py with python, once for each worker")
+        raise InputError("a trial trains in one process", "start scripts/sweep.py with python, once for each worker")
     space = experiment.sweep.space
     if not space:
-        raise InputError("sweep.space names no setting")
+        raise InputError("sweep.space names no setting", setting="sweep.space")
     for name, tried in space.items():
         _check_range(name, tried)
         if name in ("training.metric_for_best_model", "training.greater_is_better"):
-            raise InputError(f"sweep.space: {name} judges the trials; set it for all of them")
+            raise InputError(f"{name} judges the trials", "set it for all of them", setting="sweep.space")
         _check_name(
             name, {"training": experiment.training} | {key: asdict(getattr(experiment, key)) for key in SECTIONS[1:]}
         )
@@ -118,12 +118,14 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, Manifest]:
         pretrained := next((n for n in space if n.startswith("model.") and effect(n) == "pretraining"), None)
     ):
         raise InputError(
-            f"sweep.space: {pretrained} would need a pretraining for each trial; set pretraining.max_steps to 0"
+            f"{pretrained} would need a pretraining for each trial",
+            "set pretraining.max_steps to 0",
+            setting="sweep.space",
         )
     arguments = training_arguments(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     if not arguments.load_best_model_at_end:
-        raise InputError("a sweep needs the best checkpoint; set training.load_best_model_at_end to true")
+        raise InputError("a sweep needs the best checkpoint", "set training.load_best_model_at_end to true")
     starting_point(experiment, manifest)
     for end in (0, -1):
         training_arguments(
@@ -142,22 +144,26 @@ def _check_range(name: str, tried: dict[str, Any]) -> None:
     if "choices" in tried:
         choices = tried["choices"]
         if set(tried) != {"choices"} or not isinstance(choices, list) or not choices:
-            raise InputError(f"sweep.space: choices of {name} must be a list of values, without other keys")
+            raise InputError(f"choices of {name} must be a list of values, without other keys", setting="sweep.space")
         if any(isinstance(choice, dict | list) for choice in choices):
-            raise InputError(f"sweep.space: choices of {name} must be single values, and one is a list or a mapping")
+            raise InputError(
+                f"choices of {name} must be single values, and one is a list or a mapping", setting="sweep.space"
+            )
         return
     ends = [tried.get("low"), tried.get("high")]
     numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
     if set(tried) - {"low", "high", "log"} or len(numbers) < len(ends):
         raise InputError(
-            f"sweep.space: {name} must be {{low: number, high: number, log: true or false}} or {{choices}}"
+            f"{name} must be {{low: number, high: number, log: true or false}} or {{choices}}", setting="sweep.space"
         )
     if not all(map(math.isfinite, numbers)):
-        raise InputError(f"sweep.space: low and high of {name} must be finite numbers")
+        raise InputError(f"low and high of {name} must be finite numbers", setting="sweep.space")
     if numbers[0] >= numbers[1]:
-        raise InputError(f"sweep.space: low of {name} is {numbers[0]}, which is not below high, {numbers[1]}")
+        raise InputError(f"low of {name} is {numbers[0]}, which is not below high, {numbers[1]}", setting="sweep.space")
     if tried.get("log") and numbers[0] <= 0:
-        raise InputError(f"sweep.space: low of {name} is {numbers[0]}; on the log scale it must be above zero")
+        raise InputError(
+            f"low of {name} is {numbers[0]}", "on the log scale it must be above zero", setting="sweep.space"
+        )
 
 
 def _check_name(name: str, settings: dict) -> None:
@@ -168,7 +174,9 @@ def _check_name(name: str, settings: dict) -> None:
     # model.peft holds only what the user gave: other settings of the method are peft's to know.
     known = isinstance(node, dict) and (path == ["model", "peft"] or not isinstance(node.get(last, {}), dict))
     if not known:
-        raise InputError(f"sweep.space: {name} is no single setting of {', '.join(SECTIONS)}; see --help for the names")
+        raise InputError(
+            f"{name} is no single setting of {', '.join(SECTIONS)}", "see --help for the names", setting="sweep.space"
+        )
 
 
 def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
@@ -176,7 +184,7 @@ def _refuse_other(study: "Study", origin: dict[str, str], folder: Path) -> None:
     if old != origin:
         key = next(key for key in {**old, **origin} if old.get(key) != origin.get(key))
         raise InputError(
-            f"{folder} holds a sweep of other settings or data ({key}); delete it or choose another --name"
+            f"{folder} holds a sweep of other settings or data ({key})", "delete it or choose another --name"
         )
     study.set_user_attr("origin", origin)
 

@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +14,8 @@ from tests.commands import script_module
 
 @pytest.fixture(scope="module")
 def bench():
-    module = script_module("bench_quality")
-    sys.path.append(str(module.ROOT / "scripts"))  # where a script finds benchmark_jobs
-    return module
+    sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where a script finds benchmark_jobs
+    return script_module("bench_quality")
 
 
 def test_every_cell_is_a_config_with_settings_that_fit(bench):
