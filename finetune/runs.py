@@ -6,7 +6,7 @@ believed to be as training wrote it.
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -101,6 +101,37 @@ EVENTSCRIBE = {  # an entry of a model's config.json
 }
 
 
+class Metrics(TypedDict):
+    """metrics.json, for type checkers. Older files lack made_up, contact and timeline; files of a single model lack
+    seeds and single; `finetune/README.md` says what each part holds."""
+
+    name: str
+    task: str
+    question: str
+    label: str
+    horizon: str
+    classes: Any  # list[str]; None where the label is a value
+    main: str
+    lower_is_better: bool
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    verdict: str
+    calibration: dict[str, Any] | None
+    profit: Any  # a dict; None without costs
+    contact: Any  # a dict; None where nobody is contacted
+    timeline: dict[str, Any] | None
+    made_up: dict[str, Any] | None
+    by_cutoff: list[dict[str, Any]]
+    slices: dict[str, dict[str, Any]]
+    curves: dict[str, Any]
+    training: dict[str, Any]
+    drift: list[dict[str, Any]]
+    lengths: dict[str, dict[str, Any]]
+    seeds: dict[str, dict[str, Any]]
+    single: dict[str, Any]
+    made: dict[str, Any]
+
+
 # What cards and evaluations need of a run's training_log.json and config.yaml.
 LOGGED = {
     "content_hash": str,
@@ -170,7 +201,7 @@ def read_calibration(folder: Path) -> dict:
     return found
 
 
-def read_metrics(folder: Path, holds: dict, marks: tuple[str, ...] = ("task",)) -> dict:
+def read_metrics(folder: Path, holds: dict, marks: tuple[str, ...] = ("task",)) -> Metrics:
     """metrics.json of a run's folder.
 
     Args:

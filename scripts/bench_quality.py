@@ -23,6 +23,7 @@ from benchmark_jobs.transfer import moved_regression  # before finetune, which t
 
 from finetune.command import CommandParser, guarded
 from finetune.measures import best_rival
+from finetune.runs import Metrics
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,7 +169,7 @@ def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
     return [*arguments, "--seeds", *map(str, given.seeds)]
 
 
-def result(metrics: dict, told_by: str) -> dict:
+def result(metrics: Metrics, told_by: str) -> dict:
     """What the output says of an evaluated run of several seeds: a single seed against a rival, and every baseline.
 
     Args:

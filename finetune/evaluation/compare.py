@@ -24,6 +24,7 @@ from finetune.runs import (
     PREDICTIONS,
     SETTINGS,
     TRAINING_LOG,
+    Metrics,
     read_metrics,
     read_settings,
     read_training_log,
@@ -40,7 +41,7 @@ class Run:
     """What an evaluated run left in its folder."""
 
     folder: Path
-    metrics: dict
+    metrics: Metrics
     logs: list[dict]  # of training, one a seed
     settings: dict[str, str]  # name with dots -> value
     rows: pa.Table  # user_id, cutoff and label, sorted

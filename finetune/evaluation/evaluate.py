@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +48,7 @@ from finetune.runs import (
     LOGGED,
     METRICS,
     PREDICTIONS,
+    Metrics,
     read_pretraining_log,
     read_settings,
     read_trained_settings,
@@ -62,7 +63,7 @@ LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
 
-def evaluate(experiment: Experiment) -> dict | None:
+def evaluate(experiment: Experiment) -> Metrics | None:
     """Score validation and test, fit the baselines, and write predictions/ and metrics.json into the run's folder.
 
     Calibration and threshold are fitted on validation and saved with the model, which uses them whenever it scores.
@@ -107,21 +108,21 @@ def evaluate(experiment: Experiment) -> dict | None:
     metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1])
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
     few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
-    metrics["verdict"] = few + same + verdict(metrics)
+    metrics["verdict"] = few + same + verdict(cast(Metrics, metrics))
     metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
     metrics["lengths"] = _lengths(experiment, limits)
     if experiment.seeds:
         metrics |= _seeds(experiment, scored, everyone["test"])
-        metrics["verdict"] += " " + single_verdict(metrics)
+        metrics["verdict"] += " " + single_verdict(cast(Metrics, metrics))
     metrics["made"] = _made(experiment, manifest, accelerator, baselines, started)
     metrics["made"]["splits"] = {"train": len(train)} | {split: len(table) for split, table in rows.items()}
     metrics = without_nan(metrics)
     _save_calibration(experiment, task, scored.fitted, scored.by_run, scored.labels["validation"])
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     accelerator.wait_for_everyone()
-    return metrics
+    return cast(Metrics, metrics)
 
 
 @dataclass

@@ -6,13 +6,14 @@ from textwrap import wrap
 import numpy as np
 
 from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival, measure, measure_names
+from finetune.runs import Metrics
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}
 SAME = 0.01  # scores that differ by less than that part of themselves say the same of everyone
 
 
-def verdict(metrics: dict) -> str:
+def verdict(metrics: Metrics) -> str:
     """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
     what to take instead."""
     test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
@@ -40,7 +41,7 @@ def verdict(metrics: dict) -> str:
     return f"{said} On this log {worded(name)} is the better choice{both}."
 
 
-def single_verdict(metrics: dict) -> str:
+def single_verdict(metrics: Metrics) -> str:
     """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
     single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
     called = measure(metrics["main"], metrics["task"]).title
@@ -69,7 +70,7 @@ def says_the_same(scores: np.ndarray) -> bool:
     return len(columns) > 1 and bool((np.ptp(columns, axis=0) <= SAME * np.abs(columns).mean(axis=0)).all())
 
 
-def table(metrics: dict) -> str:
+def table(metrics: Metrics) -> str:
     """The test results as a table for the screen."""
     test, shown = metrics["test"], measure_names(metrics["task"], "screen")
     main = shown[0]

@@ -14,6 +14,7 @@ from PIL import Image
 from finetune.hub.redaction import public_points
 from finetune.measures import MODEL, SHARES, best_rival
 from finetune.report.pictures import BLUE, DASHED, PICTURE_STYLE, SOLID, THIN, percents
+from finetune.runs import Metrics
 from finetune.wording import listed, missing, named, number, percent, worded
 
 SAID = (5, 10, 20, 50)  # per cent of the rows whose lift is told in words
@@ -35,7 +36,7 @@ class CardPicture:
     reading: list[str]
 
 
-def draw_card_picture(metrics: dict, most_rows: int, folder: Path) -> CardPicture | None:
+def draw_card_picture(metrics: Metrics, most_rows: int, folder: Path) -> CardPicture | None:
     """Write PICTURE into the folder, on white ground, which light and dark pages show alike.
 
     Args:

@@ -23,7 +23,7 @@ from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log
+from finetune.runs import LOGGED, MODEL_FOLDER, Metrics, read_task, read_training_log
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
 ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for
@@ -228,7 +228,7 @@ def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibrat
     return f"The highest score, that of {code(objective.classes[score.argmax()])}, is {number(score.max())}."
 
 
-def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[str, object]:
+def _results(metrics: Metrics, seed: str | None, model: PreTrainedModel) -> dict[str, object]:
     """The tables of the test, and what is said beside them."""
     kind = Objective.of_model(model.config).task
     return {
@@ -242,7 +242,7 @@ def _results(metrics: dict, seed: str | None, model: PreTrainedModel) -> dict[st
 
 
 def _calibration(
-    metrics: dict, seed: str | None, figures: dict[str, Any], calibration: Calibration
+    metrics: Metrics, seed: str | None, figures: dict[str, Any], calibration: Calibration
 ) -> dict[str, object]:
     """How the scores are calibrated, and what that changed."""
     before = (metrics.get("calibration") or {}).get("before") or {}
@@ -254,7 +254,7 @@ def _calibration(
     }
 
 
-def _table(metrics: dict, seed: str | None, kind: str, classes: int) -> list[list[str]]:
+def _table(metrics: Metrics, seed: str | None, kind: str, classes: int) -> list[list[str]]:
     """Head and rows of the test results. Of one seed's model there are plain figures beside those of the mean score."""
     test, main = metrics["test"], metrics["main"]
     shown = [key for key in measure_names(kind, "card", classes) if key in test]
@@ -277,7 +277,7 @@ def _figure(figures: dict, key: str, sign: str = "") -> str:
     return number(figures[key], places, sign) + (f" [{span(interval, places, sign)}]" if interval else "")
 
 
-def _slices(metrics: dict) -> dict[str, dict]:
+def _slices(metrics: Metrics) -> dict[str, dict]:
     """Of each slice the table's rows, the gaps that could be measured, and how many groups are not shown."""
     main = metrics["main"]
     return {
@@ -297,7 +297,7 @@ def _slices(metrics: dict) -> dict[str, dict]:
     }
 
 
-def _settings(settings: dict, seed: str | None, log: dict, metrics: dict) -> dict[str, object]:
+def _settings(settings: dict, seed: str | None, log: dict, metrics: Metrics) -> dict[str, object]:
     """How the model was made, by name; nothing of where on its maker's machine."""
     model, pretraining, training = (settings[section] for section in ("model", "pretraining", "training"))
     base = model.get("name_or_path")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -305,5 +306,5 @@ def _why(error: Exception, api: HfApi, repo_id: str) -> str:
     return f"the connection to {api.endpoint} broke ({first_line(error)}); run the command again"
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write_json(path: Path, content: Mapping) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
-from finetune.runs import CONFIGURED, METRICS, read_metrics, read_settings, read_task
+from finetune.runs import CONFIGURED, METRICS, Metrics, read_metrics, read_settings, read_task
 
 # What a card needs of the run's files.
 GROUP = {"value": str, "rows": int, "users": int, "positives": int}
@@ -27,7 +27,7 @@ EVALUATED = {
 }
 
 
-def metrics_of(folder: Path) -> dict:
+def metrics_of(folder: Path) -> Metrics:
     """metrics.json of a model's run; see `public_metrics` for what may be published of it.
 
     Raises:

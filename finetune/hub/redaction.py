@@ -4,6 +4,7 @@ single user, of this machine, or of the shop's money."""
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -11,6 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from data_prep import InputError
 from data_prep.facts import LogFacts, Manifest, Task
 from data_prep.serializer import EventSerializer
+from finetune.runs import Metrics
 from finetune.wording import missing
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
@@ -69,15 +71,15 @@ def public_task(task: Task) -> dict:
     return task | {"log": _by_day(task["log"])}
 
 
-def public_metrics(metrics: dict) -> dict:
+def public_metrics(metrics: Metrics) -> Metrics:
     """The content of metrics.json, without what tells of few users, of this machine or of the shop's money."""
     made = {key: value for key, value in metrics["made"].items() if key != "evaluation"}  # costs, folder, slices' SQL
-    public = metrics | {"made": made | {"log": _by_day(made["log"])}, "profit": None}
+    public = {**metrics, "made": made | {"log": _by_day(made["log"])}, "profit": None}
     for key in ("curves", "contact"):  # a curve or a histogram of few rows shows each of them; a value is turnover
         public.pop(key, None)
     if metrics.get("slices"):
         public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}
-    return public
+    return cast(Metrics, public)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class PublicPoints:
     lift: dict[str, list[float]]
 
 
-def public_points(metrics: dict, most_rows: int) -> PublicPoints:
+def public_points(metrics: Metrics, most_rows: int) -> PublicPoints:
     """What the picture of a card draws of the curves in metrics.json, which themselves are not published.
 
     Every point, and every step from one to the next, stands for at least FEWEST_USERS users.

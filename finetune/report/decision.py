@@ -3,13 +3,14 @@
 from typing import Any
 
 from finetune.measures import BLEND, MODEL, best_rival, measure
+from finetune.runs import Metrics
 from finetune.wording import missing, named, number, percent, span, standing, worded
 
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
 LEAVING = {"churn": ("to leave", "left")}  # label -> most likely ..., really ...
 
 
-def decision(metrics: dict) -> dict[str, Any] | None:
+def decision(metrics: Metrics) -> dict[str, Any] | None:
     """What the first screen says of the last test cutoff; None where metrics.json has nothing about a contact.
 
     Returns:
@@ -31,7 +32,7 @@ def decision(metrics: dict) -> dict[str, Any] | None:
     }
 
 
-def advice(metrics: dict) -> str:
+def advice(metrics: Metrics) -> str:
     """Which scorer to use for this log, and how sure that is."""
     main, name = metrics["main"], best_rival(metrics["test"]["baselines"], metrics["main"])
     if name is None or missing(metrics["test"].get(main)):
@@ -57,7 +58,7 @@ def advice(metrics: dict) -> str:
     return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
 
 
-def answers(metrics: dict) -> list[tuple[str, str]]:
+def answers(metrics: Metrics) -> list[tuple[str, str]]:
     """What else somebody asks who has to decide: pairs of a question and a few sentences; no measure is named there."""
     contact = metrics.get("contact")
     beside = _beside(metrics, contact, best_rival(metrics["test"]["baselines"], metrics["main"])) if contact else ""
@@ -69,7 +70,7 @@ def answers(metrics: dict) -> list[tuple[str, str]]:
     return [(asked, said) for asked, said in found if said]
 
 
-def _trust(metrics: dict) -> str:
+def _trust(metrics: Metrics) -> str:
     """When it was tested, whether its scores add up, and whether it became worse in the meantime."""
     test, label = metrics["test"], metrics["label"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
@@ -94,7 +95,7 @@ def _trust(metrics: dict) -> str:
     return " ".join(said)
 
 
-def _learned(metrics: dict) -> str:
+def _learned(metrics: Metrics) -> str:
     """The log and the days that the model was trained on."""
     log, timeline = metrics["made"].get("log"), metrics.get("timeline")
     if not log or not timeline:
@@ -113,12 +114,12 @@ def _known(interval: list[float] | None) -> list[float] | None:
     return None if interval is None or any(map(missing, interval)) else interval
 
 
-def _people(metrics: dict) -> tuple[str, str]:
+def _people(metrics: Metrics) -> tuple[str, str]:
     label = metrics["label"]
     return LEAVING.get(label, (f"to come out as {worded(label)}", f"came out as {worded(label)}"))
 
 
-def _headline(metrics: dict, contact: dict) -> str:
+def _headline(metrics: Metrics, contact: dict) -> str:
     whom = f"most likely {_people(metrics)[0]}" if metrics["task"] == "binary" else "with the highest predictions"
     return (
         f"Contact the {percent(contact['share'], 0 if round(contact['share'] * 100, 6) % 1 == 0 else 1)} {whom}: "
@@ -126,7 +127,7 @@ def _headline(metrics: dict, contact: dict) -> str:
     )
 
 
-def _found(metrics: dict, contact: dict) -> str:
+def _found(metrics: Metrics, contact: dict) -> str:
     found, contacted = contact["found_at"][MODEL], contact["contacted_at"]
     times = _times(found, contacted, contact)
     day = contact["cutoff"][:10]
@@ -153,7 +154,7 @@ def _times(found: float, contacted: float, contact: dict) -> float | None:
     return found / chance if chance else None
 
 
-def _beside(metrics: dict, contact: dict, rival: str | None) -> str:
+def _beside(metrics: Metrics, contact: dict, rival: str | None) -> str:
     if rival is None or rival not in contact["found_at"]:
         return ""
     ours, theirs = contact["found_at"][MODEL], contact["found_at"][rival]
@@ -166,7 +167,7 @@ def _beside(metrics: dict, contact: dict, rival: str | None) -> str:
     return f"{named(rival)} would have found {number(theirs, places)}{also}."
 
 
-def _money(metrics: dict, contact: dict, costs: dict | None) -> str:
+def _money(metrics: Metrics, contact: dict, costs: dict | None) -> str:
     if not costs or metrics["task"] != "binary":
         return ""
     earned = _profit(contact["found_at"][MODEL], contact["contacted_at"], costs)
@@ -199,7 +200,7 @@ def _row(contact: dict, step: int) -> dict[str, Any]:
     }
 
 
-def _slider(metrics: dict, contact: dict, rival: str | None, costs: dict | None) -> dict[str, Any]:
+def _slider(metrics: Metrics, contact: dict, rival: str | None, costs: dict | None) -> dict[str, Any]:
     return {
         "start": round(100 * contact["share"]),
         "users": contact["users"],

@@ -25,13 +25,14 @@ from finetune.report.pictures import (
     percents,
     wide_figure,
 )
+from finetune.runs import Metrics
 from finetune.wording import missing, named, number, span, worded
 
 DAY = timedelta(days=1)
 WINDOWS = {"train": (BLUE, "Training"), "validation": (AMBER, "Validation"), "test": (GREEN, "Test")}
 
 
-def forest_pictures(metrics: dict) -> list[Picture]:
+def forest_pictures(metrics: Metrics) -> list[Picture]:
     """The model minus each baseline, by the main measure, with paired intervals; the majority is left out."""
     main, baselines = metrics["main"], metrics["test"]["baselines"]
     names = [
@@ -83,7 +84,7 @@ def _limit(values: list[float], spans: list[list[float] | None], best: int) -> f
     return 1.15 * max(near) or 1.0
 
 
-def contact_pictures(metrics: dict) -> list[Picture]:
+def contact_pictures(metrics: Metrics) -> list[Picture]:
     """How much more a contact finds by the model than by the best baseline, for each share of the users."""
     contact, rival = metrics.get("contact"), best_rival(metrics["test"]["baselines"], metrics["main"])
     band = ((contact or {}).get("ahead") or {}).get(rival)
@@ -117,7 +118,7 @@ def contact_pictures(metrics: dict) -> list[Picture]:
     return [Picture(title, reading, inline_svg(figure, "contact", f"A line within its interval. {reading}"))]
 
 
-def timeline_pictures(metrics: dict) -> list[Picture]:
+def timeline_pictures(metrics: Metrics) -> list[Picture]:
     """The log, the cutoffs of training, validation and test, and the windows from which their labels come."""
     timeline, log = metrics.get("timeline"), metrics["made"].get("log")
     if not timeline or not log:

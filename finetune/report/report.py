@@ -4,6 +4,7 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import matplotlib.style
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -24,7 +25,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import curve_pictures, probability_pictures, ranking_pictures
-from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, read_metrics
+from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, Metrics, read_metrics
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -104,7 +105,7 @@ def write_report(run_folder: Path) -> Path:
     folder = Path(run_folder)
     config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
     _existing(folder / METRICS)
-    metrics = OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves"))
+    metrics = cast(Metrics, OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves")))
     test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
@@ -151,7 +152,7 @@ def write_report(run_folder: Path) -> Path:
     return folder / REPORT
 
 
-def _made_up(metrics: dict) -> list[tuple[str, str]]:
+def _made_up(metrics: Metrics) -> list[tuple[str, str]]:
     """When each event of the user who does not exist happened, and what was seen of it."""
     lines = []
     for event in (metrics["made_up"] or {"events": []})["events"]:

@@ -21,6 +21,7 @@ from finetune.report.pictures import (
     percents,
     square_figure,
 )
+from finetune.runs import Metrics
 from finetune.wording import FEW_POSITIVES, listed, missing, number, percent, short, span
 
 BARS = 15  # inputs whose drift is drawn
@@ -28,7 +29,7 @@ GROUPS = 20  # of a slice that are drawn
 MARKS = (0.1, 0.25)  # usual bounds of a small and a large population stability index
 
 
-def profit_pictures(metrics: dict) -> list[Picture]:
+def profit_pictures(metrics: Metrics) -> list[Picture]:
     """Expected profit over the share of the rows contacted; nothing without evaluation.costs."""
     profit = metrics["profit"]
     if not profit or not profit["shares"]:
@@ -68,7 +69,7 @@ def profit_pictures(metrics: dict) -> list[Picture]:
     return [Picture("Profit", reading, inline_svg(figure, "profit", alt))]
 
 
-def cutoff_pictures(metrics: dict) -> list[Picture]:
+def cutoff_pictures(metrics: Metrics) -> list[Picture]:
     """The main metric at each test cutoff; nothing where there is only one."""
     main, points = metrics["main"], metrics["by_cutoff"]
     if len(points) < 2:
@@ -94,7 +95,7 @@ def cutoff_pictures(metrics: dict) -> list[Picture]:
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]
 
 
-def slice_pictures(metrics: dict) -> list[Picture]:
+def slice_pictures(metrics: Metrics) -> list[Picture]:
     """The main metric of each group, a picture a slice."""
     return [
         _slice(metrics, at, name, content["groups"])
@@ -103,7 +104,7 @@ def slice_pictures(metrics: dict) -> list[Picture]:
     ]
 
 
-def _slice(metrics: dict, at: int, name: str, groups: list[dict]) -> Picture:
+def _slice(metrics: Metrics, at: int, name: str, groups: list[dict]) -> Picture:
     main = metrics["main"]
     title = measure(main, metrics["task"]).title
     known = len(groups)
@@ -154,7 +155,7 @@ def _draw(axes, entries: list[dict], main: str, upright: bool = False) -> None:
     )
 
 
-def _draw_whole(line, band, metrics: dict) -> None:
+def _draw_whole(line, band, metrics: Metrics) -> None:
     """The metric of all test rows, which the parts are compared with."""
     main, test = metrics["main"], metrics["test"]
     bounds, shaded = test.get(f"{main}_interval"), ""
@@ -180,7 +181,7 @@ def _sentence(name: str, entry: dict, main: str) -> str:
     return f"{name}: {value} ({bounds}), {entry['positives']:,} positives"
 
 
-def drift_pictures(metrics: dict) -> list[Picture]:
+def drift_pictures(metrics: Metrics) -> list[Picture]:
     """The population stability index of the inputs that moved most between training and test, without what must move.
 
     A metrics.json of an older version does not say which do.
@@ -228,7 +229,7 @@ def drift_pictures(metrics: dict) -> list[Picture]:
     return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
 
 
-def text_pictures(metrics: dict) -> list[Picture]:
+def text_pictures(metrics: Metrics) -> list[Picture]:
     """How long the texts are, in training and test, and how much of the training batches was padding."""
     lengths = {name: bins for name, bins in metrics["lengths"].items() if sum(bins["counts"])}
     training = metrics["training"]
@@ -259,7 +260,7 @@ def text_pictures(metrics: dict) -> list[Picture]:
     return [Picture("Texts", reading, inline_svg(figure, "texts", f"Histograms and curves. {reading}"))]
 
 
-def loss_pictures(metrics: dict) -> list[Picture]:
+def loss_pictures(metrics: Metrics) -> list[Picture]:
     """Losses and the main validation metric over the steps, a panel for each that was logged."""
     main, title, training = metrics["main"], measure(metrics["main"], metrics["task"]).title, metrics["training"]
     loss, judged = _series(training, "loss"), _series(training, f"eval_{main}")

@@ -24,12 +24,13 @@ from finetune.report.pictures import (
     styles,
     wide_figure,
 )
+from finetune.runs import Metrics
 from finetune.wording import listed, missing, named, number, percent, span, worded
 
 UNSURE = 5  # per cent of the positives: below it a precision rests on few rows
 
 
-def ranking_pictures(metrics: dict) -> list[Picture]:
+def ranking_pictures(metrics: Metrics) -> list[Picture]:
     """How well the model orders users, beside the baselines; nothing where the labels cannot tell.
 
     Args:
@@ -48,7 +49,7 @@ def ranking_pictures(metrics: dict) -> list[Picture]:
     return []
 
 
-def curve_pictures(metrics: dict) -> list[Picture]:
+def curve_pictures(metrics: Metrics) -> list[Picture]:
     """ROC, precision-recall and gain curves of yes-or-no labels, and below each the difference to the best baseline.
 
     Args:
@@ -68,13 +69,13 @@ def curve_pictures(metrics: dict) -> list[Picture]:
     ]
 
 
-def _drawn(metrics: dict) -> dict[str, dict]:
+def _drawn(metrics: Metrics) -> dict[str, dict]:
     """The scorers that have a line: chance has one of its own, and the blend's hides behind those of its parts."""
     scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
     return {name: figures for name, figures in scorers.items() if name not in (MAJORITY, BLEND)}
 
 
-def probability_pictures(metrics: dict) -> list[Picture]:
+def probability_pictures(metrics: Metrics) -> list[Picture]:
     """Whether the model's scores can be taken for probabilities; nothing for values and where only one class came.
 
     Args:
