@@ -47,9 +47,9 @@ def directions(texts: dict[str, list[str]], words: list[str], seed: int) -> dict
     """
     weights = TfidfVectorizer(vocabulary=words, token_pattern=r"[^\s,.;:]+", lowercase=False, sublinear_tf=True)
     weights.fit(texts["train"])
-    found = {split: weights.transform(of) for split, of in texts.items()}
+    found = {split: weights.transform(part) for split, part in texts.items()}
     if len(words) <= DIRECTIONS:
-        return {split: of.toarray() for split, of in found.items()}
+        return {split: part.toarray() for split, part in found.items()}
     drawn = found["train"][sampled(found["train"].shape[0], MAX_TEXTS)]
     largest = TruncatedSVD(DIRECTIONS, random_state=seed).fit(drawn)
-    return {split: largest.transform(of) for split, of in found.items()}
+    return {split: largest.transform(part) for split, part in found.items()}

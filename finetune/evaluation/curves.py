@@ -178,7 +178,7 @@ def _differences(
     """The model's curve minus that of each baseline, of shape (GRID + 1,): of all points, as the curves are thinned by
     about as much as they differ."""
     values = {name: curve(*total) for name, total in totals.items()}
-    return {name: np.round(values[MODEL] - of, DECIMALS) for name, of in values.items() if name != MODEL}
+    return {name: np.round(values[MODEL] - theirs, DECIMALS) for name, theirs in values.items() if name != MODEL}
 
 
 def _at(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def curve_pictures(metrics: Metrics) -> list[Picture]:
     if metrics["task"] != "binary" or not curves["roc"]:
         return []
     scorers, rival = _drawn(metrics), best_rival(metrics["test"]["baselines"], metrics["main"])
-    differences = {name: of.get(rival) for name, of in (curves.get("differences") or {}).items()}
+    differences = {name: by_rival.get(rival) for name, by_rival in (curves.get("differences") or {}).items()}
     return [
         _roc(scorers, curves["roc"], rival, differences.get("roc")),
         _precision_recall(
@@ -142,7 +142,7 @@ def _precision_recall(
     reading = (
         f"Precision averaged over every recall is {percent(value, 1)} for the model{times} ({percent(rate, 1)}).{apart}"
     )
-    values = ", ".join(f"{worded(name)} {number(of['average_precision'])}" for name, of in scorers.items())
+    values = ", ".join(f"{worded(name)} {number(figures['average_precision'])}" for name, figures in scorers.items())
     alt = f"Precision-recall curves. Average precision: {values}; base rate {number(rate)}.{apart}"
     return Picture("Precision and recall", reading, inline_svg(figure, "precision-recall", alt))
 

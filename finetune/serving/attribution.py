@@ -137,8 +137,8 @@ def attribute(
                     read = [word for word in words if word.event <= oldest]
                     owner = _owner(read, np.array(offsets[i])[: len(ids[i]), 1])
                     pushes = np.bincount(owner, of_tokens[place, : len(ids[i])], minlength=len(read))
-                    told = (scores[place], bases[place], int(outputs[i]), points, words[-1].event - oldest)
-                    found[i] = Attribution(read, pushes, *told, np.array(ids[i]), owner)
+                    facts = (scores[place], bases[place], int(outputs[i]), points, words[-1].event - oldest)
+                    found[i] = Attribution(read, pushes, *facts, np.array(ids[i]), owner)
                 progress.update(len(rows))
         waiting = np.array([i for i in waiting.tolist() if not found[i].converged], int)
         if points >= steps:

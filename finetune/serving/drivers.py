@@ -142,14 +142,14 @@ def _causes(
     for theme in dict.fromkeys(themes):
         rows = [row for row, of_row in enumerate(themes) if of_row == theme]
         mean, resampled = _averaged(moved[rows, None], [owners[row] for row in rows], weights)
-        told = [word for word in words if word["users"] >= FEWEST and _theme(word, serializer) == theme]
+        shown = [word for word in words if word["users"] >= FEWEST and _theme(word, serializer) == theme]
         cause = {
             "cause": theme.title,
             "users": len(rows),
             "score_change": float(mean[0]),
             "score_change_interval": interval(resampled[:, 0]) if len(rows) > 1 else None,
         }
-        found.append(cause | _ends(told, target_noun(serializer)))
+        found.append(cause | _ends(shown, target_noun(serializer)))
     return sorted(found, key=lambda cause: -cause["score_change"] * cause["users"])
 
 

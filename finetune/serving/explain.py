@@ -68,7 +68,7 @@ def explain_user(
                 setting="--user",
             )
         (history,) = found
-        asked = len(serializer.examples(con, moment, members)) > 0
+        in_population = len(serializer.examples(con, moment, members)) > 0
         loaded, changed = serializer.load(con, {}), changed_texts(con, serializer, moment)
     model, tokenizer = classifier.model, classifier.tokenizer
     attribution, *_ = attribute(model, tokenizer, serializer, [history.text], index, steps, bar=False)
@@ -77,7 +77,7 @@ def explain_user(
     facts = Facts(history, loaded, moment, serializer, read, typical.medians if typical else {})
     return (
         facts_of(classifier, attribution.output, [attribution])
-        | {"user_id": user, "cutoff": show(moment), "in_population": asked}
+        | {"user_id": user, "cutoff": show(moment), "in_population": in_population}
         | {"reasons": reasons(classifier, attribution, facts)}
         | _scores(classifier, attribution, history, changed)
         | _beside(classifier, attribution, history, typical)
@@ -105,12 +105,12 @@ def _beside(
     """The typical user, and how far the text's length sets this one apart."""
     if typical is None:
         return {"typical": None, "length_share": None}
-    told = {
+    beside = {
         "users": typical.users,
         "score": typical.score,
         "rows": typical.table(history, classifier.serializer),
     }
-    return {"typical": told, "length_share": typical.length_share(attribution)}
+    return {"typical": beside, "length_share": typical.length_share(attribution)}
 
 
 def _pushes(

@@ -176,12 +176,12 @@ def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:
 
 def _refuse_few_labels(objective: Objective, labels: dict[str, np.ndarray], users: int) -> None:
     """InputError where the labels of so few users leave nothing to tell apart, or nothing to choose by."""
-    for split, of in labels.items():
-        one = objective.task == "binary" and len(set(of)) == 1
-        if not len(of) or one:
-            told = f"all {len(of):,} are {of[0]}" if one else "there is none"
+    for split, known in labels.items():
+        one = objective.task == "binary" and len(set(known)) == 1
+        if not len(known) or one:
+            found = f"all {len(known):,} are {known[0]}" if one else "there is none"
             raise InputError(
-                f"finetuning.labelled_users {users:,}: of these users' {split} labels {told}",
+                f"finetuning.labelled_users {users:,}: of these users' {split} labels {found}",
                 "raise it, or draw others with finetuning.labelled_draw",
                 setting="finetuning.labelled_users",
             )
