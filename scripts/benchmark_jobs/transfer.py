@@ -39,17 +39,21 @@ def moved_regression(old: Path, new: Path, users: int) -> tuple[np.ndarray, dict
     there, taught = rows(old, "train")
     parts = {"train": rows(new, "train"), "validation": rows(new, "validation", known), "test": rows(new, "test")}
     here, labels = rows(new, "train", known)
-    moved = normal({split: features for split, (features, _) in parts.items()} | {"known": here}, 0)
-    there = normal({"train": there}, 0)["train"]
-    width = len(names)  # without the flags of what is missing, which differ between shops
+
+    def scale_free(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # Without the flags of what is missing, which differ between shops.
+        return {split: columns[:, : len(names)] for split, columns in normal(features, 0).items()}
+
+    moved = scale_free({split: features for split, (features, _) in parts.items()} | {"known": here})
+    there = scale_free({"train": there})["train"]
     found = []
     for strength, weight in product(STRENGTHS, WEIGHTS):
         fitted = LogisticRegression(C=strength, solver="newton-cholesky").fit(
-            np.concatenate([there, moved["known"]])[:, :width],
+            np.concatenate([there, moved["known"]]),
             np.concatenate([taught, labels]),
             np.concatenate([np.ones(len(taught)), np.full(len(labels), weight)]),
         )
-        judged, scores = (fitted.predict_proba(moved[split][:, :width])[:, 1] for split in ("validation", "test"))
+        judged, scores = (fitted.predict_proba(moved[split])[:, 1] for split in ("validation", "test"))
         found.append((quality("binary", parts["validation"][1], judged), scores, {"C": strength, "weight": weight}))
     _, scores, settings = max(found, key=lambda one: one[0])
     return scores, settings
