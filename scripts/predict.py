@@ -6,7 +6,8 @@ accelerate launch scripts/predict.py --model me/churn --events 'logs/*.parquet' 
     --output scores.parquet --columns '{user_id: visitorid, event_time: ts, event_type: action}' \
     --time-unit milliseconds
 
-Everyone with an event before the cutoff is scored. The same command after a stop goes on where it was.
+Everyone with an event before the cutoff is scored; --top 0.1 also lists the tenth with the highest scores.
+The same command after a stop goes on where it was.
 """
 
 from argparse import Namespace
@@ -29,6 +30,13 @@ def arguments() -> Namespace:
     )
     parser.add_argument("--text", action="store_true", help="Also write the text that the model read.")
     parser.add_argument("--population", action="store_true", help="Score only the users whom the task asks about.")
+    parser.add_argument(
+        "--top",
+        type=float,
+        metavar="SHARE",
+        help="Also write scores.top.csv beside scores.parquet: the users with the highest scores, this share, such "
+        "as 0.1, of all who are scored. Add --population for the users whom the report counts.",
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
         "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
@@ -55,6 +63,7 @@ def run(given: Namespace) -> None:
             batch_size=given.batch_size,
             population=given.population,
             part_users=given.part_users,
+            top=given.top,
             called="data.sources[0]" if given.config else "--events",
         )
 

@@ -42,12 +42,10 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     if rows.labels.min() < 0 or total <= 0:
         return None
     shares = np.append(SHARES, share)
-    contacted = np.round(shares * len(rows.labels))
+    users = contacted(shares, len(rows.labels))
     reached = {name: _Reached(scores, rows.labels) for name, scores in rows.scores.items()}
-    found = {name: scorer(np.ones((len(rows.labels), 1)), shares)[0] * contacted for name, scorer in reached.items()}
-    drawn = {
-        name: means * contacted for name, means in _resampled(rows.users, reached, shares, resamples, seed).items()
-    }
+    found = {name: scorer(np.ones((len(rows.labels), 1)), shares)[0] * users for name, scorer in reached.items()}
+    drawn = {name: means * users for name, means in _resampled(rows.users, reached, shares, resamples, seed).items()}
     low, high = _ends(drawn[MODEL])
     ahead = {name: _ends(drawn[MODEL] - values) for name, values in drawn.items() if name != MODEL}
     return {
@@ -56,12 +54,12 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
         "total": total,
         "share": share,
         "shares": SHARES,
-        "contacted": contacted[:-1],
+        "contacted": users[:-1],
         "found": {name: values[:-1] for name, values in found.items()},
         "low": low[:-1],
         "high": high[:-1],
         "ahead": {name: {"low": ends[0][:-1], "high": ends[1][:-1]} for name, ends in ahead.items()},
-        "contacted_at": contacted[-1],
+        "contacted_at": users[-1],
         "found_at": {name: values[-1] for name, values in found.items()},
         "found_at_interval": [low[-1], high[-1]],
         "difference_at": {
@@ -69,6 +67,11 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
             for name, ends in ahead.items()
         },
     }
+
+
+def contacted(share: float | np.ndarray, users: int) -> np.ndarray:
+    """How many users a share of them is, whole: one half goes to the even number."""
+    return np.round(np.multiply(share, users))
 
 
 def _ends(drawn: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from data_prep.users import key_mark
 from finetune.model.loading import model_folder
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier, check_size, nobody
+from finetune.serving.top import refuse_lists, refuse_share, top_file, write_top
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
@@ -52,6 +53,7 @@ def predict_log(
     population: bool = False,
     part_users: int = PART_USERS,
     called: str = "data.sources[0]",
+    top: float | None = None,
 ) -> Path:
     """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
 
@@ -69,6 +71,7 @@ def predict_log(
         population: Keep only the users whom the task asks about.
         part_users: About so many users are scored between two renames; what a stop loses at most in each process.
         called: What the events are called in messages.
+        top: Also list the users with the highest scores, this share of those scored; see `write_top`.
 
     Returns:
         The output.
@@ -77,11 +80,9 @@ def predict_log(
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
     accelerator, moment, output = _accelerator(), parse_cutoff(cutoff), Path(output)
-    check_size("batch_size", batch_size)
-    check_size("part_users", part_users)
-    _check_output(output, data)
+    _check(output, data, batch_size, part_users, top)
     folder = model_folder(model)
-    classifier = EventClassifier.from_pretrained(folder)
+    classifier = _classifier(folder, top)
     work = output.with_name(f"{output.name}.parts")
     members = whom(classifier.task) if population else None
     with _alone(work, accelerator.is_main_process):
@@ -97,7 +98,7 @@ def predict_log(
                 _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _finish(work, list(users), output, classifier.task, moment)
+            _finish(work, list(users), output, classifier.task, moment, top, data.memory_limit or MEMORY)
     accelerator.wait_for_everyone()
     return output
 
@@ -108,11 +109,26 @@ def _accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
 
 
-def _check_output(output: Path, data: DataConfig) -> None:
+def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top: float | None) -> None:
+    check_size("batch_size", batch_size)
+    check_size("part_users", part_users)
     if output.suffix != ".parquet" or output.is_dir():
         raise InputError(f"output: {output} is not a name of a Parquet file", "write one such as scores.parquet")
-    if output.resolve() in [path.resolve() for path in source_files(data) or []]:
-        raise InputError(f"output: {output} is one of the files that are read", "choose another name")
+    written = [output]
+    if top is not None:
+        refuse_share(top)
+        written.append(top_file(output))
+    read = [path.resolve() for path in source_files(data) or []]
+    for path in written:
+        if path.resolve() in read:
+            raise InputError(f"output: {path} is one of the files that are read", "choose another name")
+
+
+def _classifier(folder: Path, top: float | None) -> EventClassifier:
+    classifier = EventClassifier.from_pretrained(folder)
+    if top is not None:
+        refuse_lists(classifier.objective.task)
+    return classifier
 
 
 def _users_by_part(plan: dict | None) -> dict[int, int]:
@@ -231,8 +247,13 @@ def _texts(
             yield part, texts
 
 
-def _finish(work: Path, parts: list[int], output: Path, task: Task, cutoff: datetime) -> None:
-    """Put the scores of all parts into the output, take the parts away, and say how many users there are."""
+def _finish(
+    work: Path, parts: list[int], output: Path, task: Task, cutoff: datetime, top: float | None, memory_limit: str
+) -> None:
+    """Put the scores of all parts into the output, list the top, take the parts away, and say how many users there are.
+
+    The list comes before the parts are gone, so that a command that was stopped between writes it the next time.
+    """
     schema, rows = pq.read_schema(_scores(work, parts[0])), 0
     with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:
         for part in parts:
@@ -241,11 +262,14 @@ def _finish(work: Path, parts: list[int], output: Path, task: Task, cutoff: date
             if len(table):
                 writer.write_table(table)
     os.replace(work / "all.parquet", output)
+    listed = None if top is None else write_top(output, top, work, memory_limit)
     os.rename(work, _finished(work))  # in one step, as a half of the parts would look like all of them
     shutil.rmtree(_finished(work))
     print(f"{output}: {rows:,} users scored at the cutoff {show(cutoff)}")
     if not rows:
         print(nobody(task, cutoff))
+    if listed:
+        print(listed)
 
 
 def _finished(work: Path) -> Path:

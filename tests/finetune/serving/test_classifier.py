@@ -25,6 +25,7 @@ from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
+from finetune.serving.predict import predict_log
 from finetune.training.train import train
 
 CUTOFF = datetime(2024, 4, 1)
@@ -241,8 +242,16 @@ def test_labels_of_every_kind_are_answered_in_their_own_way(tiny, tmp_path, task
     late = classifier.predict(run.data, "2026-01-01", text=True, population=True)
     assert (late.schema, len(late)) == (found.schema, 0)
     assert "nobody is in the population at 2026-01-01: no user has an event in the 28 days" in capsys.readouterr().out
+    scores, users = tmp_path / "scores.parquet", len(found)
     if kind is None:
+        predict_log(folder, run.data, CUTOFF, scores, population=True, top=0.1)
+        assert f"scores.top.csv: the {round(0.1 * users)} users with the highest scores" in capsys.readouterr().out
+        best = np.sort(found["score"].to_numpy())[::-1][: round(0.1 * users)]
+        np.testing.assert_allclose(pa.csv.read_csv(tmp_path / "scores.top.csv")["score"].to_numpy(), best, rtol=1e-5)
         return
+    with pytest.raises(InputError, match="--top needs one score a user, and this model gives one for each class"):
+        predict_log(folder, run.data, CUTOFF, scores, top=0.1)
+    assert not [*tmp_path.glob("scores*")]
     assert found.schema.field("label").type == kind
     plain = pipeline("text-classification", model=str(folder), top_k=None, device="cpu")
     for row, told in zip(found.to_pylist()[:10], plain(found["text"].to_pylist()[:10]), strict=True):

@@ -1,3 +1,4 @@
+import csv
 import fcntl
 import json
 import os
@@ -10,15 +11,20 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
 from finetune.command import guarded
+from finetune.evaluation.contact import contact, contacted
+from finetune.evaluation.rows import ScoredRows
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.given_log import given_log
 from finetune.serving.predict import predict_log
+from finetune.serving.top import write_top
 from tests.commands import ROOT, script_module
 
 PREDICT = ROOT / "scripts" / "predict.py"
@@ -107,9 +113,11 @@ def test_two_processes_write_the_file_of_one(trained, model, undisturbed, tmp_pa
     columns = "{user_id: user, event_time: time, event_type: what}"
     arguments = ["--model", model, "--events", trained.data.sources[0].path, "--columns", columns, "--cutoff", CUTOFF]
     arguments += ["--output", tmp_path / "scores.parquet", "--part-users", 40]
-    printed = commands.run_two("predict.py", *arguments)
+    printed = commands.run_two("predict.py", *arguments, "--top", 0.1)
     assert (tmp_path / "scores.parquet").read_bytes() == undisturbed.read_bytes()
     assert printed.count("150 users scored") == 1
+    assert printed.count("scores.top.csv: the 15 users with the highest scores") == 1
+    assert read_rows(tmp_path / "scores.top.csv") == top_rows(undisturbed, 15)
 
 
 def stop_after(parts: int, monkeypatch) -> None:
@@ -162,6 +170,66 @@ def test_a_population_of_nobody_gives_a_file_without_rows_and_leaves_no_parts(mo
     assert (len(found), found.column_names) == (0, ["user_id", "cutoff", "label", "score"])
     assert [left.name for left in tmp_path.iterdir()] == ["s.parquet"]
     assert capsys.readouterr().out.count("nobody is in the population at 2026-01-01") == 2
+
+
+def top_rows(scores: Path, users: int) -> list[dict]:
+    rows = sorted(pq.read_table(scores).to_pylist(), key=lambda row: (-row["score"], row["user_id"]))
+    return [{"rank": i, "user_id": row["user_id"], "score": row["score"]} for i, row in enumerate(rows[:users], 1)]
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        kinds = {"rank": int, "user_id": str, "score": float}
+        return [{name: kinds[name](value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_the_top_is_the_list_of_the_highest_scores_of_whom_is_scored(model, log, undisturbed, tmp_path, capsys):
+    data, folder = DataConfig([Source(path=str(log))]), tmp_path
+    for name, share, more, line in (
+        ("tenth", 0.1, {}, "tenth.top.csv: the 15 users with the highest scores"),
+        ("all", 1, {}, "all.top.csv: the 150 users with the highest scores"),
+        ("one", 0.005, {}, "one.top.csv: the 1 user with the highest score"),
+        ("asked", 0.1, {"population": True}, "asked.top.csv: the "),
+    ):
+        scores = predict_log(model, data, CUTOFF, folder / f"{name}.parquet", top=share, **more, **PARTS)
+        assert f"{folder}/{line}" in capsys.readouterr().out
+        users = pq.read_metadata(scores).num_rows
+        found = read_rows(folder / f"{name}.top.csv")
+        assert found == top_rows(scores, int(contacted(share, users)))
+        assert users == 150 or more
+    assert sorted({path.suffix for path in folder.iterdir()}) == [".csv", ".parquet"]
+    assert (folder / "all.parquet").read_bytes() == undisturbed.read_bytes()
+
+
+def test_users_of_equal_scores_are_listed_by_their_id_as_many_as_the_report_contacts(tmp_path):
+    folder = tmp_path / "a[1] *"  # no glob
+    folder.mkdir()
+    scores = folder / "scores.parquet"
+    pq.write_table(pa.table({"user_id": ["b", "=c", 'a "x", y', "d", "e"], "score": [0.5, 0.5, 0.5, 0.1, 0.9]}), scores)
+    for share, users in ((0.5, 2), (0.7, 4), (0.9, 4), (0.1, 0)):  # of five; one half goes to the even number
+        labels = np.array([0, 1, 0, 1, 1])
+        rows = ScoredRows("binary", labels, {"model": np.linspace(0, 1, 5)}, np.arange(5))
+        assert contact(rows, np.full(5, np.datetime64(CUTOFF)), share, 0)["contacted_at"] == users
+        write_top(scores, share, folder, "1GB")
+        assert read_rows(folder / "scores.top.csv") == top_rows(scores, users)
+
+
+def test_a_stop_before_the_list_is_there_goes_on_to_it(model, log, tmp_path, monkeypatch):
+    data, output = DataConfig([Source(path=str(log))]), tmp_path / "scores.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr("finetune.serving.top.connect", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            predict_log(model, data, CUTOFF, output, top=0.1, **PARTS)
+    stop_after(0, monkeypatch)  # nobody is scored again
+    predict_log(model, data, CUTOFF, output, top=0.1, **PARTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "scores.top.csv"]
+
+
+def test_a_list_that_would_replace_a_file_of_the_log_is_refused(trained, model, tmp_path):
+    read = shutil.copy(trained.data.sources[0].path, tmp_path / "scores.top.csv")
+    data = DataConfig([Source(path=str(read), columns=trained.data.sources[0].columns)])
+    with pytest.raises(InputError, match=r"scores\.top\.csv is one of the files that are read"):
+        predict_log(model, data, CUTOFF, tmp_path / "scores.parquet", top=0.1)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "users": {"a": 1}, "notes": []}'])
@@ -222,6 +290,9 @@ def test_what_cannot_be_scored_is_refused_and_leaves_nothing_behind(model, log, 
         (["--max-rejected", "7"], "--max-rejected 7 is no share; "),
         (["--timezone", "Mars"], "--timezone"),
         (["--time-unit", "days"], "argument --time-unit: invalid choice: 'days'"),
+        (["--top", "0"], "--top 0 is no share of the users; give one above 0"),
+        (["--top", "1.5"], "--top 1.5 is no share of the users; give one above 0 and up to 1"),
+        (["--top", "nan"], "--top nan is no share of the users; "),
         (["--batch-size", "0"], "--batch-size and --part-users must be 1 or more; "),
     ],
 )

@@ -1,0 +1,55 @@
+"""The users with the highest scores as a CSV: the list that a shop contacts."""
+
+import os
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from data_prep import InputError
+from data_prep.connections import connect
+from finetune.evaluation.contact import contacted
+
+
+def refuse_share(share: float) -> None:
+    """InputError where a share of the users is none, or is of nobody."""
+    if not 0 < share <= 1:
+        raise InputError(f"--top {share:g} is no share of the users", "give one above 0 and up to 1", setting="--top")
+
+
+def refuse_lists(task: str) -> None:
+    """InputError where a user has a score for each class; the task is that of the model's objective."""
+    if task not in ("binary", "value"):
+        raise InputError(
+            "--top needs one score a user, and this model gives one for each class", "drop it", setting="--top"
+        )
+
+
+def top_file(output: Path) -> Path:
+    """Where the list lies beside the scores."""
+    return output.with_name(f"{output.stem}.top.csv")
+
+
+def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
+    """Write `top_file`: rank, user_id and score, the highest score first, equal ones by user_id.
+
+    They are as many as the report contacts of so many users.
+
+    Args:
+        scores: A Parquet file with one score a user.
+        share: Of its users.
+        work: A folder for what is unfinished.
+        memory_limit: DuckDB's.
+
+    Returns:
+        What it wrote, in a line.
+    """
+    users = int(contacted(share, pq.read_metadata(scores).num_rows))
+    query = f"""SELECT row_number() OVER (ORDER BY score DESC, user_id) AS rank, user_id, score
+        FROM (SELECT user_id, score FROM scores ORDER BY score DESC, user_id LIMIT {users}) ORDER BY rank"""
+    with connect(memory_limit, work / "spill") as con:
+        con.register("scores", ds.dataset(scores))  # by pyarrow, as DuckDB takes * and [ in a name for a glob
+        con.sql(query).write_csv(str(work / "top.csv"))
+    os.replace(work / "top.csv", top_file(scores))
+    whom = "user with the highest score" if users == 1 else "users with the highest scores"
+    return f"{top_file(scores)}: the {users:,} {whom}"
