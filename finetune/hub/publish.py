@@ -1,6 +1,7 @@
 """Puts a trained model on a hub, with its card; what is cut before that stands in `redaction`."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -93,6 +94,12 @@ def publish(
         repo_id = ""
     if repo_id.count("/") != 1:
         raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn", setting="--repo-id")
+    if licence is not None and not re.fullmatch(r"[a-z0-9.-]+", licence):
+        raise InputError(
+            f"--license {licence!r} is no name of a licence on the hub",
+            "write one of lowercase letters, digits, dots and dashes, such as apache-2.0 or other",
+            setting="--license",
+        )
     dataset = f"{repo_id}-data" if with_dataset else None
     if not dry_run and get_token() is None:
         raise InputError(f"no login at {HfApi().endpoint}", "run `hf auth login`, or set HF_TOKEN")

@@ -385,7 +385,15 @@ def test_the_card_is_valid_and_says_what_the_model_predicts_and_how_well(hub, ru
     assert image.startswith(b"\x89PNG")
     assert len(image) < 60_000
     with pytest.raises(InputError, match="refuses the card"):
-        publish(runs["full"], "me/model", licence="My Own")
+        publish(runs["full"], "me/model", licence="my-own")  # it has the form of a name, and the hub does not know it
+
+
+@pytest.mark.parametrize("licence", ["my | own", "My-Own", "MIT", "", "mit\nlicense_name: x", "mit\n"])
+def test_a_licence_that_cannot_be_a_name_of_the_hub_is_refused_before_anything_is_made(hub, runs, licence, capsys):
+    with pytest.raises(InputError, match=r"^--license '.* is no name of a licence on the hub; write .* such as apache"):
+        publish(runs["full"], "me/model", licence=licence, dry_run=True)
+    assert not hub.repositories
+    assert capsys.readouterr().out == ""
 
 
 def test_a_licence_and_where_to_install_from_are_asked_for_and_not_guessed(hub, runs, capsys):
