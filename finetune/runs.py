@@ -153,6 +153,9 @@ CONFIGURED = {
 def refuse_untrained(folder: Path) -> None:
     """InputError where a folder holds no model."""
     if not (folder / "config.json").is_file():
+        models = [folder / MODEL_FOLDER, *sorted(folder.glob(f"{seed_folder('*')}/{MODEL_FOLDER}"))]
+        if trained := [str(model) for model in models if (model / "config.json").is_file()]:
+            raise InputError(f"{folder} is the folder of a run, not of its model", f"give {' or '.join(trained)}")
         raise InputError(f"{folder} holds no trained model", "run scripts/train.py with the same --config first")
 
 

@@ -76,6 +76,19 @@ def test_a_file_of_a_model_that_holds_nothing_is_named_with_the_remedy(run, cont
     assert load_classifier(model)
 
 
+def test_a_folder_of_a_run_that_is_given_for_its_model_is_told_where_the_model_lies(run, tmp_path):
+    for read in (read_task, load_classifier):
+        with pytest.raises(InputError, match=rf"^{run} is the folder of a run, not of its model; give {run}/model$"):
+            read(run)
+    seeds = tmp_path / "seeds"
+    for seed in (0, 1):
+        shutil.copytree(run / "model", seeds / f"seed-{seed}" / "model")
+    with pytest.raises(InputError, match=rf"give {seeds}/seed-0/model or {seeds}/seed-1/model$"):
+        read_task(seeds)
+    with pytest.raises(InputError, match=r"holds no trained model; run scripts/train\.py"):
+        read_task(tmp_path)
+
+
 @pytest.mark.parametrize("content", NOTHING)
 def test_a_file_of_a_run_that_holds_nothing_is_named_with_the_remedy(evaluated, run, content):
     parts = load_classifier(run / "model")
