@@ -27,14 +27,17 @@ def run(given: Namespace) -> None:
     if browser is None:
         raise InputError(f"none of {', '.join(BROWSERS)} is installed", "install one, as by apt-get install chromium")
     output = given.output.resolve()
-    output.unlink(missing_ok=True)  # an old one would look like a new one where the browser fails
-    with tempfile.TemporaryDirectory() as profile:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile, tempfile.TemporaryDirectory(dir=output.parent) as beside:
+        taken = Path(beside) / "taken.png"  # beside the old picture, which stays where the browser fails
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}", f"--user-data-dir={profile}"]
-        command += [f"--screenshot={output}", page.resolve().as_uri()]
+        command += [f"--screenshot={taken}", page.resolve().as_uri()]
         done = subprocess.run(command, capture_output=True, text=True)
-    if not output.is_file():
-        raise InputError(f"{browser} took no picture ({done.stderr.strip().splitlines()[-1:]})", "start it by hand")
+        if not taken.is_file():
+            said = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
+            raise InputError(f"{browser} took no picture ({said})", "start it by hand")
+        taken.replace(output)
     print(f"{given.output}: {WIDTH} x {HEIGHT} pixels, {output.stat().st_size / 1000:.0f} kB")
 
 

@@ -21,8 +21,10 @@ def take(run, output):
 def test_the_first_screen_of_a_report_becomes_a_small_picture(evaluated, tmp_path, capsys):
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so no picture was taken; apt-get install chromium")
-    take(evaluated.run_folder, tmp_path / "report.png")
-    picture = (tmp_path / "report.png").read_bytes()
+    folder = tmp_path / "new" / "folder"
+    take(evaluated.run_folder, folder / "report.png")
+    assert [path.name for path in folder.iterdir()] == ["report.png"]
+    picture = (folder / "report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert struct.unpack(">II", picture[16:24]) == (screenshots.WIDTH, screenshots.HEIGHT)
     assert 10_000 < len(picture) < LARGEST
@@ -35,6 +37,25 @@ def test_what_a_picture_needs_is_named_where_it_is_missing(evaluated, tmp_path, 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"none of chromium, .* is installed; install one"):
         take(evaluated.run_folder, tmp_path / "report.png")
+
+
+@pytest.mark.parametrize(
+    ("prints", "said"), [("echo one >&2; echo two >&2", r"\(two\)"), ("", r"\(it does not say why\)")]
+)
+def test_a_browser_that_fails_is_told_of_in_a_line_and_the_old_picture_stays(
+    evaluated, tmp_path, monkeypatch, prints, said
+):
+    browser = tmp_path / "programs" / "chromium"
+    browser.parent.mkdir()
+    browser.write_text(f"#!/bin/sh\n{prints}\nexit 1\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", str(browser.parent))
+    old = tmp_path / "pictures" / "report.png"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    with pytest.raises(InputError, match=rf"^{browser} took no picture {said}; start it by hand$"):
+        take(evaluated.run_folder, old)
+    assert [path.read_bytes() for path in old.parent.iterdir()] == [b"old"]
 
 
 def test_the_readme_shows_the_picture_that_is_there_with_words_for_those_who_do_not_see_it():
