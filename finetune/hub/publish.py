@@ -88,18 +88,7 @@ def publish(
         InputError: Something is missing, must not be published, or the hub refuses.
     """
     folder = Path(folder).resolve()
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        repo_id = ""
-    if repo_id.count("/") != 1:
-        raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn", setting="--repo-id")
-    if licence is not None and not re.fullmatch(r"[a-z0-9.-]+", licence):
-        raise InputError(
-            f"--license {licence!r} is no name of a licence on the hub",
-            "write one of lowercase letters, digits, dots and dashes, such as apache-2.0 or other",
-            setting="--license",
-        )
+    _check_names(repo_id, licence)
     dataset = f"{repo_id}-data" if with_dataset else None
     if not dry_run and get_token() is None:
         raise InputError(f"no login at {HfApi().endpoint}", "run `hf auth login`, or set HF_TOKEN")
@@ -119,6 +108,21 @@ def publish(
                 print(f"published: {upload(files, name, kind, private)}")
         if dry_run:
             print((staged[repo_id][1] / "README.md").read_text(encoding="utf-8"))
+
+
+def _check_names(repo_id: str, licence: str | None) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        repo_id = ""
+    if repo_id.count("/") != 1:
+        raise InputError("--repo-id must be OWNER/NAME, such as me/shop-churn", setting="--repo-id")
+    if licence is not None and not re.fullmatch(r"[a-z0-9.-]+", licence):
+        raise InputError(
+            f"--license {licence!r} is no name of a licence on the hub",
+            "write one of lowercase letters, digits, dots and dashes, such as apache-2.0 or other",
+            setting="--license",
+        )
 
 
 def stage_model(folder: Path, staged: Path, publication: Publication, merge: bool = False) -> Path:
