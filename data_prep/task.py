@@ -7,6 +7,7 @@ import duckdb
 from data_prep import InputError
 from data_prep.config import Label, Population, TaskConfig
 from data_prep.event_log import REQUIRED, Count
+from data_prep.event_words import event_noun, event_phrase, plural
 from data_prep.expressions import parse_expression
 from data_prep.history import MILLION, TOO_LARGE
 from data_prep.labels import check_label
@@ -87,3 +88,22 @@ def question(task: TaskConfig) -> str:
     if label.kind == "count":
         return f"How many events {event} will {who} have {window}?"
     return f"To what will {label.field} add up over the events {event} of {who} {window}?"
+
+
+def plain_question(task: TaskConfig) -> str:
+    """The same for people who know the shop and no SQL; a condition that no word says is told as it stands."""
+    label, population = task.label, task.population
+    had = f"had {event_phrase(population.where)} in the last {population.within}"
+    noun, window = event_noun(label.where), f"in the next {label.horizon}"
+    events = plural(noun) if noun else f"events with {label.where}"
+    if label.kind == "absent":
+        none = "none" if label.where == population.where else f"no {noun or f'event with {label.where}'}"
+        return f"Who {had} and will have {none} {window}?"
+    if label.kind == "exists":
+        return f"Who {had} and will have {event_phrase(label.where)} {window}?"
+    field = (label.field or "").replace("_", " ")
+    if label.kind == "which":
+        return f"Of those who {had}: which {field} will their {events} have {window}?"
+    if label.kind == "count":
+        return f"Of those who {had}: how many {events} will they have {window}?"
+    return f"Of those who {had}: how much {field} will their {events} bring {window}?"

@@ -102,12 +102,13 @@ EVENTSCRIBE = {  # an entry of a model's config.json
 
 
 class Metrics(TypedDict):
-    """metrics.json, for type checkers. Older files lack made_up, contact and timeline; files of a single model lack
-    seeds and single; `finetune/README.md` says what each part holds."""
+    """metrics.json, for type checkers. Older files lack plain_question, made_up, contact and timeline; files of a
+    single model lack seeds and single; `finetune/README.md` says what each part holds."""
 
     name: str
     task: str
     question: str
+    plain_question: str | None
     label: str
     horizon: str
     classes: Any  # list[str]; None where the label is a value

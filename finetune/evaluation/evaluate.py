@@ -24,6 +24,7 @@ from data_prep.files import replacing, write_whole
 from data_prep.made_up import made_up_user
 from data_prep.prepared import Limit, column_array, prepared_for, read_split, sampled
 from data_prep.serializer import EventSerializer
+from data_prep.task import plain_question
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
@@ -187,6 +188,7 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
         "name": experiment.name,
         "task": task,
         "question": manifest["question"],
+        "plain_question": plain_question(experiment.task),
         "label": manifest["label"],
         "horizon": experiment.task.label.horizon,
         "classes": None if task == "value" else list(objective.classes),

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from finetune.evaluation.bootstrap import bootstrap, bootstrap_at_threshold, interval, interval_names
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MODEL
+from finetune.measures import BLEND, MAIN, MODEL, best_rival
 from finetune.metrics import at_threshold, compute_metrics, deciles, tier_confusion
 from finetune.model.objective import EDGE, log_odds
 
@@ -24,7 +24,8 @@ def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) 
 
     Returns:
         rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
-        with the difference model minus baseline and its paired interval.
+        with the difference model minus baseline and its paired interval; of the blend also the best of those that do
+        not know the model, and the interval of blend minus it.
     """
     task, labels, scores = scored.task, scored.labels, scored.scores
     intervals = interval_names(task, scored.model)
@@ -54,6 +55,10 @@ def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) 
                 # score the interval called random scores ahead in 10 % of the simulations, where it should in 2.5 %.
                 unfair = metric.endswith("average_precision") and len(np.unique(scores[name])) == 1
                 baseline[f"{metric}_difference_interval"] = [math.nan] * 2 if unfair else interval(paired)
+    rival = best_rival(figures, MAIN[task])
+    if BLEND in figures and rival and drawn:
+        gained = drawn[BLEND][MAIN[task]] - drawn[rival][MAIN[task]]
+        figures[BLEND] |= {"rival": rival, "over_rival_interval": interval(gained)}
     return result
 
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from finetune.measures import BLEND, MODEL, best_rival, measure
+from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival
 from finetune.runs import Metrics
-from finetune.wording import missing, named, number, percent, span, standing, worded
+from finetune.wording import listed, missing, named, number, percent, span, standing, worded
 
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
 LEAVING = {"churn": ("to leave", "left")}  # label -> most likely ..., really ...
@@ -14,8 +14,8 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
     """What the first screen says of the last test cutoff; None where metrics.json has nothing about a contact.
 
     Returns:
-        headline, found and money, sentences; rows, of the table: share, contacted, found, missed, precision and
-        lift; and slider, the figures of every share for the page's script.
+        headline, found, came and money, sentences; share, of the users who are contacted; rows, of the table: share,
+        contacted, found, missed, precision and lift; and slider, the figures of every share for the page's script.
     """
     contact = metrics.get("contact")
     if not contact:
@@ -24,6 +24,8 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
     costs = (metrics.get("made", {}).get("evaluation") or {}).get("costs")
     return {
         "headline": _headline(metrics, contact),
+        "share": _share(contact),
+        "came": f"{number(contact['total'], 0)} of them {_people(metrics)[1]}.",
         "found": _found(metrics, contact),
         "money": _money(metrics, contact, costs),
         "rows": [_row(contact, step) for step in STEPS],
@@ -37,31 +39,35 @@ def advice(metrics: Metrics) -> str:
     main, name = metrics["main"], best_rival(metrics["test"]["baselines"], metrics["main"])
     if name is None or missing(metrics["test"].get(main)):
         return "This test cannot tell which way is the best."
-    title, lower = measure(main, metrics["task"]).title, metrics["lower_is_better"]
-    rival = metrics["test"]["baselines"][name]
-    bounds = _known(rival.get(f"{main}_difference_interval"))
+    bounds = _known(metrics["test"]["baselines"][name].get(f"{main}_difference_interval"))
     if bounds is None:
         return "This test cannot tell which way is the best."
-    found = standing(bounds, lower)
+    found = standing(bounds, metrics["lower_is_better"])
     if found == "ahead":
         return f"Use this model: it is better than {worded(name)}, the best of the usual ways, and that is no chance."
-    blended = metrics["test"]["baselines"].get(BLEND) or {}
-    gain = ""
-    if not missing(blended.get(main)):
-        sign = -1 if lower else 1
-        best = max(sign * metrics["test"][main], sign * rival[main])
-        if sign * blended[main] > best:
-            places = 4 if measure(main, metrics["task"]).digits else None
-            gain = f" The mean of both is better than either ({title} {number(blended[main], places)})."
+    gain = _gain_of_blend(metrics, found)
     if found == "behind":
         return f"Use {worded(name)} for this log: it is better than this model, and that is no chance.{gain}"
     return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
 
 
+def _gain_of_blend(metrics: Metrics, found: str) -> str:
+    """Whether the mean of model and boosting is worth its trouble, where that was measured."""
+    main, lower = metrics["main"], metrics["lower_is_better"]
+    blended = metrics["test"]["baselines"].get(BLEND) or {}
+    over_rival = _known(blended.get("over_rival_interval"))
+    over_model = _known(blended.get(f"{main}_difference_interval"))  # model minus blend
+    if over_rival is None or over_model is None:
+        return ""
+    if standing(over_rival, lower) != "ahead" or (found == "level" and standing(over_model, lower) != "behind"):
+        return " The mean of both is no better, as far as this test can tell."
+    return f" The mean of both is better {'still' if found == 'behind' else 'than either'}, and that is no chance."
+
+
 def answers(metrics: Metrics) -> list[tuple[str, str]]:
     """What else somebody asks who has to decide: pairs of a question and a few sentences; no measure is named there."""
     contact = metrics.get("contact")
-    beside = _beside(metrics, contact, best_rival(metrics["test"]["baselines"], metrics["main"])) if contact else ""
+    beside = _beside(metrics, contact) if contact else ""
     found = [
         ("Is it better than the usual ways?", f"{beside} {advice(metrics)}".strip()),
         ("Can it be trusted?", _trust(metrics)),
@@ -122,9 +128,13 @@ def _people(metrics: Metrics) -> tuple[str, str]:
 def _headline(metrics: Metrics, contact: dict) -> str:
     whom = f"most likely {_people(metrics)[0]}" if metrics["task"] == "binary" else "with the highest predictions"
     return (
-        f"Contact the {percent(contact['share'], 0 if round(contact['share'] * 100, 6) % 1 == 0 else 1)} {whom}: "
+        f"Contact the {_share(contact)} {whom}: "
         f"{number(contact['contacted_at'], 0)} of {number(contact['users'], 0)} users."
     )
+
+
+def _share(contact: dict) -> str:
+    return percent(contact["share"], 0 if round(contact["share"] * 100, 6) % 1 == 0 else 1)
 
 
 def _found(metrics: Metrics, contact: dict) -> str:
@@ -154,17 +164,18 @@ def _times(found: float, contacted: float, contact: dict) -> float | None:
     return found / chance if chance else None
 
 
-def _beside(metrics: Metrics, contact: dict, rival: str | None) -> str:
-    if rival is None or rival not in contact["found_at"]:
-        return ""
-    ours, theirs = contact["found_at"][MODEL], contact["found_at"][rival]
-    places = 0 if metrics["task"] == "binary" else None
-    bounds = _known(contact["difference_at"][rival]["interval"])
-    sure = ""
-    if bounds and bounds[0] <= 0 <= bounds[1] and number(ours, places) != number(theirs, places):
-        sure = ", a difference that chance can make"
-    also = ", too" if number(ours, places) == number(theirs, places) else sure
-    return f"{named(rival)} would have found {number(theirs, places)}{also}."
+def _beside(metrics: Metrics, contact: dict) -> str:
+    """What as many contacts find by each way, the best first, and by chance."""
+    ours, places = contact["found_at"][MODEL], 0 if metrics["task"] == "binary" else None
+    rivals = {name: found for name, found in contact["found_at"].items() if name not in (MODEL, "majority", *NO_RIVALS)}
+    ways = [
+        f"{worded(name)} {number(found, places)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
+    ]
+    chance = contact["total"] * contact["contacted_at"] / contact["users"]
+    return (
+        f"Of as many contacts this model finds {number(ours, places)}, "
+        f"{listed([*ways, f'chance {number(chance, places)}'])}."
+    )
 
 
 def _money(metrics: Metrics, contact: dict, costs: dict | None) -> str:

@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 import matplotlib.style
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
@@ -39,6 +41,7 @@ from finetune.wording import (
 )
 
 CAUSES = 5  # that are shown
+FEWEST = 10  # users behind a figure of an explanation
 BELIEVED = "How far its scores can be believed"
 SLICED = "Between groups"
 CURVES = "Curves, and how far they lie from the best baseline's"
@@ -48,6 +51,7 @@ FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}
 REPORTED = {
     "name": str,
     "question": str,
+    "plain_question": MayLack(str),
     "label": str,
     "classes": MayLack([str]),
     "main": str,
@@ -81,6 +85,7 @@ REPORTED = {
     },
 }
 OPTIONAL = {
+    "plain_question": None,
     "contact": None,
     "timeline": None,
     "made_up": None,
@@ -147,9 +152,17 @@ def write_report(run_folder: Path) -> Path:
         three=CURVES,
         believed=BELIEVED,
         config=config,
+        run_folder=shlex.quote(_run_path(config, metrics["name"])),
     )
     write_whole(folder / REPORT, page)
     return folder / REPORT
+
+
+def _run_path(config: str, name: str) -> str:
+    """The run's folder as its config has it, so that a command of the page can be copied."""
+    settings = yaml.safe_load(config)
+    runs = settings.get("runs") if isinstance(settings, dict) else None
+    return str(Path((runs or {}).get("folder") or "runs") / name)
 
 
 def _made_up(metrics: Metrics) -> list[tuple[str, str]]:
@@ -175,8 +188,9 @@ def _causes(folder: Path) -> list[dict] | None:
     path = folder / EXPLANATION
     if not path.is_file():
         return None
-    holds = {"fields": MayLack([{"part": str, "reading": str, "absolute_push": float, "users": int}])}
-    return (read_json(path, holds, "run scripts/explain.py again").get("fields") or [])[:CAUSES] or None
+    cause = {"cause": str, "users": int, "score_change": float, "raises": MayLack(str), "lowers": MayLack(str)}
+    found = read_json(path, {"causes": MayLack([cause])}, "run scripts/explain.py again").get("causes") or []
+    return [cause for cause in found if cause["users"] >= FEWEST][:CAUSES] or None
 
 
 def _existing(path: Path) -> Path:
@@ -213,5 +227,5 @@ def _outcome(interval: list[float] | None, key: str = "auroc") -> str:
     """Which of the two the interval of model minus baseline shows ahead; nothing where there is no interval."""
     if interval is None or any(map(missing, interval)):
         return ""
-    words = {"ahead": "model ahead", "behind": "baseline ahead", "level": "includes zero"}
+    words = {"ahead": "model ahead", "behind": "this one ahead", "level": "includes zero"}
     return words[standing(interval, key in LOWER_IS_BETTER)]

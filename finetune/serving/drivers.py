@@ -11,6 +11,7 @@ from data_prep import InputError
 from data_prep.moments import parse_cutoff, show
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.bootstrap import interval, user_weights
+from finetune.report.report import FEWEST
 from finetune.runs import whom
 from finetune.serving.attribution import Attribution, attribute, deletion_test
 from finetune.serving.classifier import EventClassifier
@@ -20,7 +21,6 @@ from finetune.serving.histories import drawn_users, histories_of, past_log
 from finetune.serving.reading import Word, field_reading, reading
 from finetune.serving.reasons import as_tokens, class_scores, without_each
 from finetune.serving.themes import Theme, theme_of
-from finetune.serving.typical import FEWEST
 
 RESAMPLES = 1000
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from data_prep import InputError
 from data_prep.config import DataConfig
+from data_prep.event_words import event_phrase
 from data_prep.files import write_whole
 from data_prep.sources import source_files
-from finetune.report.report import page_template
+from finetune.report.report import FEWEST, page_template
 from finetune.runs import read_notes, whom
 from finetune.serving.attribution import Attribution
 from finetune.serving.classifier import EventClassifier
-from finetune.serving.facts import aggregate_figure, event_phrase, figure, target_noun
+from finetune.serving.facts import aggregate_figure, figure, target_noun
 from finetune.serving.reasons import score_text
-from finetune.serving.typical import FEWEST
 
 SHOWN = 8  # words on each side of a list on the page; the JSON has all
 

@@ -1,13 +1,13 @@
 """What a user's own history says of a theme, in sentences with the exact figures of the log."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 
+from data_prep.event_words import event_noun, plural, with_article
 from data_prep.features import plain
 from data_prep.history import DAY, TOO_LARGE
 from data_prep.history import History as Events
@@ -167,36 +167,12 @@ class Facts:
 
 def target_noun(serializer: EventSerializer) -> str:
     """What an event is called that the label is about: its type where that alone decides."""
-    return _noun(serializer.features.target) or "target event"
-
-
-def event_phrase(where: str) -> str:
-    """An event with a condition: with a basket, with an event, or with the condition as it is."""
-    noun = _noun(where)
-    return with_article(noun) if noun else f"an event with {where}"
-
-
-def _noun(where: str) -> str | None:
-    """event_type = 'add_to_cart' -> add to cart; None where more than the type decides."""
-    if where == "true":
-        return "event"
-    found = re.fullmatch(r"\(?event_type\s*=\s*'((?:[^']|'')+)'\)?", where.strip())
-    return found[1].replace("''", "'").replace("_", " ") if found else None
-
-
-def with_article(noun: str) -> str:
-    """A basket, an event."""
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+    return event_noun(serializer.features.target) or "target event"
 
 
 def counted(count: int, noun: str) -> str:
     """3 baskets, 1 basket, no baskets."""
     return f"{count} {noun}" if count == 1 else f"{count or 'no'} {plural(noun)}"
-
-
-def plural(noun: str) -> str:
-    """basket -> baskets, inquiry -> inquiries, transactions -> transactions."""
-    return noun if noun.endswith("s") else re.sub(r"(?<=[^aeiou])y$", "ie", noun) + "s"
 
 
 def days(length: float) -> str:

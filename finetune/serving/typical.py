@@ -5,16 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.event_words import plural
 from data_prep.features import plain
 from data_prep.serializer import EventSerializer
 from finetune.model.tokenization import encode
+from finetune.report.report import FEWEST
 from finetune.serving.attribution import Attribution, hidden, outputs_of
 from finetune.serving.classifier import EventClassifier
-from finetune.serving.facts import MONTH, capital, plural, target_noun
+from finetune.serving.facts import MONTH, capital, target_noun
 from finetune.serving.histories import History
 from finetune.serving.reasons import class_scores
 
-FEWEST = 10  # users behind a figure that a page shows
 COLUMNS = 3  # of numbers at most, in the table
 
 

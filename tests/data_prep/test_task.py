@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from data_prep.task import question
+from data_prep.config import Label, Population, TaskConfig
+from data_prep.task import plain_question, question
 from tests.data_prep.tasks import refusal
 
 # Labels and populations
@@ -86,3 +87,43 @@ def test_a_condition_that_looks_at_other_events_is_refused(shop, part, where):
 def test_the_question_is_one_sentence(shop, label, text):
     who = "with an event in the 28 days before the cutoff"
     assert question(shop.task(label=label)) == text.format(who=who)
+
+
+@pytest.mark.parametrize(
+    ("label", "where", "text"),
+    [
+        (
+            {"kind": "absent", "where": "event_type = 'basket'"},
+            "event_type = 'basket'",
+            "Who had a basket in the last 28 days and will have none in the next 14 days?",
+        ),
+        (
+            {"kind": "absent", "where": "event_type = 'order'"},
+            "true",
+            "Who had an event in the last 28 days and will have no order in the next 14 days?",
+        ),
+        (
+            {"kind": "exists", "where": "price > 9"},
+            "true",
+            "Who had an event in the last 28 days and will have an event with price > 9 in the next 14 days?",
+        ),
+        (
+            {"kind": "sum", "where": "event_type = 'buy'", "field": "value"},
+            "true",
+            "Of those who had an event in the last 28 days: how much value will their buys bring in the next 14 days?",
+        ),
+        (
+            {"kind": "count", "where": "true"},
+            "true",
+            "Of those who had an event in the last 28 days: how many events will they have in the next 14 days?",
+        ),
+        (
+            {"kind": "which", "where": "event_type = 'buy'", "field": "shop"},
+            "true",
+            "Of those who had an event in the last 28 days: which shop will their buys have in the next 14 days?",
+        ),
+    ],
+)
+def test_the_question_is_told_without_sql_where_words_say_it(label, where, text):
+    task = TaskConfig(Label(horizon="14 days", **label), Population(within="28 days", where=where), None)
+    assert plain_question(task) == text

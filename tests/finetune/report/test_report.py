@@ -369,7 +369,7 @@ def test_the_table_shows_the_figures_of_metrics_json(bare):
 
 def test_a_lower_error_is_the_better_one(full):
     rows = {row[0]: row[1:] for row in Page(_page(full("value"))).rows}  # the model's is the second highest
-    assert rows["Recency rule"][1].endswith("baseline ahead")
+    assert rows["Recency rule"][1].endswith("this one ahead")
     assert rows["Majority"][1].endswith("model ahead")
 
 
@@ -527,7 +527,7 @@ def test_what_a_teacher_said_is_told(bare):
     run = bare("binary")
     assert "finetuning.teacher" not in _read(run)  # also of runs that were evaluated before there was one
     _edit(run, {"teacher": 0.7}, "training")
-    assert "70\u00a0% was said by boosting and regression" in _read(run)
+    assert "taught the model 70\u00a0% of what it learned" in _read(run)
 
 
 def test_chromium_shows_it_on_a_phone_too_without_a_console_message_or_a_further_request(full, evaluated):

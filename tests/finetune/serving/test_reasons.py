@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from data_prep.config import TextConfig, TextField
+from data_prep.event_words import event_phrase, plural
 from data_prep.features import Features
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
@@ -27,13 +28,13 @@ from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
 from finetune.serving.explanation import write_page
-from finetune.serving.facts import Facts, beside, event_phrase, figure, plural, target_noun
+from finetune.serving.facts import Facts, beside, figure, target_noun
 from finetune.serving.histories import drawn_users, histories_of, past_log
 from finetune.serving.reading import reading, words_of
 from finetune.serving.reasons import reasons
 from finetune.serving.themes import Theme, theme_of
 from finetune.training.train import train
-from tests.finetune.report.test_report import CHROMIUM
+from tests.browser import CHROMIUM
 
 CUTOFF = datetime(2024, 4, 1)
 LABELS = {
