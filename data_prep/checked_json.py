@@ -144,7 +144,7 @@ def a_time_zone(content: Any) -> bool:
     return True
 
 
-# What a manifest and a model keep of the log; older ones lack the last three.
+# What a manifest and a model keep of the log; older ones lack the last four.
 LOG_HOLDS = {
     "first": a_moment,
     "last": a_moment,
@@ -153,4 +153,5 @@ LOG_HOLDS = {
     "timezone": MayLack(a_time_zone),
     "silent_days": MayLack(int),
     "known": MayLack({str: float}),
+    "has": MayLack({str: [str]}),
 }

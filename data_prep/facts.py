@@ -15,9 +15,10 @@ class LogFacts(TypedDict):
     events: int
     users: int
     fields: dict[str, str]
-    timezone: NotRequired[str]  # older ones lack it and the next two
+    timezone: NotRequired[str]  # older ones lack it and the next three
     silent_days: NotRequired[int]
     known: NotRequired[dict[str, float]]
+    has: NotRequired[dict[str, list[str]]]  # event type -> columns
     rejected: NotRequired[dict[str, int]]
     left_out: NotRequired[dict[str, int]]
     equal_rows: NotRequired[int]

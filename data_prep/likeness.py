@@ -7,20 +7,22 @@ import duckdb
 
 from data_prep.event_log import Count
 from data_prep.facts import Task
+from data_prep.made_up import shown_columns, words_of
 from data_prep.moments import parse_duration, show
 from data_prep.serializer import EventSerializer
-from data_prep.sql import timestamp
+from data_prep.sql import identifier, timestamp, word
 
 DAY = timedelta(days=1)
 MANY_USERS = 100  # of fewer, the newest and the oldest event say little of the whole log
 SOME_USERS = 20  # of fewer, all may have come lately
 ROWS = 20_000  # about so many events are looked at for values that are known
+RARE = 0.01  # a column that fewer of a type's events have is taken for a slip
 
 
 def log_facts(
     con: duckdb.DuckDBPyConnection, count: Count, serializer: EventSerializer, before: datetime, timezone: str
 ) -> dict:
-    """What the manifest and the model keep of the training log, for `doubts`.
+    """What the manifest and the model keep of the training log, for `doubts` and for events that are made up.
 
     Args:
         con: Has the relation `rows` of events.
@@ -30,8 +32,9 @@ def log_facts(
         timezone: Of times that carry none.
 
     Returns:
-        timezone; silent_days, the most days in a row without an event; and known, column -> share, see
-        `EventSerializer.known`.
+        timezone; silent_days, the most days in a row without an event; known, column -> share, see
+        `EventSerializer.known`; and has, event type -> the columns of which a text tells that its events have. It names
+        the types that the serializer knows, so that none is of a few users.
     """
     days = sorted(map(datetime.fromisoformat, count("SELECT strftime(event_time, '%Y-%m-%d'), 1 FROM log GROUP BY 1")))
     past = f"(SELECT * FROM rows WHERE event_time < {timestamp(before)})"
@@ -39,6 +42,7 @@ def log_facts(
         "timezone": timezone,
         "silent_days": max(((later - earlier) // DAY - 1 for earlier, later in pairwise(days)), default=0),
         "known": serializer.known(con, _some(past, con.execute(f"SELECT count(*) FROM {past}").fetchall()[0][0])),
+        "has": _columns_by_type(con, past, serializer),
     }
 
 
@@ -88,6 +92,31 @@ def doubts(
                 + (f" ({1 - before:.0%} in training)" if "known" in trained else "")
             )
     return found
+
+
+def _columns_by_type(con: duckdb.DuckDBPyConnection, events: str, serializer: EventSerializer) -> dict[str, list[str]]:
+    """See `has` of `log_facts`; `events` is SQL of a relation. A blank text, an empty list and NaN are no values."""
+    columns = [name for name in shown_columns(serializer) if name != "event_type"]
+    counts = ", ".join(["count(*)", *(f"count({_value(name, serializer.types[name])})" for name in columns)])
+    found = {name: [0] * (len(columns) + 1) for name in words_of(serializer, "event_type")}
+    by_type = f"SELECT {word('event_type')}, {counts} FROM {events} GROUP BY event_type"  # so that few are made words
+    for name, *counted in con.execute(by_type).fetchall():
+        if name in found:
+            found[name] = [a + b for a, b in zip(found[name], counted, strict=True)]
+    return {
+        name: [column for column, n in zip(columns, counted, strict=True) if n >= RARE * rows]
+        for name, (rows, *counted) in found.items()
+        if rows
+    }
+
+
+def _value(name: str, kind: str) -> str:
+    """SQL of something that is NULL where an event has no value in a column of a DuckDB type."""
+    if kind.endswith("[]"):
+        return f"nullif(len({identifier(name)}), 0)"
+    if kind == "VARCHAR":
+        return f"nullif(trim({identifier(name)}), '')"
+    return f"nullif({identifier(name)}, 'NaN')" if kind in ("FLOAT", "DOUBLE") else identifier(name)
 
 
 def _some(events: str, rows: int) -> str:

@@ -14,26 +14,23 @@ EVENTS, DAYS = 6, 45  # of the history
 WHOLE = re.compile(r"U?\w*INT(EGER)?")  # a DuckDB type
 
 
-def made_up_user(serializer: EventSerializer, cutoff: str) -> dict[str, Any]:
+def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None) -> dict[str, Any]:
     """The timeline of a user whose events are drawn from the values that the serializer knows; always the same one.
 
     Args:
         serializer: Fitted on the training history, so that no value is one of a single user.
         cutoff: When the user is looked at.
+        has: See `made_up_fields`.
 
     Returns:
         cutoff; events, the oldest first, each with days (before the cutoff) and the fields that a text shows; and text,
         what the model reads.
     """
     random, end = np.random.default_rng(0), datetime.fromisoformat(cutoff)
-    events = []
+    columns, events = list(dict.fromkeys(["event_type", *serializer.fields])), []
     for days in sorted(random.integers(1, DAYS, EVENTS).tolist(), reverse=True):
-        event = {"user_id": "0", "event_time": end - timedelta(days), "event_type": "event"}
-        for name in serializer.fields:
-            value = example_value(serializer, name, random)
-            if value is not None:
-                event[name] = value
-        events.append(event)
+        fields = made_up_fields(serializer, columns, has, random)
+        events.append({"user_id": "0", "event_time": end - timedelta(days)} | fields)
     hidden = {"user_id", "event_time"} | ({"event_type"} - serializer.fields.keys())
     return {
         "cutoff": cutoff,
@@ -44,6 +41,23 @@ def made_up_user(serializer: EventSerializer, cutoff: str) -> dict[str, Any]:
         ],
         "text": serializer.transform(events, end)["text"][0].as_py(),
     }
+
+
+def made_up_fields(
+    serializer: EventSerializer, columns: list[str], has: dict[str, list[str]] | None, random: np.random.Generator
+) -> dict[str, Any]:
+    """The values of a made-up event, without what events of its type do not have.
+
+    Args:
+        serializer: Knows the values.
+        columns: event_type and others.
+        has: Event type -> the columns that its events have, as the log's facts keep it. An event of a type that is not
+            there has all columns, and so has any where older facts lack it (None).
+        random: Draws the values.
+    """
+    drawn = {name: example_value(serializer, name, random) for name in columns}
+    had = ["event_type", *(has or {}).get(str(drawn["event_type"]), columns)]
+    return {name: value for name, value in drawn.items() if value is not None and name in had}
 
 
 def shown_columns(serializer: EventSerializer) -> list[str]:

@@ -38,7 +38,7 @@ from data_prep.sql import refused
 from data_prep.task import question
 from data_prep.users import key_mark
 
-FORMAT = 9  # raise it when the same config and log would give other files
+FORMAT = 10  # raise it when the same config and log would give other files
 
 
 def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:

@@ -106,7 +106,7 @@ def evaluate(experiment: Experiment) -> Metrics | None:
         split: {"cutoffs": counts["cutoffs"], "rows": counts["rows"]} for split, counts in manifest["splits"].items()
     }
     shown = EventSerializer.from_pretrained(experiment.data_folder)
-    metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1])
+    metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1], manifest["log"].get("has"))
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
     few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
     metrics["verdict"] = few + same + verdict(cast(Metrics, metrics))

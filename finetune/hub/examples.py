@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from data_prep.made_up import centers_of, example_value, shown_columns, words_of
+from data_prep.made_up import centers_of, made_up_fields, shown_columns, words_of
 from data_prep.moments import in_utc
 from data_prep.serializer import EventSerializer
 
@@ -14,11 +14,12 @@ USERS, EVENTS, DAYS = 2, 4, 60
 KNOWN = 5  # values of a category that a card names
 
 
-def example_events(serializer: EventSerializer, cutoff: str) -> list[dict]:
+def example_events(serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None) -> list[dict]:
     """Events before the cutoff that nobody did, the oldest first; always the same ones.
 
     Their values are in the vocabularies, which name nothing that fewer than `min_users` users had, or the middle of a
-    bin. A column of which no value is public is left out.
+    bin. A column of which no value is public is left out, and so is what events of a type do not have by `has`, see
+    `made_up_fields`.
     """
     random, end, events = np.random.default_rng(0), in_utc(datetime.fromisoformat(cutoff)), []
     for user in range(USERS):
@@ -26,11 +27,7 @@ def example_events(serializer: EventSerializer, cutoff: str) -> list[dict]:
             event: dict[str, object] = {"user_id": f"made-up-{user + 1}"}
             # Its offset is that of UTC, so that no time zone of the training log changes it.
             event["event_time"] = f"{end - timedelta(float(days)):%Y-%m-%d %H:%M}+00:00"
-            for name in shown_columns(serializer):
-                value = example_value(serializer, name, random)
-                if value is not None:
-                    event[name] = value
-            events.append(event)
+            events.append(event | made_up_fields(serializer, shown_columns(serializer), has, random))
     return events
 
 
@@ -40,7 +37,9 @@ def example_texts(serializer: EventSerializer, events: list[dict], cutoff: str) 
 
 
 def expected_columns(serializer: EventSerializer, events: list[dict], timezone: str | None) -> list[list[str]]:
-    """Of each column that a text can tell of: name, DuckDB type, what it holds, and its value in the first event.
+    """Of each column that a text can tell of: name, DuckDB type, what it holds, and its value in an example event.
+
+    The event is the first of those with most columns.
 
     Args:
         serializer: Of the model.
@@ -51,13 +50,13 @@ def expected_columns(serializer: EventSerializer, events: list[dict], timezone: 
         "user_id": "whose event it is; no text tells it",
         "event_time": f"when it was; without an offset, a time is taken in {timezone or 'UTC'}",
     }
-    columns = ["user_id", "event_time", *shown_columns(serializer)]
+    columns, shown = ["user_id", "event_time", *shown_columns(serializer)], max(events, key=len)
     return [
         [
             code(name),
             code(serializer.types[name]),
             meanings.get(name) or _meaning(serializer, name),
-            code(events[0][name]) if name in events[0] else "",
+            code(shown[name]) if name in shown else "",
         ]
         for name in columns
     ]

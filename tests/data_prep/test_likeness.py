@@ -63,6 +63,24 @@ def test_the_manifest_keeps_what_a_log_is_compared_with(learned):
     assert log["known"] == {"event_type": 1.0, "category": 1.0, "note": 1.0}
 
 
+def test_the_manifest_keeps_which_columns_the_events_of_each_type_have(shop):
+    def kept(*more: dict) -> dict[str, list[str]]:
+        text = shop.text(fields=shop.text().fields | {"tags": TextField(top=5), "note": TextField(words=3)})
+        text.fields["event_type"].min_users = 2
+        # Nothing is a value of: a blank text, an empty list, no number. The hundredth event of a type is none too few.
+        rows = [shop.event(f"u{i % 5}", i / 5, "Gift card!", value=float("nan"), note=" ", tags=[]) for i in range(99)]
+        rows += [shop.event("u1", 10, "gift_card", category="c1"), shop.event("buyer", 9, "view", note="a")]
+        rows += [*shop.regulars(), shop.event("looker", 12, "purchase", value=1.0)]
+        return read_manifest(shop.prepare([*rows, *more], shop.task(), text))["log"]["has"]
+
+    expected = {"gift_card": ["category"], "purchase": ["value", "items"], "view": ["category", "note"]}
+    assert kept() == expected
+    assert kept(shop.event("u1", 3, "call", tags=["a"])) == expected  # of a single user
+    past, future = ([shop.event(f"u{i}", day, "view", tags=["a"]) for i in range(5)] for day in (3, 38.5))
+    assert kept(*past)["view"] == ["category", "tags", "note"]
+    assert kept(*future) == expected  # from the last training cutoff on
+
+
 def test_a_log_like_that_of_training_is_scored_without_a_warning(learned):
     assert warned(learned, events(), "2024-03-20") == []
     assert warned(learned, events(range(70)), "2024-03-11") == []
@@ -134,7 +152,8 @@ def test_another_zone_than_that_of_training_is_warned_of_and_an_old_model_says_t
     (other,) = warned(learned, data, "2024-03-20")
     assert other == "warning: times without a zone are taken in UTC, and in training they were in Europe/Berlin"
     assert warned(learned, replace(data, timezone="Europe/Berlin"), "2024-03-20") == []
-    old = {name: fact for name, fact in learned[1]["log"].items() if name not in ("timezone", "silent_days", "known")}
+    kept = ("timezone", "silent_days", "known", "has")
+    old = {name: fact for name, fact in learned[1]["log"].items() if name not in kept}
     (unknown,) = warned(learned, events(), "2024-03-20", log=json.loads(json.dumps(old)))
     assert "made before its log's time zone and days were kept with it" in unknown
     assert "taken in UTC" in unknown

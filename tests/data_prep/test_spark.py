@@ -121,6 +121,7 @@ def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
     one, other = both(shop, data, shop.task(label=label), text)
     assert_equal(one, other)
     assert read_manifest(one)["unlabelled"]["rows"] > 0
+    assert read_manifest(one)["log"]["has"] == read_manifest(other)["log"]["has"]
 
 
 def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):

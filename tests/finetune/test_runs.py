@@ -161,6 +161,7 @@ def test_a_serializer_of_which_a_part_is_wrong_is_refused_when_it_is_read(run, a
         ("task/label/tiers", ["a"]),
         ("log/first", "yesterday"),
         ("log/known", {"shop": "all"}),
+        ("log/has", {"view": "all"}),
         ("log/timezone", "Mars/Phobos"),
         ("log/timezone", "UTC'; SELECT '"),
         ("splits/test", ...),

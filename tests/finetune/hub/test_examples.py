@@ -3,6 +3,7 @@ import pytest
 
 from data_prep.config import TextConfig, TextField
 from data_prep.features import Features
+from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.hub.examples import example_events, example_texts, expected_columns, lines, literal
 
@@ -15,8 +16,8 @@ def serializer(trained) -> EventSerializer:
 
 
 def test_example_events_are_nobodys_lie_before_the_cutoff_and_are_always_the_same(trained, serializer):
-    events = example_events(serializer, CUTOFF)
-    assert events == example_events(serializer, CUTOFF)
+    events = example_events(serializer, CUTOFF, None)
+    assert events == example_events(serializer, CUTOFF, None)
     assert {event["user_id"] for event in events} == {"made-up-1", "made-up-2"}
     assert all(event["event_time"] < CUTOFF and event["event_time"].endswith("+00:00") for event in events)
     known = {name: fitted.get("values") or fitted["centers"] for name, fitted in serializer.fields.items()}
@@ -32,7 +33,7 @@ def test_example_events_are_nobodys_lie_before_the_cutoff_and_are_always_the_sam
 
 
 def test_columns_are_told_with_type_unit_and_an_example_and_hold_what_the_model_knows(serializer):
-    events = example_events(serializer, CUTOFF)
+    events = example_events(serializer, CUTOFF, None)
     rows = expected_columns(serializer, events, "Europe/Berlin")
     low, *_, high = serializer.fields["amount"]["centers"]
     assert [row[:3] for row in rows] == [
@@ -51,6 +52,18 @@ def test_columns_are_told_with_type_unit_and_an_example_and_hold_what_the_model_
         ["`shop`", "`VARCHAR`", "one of 2: `south`, `north`; case and signs do not count, and others read as `other`"],
     ]
     assert [row[3] for row in rows] == [f"`{events[0][row[0].strip('`')]}`" for row in rows]
+
+
+def test_events_and_the_example_row_have_the_columns_of_their_type(trained, serializer):
+    has = read_manifest(trained.data_folder)["log"]["has"]
+    assert has == {"purchase": ["amount", "shop"], "view": ["shop"]}
+    events = example_events(serializer, CUTOFF, has)
+    assert {event["event_type"]: "amount" in event for event in events} == {"purchase": True, "view": False}
+    for event in events:
+        assert event.keys() == {"user_id", "event_time", "event_type", *has[event["event_type"]]}
+    row = {name.strip("`"): example.strip("`") for name, *_, example in expected_columns(serializer, events, None)}
+    assert row in [{name: str(value) for name, value in event.items()} for event in events]
+    assert row["event_type"] == "purchase"
 
 
 def test_each_type_of_column_has_a_value_that_the_serializer_reads_and_a_date_has_none():
@@ -78,7 +91,7 @@ def test_each_type_of_column_has_a_value_that_the_serializer_reads_and_a_date_ha
         },
         {f"size_{what}": {"edges": [], "centers": [2.5]} for what in ("sum", "mean", "sum_28d", "sum_84d")},
     )
-    events = example_events(serializer, CUTOFF)
+    events = example_events(serializer, CUTOFF, None)
     event = {name: value for name, value in events[0].items() if name not in ("user_id", "event_time")}
     assert sorted(event.pop("note").split()) == ["late", "slow"]
     # The size stands in the header alone; of a date and of the label's condition no value may be named.
@@ -95,7 +108,7 @@ def test_each_type_of_column_has_a_value_that_the_serializer_reads_and_a_date_ha
 def test_a_class_of_the_label_is_shown_as_the_log_has_it():
     features = Features("true", {"aisle": "VARCHAR"}, {"aisle": "categorical"}, [], "aisle", ["Frozen Food"])
     serializer = EventSerializer(TextConfig(fields={}, header=["own"]), features, {}, {})
-    events = example_events(serializer, CUTOFF)
+    events = example_events(serializer, CUTOFF, None)
     assert (events[0]["event_type"], events[0]["aisle"]) == ("event", "Frozen Food")
     assert expected_columns(serializer, events, None)[-1][2].startswith("one of 1: `Frozen Food`;")
 
