@@ -525,7 +525,7 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
 
 def test_what_a_teacher_said_is_told(bare):
     run = bare("binary")
-    assert "finetuning.teacher" not in _read(run)  # also of runs that were evaluated before there was one
+    assert "taught the model" not in _read(run)  # also of runs that were evaluated before there was one
     _edit(run, {"teacher": 0.7}, "training")
     assert "taught the model 70\u00a0% of what it learned" in _read(run)
 
