@@ -23,7 +23,9 @@ screenshots: $(VENV)/.installed  ## the README's picture anew, by Chromium; of a
 
 lock: .lock/bin/python  ## constraints.txt anew, of the newest versions that pyproject.toml allows
 	.lock/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch -e '.[dev]'
-	.lock/bin/python -m pip freeze --exclude-editable | sed 's/+.*//' | grep -v '^nvidia-\|^cuda-\|^triton' > constraints.txt
+	.lock/bin/python -m pip freeze --exclude-editable > .lock/frozen
+	sed 's/+.*//' .lock/frozen | grep -v '^nvidia-\|^cuda-\|^triton' > .lock/constraints.txt
+	mv .lock/constraints.txt constraints.txt
 	rm -rf .lock
 
 .lock/bin/python:
