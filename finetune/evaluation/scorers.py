@@ -24,8 +24,8 @@ def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) 
 
     Returns:
         rows, users, positives, the model's metrics with intervals, and under "baselines" the same for each baseline,
-        with the difference model minus baseline and its paired interval; of the blend also the best of those that do
-        not know the model, and the interval of blend minus it.
+        with the difference model minus baseline and its paired interval; of the blend also the interval of
+        blend minus the best of those that do not know the model.
     """
     task, labels, scores = scored.task, scored.labels, scored.scores
     intervals = interval_names(task, scored.model)
@@ -58,7 +58,7 @@ def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) 
     rival = best_rival(figures, MAIN[task])
     if BLEND in figures and rival and drawn:
         gained = drawn[BLEND][MAIN[task]] - drawn[rival][MAIN[task]]
-        figures[BLEND] |= {"rival": rival, "over_rival_interval": interval(gained)}
+        figures[BLEND]["over_rival_interval"] = interval(gained)
     return result
 
 

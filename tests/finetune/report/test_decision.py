@@ -64,7 +64,7 @@ def figures(interval: tuple[float, float], blend: tuple[float, float] = (-0.001,
                 "gradient_boosting": rival,
                 "majority": rival | {"auroc": 0.5},
                 "blend": {"auroc": 0.84, "auroc_difference_interval": [-0.005, -0.001]}
-                | {"rival": "gradient_boosting", "over_rival_interval": list(blend)},
+                | {"over_rival_interval": list(blend)},
                 "stack": rival | {"auroc": 0.99},
             },
         },

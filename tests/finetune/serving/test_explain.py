@@ -6,7 +6,6 @@ import sys
 from copy import deepcopy
 from datetime import datetime, timedelta
 
-import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +28,6 @@ from finetune.model.objective import Objective
 from finetune.model.pooling import pool
 from finetune.model.tokenization import encode, train_tokenizer
 from finetune.serving.attribution import attribute, deletion_test, explained
-from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
 from finetune.serving.explanation import refuse_output, write_page
@@ -49,15 +47,9 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module")
-def classifier(trained):
-    return EventClassifier.from_pretrained(trained.run_folder / "model")
-
-
-@pytest.fixture(scope="module")
-def events(trained):
+def events(log_table):
     """The log that it was trained on."""
-    query = "SELECT user AS user_id, time AS event_time, what AS event_type, amount, shop FROM read_csv(?)"
-    return duckdb.sql(query, params=[trained.data.sources[0].path]).to_arrow_table()
+    return log_table
 
 
 @pytest.fixture(scope="module")
