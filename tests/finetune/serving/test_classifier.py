@@ -32,11 +32,6 @@ CUTOFF = datetime(2024, 4, 1)
 
 
 @pytest.fixture(scope="module")
-def classifier(trained):
-    return EventClassifier.from_pretrained(trained.run_folder / "model")
-
-
-@pytest.fixture(scope="module")
 def events(trained) -> pa.Table:
     """The log that it was trained on, as a table in memory."""
     query = "SELECT user AS user_id, time AS event_time, what AS event_type, amount, shop FROM read_csv(?)"
