@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from data_prep import InputError
+from data_prep.moments import parse_duration
 
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 NAMES |= {list: "a list", None: "null"}
@@ -24,8 +25,19 @@ class MayLack:
     holds: Any
 
 
+@dataclass(frozen=True)
+class MayBeEmpty:
+    """An entry that may be an empty mapping."""
+
+    holds: Any
+
+
 class Only(dict):
     """A mapping of these keys, and of no others."""
+
+
+class Alike(dict):
+    """A mapping of these keys, whose lists are as long as each other."""
 
 
 def read_json(path: Path, holds: Any, remedy: str) -> Any:
@@ -51,7 +63,7 @@ def check(path: Path, content: Any, holds: Any, remedy: str) -> None:
         path: Of the file, for the message.
         content: What it has.
         holds: A type (a bool is no int, an int is a float, which is finite); a set of values, one of which it is; a
-            mapping of keys to what they hold, which may have others, or of the type str to what every value holds; a
+            mapping of keys to what they hold, which may have others, where the type str stands for every other key; a
             list of one, which every entry holds; a tuple of several, one of which holds; or a function that says
             whether it is so, named after what it asks for.
         remedy: What makes the file anew, as the end of a sentence.
@@ -69,6 +81,9 @@ def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:
     if isinstance(holds, MayLack):
         if content is not None:
             yield from _misfits(content, holds.holds, at)
+    elif isinstance(holds, MayBeEmpty):
+        if content != {}:
+            yield from _misfits(content, holds.holds, at)
     elif isinstance(holds, dict) and isinstance(content, dict):
         yield from _misfits_of_mapping(content, holds, f"{at}." if at else "")
     elif isinstance(holds, list) and isinstance(content, list):
@@ -82,17 +97,20 @@ def _misfits(content: Any, holds: Any, at: str) -> Iterator[str]:
 
 
 def _misfits_of_mapping(content: dict, holds: dict, below: str) -> Iterator[str]:
-    if str in holds:
-        for key, value in content.items():
-            yield from _misfits(value, holds[str], f"{below}{key}")
-        return
     if isinstance(holds, Only):
         yield from (f"{below}{key} is unknown" for key in content if key not in holds)
     for key, value in holds.items():
-        if key in content or isinstance(value, MayLack):
+        if key is str:
+            for other in content.keys() - holds.keys():
+                yield from _misfits(content[other], value, f"{below}{other}")
+        elif key in content or isinstance(value, MayLack):
             yield from _misfits(content.get(key), value, f"{below}{key}")
         else:
             yield f"{below}{key} is missing"
+    lengths = {key: len(content[key]) for key, value in holds.items() if isinstance(value, list) and key in content}
+    if isinstance(holds, Alike) and len({*lengths.values()}) > 1:
+        said = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        yield f"the lists of {below.rstrip('.') or 'it'} differ in length: {said}"
 
 
 def is_a(content: Any, holds: Any) -> bool:
@@ -123,6 +141,14 @@ def a_moment(content: Any) -> bool:
     try:
         return isinstance(content, str) and datetime.fromisoformat(content) is not None
     except ValueError:
+        return False
+
+
+def a_duration(content: Any) -> bool:
+    """A length of time, such as 14 days."""
+    try:
+        return isinstance(content, str) and parse_duration(content, "") is not None
+    except InputError:
         return False
 
 

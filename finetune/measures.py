@@ -198,6 +198,8 @@ AT_THRESHOLD = {  # of absent and exists
     "f1": Measure("F1", "harmonic mean of precision and recall"),
     "accuracy": Measure("Accuracy", "share of the rows that are told rightly"),
 }
+RATES = ("selected_rate", "true_positive_rate", "calibration_gap")  # of a group of users, beside its measures
+GAPS = ("equal_opportunity", "demographic_parity", "calibration")  # between groups
 MAIN = {task: next(iter(known)) for task, known in MEASURES.items()}
 IN_UNITS = {name for known in MEASURES.values() for name, of_task in known.items() if of_task.digits is None}
 LOWER_IS_BETTER = {name for known in MEASURES.values() for name, of_task in known.items() if of_task.lower_is_better}

@@ -6,12 +6,12 @@ believed to be as training wrote it.
 
 import math
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 from data_prep import InputError
-from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_moment, check, moments, read_json
+from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json
 from data_prep.config import Population
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
@@ -66,7 +66,7 @@ TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.model.objecti
 LABEL = Only(
     kind={*LABEL_NAMES},
     where=str,
-    horizon=str,
+    horizon=a_duration,
     field=(None, str),
     tiers=(None, [float]),
     top=(None, int),
@@ -82,7 +82,7 @@ TASK_HOLDS = {
     "log": LOG_HOLDS,
     "text_columns": [str],
     "content_hash": str,
-    "task": {"label": LABEL, "population": Only(within=str, where=str)},
+    "task": {"label": LABEL, "population": Only(within=a_duration, where=str)},
     "splits": dict.fromkeys(SPLITS, SPLIT),
 }
 CALIBRATION_HOLDS = Only(
@@ -99,38 +99,6 @@ EVENTSCRIBE = {  # an entry of a model's config.json
     "pooling": {"cls", "mean"},
     "base": MayLack(str),
 }
-
-
-class Metrics(TypedDict):
-    """metrics.json, for type checkers. Older files lack plain_question, made_up, contact and timeline; files of a
-    single model lack seeds and single; `finetune/README.md` says what each part holds."""
-
-    name: str
-    task: str
-    question: str
-    plain_question: str | None
-    label: str
-    horizon: str
-    classes: Any  # list[str]; None where the label is a value
-    main: str
-    lower_is_better: bool
-    validation: dict[str, Any]
-    test: dict[str, Any]
-    verdict: str
-    calibration: dict[str, Any] | None
-    profit: Any  # a dict; None without costs
-    contact: Any  # a dict; None where nobody is contacted
-    timeline: dict[str, Any] | None
-    made_up: dict[str, Any] | None
-    by_cutoff: list[dict[str, Any]]
-    slices: dict[str, dict[str, Any]]
-    curves: dict[str, Any]
-    training: dict[str, Any]
-    drift: list[dict[str, Any]]
-    lengths: dict[str, dict[str, Any]]
-    seeds: dict[str, dict[str, Any]]
-    single: dict[str, Any]
-    made: dict[str, Any]
 
 
 # What cards and evaluations need of a run's training_log.json and config.yaml.
@@ -203,22 +171,6 @@ def read_calibration(folder: Path) -> dict:
     if not {"temperature": found.get("temperature") is not None, "isotonic": rising}.get(found["method"], True):
         raise InputError(f"{path} is damaged ({found['method']} without what it needs)", remedy)
     return found
-
-
-def read_metrics(folder: Path, holds: dict, marks: tuple[str, ...] = ("task",)) -> Metrics:
-    """metrics.json of a run's folder.
-
-    Args:
-        folder: The run's.
-        holds: What its reader needs of it, beside task.
-        marks: Keys that older versions did not write.
-    """
-    path, remedy = Path(folder) / METRICS, "run scripts/evaluate.py again"
-    metrics = read_json(path, {}, remedy)
-    if not all(key in metrics for key in marks):
-        raise InputError(f"{path} is of an older version", remedy)
-    check(path, metrics, {"task": TASKS} | holds, remedy)
-    return metrics
 
 
 def read_training_log(folder: Path, holds: dict) -> dict:

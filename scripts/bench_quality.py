@@ -23,7 +23,7 @@ from benchmark_jobs.transfer import moved_regression  # before finetune, which t
 
 from finetune.command import CommandParser, guarded
 from finetune.measures import best_rival
-from finetune.runs import Metrics
+from finetune.metrics_json import Metrics
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,14 +18,13 @@ from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
 from finetune.metrics import compute_metrics
+from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.comparison import take, verdict
 from finetune.runs import (
     METRICS,
     PREDICTIONS,
     SETTINGS,
     TRAINING_LOG,
-    Metrics,
-    read_metrics,
     read_settings,
     read_training_log,
     seed_folder,
@@ -147,17 +146,13 @@ def _read(folder: Path) -> Run:
                 f"{folder} is no evaluated run ({name} is missing)",
                 "leave it out, or run scripts/train.py and scripts/evaluate.py with its --config first",
             )
-    task = read_metrics(folder, {})["task"]
-    needed = {"name": str, "question": str, "classes": (None, [str]), "validation": {MAIN[task]: (None, float)}}
-    needed["test"] = MayLack({"baselines": MayLack({str: {MAIN[task]: (None, float)}})})
-    metrics, config = read_metrics(folder, needed), read_settings(folder, {"seeds": [int]})
+    metrics, config = read_metrics(folder), read_settings(folder, {"seeds": [int]})
     runs = [folder / seed_folder(seed) for seed in config["seeds"]] or [folder]
     logs = [
         read_training_log(run, dict.fromkeys(("seconds", *LOGGED), MayLack(float)) | {"steps": float}) for run in runs
     ]
     path = folder / names[3]
-    baselines = (metrics.get("test") or {}).get("baselines") or {}
-    rival = best_rival(baselines, MAIN[task])
+    rival = best_rival(metrics["test"]["baselines"], metrics["main"])
     try:
         known = [rival] if rival and rival in pq.read_schema(path).names else []
         table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score", *known])

@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import json
-import math
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +38,7 @@ from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
 from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
 from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier
@@ -49,7 +49,6 @@ from finetune.runs import (
     LOGGED,
     METRICS,
     PREDICTIONS,
-    Metrics,
     read_pretraining_log,
     read_settings,
     read_trained_settings,
@@ -290,17 +289,6 @@ def _made(
         "content_hash": manifest["content_hash"],
         "log": manifest["log"],
     }
-
-
-def without_nan(value: Any) -> Any:
-    """The same for JSON: plain numbers, and None in the place of what is not a number."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [without_nan(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_evaluation(experiment: Experiment) -> None:

@@ -26,14 +26,12 @@ from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import column_types, identifier, refused
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MODEL
+from finetune.measures import GAPS, MAIN, MODEL, RATES
 from finetune.metrics import compute_metrics
 from finetune.parser import Experiment
 
 UNKNOWN, OTHER = "unknown", "other"
 MOST = 20  # groups of a slice, the largest ones; all others are OTHER
-GAPS = ("equal_opportunity", "demographic_parity", "calibration")
-RATES = ("selected_rate", "true_positive_rate", "calibration_gap")
 PLAIN = re.compile(r"BOOLEAN|FLOAT|DOUBLE|DECIMAL.*|U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER")  # the rest becomes text
 
 

@@ -6,7 +6,7 @@ from textwrap import wrap
 import numpy as np
 
 from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival, measure, measure_names
-from finetune.runs import Metrics
+from finetune.metrics_json import Metrics
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}

@@ -13,8 +13,8 @@ from PIL import Image
 
 from finetune.hub.redaction import public_points
 from finetune.measures import MODEL, SHARES, best_rival
+from finetune.metrics_json import Metrics
 from finetune.report.pictures import BLUE, DASHED, PICTURE_STYLE, SOLID, THIN, percents
-from finetune.runs import Metrics
 from finetune.wording import listed, missing, named, number, percent, worded
 
 SAID = (5, 10, 20, 50)  # per cent of the rows whose lift is told in words

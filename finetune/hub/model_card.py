@@ -19,11 +19,12 @@ from finetune.hub.examples import code, example_events, example_texts, expected_
 from finetune.hub.read_run import metrics_of, seed_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, public_metrics
 from finetune.measures import digits, measure, measure_names
+from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import LOGGED, MODEL_FOLDER, Metrics, read_task, read_training_log
+from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
 ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for

@@ -4,27 +4,8 @@ import re
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack
-from finetune.runs import CONFIGURED, METRICS, Metrics, read_metrics, read_settings, read_task
-
-# What a card needs of the run's files.
-GROUP = {"value": str, "rows": int, "users": int, "positives": int}
-EVALUATED = {
-    "main": str,
-    "verdict": str,
-    "test": {"rows": int, "users": int, "positives": int, "baselines": {str: dict}},
-    "calibration": MayLack({"before": MayLack({"expected_calibration_error": MayLack(float)})}),
-    "slices": MayLack({str: {"groups": [GROUP], "gaps": dict, "too_small": list}}),
-    "seeds": MayLack({str: dict}),
-    "curves": MayLack({"calibration": MayLack(dict), "gain": MayLack({str: {"rows": [float], "captured": [float]}})}),
-    "made": {
-        "date": str,
-        "versions": {str: str},
-        "bootstrap_resamples": int,
-        "content_hash": str,
-        "log": {"first": str, "last": str},
-    },
-}
+from finetune.metrics_json import Metrics, read_metrics
+from finetune.runs import CONFIGURED, METRICS, read_settings, read_task
 
 
 def metrics_of(folder: Path) -> Metrics:
@@ -38,10 +19,10 @@ def metrics_of(folder: Path) -> Metrics:
         raise InputError(
             f"{path} is missing, and a card tells how well the model predicts", "run scripts/evaluate.py first"
         )
-    metrics = read_metrics(path.parent, EVALUATED)
+    metrics = read_metrics(path.parent)
     if metrics["made"]["content_hash"] != read_task(folder)["content_hash"]:
         raise InputError(f"{path} is of other data than the model was trained on", "run scripts/evaluate.py again")
-    if seed_of(folder) is not None and seed_of(folder) not in (metrics.get("seeds") or {}):
+    if seed_of(folder) is not None and seed_of(folder) not in metrics["seeds"]:
         raise InputError(f"{path} has no figures of {folder.parent.name}", "run scripts/evaluate.py with its --seeds")
     return metrics
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from data_prep import InputError
 from data_prep.facts import LogFacts, Manifest, Task
 from data_prep.serializer import EventSerializer
-from finetune.runs import Metrics
+from finetune.metrics_json import Metrics
 from finetune.wording import missing
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default

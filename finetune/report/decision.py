@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival
-from finetune.runs import Metrics
+from finetune.metrics_json import Metrics
 from finetune.wording import listed, missing, named, number, percent, span, standing, worded
 
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table

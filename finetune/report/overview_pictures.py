@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data_prep.moments import parse_duration
 from finetune.measures import MAJORITY, MODEL, best_rival, digits, measure
+from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
     AMBER,
     BLUE,
@@ -25,7 +26,6 @@ from finetune.report.pictures import (
     percents,
     wide_figure,
 )
-from finetune.runs import Metrics
 from finetune.wording import missing, named, number, span, worded
 
 DAY = timedelta(days=1)
@@ -88,7 +88,7 @@ def contact_pictures(metrics: Metrics) -> list[Picture]:
     """How much more a contact finds by the model than by the best baseline, for each share of the users."""
     contact, rival = metrics.get("contact"), best_rival(metrics["test"]["baselines"], metrics["main"])
     band = ((contact or {}).get("ahead") or {}).get(rival)
-    if not contact or rival is None or band is None:
+    if not contact or band is None or rival not in contact["found"]:
         return []
     low, high, ours, theirs = (
         np.array(values, float)

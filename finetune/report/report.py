@@ -5,7 +5,6 @@ import hashlib
 import shlex
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 import matplotlib.style
 import yaml
@@ -15,6 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
 from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
+from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.decision import answers, decision
 from finetune.report.overview_pictures import contact_pictures, forest_pictures, timeline_pictures
 from finetune.report.pictures import PICTURE_STYLE
@@ -27,7 +27,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import curve_pictures, probability_pictures, ranking_pictures
-from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, Metrics, read_metrics
+from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -46,57 +46,6 @@ BELIEVED = "How far its scores can be believed"
 SLICED = "Between groups"
 CURVES = "Curves, and how far they lie from the best baseline's"
 COUNTS = ("rows", "users", "positives")
-FIGURES = {"rows": int, "users": int, "positives": int, "baselines": {str: dict}}
-# What the page needs of metrics.json.
-REPORTED = {
-    "name": str,
-    "question": str,
-    "plain_question": MayLack(str),
-    "label": str,
-    "classes": MayLack([str]),
-    "main": str,
-    "lower_is_better": bool,
-    "verdict": str,
-    "validation": FIGURES,
-    "test": FIGURES,
-    "curves": {"rows": int, "unscored": int},
-    "contact": MayLack({"cutoff": str, "users": int, "found": {str: [float]}, "contacted": [float]}),
-    "timeline": MayLack(dict),
-    "made_up": MayLack({"cutoff": str, "events": [{"days": int, "fields": dict}], "text": str}),
-    "training": dict,
-    "calibration": MayLack(dict),
-    "profit": MayLack(dict),
-    "by_cutoff": MayLack([{"cutoff": str, "rows": int}]),
-    "slices": MayLack({str: {"groups": [dict], "gaps": MayLack(dict), "too_small": MayLack([dict])}}),
-    "drift": MayLack([{"input": str, "psi": MayLack(float)}]),
-    "lengths": MayLack({str: {"edges": [float], "counts": [int]}}),
-    "seeds": MayLack({str: dict}),
-    "made": {
-        "date": str,
-        "seconds": MayLack({str: float}),
-        "device": str,
-        "processes": int,
-        "versions": {str: str},
-        "bootstrap_resamples": int,
-        "baseline_settings": {str: dict},
-        "content_hash": str,
-        "log": MayLack({"first": str, "last": str, "events": int, "users": int, "rejected": {str: int}}),
-        "splits": MayLack({str: int}),
-    },
-}
-OPTIONAL = {
-    "plain_question": None,
-    "contact": None,
-    "timeline": None,
-    "made_up": None,
-    "calibration": None,
-    "profit": None,
-    "by_cutoff": [],
-    "slices": {},
-    "drift": [],
-    "lengths": {},
-    "seeds": {},
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -110,7 +59,7 @@ def write_report(run_folder: Path) -> Path:
     folder = Path(run_folder)
     config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
     _existing(folder / METRICS)
-    metrics = cast(Metrics, OPTIONAL | read_metrics(folder, REPORTED, ("task", "curves")))
+    metrics = read_metrics(folder)
     test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from finetune.measures import digits, measure
+from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
     BLUE,
     DASHED,
@@ -21,7 +22,6 @@ from finetune.report.pictures import (
     percents,
     square_figure,
 )
-from finetune.runs import Metrics
 from finetune.wording import FEW_POSITIVES, listed, missing, number, percent, short, span
 
 BARS = 15  # inputs whose drift is drawn

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from finetune.measures import BLEND, MAJORITY, MODEL, SHARES, best_rival
+from finetune.metrics_json import Metrics
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
     BLUE,
@@ -24,7 +25,6 @@ from finetune.report.pictures import (
     styles,
     wide_figure,
 )
-from finetune.runs import Metrics
 from finetune.wording import listed, missing, named, number, percent, span, worded
 
 UNSURE = 5  # per cent of the positives: below it a precision rests on few rows

@@ -55,7 +55,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         print("pretraining.max_steps is 0: no pretraining")
         return None
     checkpoints = experiment.base_folder / PRETRAINING
-    arguments = _arguments(experiment, checkpoints)
+    arguments = pretraining_arguments(experiment, checkpoints)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)  # of what comes after it
@@ -89,8 +89,11 @@ def pretrain(experiment: Experiment) -> Path | None:
     return folder
 
 
-def _arguments(experiment: Experiment, checkpoints: Path) -> TrainingArguments:
-    """Those of fine-tuning, but for what a masked-language model has no use for."""
+def pretraining_arguments(experiment: Experiment, checkpoints: Path) -> TrainingArguments:
+    """Those of fine-tuning, but for what a masked-language model has no use for.
+
+    What it leaves or replaces stands in `finetune.effects` as a setting that changes fine-tuning alone.
+    """
     return training_arguments(
         experiment,
         output_dir=str(checkpoints),

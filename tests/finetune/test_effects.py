@@ -6,6 +6,7 @@ from transformers import TrainingArguments
 from finetune.config import SECTIONS
 from finetune.effects import EFFECTS, effect, pretraining_settings, weight_settings, with_effect
 from finetune.parser import parse_experiment
+from finetune.training.pretrain import pretraining_arguments
 
 
 @pytest.fixture
@@ -48,6 +49,22 @@ def test_pretrained_weights_do_not_depend_on_what_comes_after_them(tiny):
     for changed in (["--pretraining.mask", "0.3"], ["--model.max_tokens", "32"], ["--training.seed", "7"]):
         assert both(*changed)[0] != plain[0]
     assert both("--training.logging_steps", "3", "--runs.folder", "there", "--evaluation.budget", "0.2") == plain
+
+
+def test_pretraining_runs_with_the_settings_that_the_table_says(tiny, tmp_path):
+    def given(*arguments: str) -> dict:
+        found = parse_experiment("", ["--config", str(tiny), "--pretraining.max_steps", "5", *arguments])
+        return pretraining_arguments(found, tmp_path).to_dict()
+
+    before = given()
+    after = ("learning_rate 0.5", "max_steps 77", "metric_for_best_model loss", "eval_strategy epoch", "eval_steps 3")
+    after = given(*(word for setting in after for word in f"--training.{setting}".split()))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed <= {"eval_steps"}  # without evaluations there
+    own = given("--training.weight_decay", "0.3", "--training.seed", "5", "--training.warmup_steps", "2")
+    changed = {key for key in before if before[key] != own[key]}
+    assert changed == {"weight_decay", "seed", "warmup_steps"}
+    assert {effect(f"training.{key}") for key in changed} == {"pretraining"}
 
 
 def test_what_earlier_versions_wrote_down_is_read_by_its_new_names():

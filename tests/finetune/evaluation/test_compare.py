@@ -17,6 +17,7 @@ from finetune.measures import MAIN
 from finetune.report.comparison import table, write_page
 from tests.browser import assert_quiet_and_narrow
 from tests.commands import ROOT
+from tests.metrics_json import least_metrics
 
 ROWS = 600
 
@@ -59,10 +60,8 @@ def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int 
     } | {name: pa.array(list(of[order])) for name, of in baselines.items()}
     (folder / "predictions").mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
-    classes = {"tiers": ["low", "middle", "high"], "propensity": ["a", "b", "c"]}.get(task)
-    metrics = {"name": folder.name, "task": task, "question": "Who?", "classes": classes}
-    metrics["validation"] = {MAIN[task]: changes.pop("validation", 0.75)}
-    metrics["test"] = {"baselines": {name: {MAIN[task]: roc_auc_score(labels, of)} for name, of in baselines.items()}}
+    areas = {name: roc_auc_score(labels, of) for name, of in baselines.items()}
+    metrics = least_metrics(folder.name, task, changes.pop("validation", 0.75), areas)
     config = {"name": folder.name, "seeds": [], "data": {"folder": str(folder)}, "model": {"peft": None}}
     config["training"] = {"learning_rate": 0.001, "max_steps": 100}
     for key, value in changes.items():

@@ -15,11 +15,12 @@ from sklearn.metrics import auc, average_precision_score, mean_absolute_error, r
 
 from data_prep import InputError
 from data_prep.prepare import prepare
-from finetune.evaluation.evaluate import evaluate, without_nan
+from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import compare, over_seeds
 from finetune.evaluation.verdict import says_the_same, table, verdict
 from finetune.metrics import repeat_and_new
+from finetune.metrics_json import without_nan
 from finetune.model.calibration import Calibration
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
@@ -136,11 +137,6 @@ def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
 )
 def test_a_model_that_says_the_same_of_everyone_is_known(scores, same):
     assert says_the_same(scores) == same
-
-
-def test_what_is_no_number_is_null_in_json():
-    found = without_nan({"a": float("nan"), "b": [np.float64(1.5), np.inf], "c": np.array([1, 2]), 3: "x"})
-    assert found == {"a": None, "b": [1.5, None], "c": [1, 2], "3": "x"}
 
 
 def experiment_of(config, folder, *arguments):

@@ -35,6 +35,7 @@ from tests.commands import ROOT
 from tests.conftest import tiny_config, write_log
 from tests.finetune.model.test_modeling import FAMILIES
 from tests.hub import TOKEN, Hub, Repository
+from tests.metrics_json import least_metrics
 
 MARK = "customer-8841-"  # every user id of the log begins with it
 ENDS = {"a wrong token": 401, "no right": 403, "a conflict": 409, "a failing hub": 500, "a dropped connection": None}
@@ -125,34 +126,39 @@ def write_metrics(folder: Path, **changed: object) -> None:
         {"value": "north", "rows": 200, "users": 60, "positives": 50, "auroc": 0.7, "auroc_interval": [0.6, 0.8]},
         {"value": "an island", "rows": 100, "users": 2, "positives": 9, "auroc": 0.7, "auroc_interval": [0.6, 0.8]},
     ]
-    small = [{"value": "a hermit", "rows": 1}]
+    small, steps = [{"value": "a hermit", "rows": 1}], [0] * 101
     baseline = figures | {"auroc_difference": -0.01, "auroc_difference_interval": [-0.02, 0.03]}
     metrics = {
-        "name": task["name"],
-        "task": "binary",
-        "main": "auroc",
         "test": {"rows": 246, "users": 129, "positives": 61, **figures, "baselines": {"recency_rule": baseline}},
         "verdict": "The model is level with the recency rule.",
-        "calibration": {"method": "temperature", "before": {"expected_calibration_error": 0.09}},
+        "calibration": {"method": "temperature", "before": {"auroc": 0.71, "expected_calibration_error": 0.09}},
         "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
-        "profit": {"contact": 1.2345},
+        "profit": {"contact": 1.2345, "kept_customer": 9.0}
+        | {key: [] for key in ("shares", "profits", "interval_low", "interval_high")},
         "curves": {
             "rows": 246,
             "medians": {"positive": 0.987123, "negative": 0.1},
-            "calibration": {"predicted": [0.1, 0.5], "observed": [0.2, 0.4], "rows": [123, 123]},
+            "calibration": {"predicted": [0.1, 0.5], "observed": [0.2, 0.4], "rows": [123, 123]}
+            | {"mean_score": 0.3, "mean_label": 0.3},
             "gain": {"model": {"rows": [0.0, 0.2, 1.0], "captured": [0.0, 0.5, 1.0]}},
         },
-        "contact": {"total": 98765.4321},
+        "contact": {"cutoff": "2024-04-01", "users": 9, "total": 98765.4321, "share": 0.1, "contacted_at": 1}
+        | {"contacted": steps, "low": steps, "high": steps, "found": {"model": steps}, "ahead": {}}
+        | {"found_at": {"model": 1}},
         "made": {
             "date": "2026-11-24",
             "evaluation": {"folder": str(folder.parents[1]), "slices": {"who": f"user_id = '{MARK}1'"}},
-            "log": {"first": "2024-01-01 03:14:15", "last": "2024-04-29 02:07:18", "events": 1},
+            "log": {"first": "2024-01-01 03:14:15", "last": "2024-04-29 02:07:18", "events": 1, "users": 1}
+            | {"rejected": {}},
             "versions": {"torch": "2"},
             "bootstrap_resamples": 50,
             "content_hash": task["content_hash"],
         },
     }
-    (folder.parent / "metrics.json").write_text(json.dumps(metrics | changed))
+    whole = least_metrics(task["name"], str(changed.get("task", "binary")), 0.7, {})
+    for name, content in (metrics | changed).items():
+        whole[name] = whole[name] | content if isinstance(content, dict) and name in whole else content
+    (folder.parent / "metrics.json").write_text(json.dumps(whole))
 
 
 def texts_of(folder: Path) -> list[str]:
@@ -424,7 +430,7 @@ def test_an_onnx_file_and_a_picture_of_an_earlier_publication_do_not_stay(hub, r
     repository = hub.repositories["model me/model"]
     assert "calibration-and-lift.png" in repository.files
     repository.files |= {"model.onnx": b"as --onnx publishes it", "shop.png": b"its owner's"}
-    write_metrics(runs["full"], curves=None)
+    write_metrics(runs["full"], curves={})
     publish(runs["full"], "me/model")
     write_metrics(runs["full"])
     assert set(repository.commits[1]["deleted"]) == {"model.onnx", "calibration-and-lift.png"}
@@ -543,7 +549,8 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_
     (folder / "task.json").write_text(json.dumps(task | {"label_kind": label}))
     main = "mae" if kind == "value" else "auroc"
     figures = {"rows": 246, "users": 129, "positives": 61, main: 0.7}
-    write_metrics(folder, main=main, task=kind, slices={}, test=figures | {"baselines": {"rfm": {main: 0.6}}})
+    before = {"method": "none", "before": {main: 0.7}}
+    write_metrics(folder, task=kind, slices={}, calibration=before, test=figures | {"baselines": {"rfm": {main: 0.6}}})
     staged = stage_model(folder, tmp_path / "staged", Publication("me/model"))
     written = (staged / "README.md").read_text()
     texts = texts_of(runs["full"])[:5]

@@ -18,6 +18,7 @@ from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES, digits
+from finetune.metrics_json import without_nan
 from finetune.report.report import write_report
 from finetune.wording import number
 from tests.browser import assert_quiet_and_narrow, run_in, show
@@ -230,7 +231,7 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     if bare:
         metrics = {key: of for key, of in metrics.items() if key not in OPTIONAL}
         metrics["made"] = {key: of for key, of in metrics["made"].items() if key not in ("log", "splits", "seconds")}
-    (folder / "metrics.json").write_text(json.dumps(metrics, default=lambda array: array.tolist()))
+    (folder / "metrics.json").write_text(json.dumps(without_nan(metrics)))
     _draw(folder)
     (folder / "config.yaml").write_text("name: test run\ntraining:\n  max_steps: 40\n")
     return folder
@@ -272,7 +273,7 @@ def _draw(run: Path, labels: np.ndarray | None = None, score: np.ndarray | None 
     own, scores = _labels_and_scores(metrics["task"])
     scores |= {} if score is None else {"model": score}
     metrics["curves"] = curves(metrics["task"], metrics["classes"], own if labels is None else labels, scores)
-    (run / "metrics.json").write_text(json.dumps(metrics, default=lambda array: array.tolist()))
+    (run / "metrics.json").write_text(json.dumps(without_nan(metrics)))
 
 
 def _read(run: Path) -> str:
@@ -515,10 +516,10 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
     assert 'class="warning"' not in _page(full("value"))
     run = bare("value")
     _edit(run, {"positives": 49}, "validation")
-    _edit(run, {"class_weights": [0.6, 2.4]}, "training")
-    text = _read(run)
-    assert "Only 49 cases with a value above 0 in validation" in text
-    assert "Trained with class weights (0.6, 2.4)" in text
+    assert "Only 49 cases with a value above 0 in validation" in _read(run)
+    weighted = bare("binary")
+    _edit(weighted, {"class_weights": [0.6, 2.4]}, "training")
+    assert "Trained with class weights (no_churn 0.6, churn 2.4)" in _read(weighted)
     _edit(run, {"positives": 48}, "test")
     assert "Only 48 cases with a value above 0 in the test:" in _read(run)
 

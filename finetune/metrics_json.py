@@ -1,0 +1,254 @@
+"""What metrics.json holds: made from the table of measures, so that whoever reads it can rely on every figure's form.
+
+`finetune/README.md` says what each part means; `finetune.evaluation` writes them.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+
+from data_prep import InputError
+from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
+from data_prep.cutoffs import SPLITS
+from finetune.measures import AT_THRESHOLD, GAPS, LOWER_IS_BETTER, MAIN, MODEL, RATES, measure_names
+from finetune.runs import METRICS, TASKS
+
+
+class Metrics(TypedDict):
+    """metrics.json as `read_metrics` gives it. Entries that older versions did not write are None or empty."""
+
+    name: str
+    task: str
+    question: str
+    plain_question: str | None
+    label: str
+    horizon: str
+    classes: Any  # list[str]; None where the label is a value
+    main: str
+    lower_is_better: bool
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    verdict: str
+    calibration: dict[str, Any] | None
+    profit: Any  # a dict; None without costs
+    contact: Any  # a dict; None where nobody is contacted
+    timeline: dict[str, Any] | None
+    made_up: dict[str, Any] | None
+    by_cutoff: list[dict[str, Any]]
+    slices: dict[str, dict[str, Any]]
+    curves: dict[str, Any]
+    training: dict[str, Any]
+    drift: list[dict[str, Any]]
+    lengths: dict[str, dict[str, Any]]
+    seeds: dict[str, dict[str, Any]]
+    single: Any  # a dict; None where there are no seeds
+    made: dict[str, Any]
+
+
+def an_interval(content: Any) -> bool:
+    """Its two ends; None where they are not defined."""
+    return _figures(2)(content)
+
+
+def a_share(content: Any) -> bool:
+    """From 0 to 1."""
+    return is_a(content, float) and 0 <= content <= 1
+
+
+def a_histogram(content: Any) -> bool:
+    """Edges and the counts between them."""
+    edges, counts = (content.get(key) for key in ("edges", "counts")) if isinstance(content, dict) else (None, None)
+    return isinstance(counts, list) and _figures(len(counts) + 1)(edges) and all(isinstance(n, int) for n in counts)
+
+
+def _figures(number: int) -> Callable[[Any], bool]:
+    """So many numbers, some of which may not be defined."""
+
+    def a_list(content: Any) -> bool:
+        return (
+            isinstance(content, list) and len(content) == number and all(is_a(n, float) or n is None for n in content)
+        )
+
+    a_list.__name__ = f"a list of {number} numbers"
+    return a_list
+
+
+def _square(size: int) -> Callable[[Any], bool]:
+    """Rows and columns of numbers, as many of the one as of the other."""
+
+    def a_table(content: Any) -> bool:
+        return isinstance(content, list) and len(content) == size and all(map(_figures(size), content))
+
+    a_table.__name__ = f"a table of {size} rows and columns"
+    return a_table
+
+
+FIGURE, INTERVAL = MayLack(float), MayLack(an_interval)
+COUNTS = {"rows": int, "users": int, "positives": int}
+PAIRED = {"difference": FIGURE, "interval": INTERVAL}
+DECILE = {"rows": int, "predicted": FIGURE, "real": FIGURE}
+FIGURES = [(None, float)]
+SERIES = Alike(steps=[int], values=FIGURES)
+STEPS = _figures(101)  # shares of the users, in per cent
+CONTACT = {
+    "cutoff": a_moment,
+    "users": int,
+    "total": float,
+    "share": a_share,
+    "contacted": STEPS,
+    "found": {MODEL: STEPS, str: STEPS},
+    "low": STEPS,
+    "high": STEPS,
+    "ahead": {str: {"low": STEPS, "high": STEPS}},
+    "contacted_at": float,
+    "found_at": {MODEL: float, str: float},
+    "found_at_interval": INTERVAL,
+}
+PROFIT = Alike(
+    contact=float,
+    kept_customer=float,
+    shares=[float],
+    profits=[float],
+    interval_low=FIGURES,
+    interval_high=FIGURES,
+    best_share=FIGURE,
+    best_profit=FIGURE,
+    share_at_threshold=FIGURE,
+    profit_at_threshold=FIGURE,
+    profit_at_threshold_interval=INTERVAL,
+)
+CALIBRATION = MayBeEmpty(
+    Alike(predicted=FIGURES, observed=FIGURES, rows=[int], mean_score=(None, float), mean_label=(None, float))
+)
+GAIN = {str: Alike(rows=[float], captured=[float])}
+ROC = {str: Alike(false_positive_rate=[float], true_positive_rate=[float])}
+PAIRS = {"calibration": CALIBRATION, "histograms": MayBeEmpty({"all": a_histogram})}
+CURVES: dict[str, dict[str, Any]] = {
+    "binary": {
+        "roc": ROC,
+        "precision_recall": {str: Alike(recall=[float], precision=[float])},
+        "gain": GAIN,
+        "differences": MayLack({str: {str: STEPS}}),
+        "calibration": CALIBRATION,
+        "histograms": MayBeEmpty(dict.fromkeys(("all", "negative", "positive"), a_histogram)),
+        "medians": MayBeEmpty({"positive": FIGURE, "negative": FIGURE}),
+    },
+    "tiers": PAIRS | {"auroc": {str: FIGURE}, "roc": ROC},
+    "value": {"gain": GAIN, "perfect_gain": MayBeEmpty(GAIN[str])},
+    "propensity": PAIRS
+    | {
+        "class_auroc": MayBeEmpty({"classes": [str], "positives": [int], "auroc": {str: FIGURES}}),
+        "at_k": {str: Alike(precision=FIGURES, recall=FIGURES)},
+    },
+}
+MADE = {
+    "date": str,
+    "seconds": MayLack({str: float}),
+    "device": str,
+    "processes": int,
+    "versions": {str: str},
+    "seed": (int, [int]),
+    "bootstrap_resamples": int,
+    "baseline_settings": {str: dict},
+    "evaluation": MayLack({"costs": MayLack({"contact": float, "kept_customer": float})}),
+    "content_hash": str,
+    "log": MayLack({"first": a_moment, "last": a_moment, "events": int, "users": int, "rejected": {str: int}}),
+    "splits": MayLack({str: int}),
+}
+EMPTY = {"by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}  # where older versions wrote nothing
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """metrics.json of a run's folder.
+
+    Raises:
+        InputError: It is missing, of a version that drew no curves, or holds something else than an evaluation writes.
+    """
+    path, remedy = Path(folder) / METRICS, "run scripts/evaluate.py again"
+    metrics = read_json(path, {}, remedy)
+    if not {"task", "curves"} <= metrics.keys():
+        raise InputError(f"{path} is of an older version", remedy)
+    check(path, metrics, {"task": TASKS, "classes": MayLack([str])}, remedy)
+    task, classes = metrics["task"], metrics.get("classes") or []
+    if (task == "value") != (not classes) or (task == "binary" and len(classes) != 2):
+        raise InputError(f"{path} is damaged (a {task} label with {len(classes)} classes)", remedy)
+    holds = metrics_holds(task, len(classes))
+    check(path, metrics, holds, remedy)
+    lacking = {key: None for key, value in holds.items() if isinstance(value, MayLack)} | EMPTY
+    return cast(Metrics, lacking | {key: value for key, value in metrics.items() if value is not None})
+
+
+def metrics_holds(task: str, classes: int) -> dict[str, Any]:
+    """What metrics.json of a task with so many classes must hold, for `check`."""
+    main = MAIN[task]
+    scored = COUNTS | figures_hold(task, classes)
+    beside = {f"{main}_difference": FIGURE, f"{main}_difference_interval": INTERVAL}
+    baseline = figures_hold(task, classes) | beside | {"over_rival_interval": INTERVAL}
+    compared = scored | {"cutoffs": moments, "baselines": {str: baseline}}
+    compared |= {"confusion": MayLack(_square(max(classes, 2))), "deciles": MayLack([DECILE])}
+    group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
+    gaps = dict.fromkeys(GAPS, FIGURE) | {f"{name}_interval": INTERVAL for name in GAPS}
+    changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
+    training = dict.fromkeys(("loss", "eval_loss", f"eval_{main}", "padding_fraction", "pretraining_loss"), SERIES)
+    return {
+        "name": str,
+        "task": {task},
+        "question": str,
+        "plain_question": MayLack(str),
+        "label": str,
+        "horizon": a_duration,
+        "classes": MayLack([str]),
+        "main": {main},
+        "lower_is_better": {main in LOWER_IS_BETTER},
+        "validation": compared,
+        "test": compared,
+        "verdict": str,
+        "calibration": MayLack(
+            {
+                "method": {"none", "temperature", "isotonic"},
+                "temperature": MayLack((float, FIGURES)),
+                "threshold": FIGURE,
+                "threshold_by": MayLack({"f1", "budget", "money"}),
+                "before": MayLack(figures_hold(task, classes)),
+            }
+        ),
+        "profit": MayLack(PROFIT),
+        "contact": MayLack(CONTACT),
+        "timeline": MayLack({split: {"cutoffs": moments, "rows": int} for split in SPLITS}),
+        "made_up": MayLack({"cutoff": a_moment, "events": [{"days": int, "fields": dict}], "text": str}),
+        "by_cutoff": MayLack([scored | {"cutoff": a_moment} | changed]),
+        "slices": MayLack(
+            {str: {"groups": [group], "gaps": MayLack(gaps), "too_small": MayLack([{"value": str, "rows": int}])}}
+        ),
+        "curves": {"rows": int, "unscored": int} | CURVES[task],
+        "training": training
+        | dict.fromkeys(("steps", "pretraining_steps"), int)
+        | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes")}
+        | {"device": MayLack(str), "class_weights": MayLack(_figures(classes)), "teacher": FIGURE},
+        "drift": MayLack([{"input": str, "psi": FIGURE, "ages": MayLack(bool)}]),
+        "lengths": MayLack({str: a_histogram}),
+        "seeds": MayLack({str: figures_hold(task, classes)}),
+        "single": MayLack({"mean": FIGURE, "deviation": FIGURE, "interval": INTERVAL, "baselines": {str: PAIRED}}),
+        "made": MADE,
+    }
+
+
+def figures_hold(task: str, classes: int) -> dict[str, Any]:
+    """The measures of one scorer and their intervals; older versions lack some, but never the main one."""
+    names = [*measure_names(task, classes=classes), *(AT_THRESHOLD if task == "binary" else ())]
+    found = dict.fromkeys(names, FIGURE) | {f"{name}_interval": INTERVAL for name in names}
+    return found | {MAIN[task]: (None, float)}
+
+
+def without_nan(value: Any) -> Any:
+    """The same for JSON: plain numbers, and None in the place of what is not a number."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [without_nan(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
