@@ -1,7 +1,7 @@
 """The dataset card: README.md beside the prepared splits, which the hub and datasets.load_dataset read."""
 
 from data_prep.config import TaskConfig
-from data_prep.cutoffs import SPLITS
+from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
 from data_prep.leaks import describe_leak
@@ -28,9 +28,9 @@ def _labels(counts: SplitFacts) -> str:
 
 def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
-    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+    files = "\n".join(f"  - split: {split}\n    path: {split_file(split)}" for split in SPLITS)
     if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
-        files += f"\n- config_name: {UNLABELLED}\n  data_files: {UNLABELLED}.parquet"
+        files += f"\n- config_name: {UNLABELLED}\n  data_files: {split_file(UNLABELLED)}"
     rows = "\n".join(
         f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
         f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"

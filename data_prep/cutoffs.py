@@ -11,6 +11,11 @@ from data_prep.sql import quote, timestamp
 SPLITS = ("train", "validation", "test")
 
 
+def split_file(split: str) -> str:
+    """The file of a split, in a folder of prepared data or of predictions."""
+    return f"{split}.parquet"
+
+
 def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]]:
     """The cutoffs of each split, in order, after every leakage rule has been checked.
 

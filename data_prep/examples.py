@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
 from data_prep.config import TaskConfig, TextConfig, TextField
-from data_prep.cutoffs import SPLITS
+from data_prep.cutoffs import SPLITS, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
 from data_prep.history import combined
@@ -179,7 +179,7 @@ class SplitWriter:
     def write(self, batch: Batch) -> None:
         """Write a batch behind those before it."""
         if batch.split not in self._writers:
-            path, schema = self.folder / f"{batch.split}.parquet", batch.table.schema
+            path, schema = self.folder / split_file(batch.split), batch.table.schema
             # Texts and aggregates hardly repeat: a dictionary of them would only cost time. pyright takes the defaults,
             # which are bools, for all that there is.
             self._writers[batch.split] = pq.ParquetWriter(

@@ -17,7 +17,7 @@ from data_prep import InputError
 from data_prep.card import dataset_card
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
 from data_prep.connections import connect
-from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs
+from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
 from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
@@ -134,7 +134,7 @@ def _write(
                 summary.add(batch)
                 bar.update()
         splits = examples.describe(summary)
-        leaks = suspected_leaks(folder / "train.parquet", examples.aggregates, examples.serializer)
+        leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
         bar.set_postfix_str("done")
     doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
     _print_notes(log, doubts)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
 from data_prep.config import TaskConfig, TextConfig
-from data_prep.cutoffs import SPLITS
+from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest
 from data_prep.history import combined
@@ -143,7 +143,7 @@ def split_texts(folder: Path, split: str, limit: Limit, size: int) -> tuple[int,
         chunks = (combined(texts.slice(start, size)) for start in range(0, len(texts), size))
         return len(texts), chunks
     file = opened(folder, split)
-    return file.metadata.num_rows, _texts(file, size, Path(folder) / f"{split}.parquet")
+    return file.metadata.num_rows, _texts(file, size, Path(folder) / split_file(split))
 
 
 def opened(folder: Path, split: str) -> pq.ParquetFile:
@@ -152,7 +152,7 @@ def opened(folder: Path, split: str) -> pq.ParquetFile:
     Raises:
         InputError: The split has not been prepared, or its file is damaged.
     """
-    path = Path(folder) / f"{split}.parquet"
+    path = Path(folder) / split_file(split)
     if not path.is_file():
         raise InputError(f"{path} is missing", "run scripts/prepare.py with the same --config first")
     try:
@@ -180,7 +180,7 @@ def _read(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
     try:
         return opened(folder, split).read(columns=list(columns))
     except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(Path(folder) / f"{split}.parquet") from error
+        raise _damaged(Path(folder) / split_file(split)) from error
 
 
 def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:

@@ -157,7 +157,8 @@ def _check(made: Namespace) -> None:
     if not made.name or set(made.name) & set("/\\ ") or made.name.startswith(".") or not made.name.isprintable():
         raise InputError(
             f"name {made.name!r} must be usable as a folder's name, without spaces, slashes and characters that are "
-            f"not printed, such as my-churn"
+            f"not printed, such as my-churn",
+            setting="name",
         )
     if sizes.hidden_size % sizes.heads:
         raise InputError(
@@ -166,7 +167,9 @@ def _check(made: Namespace) -> None:
             setting="model.from_scratch.hidden_size",
         )
     if min(made.seeds, default=0) < 0 or len(set(made.seeds)) < len(made.seeds):
-        raise InputError(f"seeds {made.seeds} must be different whole numbers from 0 on, such as [0, 1, 2]")
+        raise InputError(
+            f"seeds {made.seeds} must be different whole numbers from 0 on, such as [0, 1, 2]", setting="seeds"
+        )
     if made.model.peft is not None and "method" not in made.model.peft:
         raise InputError(
             "model.peft needs a method, such as {method: lora}", "null trains all weights", setting="model.peft"

@@ -5,6 +5,7 @@ believed to be as training wrote it.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ CHECKSUMS = "checksums.json"  # in a checkpoint: written last, so that one witho
 def seed_folder(seed: int | str) -> str:
     """In a run's folder, the folder of one of its seeds, which is laid out as a run's."""
     return f"seed-{seed}"
+
+
+def seed_of(model_folder: Path) -> str | None:
+    """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
+    found = re.fullmatch(seed_folder(r"(\d+)"), model_folder.parent.name)
+    return found[1] if found else None
 
 
 def a_number_above_zero(content: Any) -> bool:

@@ -104,6 +104,9 @@ def read_arguments(given: list[str]) -> list[str]:
         InputError: There is no such setting, or a value does not fit it.
     """
     made, rest = [], list(given)
+    names = {argument.removeprefix("--").partition("=")[0] for argument in given if argument.startswith("--")}
+    if twice := next((old for old, new in RENAMED.items() if {old, new} <= names), None):
+        raise InputError(f"--{twice} is the old name of --{RENAMED[twice]}, and both are given", f"leave out --{twice}")
     while rest:
         argument = rest.pop(0)
         name, equals, text = argument.removeprefix("--").partition("=")
@@ -134,7 +137,7 @@ def read_text(text: str, hint: Any, name: str) -> Any:
     try:
         return _read(composed(text), hint, name)
     except InputError as error:
-        raise error if name in str(error) else error.within(name) from error
+        raise error if error.problem.startswith(name) else error.within(name) from error
 
 
 def _say_renamed(old: str) -> None:

@@ -34,7 +34,7 @@ def main(experiment: Experiment) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     refuse_other_run(experiment)
     check_evaluation(experiment)
-    training_arguments(experiment, output_dir=str(experiment.run_folder / "checkpoints"))
+    training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     rehearse(experiment)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
     pretrain(experiment)

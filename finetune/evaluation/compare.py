@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
+from data_prep.cutoffs import split_file
 from data_prep.prepared import column_array
 from finetune.effects import effect
 from finetune.evaluation.bootstrap import bootstrap, interval
@@ -139,7 +140,7 @@ def _read_all(folders: list[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    names = (METRICS, TRAINING_LOG, SETTINGS, f"{PREDICTIONS}/test.parquet")
+    names = (METRICS, TRAINING_LOG, SETTINGS, f"{PREDICTIONS}/{split_file('test')}")
     for name in names:
         if not (folder / name).is_file():
             raise InputError(

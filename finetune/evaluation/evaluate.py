@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.checked_json import MayLack
+from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
 from data_prep.made_up import made_up_user
@@ -158,7 +159,7 @@ def _rows(experiment: Experiment, manifest: Manifest, task: str, limits: dict[st
     for split, table in rows.items():
         if not len(table) or table["label"].null_count:
             what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
-            path = experiment.data_folder / f"{split}.parquet"
+            path = experiment.data_folder / split_file(split)
             raise InputError(f"{path} has {what}", "run scripts/prepare.py again, or choose other cutoffs")
     return rows
 
@@ -385,4 +386,4 @@ def _write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[s
             columns = {key: table[key] for key in ("user_id", "cutoff", "label")}
             for name, values in everyone[split].scores.items():
                 columns["score" if name == MODEL else name] = pa.array(values if values.ndim == 1 else list(values))
-            pq.write_table(pa.table(columns), made / f"{split}.parquet")
+            pq.write_table(pa.table(columns), made / split_file(split))

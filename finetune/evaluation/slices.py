@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 
 from data_prep import InputError
 from data_prep.connections import connect, lock_down
+from data_prep.cutoffs import split_file
 from data_prep.events import confined, read_events
 from data_prep.expressions import check_types, parse_expression
 from data_prep.history import combined
@@ -64,7 +65,7 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
         tempfile.TemporaryDirectory(prefix=".slices", dir=folder.parent) as spill,
         connect(experiment.data.memory_limit, Path(spill)) as con,
     ):
-        _make_empty(con, pq.read_schema(folder / "test.parquet"), list(stored.values()), log_columns)
+        _make_empty(con, pq.read_schema(folder / split_file("test")), list(stored.values()), log_columns)
         remedy = (
             f"use user_id, cutoff, the log's columns ({', '.join(log_columns)}) or the aggregates that "
             f"{folder / 'manifest.json'} lists"

@@ -16,7 +16,7 @@ from data_prep.facts import Task
 from data_prep.serializer import EventSerializer
 from finetune.hub.card_picture import PICTURE, draw_card_picture
 from finetune.hub.examples import code, example_events, example_texts, expected_columns, lines, literal
-from finetune.hub.read_run import metrics_of, seed_of, settings_of
+from finetune.hub.read_run import metrics_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, public_metrics
 from finetune.measures import digits, measure, measure_names
 from finetune.metrics_json import Metrics
@@ -24,7 +24,7 @@ from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log
+from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
 ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for
@@ -70,7 +70,7 @@ def write_model_card(run_folder: Path) -> list[Path]:
     Raises:
         InputError: The run was not trained or not evaluated.
     """
-    folders = sorted(path.parent for path in Path(run_folder).glob("seed-*/model/config.json"))
+    folders = sorted(path.parent for path in Path(run_folder).glob(f"{seed_folder('*')}/{MODEL_FOLDER}/config.json"))
     return [
         write_card(folder, folder, *load_classifier(folder), Calibration.load(folder), Publication())
         for folder in folders or [Path(run_folder) / "model"]

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
-from data_prep.cutoffs import SPLITS
+from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.prepared import MANIFEST, find_manifest
 from data_prep.serializer import SERIALIZER, EventSerializer
@@ -201,7 +201,7 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
         raise InputError(
             f"{data} has the log's own user ids", "set data.pseudonymize, prepare and train again to publish it"
         )
-    files = [f"{split}.parquet" for split in (*SPLITS, UNLABELLED)]
+    files = [split_file(split) for split in (*SPLITS, UNLABELLED)]
     staged.mkdir(parents=True)
     for name in (*files, SERIALIZER):
         (staged / name).symlink_to((data / name).resolve())  # they can be large

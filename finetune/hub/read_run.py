@@ -1,11 +1,10 @@
 """What cards, publications and exports read of a model's run: its figures, settings and seed."""
 
-import re
 from pathlib import Path
 
 from data_prep import InputError
 from finetune.metrics_json import Metrics, read_metrics
-from finetune.runs import CONFIGURED, METRICS, read_settings, read_task
+from finetune.runs import CONFIGURED, METRICS, read_settings, read_task, seed_of
 
 
 def metrics_of(folder: Path) -> Metrics:
@@ -30,9 +29,3 @@ def metrics_of(folder: Path) -> Metrics:
 def settings_of(folder: Path) -> dict:
     """The config of a model's run."""
     return read_settings(folder.parent, CONFIGURED)
-
-
-def seed_of(folder: Path) -> str | None:
-    """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
-    found = re.fullmatch(r"seed-(\d+)", folder.parent.name)
-    return found[1] if found else None

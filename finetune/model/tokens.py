@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
+from data_prep.cutoffs import split_file
 from data_prep.files import files_hash
 from data_prep.prepared import Limit, opened, read_manifest, split_texts
 from finetune.model.encoding import Encoder, Parts, backend
@@ -106,7 +107,7 @@ def tokens_of_split(
     """
     key = xxhash.xxh3_128(backend(tokenizer).to_str().encode())
     opened(folder, split)  # or refused
-    stat = (Path(folder) / f"{split}.parquet").stat()  # a file that was changed by hand gets its own tokens
+    stat = (Path(folder) / split_file(split)).stat()  # a file that was changed by hand gets its own tokens
     depends = (VERSION, read_manifest(folder)["content_hash"], stat.st_size, stat.st_mtime_ns)
     key.update(repr((*depends, tokenizer.model_max_length, limit)).encode())
     made = Path(folder) / FOLDER / f"{split}-{key.hexdigest()}"

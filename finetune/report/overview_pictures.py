@@ -88,7 +88,7 @@ def contact_pictures(metrics: Metrics) -> list[Picture]:
     """How much more a contact finds by the model than by the best baseline, for each share of the users."""
     contact, rival = metrics.get("contact"), best_rival(metrics["test"]["baselines"], metrics["main"])
     band = ((contact or {}).get("ahead") or {}).get(rival)
-    if not contact or band is None or rival not in contact["found"]:
+    if not contact or rival is None or band is None or rival not in contact["found"]:
         return []
     low, high, ours, theirs = (
         np.array(values, float)

@@ -40,6 +40,7 @@ from finetune.training.train import build_trainer
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
+BEST = "best.yaml"  # the config of the best trial, beside sweep.html
 SECTIONS = ("training", "model", "finetuning")  # what a trial may change: the data stays prepared
 
 
@@ -300,7 +301,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     best = study.best_trial if finished else None
     if best:
-        write_whole(folder / "best.yaml", changed_yaml(experiment, best.params))
+        write_whole(folder / BEST, changed_yaml(experiment, best.params))
     own = own_settings(experiment)
     seeds = read_notes(experiment.base_folder / METRICS, {"main": str, "single": {"deviation": float}})
     page = sweep_page(
@@ -314,7 +315,7 @@ def _write(study: "Study", experiment: Experiment, metric: str, folder: Path) ->
             best,
             next((trial for trial in finished if trial.params == own), None),
             seeds["single"]["deviation"] if seeds.get("main") == metric else None,
-            folder / "best.yaml",
+            folder / BEST,
         )
     )
     write_whole(folder / "sweep.html", page)

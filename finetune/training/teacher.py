@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing
 from data_prep.prepared import Limit, column_array, opened, read_split, sampled
@@ -63,7 +64,7 @@ def taught(folder: Path, manifest: Manifest, objective: Objective, limit: Limit,
         InputError: The data is not prepared, or there are fewer users than folds.
     """
     opened(folder, "train")
-    stat = (Path(folder) / "train.parquet").stat()
+    stat = (Path(folder) / split_file("train")).stat()
     key = repr((VERSION, manifest["content_hash"], stat.st_size, stat.st_mtime_ns, limit, value_loss))
     made = Path(folder) / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not made.is_dir():

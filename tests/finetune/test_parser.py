@@ -234,3 +234,9 @@ def test_old_names_of_settings_are_read_with_a_sentence_and_refused_beside_the_n
         parse(old)
     with pytest.raises(InputError, match=r"evaluation\.patience is no setting; it is called finetuning\.patience now"):
         parse(tiny, "--evaluation", "{patience: 2}")
+    both = ["--evaluation.patience 2", "--finetuning.patience 3"]
+    for given in (both, both[::-1]):
+        with pytest.raises(
+            InputError, match=r"^--evaluation\.patience is the old name of --finetuning\.patience, and "
+        ):
+            parse(tiny, *" ".join(given).split())
