@@ -28,10 +28,7 @@ def script_module(name: str) -> ModuleType:
 SERVER = """
 import gc, json, os, resource, runpy, sys, traceback
 import finetune.training.sweep, finetune.evaluation.evaluate, finetune.report.report
-try:
-    import optuna, sqlalchemy.dialects.sqlite
-except ImportError:  # of an extra
-    pass
+import optuna, sqlalchemy.dialects.sqlite
 gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,15 @@ DOORS = {"finetune/__init__.py", "finetune/scoring.py"}  # they open to finetune
 MODULES = sorted(path for top in ("data_prep", "finetune", "scripts") for path in (ROOT / top).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path: Path) -> Iterator[str]:
     """The modules that a file imports, wherever the import stands."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and not node.level:  # relative ones stay in their package
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom):  # ruff refuses relative ones
             yield from (f"{node.module}.{name.name}" for name in node.names)
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -62,7 +68,7 @@ def test_only_the_command_layer_exits_or_touches_signals_and_the_path():
     for path in MODULES:
         if path.is_relative_to(ROOT / "scripts"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "sys.exit",
                 "os._exit",
@@ -84,7 +90,7 @@ def test_no_module_is_longer_than_400_lines():
 def test_no_function_is_longer_than_60_lines():
     long = {}
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
                 long[f"{own_name(path)}.{node.name}"] = node.end_lineno - node.lineno + 1
     assert long == {}

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from .measuring import Worker, peak
-from .scoring import score_with, tokenize_with
-from .texts import made_up_texts
-from .training import train_with
+from benchmark_jobs.measuring import Worker, peak
+from benchmark_jobs.scoring import score_with, tokenize_with
+from benchmark_jobs.texts import made_up_texts
+from benchmark_jobs.training import train_with
 
 TIMES = (1, 3, 10)
 LENGTHS = ("64", "128", "256", "512")

@@ -2,8 +2,8 @@
 
 import os
 
-from .measuring import clock, peak
-from .texts import MAX_TOKENS, classifier, flops_of_token, tokenizer_of
+from benchmark_jobs.measuring import clock, peak
+from benchmark_jobs.texts import MAX_TOKENS, classifier, flops_of_token, tokenizer_of
 
 
 def tokenize_with(how: str, model: str, texts: list[str]) -> dict:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .measuring import clock, peak
-from .texts import BERT_BASE, MAX_TOKENS, classifier, flops_of_token, tokenizer_of
+from benchmark_jobs.measuring import clock, peak
+from benchmark_jobs.texts import BERT_BASE, MAX_TOKENS, classifier, flops_of_token, tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments

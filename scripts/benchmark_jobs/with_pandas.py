@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .preparing import HORIZON, MAX_EVENTS, PRICE_EDGES, QUANTITY_EDGES, Cutoffs
+from benchmark_jobs.preparing import HORIZON, MAX_EVENTS, PRICE_EDGES, QUANTITY_EDGES, Cutoffs
 
 if TYPE_CHECKING:  # a library is imported where it is measured, so that no process holds another one's memory
     import numpy as np

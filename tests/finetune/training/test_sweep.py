@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 
@@ -16,8 +17,6 @@ from finetune.training.pretrain import pretrain
 from finetune.training.sweep import changed, sweep
 from finetune.training.train import train
 from tests.browser import assert_quiet_and_narrow
-
-optuna = pytest.importorskip("optuna", reason="the extra sweep brings it")
 
 RATES = {"training.learning_rate": {"choices": [1e-9, 0.02]}}
 RANGES = {
