@@ -77,7 +77,7 @@ def public_metrics(metrics: Metrics) -> Metrics:
     public = {**metrics, "made": made | {"log": _by_day(made["log"])}, "profit": None}
     for key in ("curves", "contact"):  # a curve or a histogram of few rows shows each of them; a value is turnover
         public.pop(key, None)
-    if "deciles" in metrics["test"]:
+    if metrics["test"].get("deciles"):
         public["test"] = metrics["test"] | {"deciles": public_deciles(metrics)}
     if metrics.get("slices"):
         public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}

@@ -47,7 +47,9 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
     places = 4 if digits(main) else None
     figure = flat_figure(len(names) + 2)
     axes = figure.subplots()
-    low, high = _ends(values, spans, names.index(rival) if (rival := best_rival(baselines, main)) in names else 0)
+    low, high = ends_of_differences(
+        values, spans, names.index(rival) if (rival := best_rival(baselines, main)) in names else 0
+    )
     dots(axes, [value if low <= value <= high else None for value in values], spans, [True] * len(names))
     for at, value in enumerate(values):
         if not low <= value <= high:  # it would press all others onto zero
@@ -73,7 +75,7 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
     return [Picture("Model minus each baseline", reading, inline_svg(figure, "forest", f"Dots. {reading}"))]
 
 
-def _ends(values: list[float], spans: list[list[float] | None], best: int) -> tuple[float, float]:
+def ends_of_differences(values: list[float], spans: list[list[float] | None], best: int) -> tuple[float, float]:
     """Where the axis of the differences ends: zero is on it, and what lies within ten times the best baseline's
     reach; a value beyond that has room to be written at its end."""
     reaches = [

@@ -195,7 +195,8 @@ def drift_pictures(metrics: Metrics) -> list[Picture]:
     aging = [entry for entry in known if entry.get("ages") and entry["psi"] > MARKS[0]]
     if not moved:
         return []
-    shown = [entry for entry in moved if entry["psi"] > DRAWN][:BARS]
+    drawn = [entry for entry in moved if entry["psi"] > DRAWN]
+    shown, below = drawn[:BARS], len(moved) - len(drawn)
     names = [aggregate_reading(entry["input"]) for entry in shown]
     above = [sum(entry["psi"] > mark for entry in moved) for mark in MARKS]
     reading = (
@@ -203,11 +204,10 @@ def drift_pictures(metrics: Metrics) -> list[Picture]:
         f"{above[1]} by more than {MARKS[1]}, much drift. "
     )
     if shown:
-        left_out = len(moved) - len(shown)
-        reading += (
-            f"The largest is {names[0]} with {number(shown[0]['psi'], 2)}; {left_out} smaller ones are not drawn, "
-        )
-        reading += f"those up to {DRAWN} among them. "
+        reading += f"The largest is {names[0]} with {number(shown[0]['psi'], 2)}. "
+    reading += f"{below} moved by {DRAWN} or less and are not drawn. "
+    if len(drawn) > len(shown):
+        reading += f"Of the others the {BARS} largest are. "
     reading += (
         "Look at what changed there; if it is here to stay, train again with cutoffs up to it."
         if above[1]
@@ -233,9 +233,12 @@ def _drift_bars(names: list[str], values: list[float]) -> Markup:
     axes = figure.subplots()
     axes.barh(range(len(values)), values, color=FILL, edgecolor=BLUE, height=0.4)
     for at, (name, value) in enumerate(zip(names, values, strict=True)):
-        axes.annotate(f"{short(name, 60)}: {number(value, 2)}", (0, at - 0.42), va="center", fontsize=9)
+        text = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
+        axes.annotate(f"{short(name, 60)}: {number(value, 2)}", (0, at - 0.42), **text)
     for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
-        axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2, "zorder": 0})
+        look = style | {"color": INK, "linewidth": 1.4, "label": f"{mark:g}: {word} drift"}
+        below = [at - 0.2 for at in range(len(values))]  # beside the bars alone, as a name would be crossed out
+        axes.vlines([mark] * len(values), below, [start + 0.4 for start in below], **look)
     axes.set_yticks([])
     axes.set(ylim=(len(values) - 0.5, -0.8), xlim=(0, limit), xlabel="Population stability index")
     axes.xaxis.set_major_locator(MaxNLocator(4))
