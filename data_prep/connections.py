@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 import duckdb
@@ -49,8 +49,11 @@ def lock_down(
         if re.search(GLOB, pattern) and "://" not in pattern:
             files |= {row[0] for row in con.execute("SELECT file FROM glob(?)", [pattern]).fetchall()}
             files |= set(glob(pattern, recursive=True))  # the sources' own, where it differs from DuckDB's
+    # As they are, and as `file_list` writes them where a name looks like a glob.
+    allowed = [form for folder in folders for form in (str(folder), escape(str(folder)))]
+    files |= {escape(name) for name in files}
     con.execute(
-        f"""SET allowed_directories = {text_list([str(folder) for folder in folders])};
+        f"""SET allowed_directories = {text_list(allowed)};
             SET allowed_paths = {text_list(sorted(files))};
             SET allowed_configs = ['TimeZone'];
             SET enable_external_access = false;

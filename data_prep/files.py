@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import xxhash
@@ -22,7 +23,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}.{platform.node()}."
-    for left in folder.parent.glob(f"{prefix}*"):  # by a process of this machine that was killed
+    for left in folder.parent.glob(f"{escape(prefix)}*"):  # by a process of this machine that was killed
         if not _is_running(left.name.removeprefix(prefix).partition(".")[0]):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}.", dir=folder.parent) as temporary:

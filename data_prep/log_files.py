@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 import duckdb
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from duckdb.sqltypes import DuckDBPyType
 
 from data_prep import InputError
-from data_prep.sql import NUMERIC, column_types, identifier, quote, text_list
+from data_prep.sql import NUMERIC, column_types, file_list, identifier, quote
 from data_prep.users import EXACT, WHOLE
 from data_prep.written_types import WRITTEN, proven_types
 
@@ -75,8 +75,8 @@ def reading(
     user = _bare((columns or {}).get("user_id", "user_id"))
     reader = READERS[suffix(files[0].name)]
     if reader == "read_parquet":
-        read = f"read_parquet({_paths(files)}, union_by_name = true)"
-        written = con.execute(f"SELECT DISTINCT name FROM parquet_schema({_paths(files)})").fetchall()
+        read = f"read_parquet({file_list(files)}, union_by_name = true)"
+        written = con.execute(f"SELECT DISTINCT name FROM parquet_schema({file_list(files)})").fetchall()
         _refuse_twice(files[0], column_types(con, read), {row[0] for row in written}, setting)
         if len(files) > 1:
             _refuse_floats_as_text(con, files, read, user, setting)
@@ -108,7 +108,7 @@ def _refuse_floats_as_text(
     if kinds.get(user) != "VARCHAR":
         return
     floats = con.execute(
-        f"""SELECT min(file_name) FROM parquet_schema({_paths(files)})
+        f"""SELECT min(file_name) FROM parquet_schema({file_list(files)})
             WHERE lower(name) = {quote(user)} AND type IN ('FLOAT', 'DOUBLE')"""
     ).fetchall()[0][0]
     if floats is not None:
@@ -124,7 +124,7 @@ def _json(
 ) -> Reading:
     # All rows are looked at, or keys that come late would be left out.
     sample = f"union_by_name = true, sample_size = -1, maximum_sample_files = {len(files)}"
-    found = con.sql(f"FROM read_json({_paths(files)}, {sample})")
+    found = con.sql(f"FROM read_json({file_list(files)}, {sample})")
     kinds = dict(zip(found.columns, found.types, strict=True))
     if found.columns == ["json"] and not _has_key(con, files, "json"):  # what DuckDB makes of no rows, or of no objects
         raise InputError(
@@ -144,7 +144,7 @@ def _json(
             types[name] = "JSON" if time_unit is not None and mixed else "VARCHAR"
     types |= dict.fromkeys(_beyond_integers(con, files, types, used), "VARCHAR")
     given = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
-    read = f"read_json({_paths(files)}, columns = {{{given}}}, {KEYS_AS_TEXT})"
+    read = f"read_json({file_list(files)}, columns = {{{given}}}, {KEYS_AS_TEXT})"
     guesses = {name: str(kinds[name]) for name, role in used.items() if role == FIELD and types[name] == "VARCHAR"}
     guesses = {name: kind for name, kind in guesses.items() if kind in WRITTEN}
     proven = proven_types(con, read, guesses, set())
@@ -172,10 +172,10 @@ def _csv(
         groups[_header(file)].append(file)
     guesses, reads = {}, []
     for header, group in groups.items():
-        kinds = column_types(con, f"read_csv({_paths(group)}, union_by_name = true, ignore_errors = true)")
+        kinds = column_types(con, f"read_csv({file_list(group)}, union_by_name = true, ignore_errors = true)")
         _refuse_twice(group[0], kinds, header.decode(errors="replace"), setting)
         guesses = kinds | guesses
-        reads.append((f"{_paths(group)}{_quotes(con, group[0])}", list(kinds)))
+        reads.append((f"{file_list(group)}{_quotes(con, group[0])}", list(kinds)))
     used = roles(list(guesses))
     for name, role in used.items():
         if role == TIME and time_unit is not None:
@@ -217,7 +217,7 @@ def refuse_open_quote(files: list[Path], setting: str) -> None:
 
 def _has_key(con: duckdb.DuckDBPyConnection, files: list[Path], key: str) -> bool:
     """Whether an object has the key, be its value null."""
-    read = f"read_json_objects({_paths(files)}, ignore_errors = true)"
+    read = f"read_json_objects({file_list(files)}, ignore_errors = true)"
     found = f"SELECT 1 FROM {read} WHERE list_contains(json_keys(json), {quote(key)}) LIMIT 1"
     return con.execute(found).fetchall() != []
 
@@ -235,7 +235,7 @@ def _beyond_integers(
         f"THEN abs(CAST({column} AS DOUBLE)) >= {EXACT['DOUBLE']} END) > 0"
         for column in map(identifier, floats)
     )
-    found = con.execute(f"SELECT {tests} FROM read_json({_paths(files)}, columns = {{{given}}})").fetchall()[0]
+    found = con.execute(f"SELECT {tests} FROM read_json({file_list(files)}, columns = {{{given}}})").fetchall()[0]
     return [name for name, beyond in zip(floats, found, strict=True) if beyond]
 
 
@@ -273,7 +273,7 @@ def column_names(con: duckdb.DuckDBPyConnection, files: list[Path]) -> list[str]
     # Keys of JSON may come late.
     more = f", sample_size = -1, maximum_sample_files = {len(files)}" if reader == "read_json" else ""
     more = ", ignore_errors = true" if reader == "read_csv" else more
-    return list(column_types(con, f"{reader}({_paths(files)}, union_by_name = true{more})"))
+    return list(column_types(con, f"{reader}({file_list(files)}, union_by_name = true{more})"))
 
 
 def _roles(names: list[str], columns: dict[str, str] | None, time_format: str | None) -> dict[str, str]:
@@ -314,7 +314,8 @@ def _strings_as_text(kind: DuckDBPyType) -> str:
 
 def _quotes(con: duckdb.DuckDBPyConnection, file: Path) -> str:
     """CSV quotes what needs it (RFC 4180), also where the first thousands of rows did not."""
-    found = con.execute(f"SELECT Quote FROM sniff_csv({quote(str(file))}, ignore_errors = true)").fetchall()[0][0]
+    name = quote(escape(str(file)))
+    found = con.execute(f"SELECT Quote FROM sniff_csv({name}, ignore_errors = true)").fetchall()[0][0]
     return """, quote = '"', escape = '"'""" if suffix(file.name) == ".csv" and found == "(empty)" else ""
 
 
@@ -368,9 +369,7 @@ def suffix(path: str) -> str:
 
 
 def found_files(path: str) -> list[Path]:
-    """The files that a path or glob names."""
+    """The files that a path or glob names; a file of that very name is meant by it alone."""
+    if os.path.isfile(path):
+        return [Path(path)]
     return [Path(found) for found in glob(path, recursive=True) if os.path.isfile(found)]
-
-
-def _paths(files: list[Path]) -> str:
-    return text_list([str(file) for file in files])

@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from data_prep.event_log import EventLog
-from data_prep.sql import quote
+from data_prep.sql import file_list, quote
 
 PART_EVENTS = 1_250_000  # a part of the log with that many events needs about 1 GB of memory
 SAMPLE_USERS = 20_000  # bins and vocabularies are learned on that many users, chosen by their hash
@@ -55,4 +55,5 @@ def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder:
 
 def read_part(folder: Path, part: int) -> str:
     """A SELECT of the events of a part that `write_parts` wrote."""
-    return f"SELECT * FROM read_parquet({quote(str(folder / f'part={part}' / '*'))}, hive_partitioning = false)"
+    files = sorted((folder / f"part={part}").iterdir())
+    return f"SELECT * FROM read_parquet({file_list(files)}, hive_partitioning = false)"

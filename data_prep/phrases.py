@@ -29,10 +29,10 @@ def bin_words(name: str, fitted: dict, words: bool) -> list[str | None]:
     """What each bin of a column is written as, and nothing where there is no number."""
     if words:
         return [f"{plain(name)}={i}" for i in range(len(fitted["edges"]) + 1)] + [None]
-    return [f"{aggregate_phrase(name)} {_shown(center)}" for center in fitted["centers"]] + [None]
+    return [f"{aggregate_phrase(name)} {shown_center(center)}" for center in fitted["centers"]] + [None]
 
 
-def _shown(center: float) -> str:
+def shown_center(center: float) -> str:
     """A bin's median in two digits, or whole."""
     return f"{center:.2g}" if abs(center) < 100 else f"{center:.0f}"
 

@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import datetime
+from glob import escape
+from pathlib import Path
 from textwrap import shorten
 
 import duckdb
@@ -21,6 +24,11 @@ def identifier(name: str) -> str:
 def quote(text: str) -> str:
     """A string literal for SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def file_list(files: Iterable[Path]) -> str:
+    """A list of files for DuckDB's readers, which would take *, ? and [ in their names for those of a glob."""
+    return text_list([escape(str(file)) for file in files])
 
 
 def timestamp(moment: datetime) -> str:

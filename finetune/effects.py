@@ -66,6 +66,7 @@ FREE_AFTER_TRAINING = {
     "training.use_cpu",
 }
 
+CHANCE = {"seeds", "training.seed", "training.data_seed"}  # another one makes another model, neither better nor worse
 ADDED = {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}  # what earlier versions did unwritten
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from finetune.wording import missing, named
 
 MODEL, MAJORITY = "model", "majority"  # scorers: ours, and the baseline that says the same of everyone
-BLEND = "blend"  # the mean of model and boosting
+BLEND = "blend"  # the mean of model and boosting, half and half
 NO_RIVALS = (BLEND, "stack")  # they know the model's score
 SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
 TOP = 10  # classes that are recommended

@@ -13,6 +13,9 @@ SETTINGS = {  # that their names do not say to everyone
     "hidden_size": "width of the model",
     "name_or_path": "pretrained model",
     "r": "rank of the adapter",
+    "seed": "seed, which is chance and no choice",
+    "data_seed": "seed of the order of the data, which is chance and no choice",
+    "seeds": "seeds, which are chance and no choice",
 }
 
 
@@ -80,6 +83,11 @@ def span(interval: list[float] | None, digits: int | None = 3, sign: str = "") -
 def percent(share: float | None, digits: int = 0) -> str:
     """A share in per cent."""
     return "\u2013" if share is None or missing(share) else f"{number(100 * share, digits)}\u00a0%"
+
+
+def short_percent(share: float) -> str:
+    """The same, with a decimal only where the share has one."""
+    return percent(share, 0 if round(100 * share, 6) % 1 == 0 else 1)
 
 
 def standing(interval: list[float], lower_is_better: bool) -> str:

@@ -18,7 +18,7 @@ def run(given: Namespace) -> None:
     # After the arguments are read, as it takes seconds.
     from finetune.model.loading import model_folder
     from finetune.report.report import write_report
-    from finetune.runs import METRICS
+    from finetune.runs import EXPLANATION_PAGE, METRICS
     from finetune.serving.classifier import EventClassifier
     from finetune.serving.drivers import explain_sample
     from finetune.serving.explain import explain_user
@@ -37,7 +37,7 @@ def run(given: Namespace) -> None:
             explanation = explain_sample(*about, given.sample, population=given.population, **how)
     print(f"explanation: {write_page(explanation, given.output)}")
     folder = given.output.parent
-    if given.output.name == "explanation.html" and (folder / METRICS).is_file():
+    if given.output.name == EXPLANATION_PAGE and (folder / METRICS).is_file():
         print(f"report: {write_report(folder)}")
 
 

@@ -81,8 +81,16 @@ def assert_quiet_and_narrow(pages: dict[str, str]) -> None:
     assert re.search(r"<title>(.*?)</title>", shown.dom)[1] == ",".join([str(PHONE)] * len(pages))
 
 
-def run_in(page: str, script: str) -> str:
-    """What a script, an expression of JavaScript, says of a page; the page's own policy would not run it."""
+def run_in(page: str, script: str, width: int | None = None) -> str:
+    """What a script, an expression of JavaScript, says of a page, on a screen as wide as Chromium's or of so many
+    pixels; the page's own policy would not run it."""
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    if width is not None:
+        said = (
+            f"document.title = JSON.stringify((document => {script})(document.querySelector('iframe').contentDocument))"
+        )
+        frame = f'<iframe src="framed.html" style="width: {width}px; border: 0"></iframe>'
+        around = f"<!doctype html><title>-</title>{frame}<script>onload = () => {{ {said} }}</script>"
+        return re.search(r"<title>(.*?)</title>", show({"page.html": around, "framed.html": page}, "page.html").dom)[1]
     page = page.replace("</body>", f"<script>document.title = JSON.stringify({script})</script></body>")
     return re.search(r"<title>(.*?)</title>", show({"page.html": page}, "page.html").dom)[1]

@@ -14,7 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.cutoffs import split_file
 from data_prep.prepared import column_array
-from finetune.effects import effect
+from finetune.effects import CHANCE, effect
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
@@ -67,12 +67,12 @@ def compare_runs(
     Returns:
         task, main, lower_is_better, question, rows, users, positives; verdict (see finetune.report.comparison);
         against, a run's name; best and take, the name of the run that is the best and that is advised, or None;
-        settings, the names of those that differ; runs, the best first, each with name, folder, the measures shown and
-        their intervals, difference (this run minus `against`) and its interval, standing (best, level, behind, or
-        untold), validation, trained_parameters, total_parameters, steps, seconds and settings, and to_rival (this run
-        minus the rival) with its interval and beside_rival (ahead, level, behind, or untold); and rival, its name,
-        measures and difference, or None where the runs have no baseline. What is not known is None, what cannot be
-        computed NaN.
+        settings, the names of those that differ, those of CHANCE last; runs, the best first, each with name, folder,
+        the measures shown and their intervals, difference (this run minus `against`) and its interval, standing (best,
+        level, behind, or untold), validation, trained_parameters, total_parameters, steps, seconds and settings, and
+        to_rival (this run minus the rival) with its interval and beside_rival (ahead, level, behind, or untold); and
+        rival, its name, measures and difference, or None where the runs have no baseline. What is not known is None,
+        what cannot be computed NaN.
 
     Raises:
         InputError: A folder that is no evaluated run, fewer than two, one twice, or other tasks, rows or labels.
@@ -89,6 +89,7 @@ def compare_runs(
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])
+    asked = runs[0].metrics
     entries = [_entry(name, named[name], order[0], compared, figures, drawn, settings) for name in order]
     if all(entry["standing"] == "behind" for entry in entries[1:]):
         entries[0]["standing"] = "best"
@@ -96,7 +97,7 @@ def compare_runs(
         "task": task,
         "main": main,
         "lower_is_better": sign < 0,
-        "question": runs[0].metrics["question"],
+        "question": asked.get("plain_question") or asked["question"],
         "rows": len(labels),
         "users": len(np.unique(users)),
         "positives": int((labels > 0).sum()),
@@ -201,9 +202,11 @@ def _names(runs: list[Run]) -> dict[str, Run]:
 
 
 def _different(settings: list[dict[str, str]]) -> list[str]:
-    """The settings that are not the same in all runs."""
+    """The settings that are not the same in all runs; last those that are chance."""
     known = {key for run in settings for key in run if effect(key) != "nothing"}
-    return sorted(key for key in known if len({run.get(key) for run in settings}) > 1)
+    return sorted(
+        (key for key in known if len({run.get(key) for run in settings}) > 1), key=lambda key: (key in CHANCE, key)
+    )
 
 
 def _entry(

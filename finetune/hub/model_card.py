@@ -18,7 +18,7 @@ from finetune.hub.card_picture import PICTURE, draw_card_picture
 from finetune.hub.examples import code, example_events, example_texts, expected_columns, lines, literal
 from finetune.hub.read_run import metrics_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, public_metrics
-from finetune.measures import digits, measure, measure_names
+from finetune.measures import BLEND, digits, measure, measure_names
 from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
@@ -239,6 +239,8 @@ def _results(metrics: Metrics, seed: str | None, model: PreTrainedModel) -> dict
         "main": measure(metrics["main"], kind).title,
         "slices": _slices(metrics),
         "few": metrics["test"]["positives"] < FEW_POSITIVES,
+        "deciles": [] if seed is not None else metrics["test"].get("deciles") or [],
+        "blended": BLEND in metrics["test"]["baselines"],
     }
 
 

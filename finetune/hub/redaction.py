@@ -77,6 +77,8 @@ def public_metrics(metrics: Metrics) -> Metrics:
     public = {**metrics, "made": made | {"log": _by_day(made["log"])}, "profit": None}
     for key in ("curves", "contact"):  # a curve or a histogram of few rows shows each of them; a value is turnover
         public.pop(key, None)
+    if metrics["test"].get("deciles"):
+        public["test"] = metrics["test"] | {"deciles": public_deciles(metrics)}
     if metrics.get("slices"):
         public["slices"] = {name: _public_slice(groups) for name, groups in metrics["slices"].items()}
     return cast(Metrics, public)
@@ -121,6 +123,15 @@ def public_points(metrics: Metrics, most_rows: int) -> PublicPoints:
         if shares
     }
     return PublicPoints(found if len(found) > 1 else [], shares, lift)
+
+
+def public_deciles(metrics: Metrics) -> list[dict]:
+    """Mean predicted and real value of tenths of the test rows, where each stands for at least FEWEST_USERS users.
+
+    A user is in the test rows once a cutoff at most.
+    """
+    parts, fewest = metrics["test"].get("deciles") or [], FEWEST_USERS * len(metrics["test"]["cutoffs"])
+    return parts if all(part["rows"] >= fewest for part in parts) else []
 
 
 def _public_slice(groups: dict) -> dict:

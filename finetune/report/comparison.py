@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
 from data_prep.files import write_whole
+from finetune.effects import CHANCE
 from finetune.measures import digits, measure, measure_names
 from finetune.report.pictures import INK, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg, legend
 from finetune.report.report import page_template
@@ -56,11 +57,26 @@ def verdict(compared: dict) -> dict[str, str]:
     few = ""
     if task != "value" and compared["positives"] < FEW_POSITIVES:
         few = f" With only {compared['positives']} positives that is a guess."
+    if compared["settings"] and set(compared["settings"]) <= CHANCE:
+        few = f" The runs differ in the seed alone, so that what lies between them is chance.{few}"
     return {
-        "headline": f"Of these runs take {compared['take']}.",
+        "headline": f"Of these runs take {compared['take']}{_rival_in_short(compared)}.",
         "sure": f"{sure}{'; lower is better.' if compared['lower_is_better'] else '.'}{few}",
         "rival": _beside_rival(compared),
     }
+
+
+def _rival_in_short(compared: dict) -> str:
+    """What the best baseline is to the run that is advised, as the end of a sentence; nothing where that is unknown."""
+    if compared["rival"] is None:
+        return ""
+    run, rival = (
+        next(run for run in compared["runs"] if run["name"] == compared["take"]),
+        worded(compared["rival"]["name"]),
+    )
+    said = {"ahead": f", which is better than {rival}", "behind": f", but {rival} is better still"}
+    said["level"] = f", which cannot be told apart from {rival}"
+    return said.get(run["beside_rival"], "")
 
 
 def _beside_rival(compared: dict) -> str:

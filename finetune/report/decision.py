@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival
 from finetune.metrics_json import Metrics
-from finetune.wording import listed, missing, named, number, percent, span, standing, worded
+from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
 
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
 LEAVING = {"churn": ("to leave", "left")}  # label -> most likely ..., really ...
@@ -14,8 +14,9 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
     """What the first screen says of the last test cutoff; None where metrics.json has nothing about a contact.
 
     Returns:
-        headline, found, came and money, sentences; share, of the users who are contacted; rows, of the table: share,
-        contacted, found, missed, precision and lift; and slider, the figures of every share for the page's script.
+        headline, found, came, money and by_money, sentences; share, of the users who are contacted; rows, of the table:
+        share, contacted, found, missed, precision and lift; and slider, the figures of every share for the page's
+        script.
     """
     contact = metrics.get("contact")
     if not contact:
@@ -24,10 +25,11 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
     costs = (metrics.get("made", {}).get("evaluation") or {}).get("costs")
     return {
         "headline": _headline(metrics, contact),
-        "share": _share(contact),
+        "share": short_percent(contact["share"]),
         "came": f"{number(contact['total'], 0)} of them {_people(metrics)[1]}.",
         "found": _found(metrics, contact),
         "money": _money(metrics, contact, costs),
+        "by_money": _by_money(metrics),
         "rows": [_row(contact, step) for step in STEPS],
         "slider": _slider(metrics, contact, rival, costs),
         "counts": metrics["task"] == "binary",
@@ -128,13 +130,9 @@ def _people(metrics: Metrics) -> tuple[str, str]:
 def _headline(metrics: Metrics, contact: dict) -> str:
     whom = f"most likely {_people(metrics)[0]}" if metrics["task"] == "binary" else "with the highest predictions"
     return (
-        f"Contact the {_share(contact)} {whom}: "
+        f"Contact the {short_percent(contact['share'])} {whom}: "
         f"{number(contact['contacted_at'], 0)} of {number(contact['users'], 0)} users."
     )
-
-
-def _share(contact: dict) -> str:
-    return percent(contact["share"], 0 if round(contact["share"] * 100, 6) % 1 == 0 else 1)
 
 
 def _found(metrics: Metrics, contact: dict) -> str:
@@ -190,6 +188,23 @@ def _money(metrics: Metrics, contact: dict, costs: dict | None) -> str:
     return (
         f"At {costs['contact']:,g} a contact and {costs['kept_customer']:,g} gained from each of those found, that "
         f"earns {number(earned, 0)}{between}."
+    )
+
+
+def _by_money(metrics: Metrics) -> str:
+    """What contacting by the threshold earns that earned most on validation, where evaluation.threshold asks for it."""
+    profit, chosen = metrics.get("profit"), metrics.get("calibration") or {}
+    if not profit or chosen.get("threshold_by") != "money" or missing(profit.get("share_at_threshold")):
+        return ""
+    share, bounds = profit["share_at_threshold"], _known(profit["profit_at_threshold_interval"])
+    if not share:
+        return "At these costs no contact pays: nobody has a score at which contacts had paid before the test."
+    days = len(metrics["test"]["cutoffs"])
+    between = f", between {number(bounds[0], 0)} and {number(bounds[1], 0)}" if bounds else ""
+    return (
+        f"To earn most, contact everyone with a score from {number(chosen['threshold'])} on, as was best before the "
+        f"test: {percent(share)} of the users{f' over the {days} test days' if days > 1 else ''}, which earned "
+        f"{number(profit['profit_at_threshold'], 0)}{between}."
     )
 
 

@@ -1,6 +1,5 @@
 """Pictures of the whole: the differences to each baseline, also in users, and what lies where in time."""
 
-import math
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -26,7 +25,7 @@ from finetune.report.pictures import (
     percents,
     wide_figure,
 )
-from finetune.wording import missing, named, number, span, worded
+from finetune.wording import missing, named, number, short_percent, span, worded
 
 DAY = timedelta(days=1)
 WINDOWS = {"train": (BLUE, "Training"), "validation": (AMBER, "Validation"), "test": (GREEN, "Test")}
@@ -48,15 +47,17 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
     places = 4 if digits(main) else None
     figure = flat_figure(len(names) + 2)
     axes = figure.subplots()
-    limit = _limit(values, spans, names.index(rival) if (rival := best_rival(baselines, main)) in names else 0)
-    dots(axes, [None if abs(value) > limit else value for value in values], spans, [True] * len(names))
+    low, high = ends_of_differences(
+        values, spans, names.index(rival) if (rival := best_rival(baselines, main)) in names else 0
+    )
+    dots(axes, [value if low <= value <= high else None for value in values], spans, [True] * len(names))
     for at, value in enumerate(values):
-        if abs(value) > limit:  # it would press all others onto zero
-            side, text = (">", "right") if value > 0 else ("<", "left")
-            axes.plot(math.copysign(limit, value), at, side, color=BLUE, markersize=9, clip_on=False)
-            place = (math.copysign(0.93 * limit, value), at)
-            axes.annotate(number(value, places, "+"), place, va="center", ha=text, fontsize=10)
-    axes.set_xlim(-limit, limit)
+        if not low <= value <= high:  # it would press all others onto zero
+            side, text, end, inside = (">", "right", high, -8) if value > 0 else ("<", "left", low, 8)
+            axes.plot(end, at, side, color=BLUE, markersize=9, clip_on=False)
+            place = {"xy": (end, at), "xytext": (inside, 0), "textcoords": "offset points"}
+            axes.annotate(number(value, places, "+"), **place, va="center", ha=text, fontsize=10)
+    axes.set_xlim(low, high)
     axes.axvline(0, color=INK, linewidth=1.2, label="No difference")
     axes.set_yticks(range(len(names)), [named(name) for name in names])
     better = "left" if metrics["lower_is_better"] else "right"
@@ -74,14 +75,18 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
     return [Picture("Model minus each baseline", reading, inline_svg(figure, "forest", f"Dots. {reading}"))]
 
 
-def _limit(values: list[float], spans: list[list[float] | None], best: int) -> float:
-    """Where the axis of the differences ends: what lies within ten times the best baseline's reach is on it."""
-    reach = [
-        max(map(abs, [value, *(end for end in span or [] if not missing(end))]))
-        for value, span in zip(values, spans, strict=True)
+def ends_of_differences(values: list[float], spans: list[list[float] | None], best: int) -> tuple[float, float]:
+    """Where the axis of the differences ends: zero is on it, and what lies within ten times the best baseline's
+    reach; a value beyond that has room to be written at its end."""
+    reaches = [
+        [value, *(end for end in span or [] if not missing(end))] for value, span in zip(values, spans, strict=True)
     ]
-    near = [one for one in reach if one <= 10 * reach[best]]
-    return 1.15 * max(near) or 1.0
+    limit = 10 * max(map(abs, reaches[best]))
+    near = [end for reach in reaches if max(map(abs, reach)) <= limit for end in reach]
+    low, high = min(0.0, *near), max(0.0, *near)
+    room = (high - low) or 1.0
+    left, right = (0.35 if any(value * side > limit for value in values) else 0.1 for side in (-1, 1))
+    return low - left * room, high + right * room
 
 
 def contact_pictures(metrics: Metrics) -> list[Picture]:
@@ -107,11 +112,12 @@ def contact_pictures(metrics: Metrics) -> list[Picture]:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: number(value, 0, "+"))
     legend(figure, axes)
-    at, places = round(100 * contact["share"]), 0 if metrics["task"] == "binary" else None
+    places, there = 0 if metrics["task"] == "binary" else None, contact["difference_at"][rival]
+    apart_at, bounds = number(there["difference"], places, "+"), span(there["interval"], places, "+")
     clear = int(((low > 0) | (high < 0)).sum())
     reading = (
-        f"What the model's list holds beyond one of {worded(rival)} of the same length: at {at}\u00a0% "
-        f"{number(float(apart[at]), places, '+')} ({span([float(low[at]), float(high[at])], places, '+')}). "
+        f"What the model's list holds beyond one of {worded(rival)} of the same length: "
+        f"at {short_percent(contact['share'])} {apart_at} ({bounds}). "
         f"The band leaves zero out at {clear} of the {len(shares) - 1} shares."
     )
     title = f"Found beyond {worded(rival)}"

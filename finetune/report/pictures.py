@@ -70,6 +70,11 @@ def square_figure() -> Figure:
     return Figure(figsize=(4.8, 4.8), layout="constrained")
 
 
+def panels_figure(panels: int) -> Figure:
+    """An empty figure for panels below each other, as high as a square one for up to three."""
+    return Figure(figsize=(4.8, 1.6 * max(panels, 3)), layout="constrained")
+
+
 def small_figure() -> Figure:
     """An empty figure for a row of three, for two panels below each other."""
     return Figure(figsize=(3.7, 5.4), layout="constrained")

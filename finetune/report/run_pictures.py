@@ -1,8 +1,10 @@
 """Pictures of a run's metrics.json: profit, cutoffs, slices, drift, lengths and losses."""
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from finetune.field_words import aggregate_reading
 from finetune.measures import digits, measure
 from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
@@ -19,6 +21,7 @@ from finetune.report.pictures import (
     flat_figure,
     inline_svg,
     legend,
+    panels_figure,
     percents,
     square_figure,
 )
@@ -26,6 +29,7 @@ from finetune.wording import FEW_POSITIVES, listed, missing, number, percent, sh
 
 BARS = 15  # inputs whose drift is drawn
 GROUPS = 20  # of a slice that are drawn
+DRAWN = 0.05  # drift up to that is not drawn
 MARKS = (0.1, 0.25)  # usual bounds of a small and a large population stability index
 
 
@@ -191,42 +195,56 @@ def drift_pictures(metrics: Metrics) -> list[Picture]:
     aging = [entry for entry in known if entry.get("ages") and entry["psi"] > MARKS[0]]
     if not moved:
         return []
-    shown = moved[:BARS]
-    limit = max(0.3, 1.2 * shown[0]["psi"])
-    figure = flat_figure(len(shown) + 2)
-    axes = figure.subplots()
-    axes.barh(range(len(shown)), [entry["psi"] for entry in shown], color=FILL, edgecolor=BLUE, height=0.7)
-    for at, entry in enumerate(shown):
-        inside = entry["psi"] > 0.85 * limit
-        side = {"ha": "right", "xytext": (-4, 0)} if inside else {"ha": "left", "xytext": (4, 0)}
-        place = (entry["psi"], at)
-        axes.annotate(number(entry["psi"], 2), place, textcoords="offset points", va="center", fontsize=9, **side)
-    for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
-        axes.axvline(mark, label=f"{mark:g}: {word} drift", **style | {"color": INK, "linewidth": 1.2})
-    axes.set_yticks(range(len(shown)), [short(entry["input"]) for entry in shown])
-    axes.set(ylim=(len(shown) - 0.5, -0.5), xlim=(0, limit), xlabel="Population stability index")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    legend(figure, axes)
+    drawn = [entry for entry in moved if entry["psi"] > DRAWN]
+    shown, below = drawn[:BARS], len(moved) - len(drawn)
+    names = [aggregate_reading(entry["input"]) for entry in shown]
     above = [sum(entry["psi"] > mark for entry in moved) for mark in MARKS]
     reading = (
         f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "
-        f"{above[1]} by more than {MARKS[1]}, much drift. The largest is {shown[0]['input']} with "
-        f"{number(shown[0]['psi'])}. "
+        f"{above[1]} by more than {MARKS[1]}, much drift. "
     )
+    if shown:
+        reading += f"The largest is {names[0]} with {number(shown[0]['psi'], 2)}. "
+    reading += f"{below} moved by {DRAWN} or less and are not drawn. "
+    if len(drawn) > len(shown):
+        reading += f"Of the others the {BARS} largest are. "
     reading += (
         "Look at what changed there; if it is here to stay, train again with cutoffs up to it."
         if above[1]
         else "Nothing here asks for a new training."
     )
     if aging:
-        names = listed([f"{entry['input']} ({number(entry['psi'], 2)})" for entry in aging[:5]])
+        said = listed([f"{aggregate_reading(entry['input'])} ({number(entry['psi'], 2)})" for entry in aging[:5]])
         more = f" and {len(aging) - 5} more" if len(aging) > 5 else ""
         reading += (
-            f" Not drawn are {names}{more}: they count from a user's first event on, so that they move as the log "
+            f" Not drawn are {said}{more}: they count from a user's first event on, so that they move as the log "
             f"grows older, and that is no drift."
         )
-    said = ", ".join(f"{entry['input']} {number(entry['psi'])}" for entry in shown)
-    return [Picture("Drift of the inputs", reading, inline_svg(figure, "drift", f"Bars of the drift index: {said}."))]
+    if "target event" in reading or any("target event" in name for name in names):
+        reading += " Target events are those that the label is about."
+    svg = _drift_bars(names, [entry["psi"] for entry in shown]) if shown else Markup("")
+    return [Picture("Drift of the inputs", reading, svg)]
+
+
+def _drift_bars(names: list[str], values: list[float]) -> Markup:
+    """A bar for each input, its name above it, as names are long."""
+    limit = max(0.3, 1.2 * values[0])
+    figure = flat_figure(round(1.6 * len(values)) + 2)
+    axes = figure.subplots()
+    axes.barh(range(len(values)), values, color=FILL, edgecolor=BLUE, height=0.4)
+    for at, (name, value) in enumerate(zip(names, values, strict=True)):
+        text = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
+        axes.annotate(f"{short(name, 60)}: {number(value, 2)}", (0, at - 0.42), **text)
+    for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
+        look = style | {"color": INK, "linewidth": 1.4, "label": f"{mark:g}: {word} drift"}
+        below = [at - 0.2 for at in range(len(values))]  # beside the bars alone, as a name would be crossed out
+        axes.vlines([mark] * len(values), below, [start + 0.4 for start in below], **look)
+    axes.set_yticks([])
+    axes.set(ylim=(len(values) - 0.5, -0.8), xlim=(0, limit), xlabel="Population stability index")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    legend(figure, axes)
+    said = ", ".join(f"{name} {number(value)}" for name, value in zip(names, values, strict=True))
+    return inline_svg(figure, "drift", f"Bars of the drift index: {said}.")
 
 
 def text_pictures(metrics: Metrics) -> list[Picture]:
@@ -265,15 +283,19 @@ def loss_pictures(metrics: Metrics) -> list[Picture]:
     main, title, training = metrics["main"], measure(metrics["main"], metrics["task"]).title, metrics["training"]
     loss, judged = _series(training, "loss"), _series(training, f"eval_{main}")
     marked = SOLID | {"marker": "o", "markersize": 4}
-    panels = {
-        "Pretraining: loss on masked words": {"masked words": (_series(training, "pretraining_loss"), DASHED)},
-        "Fine-tuning: loss": {"training": (loss, DASHED), "validation": (_series(training, "eval_loss"), marked)},
-        f"Fine-tuning: validation {title}": {title: (judged, marked)},
-    }
+    learned, validated = {"training": (loss, DASHED)}, {"validation": (_series(training, "eval_loss"), marked)}
+    panels = {"Pretraining: loss on masked words": {"masked words": (_series(training, "pretraining_loss"), DASHED)}}
+    teacher = training.get("teacher")
+    if teacher:  # losses of different targets, which one axis would compare
+        panels |= {"Fine-tuning: training loss, with the teacher's": learned}
+        panels |= {"Fine-tuning: validation loss, of labels alone": validated}
+    else:
+        panels |= {"Fine-tuning: loss": learned | validated}
+    panels |= {f"Fine-tuning: validation {title}": {title: (judged, marked)}}
     panels = {title: lines for title, lines in panels.items() if any(steps for (steps, _), _ in lines.values())}
     if not panels:
         return []
-    figure, said = square_figure(), []
+    figure, said = panels_figure(len(panels)), []
     for axes, (heading, lines) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
         for name, ((steps, values), style) in lines.items():
             axes.plot(steps, values, label=name, **style)
@@ -287,6 +309,11 @@ def loss_pictures(metrics: Metrics) -> list[Picture]:
             axes.legend(ncols=2, borderpad=0, borderaxespad=0.2)
     axes.set_xlabel("Step")
     reading = f"Loss, first to last: {', '.join(said)}." if said else ""
+    if teacher and loss[0]:
+        reading += (
+            f" The loss of training is to {percent(teacher)} the distance to what the teacher says, that of validation "
+            f"is of the labels alone: the one cannot be held against the other."
+        )
     if not np.isnan(judged[1]).all():
         best = int((np.nanargmin if metrics["lower_is_better"] else np.nanargmax)(judged[1]))
         step, value = judged[0][best], judged[1][best]

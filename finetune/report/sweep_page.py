@@ -20,13 +20,13 @@ from finetune.report.pictures import (
     wide_figure,
 )
 from finetune.report.report import page_template
-from finetune.wording import number, setting_words
+from finetune.wording import listed, number, setting_words
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STATES = {"COMPLETE": "finished", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "running"}
-LITTLE = "A gain below twice that may be chance."
+LITTLE = "A gain below twice that (the larger one) may be chance."
 
 
 @dataclass
@@ -77,24 +77,65 @@ def sweep_page(search: Search) -> str:
 
 
 def answers(search: Search) -> dict[str, str]:
-    """Which trial to take, what it gains, and whether that is more than chance: headline, gain and sure."""
+    """Which trial to take, what it gains, whether that is more than chance, and whether the config has it already:
+    headline, gain, sure and have.
+
+    Trials that another seed could bring to the best one's value are not told apart from it: of these the config's own
+    settings are taken, if they are among them.
+    """
     best, own = search.best, search.own
     if best is None or best.value is None:
         return {"headline": "No trial has finished."}
-    said = f"Its validation {search.metric} is {number(best.value, 4)}"
-    noise = _noise(search)
+    level = _level(search)
+    gain = f"The validation {search.metric} of trial {best.number} is {number(best.value, 4)}"
     if own is None or own.value is None:
-        gain = f"{said}. No finished trial has the config's own settings, so that what it gains over them is not known."
-        return {"headline": f"Take trial {best.number}.", "gain": gain, "sure": noise}
-    if own.number == best.number:
-        gain = f"{said}: these are the config's own settings, and no other trial is better."
-        return {"headline": f"Keep the settings of the config: trial {best.number}.", "gain": gain, "sure": noise}
-    better = (own.value - best.value) if search.lower else (best.value - own.value)
-    gain = (
-        f"{said}, better by {number(better, 4)} than with the config's own settings (trial {own.number}, "
-        f"{number(own.value, 4)})."
-    )
-    return {"headline": f"Take trial {best.number}.", "gain": gain, "sure": noise}
+        gain += ". No finished trial has the config's own settings, so that what it gains over them is not known."
+    elif own.number == best.number:
+        gain += ": these are the config's own settings, and no other trial is better."
+    else:
+        gain += (
+            f", better by {number(abs(own.value - best.value), 4)} than with the config's own settings (trial "
+            f"{own.number}, {number(own.value, 4)})."
+        )
+    take, have = f"Take trial {best.number}", ""
+    if own is not None and own.number in [best.number, *(trial.number for trial in level)]:
+        take, have = f"Keep the settings of the config: trial {own.number}", "The config has these settings already."
+    if not level:
+        return {"headline": f"{take}.", "gain": gain, "sure": _noise(search), "have": have}
+    alike = listed([str(at) for at in sorted(trial.number for trial in [best, *level])])
+    headline = f"{take}. Trials {alike} lie no further apart than other seeds can bring them."
+    sure = f"{_quickest([best, *level])} {_noise(search)}".strip()
+    return {"headline": headline, "gain": gain, "sure": sure, "have": have}
+
+
+def _level(search: Search) -> list["FrozenTrial"]:
+    """The finished trials beside the best one that twice a standard deviation between seeds could bring to it."""
+    best, apart = search.best, _deviation(search)
+    if best is None or best.value is None or apart is None:
+        return []
+    return [
+        trial
+        for trial in search.trials
+        if trial.state.name == "COMPLETE" and trial.number != best.number and trial.value is not None
+        if abs(trial.value - best.value) < 2 * apart
+    ]
+
+
+def _deviation(search: Search) -> float | None:
+    """Of the measure between seeds: of this run's, or else the largest that was seen on real logs."""
+    if search.deviation is not None:
+        return search.deviation
+    return SEED_DEVIATIONS[1] if search.metric == "AUROC" else None
+
+
+def _quickest(level: list["FrozenTrial"]) -> str:
+    """Which of the trials that cannot be told apart costs least."""
+    timed = [(trial.duration, trial.number) for trial in level if trial.duration]
+    if not timed:
+        return ""
+    least, at = min(timed)
+    seconds = number(least.total_seconds(), 1)
+    return f"Of the {len(level)} trials that cannot be told apart, trial {at} took least time ({seconds} s)."
 
 
 def _noise(search: Search) -> str:
@@ -112,7 +153,7 @@ def _noise(search: Search) -> str:
             f"Another seed alone moves it: on four labels of real logs by a standard deviation of {low} to {high}. "
             f"{LITTLE} {picked}"
         )
-    return picked
+    return f"How far another seed alone moves it is not known here. {picked}"
 
 
 def _value(trial: "FrozenTrial") -> float | None:

@@ -11,16 +11,17 @@ from data_prep import InputError
 from data_prep.moments import parse_cutoff, show
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.bootstrap import interval, user_weights
+from finetune.field_words import field_reading
 from finetune.report.report import FEWEST
 from finetune.runs import whom
 from finetune.serving.attribution import Attribution, attribute, deletion_test
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explanation import class_index, facts_of, share_of
 from finetune.serving.facts import target_noun
-from finetune.serving.histories import drawn_users, histories_of, past_log
-from finetune.serving.reading import Word, field_reading, reading
+from finetune.serving.histories import drawn, histories_of, past_log, users_of
+from finetune.serving.reading import Word, events_reading, reading
 from finetune.serving.reasons import as_tokens, class_scores, without_each
-from finetune.serving.themes import Theme, theme_of
+from finetune.serving.themes import theme_of
 
 RESAMPLES = 1000
 
@@ -46,15 +47,15 @@ def explain_sample(
         population: Draw only from the users whom the task asks about.
 
     Returns:
-        What the page shows, ready for JSON: the facts (see `facts_of`); cutoff, users, users_with_history; output, base
-        and error (means over the users; error of absolute values), output_deviation and base_deviation (standard
-        deviations), largest_error and not_converged (users); variance_shares, how much of the differences between
-        users' outputs the base (the text's length), the header and the events make: covariance with the output over its
-        variance, which add up to 1; header_share, of all absolute pushes; then, the strongest first, `causes`, see
-        `_causes`; `fields` and `words` with part (header or event), field and reading, for words value, and users (who
-        have it), times (in a text of these), push and absolute_push, each summed over a user's text and averaged over
-        the users who have it; `deletion`, see `deletion_test`. Figures have 95 % intervals by bootstrap over users
-        under NAME_interval.
+        What the page shows, ready for JSON: the facts (see `facts_of`); cutoff, users, users_asked (from whom they were
+        drawn: the population, or all with history), population; output, base and error (means over the users; error of
+        absolute values), output_deviation and base_deviation (standard deviations), largest_error and not_converged
+        (users); variance_shares, how much of the differences between users' outputs the base (the text's length), the
+        header and the events make: covariance with the output over its variance, which add up to 1; header_share, of
+        all absolute pushes; then, the strongest first, `causes`, see `_causes`; `fields` and `words` with part (header
+        or event), field and reading, for words value, and users (who have it), times (in a text of these), push and
+        absolute_push, each summed over a user's text and averaged over the users who have it; `deletion`, see
+        `deletion_test`. Figures have 95 % intervals by bootstrap over users under NAME_interval.
 
     Raises:
         InputError: A class is needed; or as EventClassifier.predict.
@@ -64,8 +65,9 @@ def explain_sample(
         raise InputError(f"--sample needs --class, one of the label's classes: {names}", setting="--sample")
     index, moment = class_index(classifier, output), parse_cutoff(cutoff)
     members = whom(classifier.task) if population else None
-    with past_log(classifier, events, moment) as (con, log):
-        histories = histories_of(con, classifier.serializer, moment, drawn_users(con, sample, moment, members))
+    with past_log(classifier, events, moment) as (con, _):
+        asked = users_of(con, moment, members)
+        histories = histories_of(con, classifier.serializer, moment, drawn(asked, sample))
     if not histories:
         raise InputError(f"nobody is in the population at {show(moment)}", "leave --population out")
     texts, parts = [history.text for history in histories], (classifier.model, classifier.tokenizer)
@@ -74,7 +76,7 @@ def explain_sample(
     words = _words(attributions, weights, classifier.serializer)
     return (
         facts_of(classifier, attributions[0].output, attributions)
-        | {"cutoff": show(moment), "users": len(texts), "users_with_history": log.users, "population": population}
+        | {"cutoff": show(moment), "users": len(texts), "users_asked": len(asked), "population": population}
         | _outputs(attributions)
         | _shares(attributions, weights)
         | {
@@ -126,7 +128,7 @@ def _causes(
 
     Returns:
         cause, what the words are about; users, who have them; score_change, how far the calibrated score moves, up or
-        down, on average over these users; raises and lowers, see `_ends`.
+        down, on average over these users; raises and lowers, what users have then, see `_ends`.
     """
     serializer, output = classifier.serializer, attributions[0].output
     ids, owners, themes = [attribution.ids for attribution in attributions], [], []
@@ -142,32 +144,32 @@ def _causes(
     for theme in dict.fromkeys(themes):
         rows = [row for row, of_row in enumerate(themes) if of_row == theme]
         mean, resampled = _averaged(moved[rows, None], [owners[row] for row in rows], weights)
-        shown = [word for word in words if word["users"] >= FEWEST and _theme(word, serializer) == theme]
+        shown = [
+            word for word in words if word["users"] >= FEWEST and theme_of(_word(word), serializer).of_column == theme
+        ]
         cause = {
             "cause": theme.title,
             "users": len(rows),
             "score_change": float(mean[0]),
             "score_change_interval": interval(resampled[:, 0]) if len(rows) > 1 else None,
         }
-        found.append(cause | _ends(shown, target_noun(serializer)))
+        found.append(cause | _ends(shown, serializer))
     return sorted(found, key=lambda cause: -cause["score_change"] * cause["users"])
 
 
-def _ends(words: list[dict], noun: str) -> dict[str, str | None]:
+def _ends(words: list[dict], serializer: EventSerializer) -> dict[str, str | None]:
     """What the words say that raise and lower the output most, where there is no doubt that they do, else null."""
     sure = [word for word in words if word["push_interval"][0] > 0 or word["push_interval"][1] < 0]
     sure = sorted(sure, key=lambda word: word["push"])
-    raises, lowers = sure[-1:], sure[:1]
-    return {
-        "raises": next((word["reading"].replace("target event", noun) for word in raises if word["push"] > 0), None),
-        "lowers": next((word["reading"].replace("target event", noun) for word in lowers if word["push"] < 0), None),
-    }
+    ends = {"raises": [word for word in sure[-1:] if word["push"] > 0]}
+    ends["lowers"] = [word for word in sure[:1] if word["push"] < 0]
+    noun = target_noun(serializer)
+    return {end: events_reading(_word(word[0]), serializer, noun) if word else None for end, word in ends.items()}
 
 
-def _theme(word: dict, serializer: EventSerializer) -> Theme:
-    """What an entry of `_words` is about."""
-    event = -1 if word["part"] == "header" else 0
-    return theme_of(Word(0, event, word["field"], word["value"]), serializer).of_column
+def _word(word: dict) -> Word:
+    """The word of an entry of `_words`."""
+    return Word(0, -1 if word["part"] == "header" else 0, word["field"], word["value"])
 
 
 def _fields(attributions: list[Attribution], weights: np.ndarray) -> list[dict]:

@@ -16,7 +16,7 @@ from finetune.serving.changes import changed_texts
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explanation import class_index, facts_of, share_of
 from finetune.serving.facts import Facts
-from finetune.serving.histories import History, drawn_users, histories_of, past_log
+from finetune.serving.histories import History, drawn, histories_of, past_log, users_of
 from finetune.serving.reading import reading
 from finetune.serving.reasons import as_tokens, class_scores, reasons
 from finetune.serving.typical import TypicalUser
@@ -59,7 +59,7 @@ def explain_user(
     index, moment, serializer = class_index(classifier, output), parse_cutoff(cutoff), classifier.serializer
     members = whom(classifier.task)
     with past_log(classifier, events, moment) as (con, log):
-        others = histories_of(con, serializer, moment, drawn_users(con, OTHERS, moment, members))
+        others = histories_of(con, serializer, moment, drawn(users_of(con, moment, members), OTHERS))
         found = histories_of(con, serializer, moment, [user])
         if not found:
             raise InputError(

@@ -77,12 +77,17 @@ def histories_of(
     ]
 
 
-def drawn_users(con: duckdb.DuckDBPyConnection, sample: int, cutoff: datetime, members: Population | None) -> list[str]:
-    """So many users of the view `past`, or of the population, drawn at random; always the same ones."""
+def users_of(con: duckdb.DuckDBPyConnection, cutoff: datetime, members: Population | None) -> list[str]:
+    """The ids of all users of the view `past`, or of the population, in their order."""
     where = "true"
     if members:
         since = cutoff - parse_duration(members.within, "task.population.within")
         where = f"{condition(members.where)} = 1 AND event_time >= {timestamp(since)}"
     ids = con.execute(f"SELECT DISTINCT user_id FROM past WHERE {where} ORDER BY user_id").fetchall()
-    drawn = np.random.default_rng(SEED).permutation(len(ids))[:sample]
-    return [ids[i][0] for i in np.sort(drawn)]
+    return [user for (user,) in ids]
+
+
+def drawn(users: list[str], sample: int) -> list[str]:
+    """So many of the users at random, always the same ones; all, where they are fewer."""
+    chosen = np.random.default_rng(SEED).permutation(len(users))[:sample]
+    return [users[at] for at in np.sort(chosen)]

@@ -36,7 +36,7 @@ from data_prep.users import key_mark
 from finetune.model.loading import model_folder
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier, check_size, nobody
-from finetune.serving.top import refuse_lists, refuse_share, top_file, write_top
+from finetune.serving.top import refuse_lists, refuse_other, refuse_share, top_file, write_top
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
@@ -114,14 +114,14 @@ def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top
     check_size("part_users", part_users)
     if output.suffix != ".parquet" or output.is_dir():
         raise InputError(f"output: {output} is not a name of a Parquet file", "write one such as scores.parquet")
-    written = [output]
     if top is not None:
         refuse_share(top)
-        written.append(top_file(output))
+    written = [output, top_file(output)]
     read = [path.resolve() for path in source_files(data) or []]
     for path in written:
         if path.resolve() in read:
             raise InputError(f"output: {path} is one of the files that are read", "choose another name")
+    refuse_other(top_file(output))
 
 
 def _classifier(folder: Path, top: float | None) -> EventClassifier:
@@ -261,6 +261,7 @@ def _finish(
             rows += len(table)
             if len(table):
                 writer.write_table(table)
+    top_file(output).unlink(missing_ok=True)  # a list of other scores, once these take their place
     os.replace(work / "all.parquet", output)
     listed = None if top is None else write_top(output, top, work, memory_limit)
     os.rename(work, _finished(work))  # in one step, as a half of the parts would look like all of them

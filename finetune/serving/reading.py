@@ -3,24 +3,15 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
+from data_prep.event_words import plural, with_article
 from data_prep.features import plain
-from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts
+from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts, shown_center
 from data_prep.serializer import OWN_STEPS, EventSerializer
-
-# What aggregates with short names are called; an event day is one with an event.
-AGGREGATES = {
-    "recency_days": "days since the last {}event",
-    "tenure_days": "days since the first {}event",
-    "gap_mean": "days between {}event days, mean",
-    "gap_std": "days between {}event days, deviation",
-    "gap_median": "days between {}event days, median",
-    "gap_q90": "days between {}event days, 90 % are below",
-    "gap_last3": "days between {}event days, mean of the last three",
-    "recency_over_gap": "days since the last {}event, as a multiple of the mean between {}event days",
-}
+from finetune.field_words import field_reading
 
 
 @dataclass(frozen=True)
@@ -61,25 +52,32 @@ def reading(word: Word, serializer: EventSerializer) -> str:
         return _gap(word.value)
     name, in_words = field_reading(word.part, word.field), serializer.config.style == "words"
     if word.part == "header" and word.field not in serializer.header:  # of a class, see EventSerializer.own_names
-        return f"{name}: {_often(word.value)} times, recent ones count more" if in_words else word.value
+        often = word.value if in_words else str(OWN_STEPS.index(int(word.value.rpartition(" ")[2])))
+        return f"{name}: {_often(often)} times, recent ones count more"
     fitted = serializer.header[word.field] if word.part == "header" else serializer.fields[word.field]
     if "edges" in fitted:
-        colon = ":" if word.part == "header" else ""
-        return f"{name}{colon} {_range(word.value, fitted)}" if in_words else word.value
+        return f"{name}{':' * (word.part == 'header')} {_range(word, fitted, in_words)}"
     value = word.value.replace("_", " ")
     return value if word.field == "event_type" or fitted["kind"] == "text" else f"{name} {value}"
 
 
-def field_reading(part: str, field: str) -> str:
-    """What a field is called: target_28d of the header -> target events in 28 days; shop.north -> shop north before."""
-    if part == "event":
-        return "days since the event before" if field == "gap" else field.replace("_", " ")
-    name = field.removeprefix("target_")
-    if name in AGGREGATES:
-        return AGGREGATES[name].replace("{}", "" if name == field else "target ")
-    if "." in field:
-        return f"{field.replace('.', ' ').replace('_', ' ')} before"
-    return re.sub(r"^target(?= in )", "target events", aggregate_phrase(field))
+def events_reading(word: Word, serializer: EventSerializer, noun: str) -> str:
+    """The same as what a user has: events with price 5 to 9.5, mailings, baskets in the last 28 days: 1.
+
+    Args:
+        word: The word.
+        serializer: That wrote it.
+        noun: What a target event is called.
+    """
+    said = reading(word, serializer)
+    if word.part == "header":
+        names = {"a target event": with_article(noun), "target events": plural(noun), "target event": noun}
+        return reduce(lambda text, name: text.replace(name, names[name]), names, said)
+    if word.field == "gap":
+        return {"first event": "the first event"}.get(said, f"events {said}".replace(" same day as", " on the day of"))
+    if word.field == "event_type":
+        return "events of a kind that the model does not know" if said == "other" else plural(said)
+    return f"events with {said}"
 
 
 def _split_words(text: str, starts: list[int], serializer: EventSerializer) -> Iterator[tuple[int, str, str]]:
@@ -148,19 +146,22 @@ def _often(value: str) -> str:
     return f"{low} or more" if not high else f"{low}" if high - low == 1 else f"{low} to {high - 1}"
 
 
-def _range(value: str, fitted: dict) -> str:
-    """The numbers of a bin."""
-    if value == "na":
+def _range(word: Word, fitted: dict, in_words: bool) -> str:
+    """The numbers of a bin; a text in the style `sentences` shows its median, which may be that of several bins."""
+    if word.value == "na":
         return "unknown"
-    edges, place = fitted["edges"], int(value)
+    edges, centers = fitted["edges"], fitted["centers"]
+    shown = word.value.rpartition(" ")[2]
+    places = [int(shown)] if in_words else [i for i, center in enumerate(centers) if shown_center(center) == shown]
+    first, last = places[0], places[-1]
     if not edges:
         return "any"
-    if place == 0:
-        return f"below {_number(edges[0])}"
-    if place == len(edges):
-        return f"{_number(edges[-1])} or more"
-    low, high = edges[place - 1 : place + 1]
-    if all(number == round(number) for number in (*edges, *fitted["centers"])):  # counts
+    if first == 0:
+        return f"below {_number(edges[last])}" if last < len(edges) else "any"
+    if last == len(edges):
+        return f"{_number(edges[first - 1])} or more"
+    low, high = edges[first - 1], edges[last]
+    if all(number == round(number) for number in (*edges, *centers)):  # counts
         return _number(low) if high - low == 1 else f"{_number(low)} to {_number(high - 1)}"
     return f"{_number(low)} to {_number(high)}"
 

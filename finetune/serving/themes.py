@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from data_prep.features import plain
 from data_prep.serializer import EventSerializer
-from finetune.serving.reading import Word, field_reading
+from finetune.field_words import aggregate_reading
+from finetune.serving.reading import Word
 
 # Aggregates of the header by what they are about; those of columns and of types of events follow from their names.
 ABOUT = {
@@ -46,7 +47,7 @@ class Theme:
     def title(self) -> str:
         """In plain language, whatever the value."""
         if self.about == "aggregate":
-            return field_reading("header", self.field)
+            return aggregate_reading(self.field)
         column = "kind" if self.field == "event_type" else self.field.replace("_", " ")
         return TITLES.get(self.about, f"the {column} of events")
 

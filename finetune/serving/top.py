@@ -1,6 +1,7 @@
 """The users with the highest scores as a CSV: the list that a shop contacts."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.connections import connect
 from finetune.evaluation.contact import contacted
+
+COLUMNS = ("rank", "user_id", "score")
 
 
 def refuse_share(share: float) -> None:
@@ -28,6 +31,16 @@ def refuse_lists(task: str) -> None:
 def top_file(output: Path) -> Path:
     """Where the list lies beside the scores."""
     return output.with_name(f"{output.stem}.top.csv")
+
+
+def refuse_other(path: Path) -> None:
+    """InputError where the place of the list, which new scores clear, holds something else than a list of scores."""
+    if not path.exists():
+        return
+    with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        if file.readline().strip() == ",".join(COLUMNS):
+            return
+    raise InputError(f"output: {path} is there and no list of scores", "move it or choose another --output")
 
 
 def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:

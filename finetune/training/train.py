@@ -36,7 +36,16 @@ from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
-from finetune.runs import METRICS, PREDICTIONS, REPORT, SETTINGS, TASK, TRAINING_LOG
+from finetune.runs import (
+    EXPLANATION,
+    EXPLANATION_PAGE,
+    METRICS,
+    PREDICTIONS,
+    REPORT,
+    SETTINGS,
+    TASK,
+    TRAINING_LOG,
+)
 from finetune.training.arguments import check_warmup, training_arguments
 from finetune.training.batching import Collator
 from finetune.training.checkpoints import (
@@ -276,7 +285,7 @@ def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, man
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
         shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
-        for name in (METRICS, REPORT):
+        for name in (METRICS, REPORT, EXPLANATION, EXPLANATION_PAGE):
             (folder / name).unlink(missing_ok=True)
     with replacing(experiment.model_folder) as folder:
         shutil.copytree(best, folder, dirs_exist_ok=True)

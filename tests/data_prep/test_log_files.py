@@ -54,6 +54,17 @@ def counted(log: EventLog) -> dict[str, int]:
 FORMATS = pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
 
 
+@FORMATS
+def test_a_file_is_read_by_its_own_name_even_if_that_looks_like_a_glob(tmp_path, name):
+    rows = [["a", "2024-01-01", "view"], ["b", "2024-01-02", "buy"]]
+    stem, ending = name.split(".")
+    write(tmp_path / f"{stem}[1].{ending}", rows)
+    write(tmp_path / f"{stem}1.{ending}", [["decoy", "2024-01-01", "view"]])
+    for path in (f"{stem}[1].{ending}", f"{stem}[[]1].{ending}"):  # the name itself, and a glob of it
+        _, found = read(tmp_path / path)
+        assert [row["user_id"] for row in found] == ["a", "b"]
+
+
 # Times
 
 

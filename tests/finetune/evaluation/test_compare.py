@@ -36,7 +36,9 @@ def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
     return (classes if task == "tiers" else perfect.astype(np.int8)), perfect
 
 
-def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int = 0, **changes) -> Path:
+def write_run(
+    folder: Path, task: str = "binary", noise: float = 0.8, seed: int = 0, plain: str | None = None, **changes
+) -> Path:
     """An evaluated run as scripts/train.py and scripts/evaluate.py leave it; the more noise, the worse its scores."""
     labels, perfect = changes.pop("rows", rows(task))
     baseline = changes.pop("baseline", None)  # the noise of one
@@ -62,6 +64,7 @@ def write_run(folder: Path, task: str = "binary", noise: float = 0.8, seed: int 
     pq.write_table(pa.table(columns), folder / "predictions" / "test.parquet")
     areas = {name: roc_auc_score(labels, of) for name, of in baselines.items()}
     metrics = least_metrics(folder.name, task, changes.pop("validation", 0.75), areas)
+    metrics |= {"question": "Who? SQL", "plain_question": plain}
     config = {"name": folder.name, "seeds": [], "data": {"folder": str(folder)}, "model": {"peft": None}}
     config["training"] = {"learning_rate": 0.001, "max_steps": 100}
     for key, value in changes.items():
@@ -152,6 +155,46 @@ def test_settings_that_differ_are_shown_and_others_and_the_names_are_not(tmp_pat
     runs = by_name(compared)
     assert runs["full"]["settings"] == dict.fromkeys(compared["settings"][:2]) | {"training.learning_rate": "0.001"}
     assert "training.learning_rate: full 0.001, lora 0.003" in table(compared)
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [
+        (0.95, "Of these runs take better, which is better than gradient boosting."),
+        (0.4, "Of these runs take better, which cannot be told apart from gradient boosting."),
+        (0.05, "Of these runs take better, but gradient boosting is better still."),
+    ],
+)
+def test_the_headline_has_the_best_baseline(tmp_path, noise, said):
+    write_run(tmp_path / "better", noise=0.4, seed=99, baseline=noise)
+    write_run(tmp_path / "worse", noise=0.97, seed=2)
+    compared = compare_runs([tmp_path / "better", tmp_path / "worse"], resamples=100)
+    assert compared["verdict"]["headline"] == said
+    assert said in write_page(compared, tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
+def test_the_question_is_asked_in_words_where_the_runs_have_them(tmp_path):
+    for name, plain in (("new", "Who leaves in the 14 days after a day?"), ("old", None)):
+        for at in (1, 2):
+            write_run(tmp_path / name / f"run{at}", seed=at, plain=plain)
+        page = write_page(compare_runs([*(tmp_path / name).iterdir()], resamples=20), tmp_path / f"{name}.html")
+        question = f'<p class="question">{plain or "Who? SQL"}</p>'
+        assert question in page.read_text(encoding="utf-8")
+    assert "SQL" not in (tmp_path / "new.html").read_text(encoding="utf-8")
+
+
+def test_seeds_stand_behind_the_settings_and_are_called_chance(tmp_path):
+    for at in (1, 2):
+        write_run(tmp_path / f"run{at}", seed=at, training_seed=at, training_weight=at)
+    compared = compare_runs([tmp_path / "run1", tmp_path / "run2"], resamples=20)
+    assert compared["settings"] == ["training.weight", "training.seed"]
+    page = write_page(compared, tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "Seed, which is chance and no choice" in page
+    assert "differ in the seed alone" not in page
+    for at in (1, 2):
+        write_run(tmp_path / f"twin{at}", seed=at, training_seed=at)
+    alone = compare_runs([tmp_path / "twin1", tmp_path / "twin2"], resamples=20)
+    assert "The runs differ in the seed alone, so that what lies between them is chance." in alone["verdict"]["sure"]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders_and_seeds_add_up_their_time(tmp_path):

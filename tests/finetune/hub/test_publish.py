@@ -548,11 +548,19 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_
     task["task"]["label"] |= {"kind": label, "field": "amount"}
     (folder / "task.json").write_text(json.dumps(task | {"label_kind": label}))
     main = "mae" if kind == "value" else "auroc"
-    figures = {"rows": 246, "users": 129, "positives": 61, main: 0.7}
+    figures = {"rows": 246, "users": 129, "positives": 61, main: 0.7, "cutoffs": ["2024-03-18", "2024-04-01"]}
+    figures["baselines"] = {"rfm": {main: 0.6}, "blend": {main: 0.65}}
+    if kind == "value":
+        figures["deciles"] = [{"rows": 24, "predicted": 90.0 - 9 * at, "real": 80.5} for at in range(10)]
     before = {"method": "none", "before": {main: 0.7}}
-    write_metrics(folder, task=kind, slices={}, calibration=before, test=figures | {"baselines": {"rfm": {main: 0.6}}})
+    write_metrics(folder, task=kind, slices={}, calibration=before, test=figures)
     staged = stage_model(folder, tmp_path / "staged", Publication("me/model"))
     written = (staged / "README.md").read_text()
+    parts = {"value": "values", "tiers": "log-probabilities", "propensity": "log-odds"}[kind]
+    assert f"The blend is the mean of the model and gradient boosting (of their {parts}), half and half" in written
+    assert ("| 10 | 24 | 9.000 | 80.50 |" in written) == (kind == "value")
+    published = json.loads((staged / "metrics.json").read_text())["test"]
+    assert len(published.get("deciles", [])) == (10 if kind == "value" else 0)
     texts = texts_of(runs["full"])[:5]
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), kind)
     plain = pipeline("text-classification", model=str(staged), top_k=None, function_to_apply=None)(texts)

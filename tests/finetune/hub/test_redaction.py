@@ -28,6 +28,7 @@ def metrics(*users: int) -> dict:
         "profit": {"contact": 1.0},
         "curves": {"medians": {}},
         "contact": {"total": 1.0},
+        "test": {"mae": 1.0},
         "made": made,
     }
 
@@ -44,6 +45,7 @@ def test_published_metrics_have_no_small_group_no_money_no_curve_and_nothing_of_
             }
         },
         "profit": None,
+        "test": {"mae": 1.0},
         "made": {"log": DAYS, "date": "2024-05-01"},
     }
     assert json.dumps(given) == before  # a copy is cut, not the figures themselves
@@ -51,6 +53,13 @@ def test_published_metrics_have_no_small_group_no_money_no_curve_and_nothing_of_
 
 def test_gaps_are_published_where_every_group_is():
     assert public_metrics(metrics(FEWEST_USERS, 80))["slices"]["shop"]["gaps"] == {"calibration": 0.1}
+
+
+def test_tenths_of_values_are_published_where_each_stands_for_enough_users():
+    for rows, shown in ((2 * FEWEST_USERS, True), (2 * FEWEST_USERS - 1, False)):
+        tenths = [{"rows": rows + at, "predicted": 9.0 - at, "real": 8.0} for at in range(10)]
+        test = {"mae": 1.0, "cutoffs": ["2024-03-01", "2024-04-01"], "deciles": tenths}
+        assert public_metrics(metrics(7) | {"test": test})["test"] == test | {"deciles": tenths if shown else []}
 
 
 def test_a_log_begins_and_ends_by_day_in_what_is_published():

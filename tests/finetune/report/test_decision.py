@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune import wording as words
 from finetune.measures import best_rival
 from finetune.report.decision import advice, answers, decision
 from finetune.report.report import write_report
@@ -104,6 +105,27 @@ def test_what_a_reader_sees_first_has_no_word_of_the_trade(evaluated):
         assert asked in first
 
 
+def test_a_threshold_by_money_is_said_first_with_what_it_earns():
+    profit = {
+        "share_at_threshold": 0.3124,
+        "profit_at_threshold": 1234.4,
+        "profit_at_threshold_interval": [990.2, 1502],
+    }
+    metrics = figures((-0.003, 0.001), profit=profit, calibration={"threshold": 0.25, "threshold_by": "money"})
+    assert decision(metrics)["by_money"] == (
+        "To earn most, contact everyone with a score from 0.250 on, as was best before the test: 31\u00a0% of the "
+        "users over the 2 test days, which earned 1,234, between 990 and 1,502."
+    )
+    none = profit | {"share_at_threshold": 0.0, "profit_at_threshold": 0.0}
+    assert decision(metrics | {"profit": none})["by_money"].startswith("At these costs no contact pays:")
+    for other in (
+        {"calibration": {"threshold": 0.25, "threshold_by": "budget"}},
+        {"calibration": None},
+        {"profit": None},
+    ):
+        assert decision(metrics | other)["by_money"] == ""
+
+
 def test_a_model_that_became_worse_says_so():
     worse = [{"cutoff": "2017-09-25"}, {"cutoff": "2017-11-06", "auroc_change_interval": [-0.05, -0.01]}]
     trusted = dict(answers(figures((-0.003, 0.001), by_cutoff=worse)))["Can it be trusted?"]
@@ -174,16 +196,51 @@ def test_the_slider_shows_the_figures_of_each_share(evaluated):
     moved = """[1, 5, 10, 20, 50].map((share) => {
       input.value = share;
       input.dispatchEvent(new Event("input"));
-      return ["percent", "contacted", "found", "missed"]
+      return ["percent", "contacted", "found", "missed", "precision", "lift"]
         .map((name) => document.getElementById("contact-" + name).textContent);
     })"""
-    seen = json.loads(run_in(page, moved))
-    for (percent, contacted, found, missed), share in zip(seen, (1, 5, 10, 20, 50), strict=True):
-        expected = contact["found"]["model"][share]
-        assert html.unescape(percent) == f"{share}\u00a0%"
-        assert int(contacted) == contact["contacted"][share]
+    seen = json.loads(html.unescape(run_in(page, moved)))
+    chance = contact["total"] / contact["users"]
+    for (percent, contacted, found, missed, right, lift), share in zip(seen, (1, 5, 10, 20, 50), strict=True):
+        expected, reached = contact["found"]["model"][share], contact["contacted"][share]
+        assert percent == f"{share}\u00a0%"
+        assert int(contacted) == reached
         assert int(found) == pytest.approx(expected, abs=0.5)
         assert int(missed) == pytest.approx(contact["total"] - expected, abs=0.5)
+        assert right == words.percent(expected / reached)
+        assert lift == f"{expected / reached / chance:.1f}"
+
+
+def test_a_share_is_rounded_alike_in_the_sentence_the_table_and_the_slider(evaluated, tmp_path):
+    run = shutil.copytree(evaluated.run_folder, tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["contact"] = contact_figures(contacted_at=200.0)
+    metrics["contact"]["contacted"][10], metrics["contact"]["users"] = 200, 2000
+    for found in (117.0, 119.0):  # 58.5 and 59.5 %: halves go to the even number
+        metrics["contact"]["found_at"]["model"] = metrics["contact"]["found"]["model"][10] = found
+        (run / "metrics.json").write_text(json.dumps(metrics))
+        page = Path(write_report(run)).read_text(encoding="utf-8")
+        slider = html.unescape(run_in(page, "document.getElementById('contact-precision').textContent"))
+        said = {slider.strip('"'), re.search(r"of them \((.*?)\) really", page)[1]}
+        said.add(re.search(r"<tr><th scope=\"row\">10&nbsp;%.*?<td>(\d+\u00a0%)</td>", page)[1])
+        assert said == {f"{round(found / 2)}\u00a0%"}
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_table_of_contacts_needs_no_scrolling(evaluated, width):
+    page = (evaluated.run_folder / "report.html").read_text(encoding="utf-8")
+    wide = "(table => [table.scrollWidth, table.parentElement.clientWidth])(document.querySelector('table.contact'))"
+    table, room = json.loads(run_in(page, wide, width))
+    assert 0 < table <= room
+
+
+def test_the_picture_of_contacts_says_the_difference_at_the_budget(evaluated):
+    metrics = json.loads((evaluated.run_folder / "metrics.json").read_text())
+    rival = best_rival(metrics["test"]["baselines"], "auroc")
+    there = metrics["contact"]["difference_at"][rival]
+    low, high = there["interval"]
+    said = f"at 10\u00a0% {words.number(there['difference'], 0, '+')} ({words.span([low, high], 0, '+')})."
+    assert said in (evaluated.run_folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_file_that_is_no_explanation_is_refused_and_one_of_a_sample_is_shown(evaluated, tmp_path):

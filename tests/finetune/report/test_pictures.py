@@ -9,8 +9,9 @@ import pytest
 
 from finetune.evaluation.curves import curves
 from finetune.measures import MEASURES, Measure, digits, measure
+from finetune.report.overview_pictures import ends_of_differences
 from finetune.report.pictures import PICTURE_STYLE, dots, flat_figure, inline_svg, square_figure
-from finetune.report.run_pictures import cutoff_pictures, drift_pictures, slice_pictures, text_pictures
+from finetune.report.run_pictures import cutoff_pictures, drift_pictures, loss_pictures, slice_pictures, text_pictures
 from finetune.report.score_pictures import ranking_pictures
 from finetune.wording import listed, named, number, percent, plain_number, span
 
@@ -100,8 +101,59 @@ def test_drift_counts_the_inputs_beyond_the_usual_marks():
     moved = [{"input": f"input {i}", "psi": psi} for i, psi in enumerate([0.5, 0.2, 0.05] + 20 * [0.01] + [None])]
     (picture,) = drift_pictures(_metrics(drift=moved))
     assert picture.reading.startswith("Of 23 inputs 2 moved by more than 0.1, which")
-    assert "and 1 by more than 0.25, much drift. The largest is input 0 with 0.500" in picture.reading
+    assert "and 1 by more than 0.25, much drift. The largest is input 0 with 0.50. 21 moved by 0.05" in picture.reading
+    many = [{"input": f"input {i}", "psi": 0.2} for i in range(18)]
+    assert "0 moved by 0.05 or less and are not drawn. Of the others the 15 largest are." in (
+        drift_pictures(_metrics(drift=many))[0].reading
+    )
     assert drift_pictures(_metrics(drift=[{"input": "a", "psi": None}])) == []
+
+
+def test_drift_is_drawn_above_a_twentieth_and_its_inputs_are_called_in_words():
+    psi = {"target_28d": 0.3, "type_mailing_7d": 0.07, "value_mean": 0.05, "gap_mean": 0.01}
+    entries = [{"input": name, "psi": of, "ages": False} for name, of in psi.items()]
+    entries.append({"input": "value_sum", "psi": 0.33, "ages": True})
+    (picture,) = drift_pictures(_metrics(drift=entries))
+    assert "target events in the last 28 days: 0.30<" in picture.svg
+    assert "mailings in the last 7 days: 0.07<" in picture.svg
+    assert "mean value" not in picture.svg
+    assert "with 0.30. 2 moved by 0.05 or less and are not drawn. Look at" in picture.reading
+    assert "Not drawn are sum of value in all (0.33): they count from" in picture.reading
+    assert picture.reading.endswith("Target events are those that the label is about.")
+    assert not re.search(r"\w_\w", picture.reading)
+    (still,) = drift_pictures(_metrics(drift=entries[2:4]))
+    assert still.svg == ""
+    assert still.reading.startswith("Of 2 inputs 0 moved by more than 0.1,")
+    assert "largest" not in still.reading
+
+
+def _training(**more: object) -> dict:
+    series = {"loss": [0.9, 0.5], "eval_loss": [0.6, 0.4], "eval_auroc": [0.7, 0.8], "pretraining_loss": [5.0, 4.0]}
+    drawn = {key: {"steps": [20, 40], "values": values} for key, values in series.items()}
+    return {"steps": 40, "pretraining_steps": 40} | drawn | more
+
+
+def test_losses_of_different_targets_are_not_drawn_on_one_axis():
+    (alone,) = loss_pictures(_metrics(training=_training()))
+    assert "Fine-tuning: loss<" in alone.svg
+    assert "cannot be held against the other" not in alone.reading
+    (taught,) = loss_pictures(_metrics(training=_training(teacher=0.7)))
+    assert "Fine-tuning: loss<" not in taught.svg
+    assert "training loss, with the teacher" in taught.svg
+    assert "Fine-tuning: validation loss, of labels alone<" in taught.svg
+    assert (
+        "The loss of training is to 70\u00a0% the distance to what the teacher says, that of validation is of the "
+        "labels alone: the one cannot be held against the other." in taught.reading
+    )
+
+
+def test_the_axis_of_the_differences_ends_where_they_end():
+    values, spans = [0.0046, -0.0014, 0.154], [[0.0025, 0.0067], [-0.0035, 0.0006], [0.14, 0.168]]
+    low, high = ends_of_differences(values, spans, 1)
+    assert (low, high) == pytest.approx((-0.0035 - 0.00102, 0.0067 + 0.35 * 0.0102))  # room for the third one's number
+    assert ends_of_differences(values[:1], spans[:1], 0) == pytest.approx((-0.00067, 0.00737))
+    assert ends_of_differences([-2.0], [[-3.0, -1.0]], 0) == pytest.approx((-3.3, 0.3))
+    assert ends_of_differences([0.0], [None], 0) == (-0.1, 0.1)
 
 
 def test_half_of_the_texts_is_within_the_length_that_is_told():

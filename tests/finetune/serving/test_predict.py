@@ -232,6 +232,31 @@ def test_a_list_that_would_replace_a_file_of_the_log_is_refused(trained, model, 
         predict_log(model, data, CUTOFF, tmp_path / "scores.parquet", top=0.1)
 
 
+def test_new_scores_leave_no_list_of_earlier_ones(model, log, tmp_path):
+    data, output = DataConfig([Source(path=str(log))]), tmp_path / "scores.parquet"
+    predict_log(model, data, CUTOFF, output, top=0.1)
+    assert (tmp_path / "scores.top.csv").is_file()
+    predict_log(model, data, "2024-03-18", output)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    (tmp_path / "scores.top.csv").write_text("user,phone\n7,0123\n")
+    for top in (None, 0.1):
+        with pytest.raises(InputError, match=r"scores\.top\.csv is there and no list of scores; move it"):
+            predict_log(model, data, CUTOFF, output, top=top)
+    assert (tmp_path / "scores.top.csv").read_text() == "user,phone\n7,0123\n"
+
+
+def test_names_with_brackets_and_stars_are_no_globs(model, log, undisturbed, tmp_path):
+    folder, decoy = tmp_path / "a[1]", tmp_path / "a1"
+    for place in (folder, decoy):
+        place.mkdir()
+    read = shutil.copy(log, folder / f"log[2]{log.suffix}")
+    (decoy / f"log2{log.suffix}").write_bytes(b"what a glob would find")
+    data = DataConfig([Source(path=str(read))])
+    output = predict_log(model, data, CUTOFF, folder / "scores *.parquet", **PARTS)
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert [path.name for path in decoy.iterdir()] == [f"log2{log.suffix}"]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "users": {"a": 1}, "notes": []}'])
 def test_a_damaged_plan_is_named_with_the_remedy(model, log, tmp_path, content):
     work = tmp_path / "scores.parquet.parts"

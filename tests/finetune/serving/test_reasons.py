@@ -24,7 +24,7 @@ from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
 from finetune.serving.explanation import write_page
 from finetune.serving.facts import Facts, beside, figure, target_noun
-from finetune.serving.histories import drawn_users, histories_of, past_log
+from finetune.serving.histories import drawn, histories_of, past_log, users_of
 from finetune.serving.reading import reading, words_of
 from finetune.serving.reasons import reasons
 from finetune.serving.themes import Theme, theme_of
@@ -389,7 +389,10 @@ def test_how_often_a_class_came_is_read_in_both_styles():
         said[style] = reading(word, written)
         assert target_noun(written) == "event"
     # 4 for the last week's, 2 for the one of 84 days, 1 for the old one: 7.
-    assert said == {"words": "shop far east before: 6 to 8 times, recent ones count more", "sentences": "far east 6"}
+    assert said == {
+        "words": "shop far east before: 6 to 8 times, recent ones count more",
+        "sentences": "shop far east before: 6 to 8 times, recent ones count more",
+    }
 
 
 def test_a_cause_moves_the_scores_as_hiding_its_words_does(classifier, events):
@@ -397,7 +400,7 @@ def test_a_cause_moves_the_scores_as_hiding_its_words_does(classifier, events):
     moves = [cause["score_change"] * cause["users"] for cause in found["causes"]]
     assert moves == sorted(moves, reverse=True)
     with past_log(classifier, events, CUTOFF) as (con, _):
-        users = drawn_users(con, 25, CUTOFF, None)
+        users = drawn(users_of(con, CUTOFF, None), 25)
         texts = [history.text for history in histories_of(con, classifier.serializer, CUTOFF, users)]
     amounts = re.compile(r"\bamount(_\w+)?=\S+")
     having = [text for text in texts if amounts.search(text)]

@@ -443,10 +443,13 @@ def test_figures_of_a_model_that_is_replaced_are_gone(prepared, tmp_path):
     train(run)
     evaluate(run)
     write_report(run.run_folder)
+    explained = {"explanation.json", "explanation.html"}
+    for name in explained:
+        (run.run_folder / name).write_text("{}")
     train(run)
     left = {path.name for path in run.run_folder.iterdir()}
     assert left >= {"model", "config.yaml", "training_log.json"}
-    assert not left & {"metrics.json", "report.html", "predictions"}
+    assert not left & {"metrics.json", "report.html", "predictions", *explained}
     assert not (run.run_folder / "model" / "calibration.json").exists()
 
 
