@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STATES = {"COMPLETE": "finished", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "running"}
-LITTLE = "A gain below twice that (the larger one) may be chance."
+LITTLE = "A gain below twice that may be chance."
 
 
 @dataclass
@@ -76,9 +76,9 @@ def sweep_page(search: Search) -> str:
     )
 
 
-def answers(search: Search) -> dict[str, str]:
+def answers(search: Search) -> dict[str, Any]:
     """Which trial to take, what it gains, whether that is more than chance, and whether the config has it already:
-    headline, gain, sure and have.
+    headline, gain, sure and have; and taken, the trial's number.
 
     Trials that another seed could bring to the best one's value are not told apart from it: of these the config's own
     settings are taken, if they are among them.
@@ -97,15 +97,16 @@ def answers(search: Search) -> dict[str, str]:
             f", better by {number(abs(own.value - best.value), 4)} than with the config's own settings (trial "
             f"{own.number}, {number(own.value, 4)})."
         )
-    take, have = f"Take trial {best.number}", ""
+    take, have, taken = f"Take trial {best.number}", "", best
     if own is not None and own.number in [best.number, *(trial.number for trial in level)]:
-        take, have = f"Keep the settings of the config: trial {own.number}", "The config has these settings already."
+        take, taken = f"Keep the settings of the config: trial {own.number}", own
+        have = "The config has these settings already."
     if not level:
-        return {"headline": f"{take}.", "gain": gain, "sure": _noise(search), "have": have}
+        return {"headline": f"{take}.", "gain": gain, "sure": _noise(search), "have": have, "taken": taken.number}
     alike = listed([str(at) for at in sorted(trial.number for trial in [best, *level])])
     headline = f"{take}. Trials {alike} lie no further apart than other seeds can bring them."
-    sure = f"{_quickest([best, *level])} {_noise(search)}".strip()
-    return {"headline": headline, "gain": gain, "sure": sure, "have": have}
+    sure = f"{_noise(search)} {_quickest([best, *level])}".strip()
+    return {"headline": headline, "gain": gain, "sure": sure, "have": have, "taken": taken.number}
 
 
 def _level(search: Search) -> list["FrozenTrial"]:
@@ -135,7 +136,7 @@ def _quickest(level: list["FrozenTrial"]) -> str:
         return ""
     least, at = min(timed)
     seconds = number(least.total_seconds(), 1)
-    return f"Of the {len(level)} trials that cannot be told apart, trial {at} took least time ({seconds} s)."
+    return f"Of the {len(level)} trials that cannot be told apart trial {at} took least time, {seconds} s."
 
 
 def _noise(search: Search) -> str:
@@ -151,7 +152,7 @@ def _noise(search: Search) -> str:
         low, high = (number(end, 4) for end in SEED_DEVIATIONS)
         return (
             f"Another seed alone moves it: on four labels of real logs by a standard deviation of {low} to {high}. "
-            f"{LITTLE} {picked}"
+            f"A gain below twice the larger one may be chance. {picked}"
         )
     return f"How far another seed alone moves it is not known here. {picked}"
 
