@@ -11,7 +11,7 @@ quickstart: $(VENV)/.installed  ## a real log to a report, in minutes
 	$(BIN)/python scripts/run.py --config configs/quickstart.yaml
 
 test: lint  ## ruff, pyright and pytest, without a network
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

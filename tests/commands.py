@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+TREES = 50  # of boosting, see the fixture few_trees
 
 
 def script_module(name: str) -> ModuleType:
@@ -25,10 +26,15 @@ def script_module(name: str) -> ModuleType:
 
 
 # Each line of the input starts a command, or waits for one.
-SERVER = """
+SERVER = f"""
+TREES = {TREES}
+"""
+SERVER += """
 import gc, json, os, resource, runpy, sys, traceback
 import finetune.training.sweep, finetune.evaluation.evaluate, finetune.report.report
 import optuna, sqlalchemy.dialects.sqlite
+import finetune.baselines.estimators, finetune.baselines.pairs
+finetune.baselines.estimators.MAX_TREES = finetune.baselines.pairs.MAX_TREES = TREES
 gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from tests.commands import command_server
+from tests.commands import TREES, command_server
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
@@ -151,7 +151,18 @@ def trained(prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def evaluated(trained, tmp_path_factory):
+def few_trees():
+    """Boosting grows 50 trees instead of 300, so that the tests are fast."""
+    from finetune.baselines import estimators, pairs
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (estimators, pairs):
+            patch.setattr(module, "MAX_TREES", TREES)
+        yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained, few_trees, tmp_path_factory):
     """The same, evaluated and with its report; only read it, too."""
     from finetune.evaluation.evaluate import evaluate
     from finetune.hub.model_card import write_model_card

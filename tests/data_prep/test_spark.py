@@ -17,7 +17,10 @@ from data_prep.config import DataConfig, Source, SparkConfig, TextField
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 
-pytestmark = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17"),
+    pytest.mark.xdist_group("Spark"),  # one worker starts it
+]
 
 LOCAL = SparkConfig(
     master="local[2]",

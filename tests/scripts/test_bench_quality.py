@@ -13,7 +13,7 @@ from tests.commands import script_module
 
 
 @pytest.fixture(scope="module")
-def bench():
+def bench(few_trees):
     sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where a script finds benchmark_jobs
     return script_module("bench_quality")
 

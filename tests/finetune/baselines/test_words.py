@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep.prepare import prepare
 from data_prep.prepared import prepared_for
-from finetune.baselines import estimators, words
+from finetune.baselines import words
 from finetune.baselines.fit import score_baselines
 from finetune.baselines.words import directions, known_words
 from finetune.parser import parse_experiment
@@ -57,9 +57,8 @@ def test_thousands_of_texts_take_seconds():
 
 
 @pytest.fixture
-def experiment(tmp_path, monkeypatch):
+def experiment(tmp_path):
     """Who bought tea last comes in the next ten days, and of the others each fifth."""
-    monkeypatch.setattr(estimators, "MAX_TREES", 50)
     random = np.random.default_rng(0)
     rows = []
     for user in range(400):

@@ -30,6 +30,7 @@ def contact_figures(**changed) -> dict:
         "found": {"model": found, "gradient_boosting": found, "majority": [415 * share for share in shares]},
         "low": [value * 0.9 for value in found],
         "high": [value * 1.1 for value in found],
+        "ahead": {},
         "contacted_at": 203.0,
         "found_at": {"model": 118.0, "gradient_boosting": 118.0, "majority": 41.5},
         "found_at_interval": [103.2, 132.8],
