@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc  # makes most of its functions when it is imported: pyright does not see them
 
 from data_prep.sql import identifier
 
@@ -21,7 +20,6 @@ TOO_LARGE = 1e10  # amounts of that size count as missing: their millionths coul
 VIEW = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])  # Arrow's string view
 CHUNK = 1 << 30  # bytes; offsets within a string view's buffer have 31 bits
 FEW = 256  # events, of which each is written on its own: a table for each column's values would cost more
-SALT = 0x9E3779B97F4A7C15  # of a user's hashes, see `side_by_side`
 
 
 @dataclass
@@ -146,11 +144,8 @@ def load_history(
         ).to_arrow_table()[1]
         joins += f' LEFT JOIN {table} ON rows.{column} = {table}."#value"'
         selected[name] = f'{table}."#code"'
-    order = ", ".join(
-        f"rows.{column} NULLS LAST"
-        for column in ["user_id", "event_time", "event_type", *map(identifier, sorted(fields))]
-    )
     query = ", ".join(f"{sql} AS {identifier('#' + name)}" for name, sql in selected.items())
+    order = f"rows.user_id, {event_order(fields)}"
     table = con.sql(f"SELECT {query} FROM rows {joins} ORDER BY {order}").to_arrow_table()
     found = {name: combined(table.column(i)) for i, name in enumerate(selected)}
     for name in by_value:
@@ -162,43 +157,30 @@ def load_history(
     return History(combined(counts["user_id"]), start, found.pop("time").to_numpy(), found)
 
 
-def side_by_side(histories: Sequence[History]) -> History:
-    """The users of several histories, one after the other: what many cost together is little more than one costs.
+def event_order(fields: Iterable[str]) -> str:
+    """SQL of the order of a user's events in the relation `rows`: by time, and at one moment by all that they say."""
+    columns = ["event_time", "event_type", *map(identifier, sorted(fields))]
+    return ", ".join(f"rows.{column} NULLS LAST" for column in columns)
 
-    The same user may be in several, as with and without an event. Hashes of a user and a value, the only unsigned
-    columns, are made others in each, so that no history sees the values of another one.
-    """
+
+def side_by_side(histories: Sequence[History]) -> History:
+    """The users of several histories, one after the other, each in one of them: many cost little more than one."""
     users = pa.concat_arrays([history.users for history in histories])
     sizes = np.concatenate([np.diff(history.start) for history in histories])
     start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    events = [len(history.time) for history in histories]
-    salt = np.repeat(np.arange(len(events), dtype=np.uint64) * np.uint64(SALT), events)
-    columns = {}
-    for name in histories[0].columns:
-        column = pa.concat_arrays([history.columns[name] for history in histories])
-        columns[name] = _salted(column, salt)
+    names = histories[0].columns
+    columns = {name: pa.concat_arrays([history.columns[name] for history in histories]) for name in names}
     made = History(users, start, np.concatenate([history.time for history in histories]), columns)
     if all(history.entries is not None for history in histories):
         made.entries = pa.concat_arrays([history.entries for history in reversed(histories)])
-    if all(history.classes is not None for history in histories):
+    classes = [history.classes for history in histories if history.classes is not None]
+    if classes:
         before = np.cumsum([0, *(len(history.users) for history in histories)])
-        row = np.concatenate([history.classes[0] + n for history, n in zip(histories, before[:-1], strict=True)])
-        time, code = (np.concatenate([history.classes[i] for history in histories]) for i in (1, 2))
+        row = np.concatenate([own[0] + n for own, n in zip(classes, before, strict=False)])
+        time, code = (np.concatenate([own[i] for own in classes]) for i in (1, 2))
         order = np.argsort(time, kind="stable")
         made.classes = row[order], time[order], code[order]
     return made
-
-
-def _salted(column: pa.Array, salt: np.ndarray) -> pa.Array:
-    """Other hashes where a column has them, or lists of them; `salt` is of shape (events,)."""
-    if pa.types.is_list(column.type) and column.type.value_type == pa.uint64():
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        return pa.ListArray.from_arrays(offsets, _salted(column.flatten(), np.repeat(salt, lengths)))
-    if column.type != pa.uint64():
-        return column
-    values = column.fill_null(0).to_numpy() ^ salt
-    return pa.array(values, mask=column.is_null().to_numpy(zero_copy_only=False))
 
 
 def appended(history: History, later: History) -> History:
@@ -209,8 +191,8 @@ def appended(history: History, later: History) -> History:
     if history.entries is not None and later.entries is not None:
         made.entries = pa.concat_arrays([later.entries, history.entries])
     if history.classes is not None and later.classes is not None:
-        row, *rest = (np.concatenate(pair) for pair in zip(history.classes, later.classes, strict=True))
-        made.classes = row, *rest
+        row, of_time, code = (np.concatenate(pair) for pair in zip(history.classes, later.classes, strict=True))
+        made.classes = row, of_time, code
     return made
 
 

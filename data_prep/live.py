@@ -14,12 +14,12 @@ from data_prep.config import DataConfig, Population
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED
 from data_prep.expressions import execute_one
-from data_prep.history import History, appended
+from data_prep.history import History, appended, event_order
 from data_prep.moments import EPOCH, microseconds
 from data_prep.population import Members, member_column
 from data_prep.rejected import reason_sql
 from data_prep.serializer import EventSerializer
-from data_prep.sql import identifier, quote, text_sql
+from data_prep.sql import identifier, quote, text_sql, timestamp
 from data_prep.times import time_sql
 from data_prep.users import given_user_sql, user_sql
 
@@ -52,7 +52,7 @@ class LiveEvents:
         lock_down(self.con)
 
     def read(self, events: Sequence[dict[str, Any]], lenient: bool = False) -> list[str | Unusable]:
-        """Make the table `rows` of events, without those that cannot be used.
+        """Read events, whose histories `histories` and `without_each` then give.
 
         Args:
             events: user_id, event_time (ISO 8601) and event_type, which are texts, and fields; other names are passed
@@ -81,7 +81,7 @@ class LiveEvents:
         return [user if why is None else Unusable(why) for user, why in found]
 
     def _read(self, given: pa.Table, casts: list[str], misfits: list[str]) -> None:
-        """Make the tables `#read` and `rows`; see `read`."""
+        """Make the table `#read`; see `read`."""
         con = self.con
         _, time = time_sql(TEXT, None, None, self.timezone, "events")
         raw = ", ".join(identifier(name) for name in given.column_names if name not in REQUIRED)
@@ -103,13 +103,50 @@ class LiveEvents:
                                {", ".join([text_sql("event_type", TEXT) + " AS event_type", *casts, raw])}
                         FROM "#timed"))""",
         )
-        types = self.serializer.casts(self.serializer.types)
-        execute_one(con, f'CREATE OR REPLACE TEMP TABLE rows AS SELECT {types} FROM "#read" WHERE "#why" IS NULL')
 
-    def histories(self) -> dict[str, History]:
-        """The history of each user in `rows`."""
-        history = self.serializer.load(self.con, member_column(self.population))
+    def histories(self, rows: Sequence[int] | None = None) -> dict[str, History]:
+        """The history of each user by the usable events that were read, or by some of these, given their rows."""
+        chosen = "" if rows is None else f' WHERE "#row" IN ({", ".join(map(str, [-1, *rows]))})'
+        self._select(f'SELECT * FROM "#read"{chosen}')
+        history = self._load()
         return {user: history.of_user(i) for i, user in enumerate(history.users.to_pylist())}
+
+    def without_each(self, most: int, cutoff: datetime) -> list[tuple[datetime, str | None]]:
+        """The newest events before the cutoff of the only user whose events were read, as if one had not happened.
+
+        Args:
+            most: So many events at most.
+            cutoff: In UTC, without a zone.
+
+        Returns:
+            The time of each event, the newest first, and the text without it; None where nothing else is left.
+        """
+        self._select(f'SELECT * FROM "#read" WHERE event_time < {timestamp(cutoff)}')
+        order = event_order(self.serializer.features.types)
+        self.con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE "#numbered" AS
+                SELECT *, count(*) OVER () - row_number() OVER (ORDER BY {order}) AS "#age" FROM rows"""
+        )
+        found = f'SELECT event_time FROM "#numbered" WHERE "#age" < {most} ORDER BY "#age"'
+        times = [time for (time,) in self.con.execute(found).fetchall()]
+        self.con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE rows AS
+                SELECT * EXCLUDE ("#age", number) REPLACE (format('{{:06d}}', number) AS user_id)
+                FROM "#numbered" JOIN range({len(times)}) AS numbers(number) ON "#age" <> number"""
+        )
+        texts: list[str | None] = [None] * len(times)
+        if times and (history := self._load()).users:
+            for user, text in zip(history.users.to_pylist(), self.texts(history, cutoff)[0], strict=True):
+                texts[int(user)] = text
+        return list(zip(times, texts, strict=True))
+
+    def _select(self, sql: str) -> None:
+        """Make the table `rows` of usable events of `#read`."""
+        types = self.serializer.casts(self.serializer.types)
+        execute_one(self.con, f'CREATE OR REPLACE TEMP TABLE rows AS SELECT {types} FROM ({sql}) WHERE "#why" IS NULL')
+
+    def _load(self) -> History:
+        return self.serializer.load(self.con, member_column(self.population))
 
     def append(self, history: History, later: History) -> History | None:
         """A user's history with later events; None where one of them is not after all others, as the order of events at

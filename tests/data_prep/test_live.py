@@ -102,14 +102,19 @@ def test_events_one_at_a_time_are_written_to_the_letter_as_the_batch_writes_them
     assert {user: text for user, text in zip(users, texts, strict=True) if text is not None} == batch
 
 
-def test_the_same_user_with_and_without_an_event_stands_twice_side_by_side(shop, fitted, live):
-    events = [as_json(shop, "u", (-minutes, "view", 1, 1, "c0", ["a", "b"], None)) for minutes in (3000, 2000, 1000)]
-    live.read(events)
-    whole = live.histories()["u"]
-    live.read(events[:2])
-    fewer = live.histories()["u"]
-    alone = [live.texts(one, shop.day(CUTOFF))[0][0] for one in (whole, fewer)]
-    assert live.texts(side_by_side([whole, fewer, whole]), shop.day(CUTOFF))[0] == [*alone, alone[0]]
+def test_a_history_without_an_event_is_that_of_the_log_without_it(shop, fitted, live):
+    minutes = (-3000, -2000, -2000, -1000, -1000, 5)
+    drawn = [(at, "view", i, 1, f"c{i % 2}", ["a", "b"][: i % 3], None) for i, at in enumerate(minutes)]
+    events = [as_json(shop, "u", one) for one in drawn]
+    live.read(events[::-1])
+    found = live.without_each(4, shop.day(CUTOFF))
+    assert [time for time, _ in found] == [shop.day(CUTOFF + at / 1440) for at in (-1000, -1000, -2000, -2000)]
+    for (_, text), gone in zip(found, (3, 4, 1, 2), strict=True):  # c1 after c0
+        table = fitted.transform(events[:gone] + events[gone + 1 :], shop.day(CUTOFF))
+        assert table["text"].to_pylist() == [text]
+    live.read(events[:1])
+    assert live.without_each(4, shop.day(CUTOFF)) == [(shop.day(CUTOFF - 3000 / 1440), None)]
+    assert live.without_each(4, shop.day(0)) == []
 
 
 def test_a_user_is_in_the_population_by_a_matching_event_within_its_time(shop, live):
