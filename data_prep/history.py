@@ -4,7 +4,7 @@ DuckDB reads, casts, joins and sorts; what a cutoff needs are differences of run
 that many cutoffs cost little more than one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -19,6 +19,7 @@ MILLION = 1_000_000
 TOO_LARGE = 1e10  # amounts of that size count as missing: their millionths could not be added up exactly
 VIEW = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])  # Arrow's string view
 CHUNK = 1 << 30  # bytes; offsets within a string view's buffer have 31 bits
+FEW = 256  # events, of which each is written on its own: a table for each column's values would cost more
 
 
 @dataclass
@@ -70,6 +71,23 @@ class History:
         low, high = self.first_at(since), self.first_at(until)
         return np.flatnonzero(counted[high] > counted[low])
 
+    def part(self, low: int, high: int) -> "History":
+        """The events [low, high) of the only user, without entries and classes."""
+        columns = {name: column.slice(low, high - low) for name, column in self.columns.items()}
+        return History(self.users, np.array([0, high - low]), self.time[low:high], columns)
+
+    def of_user(self, user: int) -> "History":
+        """One user's events, with entries and classes."""
+        low, high = self.start[user : user + 2].tolist()
+        columns = {name: column.slice(low, high - low) for name, column in self.columns.items()}
+        found = History(self.users.slice(user, 1), np.array([0, high - low]), self.time[low:high], columns)
+        if self.entries is not None:
+            found.entries = self.entries.slice(len(self.time) - high, high - low)
+        if self.classes is not None:
+            own = self.classes[0] == user
+            found.classes = np.zeros(own.sum(), np.int64), self.classes[1][own], self.classes[2][own]
+        return found
+
     def texts(self, low: np.ndarray, high: np.ndarray) -> pa.Array:
         """The entries of each range of events [low, high), newest first, without a copy; low < high."""
         assert self.entries is not None, "by EventSerializer.load"
@@ -103,12 +121,17 @@ def load_history(
         con: Has the relation `rows` (user_id, event_time, event_type and the fields), of whole users.
         fields: The log's fields; they break ties.
         columns: Name -> SQL over an event.
-        by_value: Name -> a column and SQL of a text over it, which is worked out once for each value of the column; it
-            gives a dictionary array.
+        by_value: Name -> a column and SQL of a text over it, which is worked out once for each value of the column
+            unless there are FEW events; it gives a dictionary array.
     """
     counts = con.sql("SELECT user_id, count(*) AS n FROM rows GROUP BY user_id ORDER BY user_id").to_arrow_table()
+    events = combined(counts["n"]).to_numpy()
     selected, joins, texts = {"time": "epoch_us(event_time)", **columns}, "", {}
+    few = events.sum() <= FEW
     for i, (name, (column, sql)) in enumerate(by_value.items()):
+        if few:
+            selected[name] = sql
+            continue
         column, table = identifier(column), identifier(f"#values_{i}")
         con.execute(
             f"""CREATE OR REPLACE TEMP TABLE {table} AS
@@ -121,17 +144,56 @@ def load_history(
         ).to_arrow_table()[1]
         joins += f' LEFT JOIN {table} ON rows.{column} = {table}."#value"'
         selected[name] = f'{table}."#code"'
-    order = ", ".join(
-        f"rows.{column} NULLS LAST"
-        for column in ["user_id", "event_time", "event_type", *map(identifier, sorted(fields))]
-    )
     query = ", ".join(f"{sql} AS {identifier('#' + name)}" for name, sql in selected.items())
+    order = f"rows.user_id, {event_order(fields)}"
     table = con.sql(f"SELECT {query} FROM rows {joins} ORDER BY {order}").to_arrow_table()
     found = {name: combined(table.column(i)) for i, name in enumerate(selected)}
-    for name, dictionary in texts.items():
-        found[name] = pa.DictionaryArray.from_arrays(found[name], combined(dictionary))
-    start = np.concatenate([[0], np.cumsum(combined(counts["n"]).to_numpy())]).astype(np.int64)
+    for name in by_value:
+        if few:
+            found[name] = found[name].dictionary_encode()
+        else:
+            found[name] = pa.DictionaryArray.from_arrays(found[name], combined(texts[name]))
+    start = np.concatenate([[0], np.cumsum(events)]).astype(np.int64)
     return History(combined(counts["user_id"]), start, found.pop("time").to_numpy(), found)
+
+
+def event_order(fields: Iterable[str]) -> str:
+    """SQL of the order of a user's events in the relation `rows`: by time, and at one moment by all that they say."""
+    columns = ["event_time", "event_type", *map(identifier, sorted(fields))]
+    return ", ".join(f"rows.{column} NULLS LAST" for column in columns)
+
+
+def side_by_side(histories: Sequence[History]) -> History:
+    """The users of several histories, one after the other, each in one of them: many cost little more than one."""
+    users = pa.concat_arrays([history.users for history in histories])
+    sizes = np.concatenate([np.diff(history.start) for history in histories])
+    start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    names = histories[0].columns
+    columns = {name: pa.concat_arrays([history.columns[name] for history in histories]) for name in names}
+    made = History(users, start, np.concatenate([history.time for history in histories]), columns)
+    if all(history.entries is not None for history in histories):
+        made.entries = pa.concat_arrays([history.entries for history in reversed(histories)])
+    classes = [history.classes for history in histories if history.classes is not None]
+    if classes:
+        before = np.cumsum([0, *(len(history.users) for history in histories)])
+        row = np.concatenate([own[0] + n for own, n in zip(classes, before, strict=False)])
+        time, code = (np.concatenate([own[i] for own in classes]) for i in (1, 2))
+        order = np.argsort(time, kind="stable")
+        made.classes = row[order], time[order], code[order]
+    return made
+
+
+def appended(history: History, later: History) -> History:
+    """The only user's events and the same user's later ones, whose entries know the event before them."""
+    columns = {name: pa.concat_arrays([part, later.columns[name]]) for name, part in history.columns.items()}
+    time = np.concatenate([history.time, later.time])
+    made = History(history.users, np.array([0, len(time)]), time, columns)
+    if history.entries is not None and later.entries is not None:
+        made.entries = pa.concat_arrays([later.entries, history.entries])
+    if history.classes is not None and later.classes is not None:
+        row, of_time, code = (np.concatenate(pair) for pair in zip(history.classes, later.classes, strict=True))
+        made.classes = row, of_time, code
+    return made
 
 
 def combined(column: pa.ChunkedArray) -> pa.Array:

@@ -125,12 +125,12 @@ class EventSerializer:
             if fitted["kind"] != "numeric":
                 by_value[f"words:{name}"] = (name, self._words_sql(name))
         history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
-        history.entries = self._entries(history)
+        history.entries = self.entries(history)
         if self.features.classes:
             load_classes(con, history, self.features)
         return history
 
-    def _entries(self, history: History) -> pa.Array:
+    def entries(self, history: History) -> pa.Array:
         """What is written of each event, the newest first."""
         words = self.config.style == "words"
         fields = []

@@ -106,6 +106,7 @@ CONTACT = {
     "contacted_at": float,
     "found_at": {MODEL: float, str: float},
     "found_at_interval": INTERVAL,
+    "difference_at": {str: PAIRED},
 }
 PROFIT = Alike(
     contact=float,

@@ -43,7 +43,7 @@ def write_metrics(folder: Path, **changed: object) -> None:
         },
         "contact": {"cutoff": "2024-04-01", "users": 9, "total": 98765.4321, "share": 0.1, "contacted_at": 1}
         | {"contacted": steps, "low": steps, "high": steps, "found": {"model": steps}, "ahead": {}}
-        | {"found_at": {"model": 1}},
+        | {"found_at": {"model": 1}, "difference_at": {}},
         "made": {
             "date": "2026-11-24",
             "evaluation": {"folder": str(folder.parents[1]), "slices": {"who": f"user_id = '{MARK}1'"}},

@@ -1,0 +1,209 @@
+"""Single events as they come, read and written by the SQL that reads and writes a log, over one open connection."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.aggregates import Aggregator
+from data_prep.config import DataConfig, Population
+from data_prep.connections import connect, lock_down
+from data_prep.event_log import REQUIRED
+from data_prep.expressions import execute_one
+from data_prep.history import History, appended, event_order
+from data_prep.moments import EPOCH, microseconds
+from data_prep.population import Members, member_column
+from data_prep.rejected import reason_sql
+from data_prep.serializer import EventSerializer
+from data_prep.sql import identifier, quote, text_sql, timestamp
+from data_prep.times import time_sql
+from data_prep.users import given_user_sql, user_sql
+
+TEXT = "VARCHAR"
+STRANGE = "strange"
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why an event cannot be used."""
+
+    why: str
+
+
+class LiveEvents:
+    """What reads events and writes the texts of users; not for several threads at a time.
+
+    Args:
+        serializer: Of the model.
+        timezone: Of times that carry none.
+        population: Whom the task asks about.
+    """
+
+    def __init__(self, serializer: EventSerializer, timezone: str, population: Population) -> None:
+        self.serializer, self.timezone, self.population = serializer, timezone, population
+        self.config = DataConfig([], timezone=timezone)
+        self.fields = {name: kind for name, kind in serializer.types.items() if name not in REQUIRED}
+        self.con = connect()
+        self.con.execute("SET threads = 1")  # of few rows a second one costs more than it does
+        lock_down(self.con)
+
+    def read(self, events: Sequence[dict[str, Any]], lenient: bool = False) -> list[str | Unusable]:
+        """Read events, whose histories `histories` and `without_each` then give.
+
+        Args:
+            events: user_id, event_time (ISO 8601) and event_type, which are texts, and fields; other names are passed
+                over, as the training log did not have them.
+            lenient: Take a value that does not fit its column for missing, and not its event for unusable.
+
+        Returns:
+            The user of each event, as the log has it, or why the event cannot be used.
+        """
+        columns: dict[str, pa.Array] = {"#row": pa.array(range(len(events)), pa.int64())}
+        columns |= {name: pa.array([event[name] for event in events], pa.string()) for name in REQUIRED}
+        lowered = [{name.lower(): value for name, value in event.items()} for event in events]  # as DuckDB compares
+        casts, misfits = [], []
+        for i, (name, kind) in enumerate(self.fields.items()):
+            values = [event.get(name.lower()) for event in lowered]
+            given = {f"#{i}.{of_type}": column for of_type, column in _by_type(values).items()}
+            columns |= given
+            tried = [f"TRY_CAST({identifier(raw)} AS {kind})" for raw in given if not raw.endswith(STRANGE)]
+            casts.append(f"coalesce({', '.join([*tried, 'NULL', 'NULL'])}) AS {identifier(name)}")
+            if given and not lenient:
+                has = " OR ".join(f"{identifier(raw)} IS NOT NULL" for raw in given)
+                why = quote(f"a value of {name} that is no {kind}")
+                misfits.append(f"WHEN ({has}) AND {identifier(name)} IS NULL THEN {why}")
+        self._read(pa.table(columns), casts, misfits)
+        found = self.con.execute('SELECT user_id, "#why" FROM "#read" ORDER BY "#row"').fetchall()
+        return [user if why is None else Unusable(why) for user, why in found]
+
+    def _read(self, given: pa.Table, casts: list[str], misfits: list[str]) -> None:
+        """Make the table `#read`; see `read`."""
+        con = self.con
+        _, time = time_sql(TEXT, None, None, self.timezone, "events")
+        raw = ", ".join(identifier(name) for name in given.column_names if name not in REQUIRED)
+        con.register("given", given)
+        con.execute(f"SET TimeZone = {quote(self.timezone)}")  # of times without a zone, and of nothing else
+        con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE "#timed" AS SELECT * REPLACE ({time} AS event_time)
+                FROM (SELECT *, event_time AS given_time FROM given)"""
+        )
+        con.execute("SET TimeZone = 'UTC'")
+        con.unregister("given")
+        misfit = f"CASE {' '.join(misfits)} END" if misfits else "NULL"
+        execute_one(
+            con,
+            f"""CREATE OR REPLACE TEMP TABLE "#read" AS
+                SELECT *, coalesce({reason_sql(self.config)}, {misfit}) AS "#why" FROM (
+                    SELECT *, {user_sql(TEXT, False)} AS user_id FROM (
+                        SELECT {given_user_sql(TEXT)} AS given_user, given_time, event_time,
+                               {", ".join([text_sql("event_type", TEXT) + " AS event_type", *casts, raw])}
+                        FROM "#timed"))""",
+        )
+
+    def histories(self, rows: Sequence[int] | None = None) -> dict[str, History]:
+        """The history of each user by the usable events that were read, or by some of these, given their rows."""
+        chosen = "" if rows is None else f' WHERE "#row" IN ({", ".join(map(str, [-1, *rows]))})'
+        self._select(f'SELECT * FROM "#read"{chosen}')
+        history = self._load()
+        return {user: history.of_user(i) for i, user in enumerate(history.users.to_pylist())}
+
+    def without_each(self, most: int, cutoff: datetime) -> list[tuple[datetime, str | None]]:
+        """The newest events before the cutoff of the only user whose events were read, as if one had not happened.
+
+        Args:
+            most: So many events at most.
+            cutoff: In UTC, without a zone.
+
+        Returns:
+            The time of each event, the newest first, and the text without it; None where nothing else is left.
+        """
+        self._select(f'SELECT * FROM "#read" WHERE event_time < {timestamp(cutoff)}')
+        order = event_order(self.serializer.features.types)
+        self.con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE "#numbered" AS
+                SELECT *, count(*) OVER () - row_number() OVER (ORDER BY {order}) AS "#age" FROM rows"""
+        )
+        found = f'SELECT event_time FROM "#numbered" WHERE "#age" < {most} ORDER BY "#age"'
+        times = [time for (time,) in self.con.execute(found).fetchall()]
+        self.con.execute(
+            f"""CREATE OR REPLACE TEMP TABLE rows AS
+                SELECT * EXCLUDE ("#age", number) REPLACE (format('{{:06d}}', number) AS user_id)
+                FROM "#numbered" JOIN range({len(times)}) AS numbers(number) ON "#age" <> number"""
+        )
+        texts: list[str | None] = [None] * len(times)
+        if times and (history := self._load()).users:
+            for user, text in zip(history.users.to_pylist(), self.texts(history, cutoff)[0], strict=True):
+                texts[int(user)] = text
+        return list(zip(times, texts, strict=True))
+
+    def _select(self, sql: str) -> None:
+        """Make the table `rows` of usable events of `#read`."""
+        types = self.serializer.casts(self.serializer.types)
+        execute_one(self.con, f'CREATE OR REPLACE TEMP TABLE rows AS SELECT {types} FROM ({sql}) WHERE "#why" IS NULL')
+
+    def _load(self) -> History:
+        return self.serializer.load(self.con, member_column(self.population))
+
+    def append(self, history: History, later: History) -> History | None:
+        """A user's history with later events; None where one of them is not after all others, as the order of events at
+        the same moment is that of all their values."""
+        if later.time[0] <= history.time[-1]:
+            return None
+        # The first later event tells of the days since the last one of before; its entry is written anew.
+        last = appended(history.part(len(history.time) - 1, len(history.time)), later)
+        entries = self.serializer.entries(last)
+        later.entries = entries.slice(0, len(later.time))
+        return appended(history, later)
+
+    def texts(self, history: History, cutoff: datetime) -> tuple[list[str | None], list[bool]]:
+        """Of each user the text at a cutoff, None without an event before it, and whether the population has them.
+
+        Args:
+            history: See `data_prep.history.side_by_side`.
+            cutoff: In UTC, without a zone.
+        """
+        at = microseconds(cutoff - EPOCH)
+        users = np.flatnonzero(history.with_past(at))
+        written: list[str | None] = [None] * len(history.users)
+        if len(users):
+            aggregator = Aggregator(history, self.serializer.features)
+            aggregates, own = aggregator.at(at, users), aggregator.own(at, users)
+            texts = self.serializer.texts(history, at, users, aggregates, own).to_pylist()
+            for user, text in zip(users.tolist(), texts, strict=True):
+                written[user] = text
+        members = np.zeros(len(written), bool)
+        members[Members(self.population, history).at(at)] = True
+        return written, members.tolist()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.con.close()
+
+
+def _by_type(values: list[Any]) -> dict[str, pa.Array]:
+    """Columns of the values' types, each of all rows and with the values of its type; together they have all.
+
+    Under STRANGE it is whether a value has no type, as a list of numbers and texts or a number of 30 digits.
+    """
+    places: dict[pa.DataType | None, list[int]] = defaultdict(list)
+    for row, value in enumerate(values):
+        if value is not None:
+            places[_type(value)].append(row)
+    columns = {}
+    for kind, rows in places.items():
+        column: list[Any] = [None] * len(values)
+        for row in rows:
+            column[row] = values[row] if kind is not None else True
+        columns[STRANGE if kind is None else str(len(columns))] = pa.array(column, kind or pa.bool_())
+    return columns
+
+
+def _type(value: Any) -> pa.DataType | None:
+    try:
+        return pa.array([value]).type
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return None

@@ -1,0 +1,217 @@
+"""Where the events of users are kept: an SQLite file, or a Redis. An event that `add` returned from is not lost."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from data_prep import InputError
+
+if TYPE_CHECKING:  # optional
+    pass
+
+EVENT_ID = "event_id"  # what a sender may call an event, so that it may send it twice
+AT_A_TIME = 500  # users that are asked for in one query
+
+
+class StoreError(Exception):
+    """The store cannot be reached or written to; nothing of what was asked is done."""
+
+
+class Kept(NamedTuple):
+    """An event of a user: two with the same key are one."""
+
+    user: str
+    key: str
+    event: str  # JSON
+
+
+class Store(Protocol):
+    """What the service asks of a store. Any method may raise StoreError."""
+
+    def add(self, events: Sequence[Kept]) -> list[bool]:
+        """Keep events, and say of each whether it is new; when it returns, they are kept."""
+        ...
+
+    def events(self, users: Iterable[str]) -> dict[str, list[dict]]:
+        """The events of those users who have any, in no order."""
+        ...
+
+    def users(self, start: str, limit: int) -> list[str]:
+        """Some users whose ids begin so, in the order of the ids."""
+        ...
+
+    def forget(self, user: str) -> int:
+        """Take away all events of a user, also from what the store keeps beside its data; returns their number."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+def kept(user: str, event: dict) -> Kept:
+    """An event as a store keeps it; its key is its event_id, or its content where it has none."""
+    event = event | {"user_id": user}
+    text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if event.get(EVENT_ID) is not None:
+        return Kept(user, f"id:{event[EVENT_ID]}", text)
+    content = json.dumps(event, sort_keys=True, allow_nan=False)
+    return Kept(user, f"content:{sha256(content.encode()).hexdigest()}", text)
+
+
+def open_store(url: str) -> Store:
+    """The store at sqlite:///FILE or redis://HOST; InputError where it is neither, or cannot be opened."""
+    if url.startswith("sqlite:///"):
+        return SqliteStore(Path(url.removeprefix("sqlite:///")))
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        return RedisStore(url)
+    raise InputError(f"--store {url} is no store", "give sqlite:///FILE or redis://HOST:PORT/0", setting="--store")
+
+
+class SqliteStore:
+    """Events in one file of SQLite, written ahead: each `add` is one transaction, on the disk before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # The engine's thread uses it alone; it was opened by another one.
+            self.con = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+            self.con.execute("PRAGMA journal_mode = WAL")
+            self.con.execute("PRAGMA synchronous = FULL")
+            self.con.execute("PRAGMA secure_delete = ON")
+            self.con.execute(
+                """CREATE TABLE IF NOT EXISTS events
+                   (user TEXT, key TEXT, event TEXT NOT NULL, PRIMARY KEY (user, key)) WITHOUT ROWID"""
+            )
+        except sqlite3.Error as error:
+            raise InputError(
+                f"--store {path} cannot be opened ({error})", "check the path and the folder", setting="--store"
+            ) from error
+
+    def add(self, events: Sequence[Kept]) -> list[bool]:
+        """See Store."""
+        with self._transaction():
+            insert = "INSERT OR IGNORE INTO events VALUES (?, ?, ?)"
+            return [self.con.execute(insert, event).rowcount == 1 for event in events]
+
+    def events(self, users: Iterable[str]) -> dict[str, list[dict]]:
+        """See Store."""
+        found: dict[str, list[dict]] = {}
+        asked = list(users)
+        for start in range(0, len(asked), AT_A_TIME):
+            some = asked[start : start + AT_A_TIME]
+            with self._transaction("BEGIN"):
+                query = f"SELECT user, event FROM events WHERE user IN ({', '.join('?' * len(some))})"
+                for user, event in self.con.execute(query, some):
+                    found.setdefault(user, []).append(json.loads(event))
+        return found
+
+    def users(self, start: str, limit: int) -> list[str]:
+        """See Store."""
+        with self._transaction("BEGIN"):
+            query = "SELECT DISTINCT user FROM events WHERE user >= ? AND substr(user, 1, ?) = ? ORDER BY user LIMIT ?"
+            return [user for (user,) in self.con.execute(query, (start, len(start), start, limit))]
+
+    def forget(self, user: str) -> int:
+        """See Store: freed pages are overwritten, and the log that was written ahead is emptied."""
+        with self._transaction():
+            gone = self.con.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount
+        try:
+            busy, *_ = self.con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+        if busy:
+            raise StoreError("the events are gone, but another process reads the file, so that its log still has them")
+        return gone
+
+    def close(self) -> None:
+        """See Store."""
+        self.con.close()
+
+    @contextmanager
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        """All of the block or nothing; SQLite's complaints, such as of a full disk, become a StoreError."""
+        try:
+            self.con.execute(begin)
+            yield
+            self.con.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+        finally:
+            if self.con.in_transaction:
+                self.con.execute("ROLLBACK")
+
+
+class RedisStore:
+    """Events in a Redis, a hash for each user; as safe as its `appendonly` and `appendfsync` make it."""
+
+    PREFIX, USERS = "eventscribe:user:", "eventscribe:users"
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise InputError("a store in Redis needs redis", "pip install -e '.[redis]'", setting="--store") from error
+        self.failed = redis.RedisError, OSError
+        self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True, socket_timeout=2)
+        try:
+            self.durable = self.client.info("persistence")["aof_enabled"]  # pyright: ignore[reportIndexIssue]
+        except self.failed as error:
+            raise InputError(
+                f"--store: no Redis answers there ({error})", "start it, or check the address", setting="--store"
+            ) from error
+        if not self.durable:
+            print("warning: this Redis keeps no log (appendonly no): events since its last snapshot die with it")
+
+    def add(self, events: Sequence[Kept]) -> list[bool]:
+        """See Store."""
+        with self._errors():
+            pipe = self.client.pipeline(transaction=True)
+            for user, key, event in events:
+                pipe.hsetnx(self.PREFIX + user, key, event)
+            if events:
+                pipe.zadd(self.USERS, dict.fromkeys((event.user for event in events), 0))
+            return [bool(new) for new in pipe.execute()[: len(events)]]
+
+    def events(self, users: Iterable[str]) -> dict[str, list[dict]]:
+        """See Store."""
+        asked = list(users)
+        with self._errors():
+            pipe = self.client.pipeline(transaction=False)
+            for user in asked:
+                pipe.hvals(self.PREFIX + user)
+            found = pipe.execute()
+        return {user: [json.loads(event) for event in own] for user, own in zip(asked, found, strict=True) if own}
+
+    def users(self, start: str, limit: int) -> list[str]:
+        """See Store."""
+        with self._errors():
+            low, high = (f"[{start}", f"[{start}\U0010ffff") if start else ("-", "+")
+            return list(map(str, self.client.zrangebylex(self.USERS, low, high, 0, limit)))
+
+    def forget(self, user: str) -> int:
+        """See Store: the log is written anew without them, in the background of the server."""
+        with self._errors():
+            pipe = self.client.pipeline(transaction=True)
+            pipe.hlen(self.PREFIX + user)
+            pipe.delete(self.PREFIX + user)
+            pipe.zrem(self.USERS, user)
+            gone = pipe.execute()[0]
+            if gone and self.durable:
+                self.client.bgrewriteaof()
+        return gone
+
+    def close(self) -> None:
+        """See Store."""
+        self.client.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Redis' complaints become a StoreError."""
+        try:
+            yield
+        except self.failed as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from error
