@@ -5,7 +5,8 @@ import re
 from data_prep.event_words import plural
 
 # Aggregates by the pattern of their name, of which the first that fits holds: {0} and {1} are its groups, {many} is the
-# plural of the first. Where a name of BOTH begins with target_, {of} and {an} say so. An event day is one with an event.
+# plural of the first. Where a name of BOTH begins with target_, {of} and {an} say so. An event day is one that has an
+# event.
 BOTH = {
     r"recency_days": "days since the last {of}event",
     r"tenure_days": "days since the first {of}event",
