@@ -17,7 +17,7 @@ class Source:
     sql: str | None = None
     """A DuckDB SELECT that gives user_id, event_time, event_type and any fields."""
     path: str | None = None
-    """CSV (also .gz), Parquet or JSON lines: a file or a glob such as logs/2024-*.parquet."""
+    """CSV (also .gz), Parquet or JSON lines: a file, or else a glob such as logs/2024-*.parquet."""
     columns: dict[str, str] | None = None
     """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
     time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None

@@ -5,8 +5,8 @@ import re
 from data_prep.event_words import plural
 
 # Aggregates by the pattern of their name, of which the first that fits holds: {0} and {1} are its groups, {many} is the
-# plural of the first. Where a name of BOTH
-# begins with target_, {of} and {an} say so. An event day is one with an event.
+# plural of the first. Where a name of BOTH begins with target_, {of} and {an} say so. An event day is one that has an
+# event.
 BOTH = {
     r"recency_days": "days since the last {of}event",
     r"tenure_days": "days since the first {of}event",
@@ -15,13 +15,13 @@ BOTH = {
     r"gap_mean": "days between {of}event days, mean",
     r"gap_std": "days between {of}event days, deviation",
     r"gap_median": "days between {of}event days, median",
-    r"gap_q90": "days between {of}event days, 90 % are below",
+    r"gap_q90": "days between {of}event days, nine in ten",
     r"gap_max": "days between {of}event days, most",
     r"gap_last": "days between the last two {of}event days",
     r"gap_last3": "days between {of}event days, mean of the last three",
     r"gap_last_over_mean": "days between the last two {of}event days, as a multiple of the mean",
     r"recency_over_gap": "days since the last {of}event, as a multiple of the mean between {of}event days",
-    r"recency_over_gap_q90": "days since the last {of}event, as a multiple of what 90 % of the gaps are below",
+    r"recency_over_gap_q90": "days since the last {of}event, as a multiple of what nine in ten gaps are below",
 }
 COUNTED = r"(events|target|.+_sum)"
 OTHERS = {
