@@ -1,9 +1,6 @@
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,15 +279,11 @@ def test_a_run_that_lost_a_file_is_refused_before_any_work(trained, tmp_path, fi
     assert sorted((tmp_path / "tiny").rglob("*")) == before
 
 
-def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path):
+def test_two_processes_give_the_metrics_of_one(evaluated, tmp_path, commands):
     """Everything but the number of processes, the seconds, the date and the folder."""
     shutil.copytree(evaluated.run_folder, tmp_path / "tiny")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--multi_gpu"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["--num_processes", "2", "scripts/evaluate.py", "--config", str(tmp_path / "tiny/config.yaml")]
-    command += ["--training.use_cpu", "false", "--runs.folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = ["--config", tmp_path / "tiny/config.yaml", "--training.use_cpu", "false", "--runs.folder", tmp_path]
+    commands.run_two("evaluate.py", *arguments)
     found = []
     for folder, processes in ((evaluated.run_folder, 1), (tmp_path / "tiny", 2)):
         metrics = json.loads((folder / "metrics.json").read_text())

@@ -109,11 +109,16 @@ def test_killed_at_any_rename_it_goes_on_to_the_same_file(model, log, undisturbe
         assert f"going on: {parts} of 4 parts are scored already" in lines
 
 
-def test_two_processes_write_the_file_of_one(trained, model, undisturbed, tmp_path, commands):
+def test_two_processes_of_accelerate_launch_write_the_file_of_one(trained, model, undisturbed, tmp_path):
     columns = "{user_id: user, event_time: time, event_type: what}"
     arguments = ["--model", model, "--events", trained.data.sources[0].path, "--columns", columns, "--cutoff", CUTOFF]
     arguments += ["--output", tmp_path / "scores.parquet", "--part-users", 40]
-    printed = commands.run_two("predict.py", *arguments, "--top", 0.1)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", 1, "--multi_gpu"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0, "--num_processes", 2]
+    command = [*map(str, [*launch, PREDICT, *arguments, "--top", 0.1])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = done.stdout + done.stderr
     assert (tmp_path / "scores.parquet").read_bytes() == undisturbed.read_bytes()
     assert printed.count("150 users scored") == 1
     assert printed.count("scores.top.csv: the 15 users with the highest scores") == 1
