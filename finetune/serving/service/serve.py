@@ -44,6 +44,7 @@ def serve(model: str, store: str, host: str, port: int, key: str | None) -> None
         timeout_keep_alive=15,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    bound.listen(MOST_CONNECTIONS)  # so that who reads the next line is answered
     print(f"serving {model} at http://{host}:{bound.getsockname()[1]}", flush=True)
     with suppress(KeyboardInterrupt):  # by which uvicorn says that a signal ended it
         uvicorn.Server(config).run([bound])
@@ -58,7 +59,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         raise InputError(
-            f"--host {host} --port {port} cannot be listened on ({error.strerror})",
+            f"--port {port} of --host {host} cannot be listened on ({error.strerror})",
             "take another port, or end what listens there",
             setting="--port",
         ) from error
