@@ -60,7 +60,15 @@ REPORTED = {
     "validation": FIGURES,
     "test": FIGURES,
     "curves": {"rows": int, "unscored": int},
-    "contact": MayLack({"cutoff": str, "users": int, "found": {str: [float]}, "contacted": [float]}),
+    "contact": MayLack(
+        {
+            "cutoff": str,
+            "users": int,
+            "found": {str: [float]},
+            "contacted": [float],
+            "difference_at": {str: {"difference": float}},
+        }
+    ),
     "timeline": MayLack(dict),
     "made_up": MayLack({"cutoff": str, "events": [{"days": int, "fields": dict}], "text": str}),
     "training": dict,
