@@ -3,6 +3,7 @@
 from pathlib import Path
 
 FILES = {f"{split}.parquet" for split in ("train", "validation", "test", "unlabelled")}
+FILES |= {"serializer.json", "manifest.json", "README.md"}
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -14,8 +14,6 @@ from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from tests.data_prep.prepared_files import FILES, content
 
-FILES |= {"serializer.json", "manifest.json", "README.md"}
-
 
 def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
