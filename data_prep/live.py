@@ -25,6 +25,7 @@ from data_prep.users import given_user_sql, user_sql
 
 TEXT = "VARCHAR"
 STRANGE = "strange"
+PLAIN = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def _by_type(values: list[Any]) -> dict[str, pa.Array]:
 
 
 def _type(value: Any) -> pa.DataType | None:
+    if type(value) in PLAIN and (not isinstance(value, str) or value.isascii()):  # pyarrow takes microseconds for each
+        return PLAIN[type(value)]
     try:
         return pa.array([value]).type
     except (pa.ArrowException, OverflowError, UnicodeError):

@@ -49,23 +49,35 @@ def _served(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def show(pages: dict[str, str], opened: str) -> Shown:
-    """Open one of several pages, name -> HTML; skips the test where Chromium is missing."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing, so no page was opened in a browser; apt-get install chromium")
+    """Open one of several pages, name -> HTML; see `visit`."""
     folder = Path(tempfile.mkdtemp())
     try:
         for name, text in pages.items():
             (folder / name).write_text(text, encoding="utf-8")
         with _served(folder) as (address, requests):
-            command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-            # The page's content security policy has Chromium write to the console what it refuses to ask for.
-            command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
-            command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000", "--hide-scrollbars"]
-            command += ["--dump-dom", f"{address}/{opened}"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return Shown(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], requests)
+            dom, console = visit(f"{address}/{opened}")
+        return Shown(dom, console, requests)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def visit(address: str, *more: str) -> tuple[str, list[str]]:
+    """What a page of this machine is after a while, and what it wrote to the console; skips without Chromium.
+
+    Args:
+        address: Of the page.
+        more: Options of Chromium, such as --screenshot.
+    """
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is missing, so no page was opened in a browser; apt-get install chromium")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        # The page's content security policy has Chromium write to the console what it refuses to ask for.
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
+        command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--hide-scrollbars", *more]
+        command += ["--dump-dom", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 def assert_quiet_and_narrow(pages: dict[str, str]) -> None:
