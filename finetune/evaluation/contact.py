@@ -41,8 +41,8 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     total = float(rows.labels.sum())
     if rows.labels.min() < 0 or total <= 0:
         return None
-    shares = np.append(SHARES, share)
-    users = contacted(shares, len(rows.labels))
+    users = contacted(np.append(SHARES, share), len(rows.labels))
+    shares = users / len(rows.labels)  # of whole users, or a contact could find more than there are
     reached = {name: _Reached(scores, rows.labels) for name, scores in rows.scores.items()}
     found = {name: scorer(np.ones((len(rows.labels), 1)), shares)[0] * users for name, scorer in reached.items()}
     drawn = {name: means * users for name, means in _resampled(rows.users, reached, shares, resamples, seed).items()}
