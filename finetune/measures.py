@@ -198,6 +198,7 @@ AT_THRESHOLD = {  # of absent and exists
     "f1": Measure("F1", "harmonic mean of precision and recall"),
     "accuracy": Measure("Accuracy", "share of the rows that are told rightly"),
 }
+DRIFT = (0.1, 0.25)  # usual bounds of a small and a large population stability index
 RATES = ("selected_rate", "true_positive_rate", "calibration_gap")  # of a group of users, beside its measures
 GAPS = ("equal_opportunity", "demographic_parity", "calibration")  # between groups
 MAIN = {task: next(iter(known)) for task, known in MEASURES.items()}

@@ -1,8 +1,11 @@
 """The first screen of a report: whom to contact, what it finds, and how far that can be trusted, in plain words."""
 
+from datetime import datetime
 from typing import Any
 
-from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival
+from data_prep.moments import parse_duration
+from finetune.field_words import aggregate_reading
+from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, best_rival
 from finetune.metrics_json import Metrics
 from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
 
@@ -44,13 +47,35 @@ def advice(metrics: Metrics) -> str:
     bounds = _known(metrics["test"]["baselines"][name].get(f"{main}_difference_interval"))
     if bounds is None:
         return "This test cannot tell which way is the best."
-    found = standing(bounds, metrics["lower_is_better"])
+    found, rival, sure = standing(bounds, metrics["lower_is_better"]), worded(name), _how_sure(metrics, name, bounds)
     if found == "ahead":
-        return f"Use this model: it is better than {worded(name)}, the best of the usual ways, and that is no chance."
+        return f"Yes. Over all days of the test this model is better than {rival}, the best of the usual ways{sure}."
     gain = _gain_of_blend(metrics, found)
     if found == "behind":
-        return f"Use {worded(name)} for this log: it is better than this model, and that is no chance.{gain}"
-    return f"Use either: this model and {worded(name)}, the best of the usual ways, cannot be told apart.{gain}"
+        return f"No. Use {rival} for this log: over all days of the test it is better than this model{sure}.{gain}"
+    return (
+        f"It is as good. Over all days of the test this model and {rival}, the best of the usual ways, cannot be told "
+        f"apart{sure}. Keep {rival} if you have it.{gain}"
+    )
+
+
+def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
+    """The main measure of both and the interval of their difference, in words, where words are shorter."""
+    ours, theirs = metrics["test"][metrics["main"]], metrics["test"]["baselines"][name][metrics["main"]]
+    if metrics["task"] == "binary":
+        low, high = (1000 * end for end in bounds)
+        return (
+            f": of 1,000 pairs of a user who {_people(metrics)[1]} and one who did not it orders "
+            f"{number(1000 * ours, 0)} rightly and {worded(name)} {number(1000 * theirs, 0)}, a difference of "
+            f"{number(1000 * ours - 1000 * theirs, 0, '+')} ({span([low, high], 0, '+')})"
+        )
+    if metrics["task"] == "value":
+        apart = number(ours - theirs, None, "+")
+        return (
+            f": it is off by {number(ours, None)} on average and {worded(name)} by {number(theirs, None)}, a "
+            f"difference of {apart} ({span(bounds, None, '+')})"
+        )
+    return ", and that is no chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
 
 
 def _gain_of_blend(metrics: Metrics, found: str) -> str:
@@ -61,17 +86,23 @@ def _gain_of_blend(metrics: Metrics, found: str) -> str:
     over_model = _known(blended.get(f"{main}_difference_interval"))  # model minus blend
     if over_rival is None or over_model is None:
         return ""
-    if standing(over_rival, lower) != "ahead" or (found == "level" and standing(over_model, lower) != "behind"):
-        return " The mean of both is no better, as far as this test can tell."
-    return f" The mean of both is better {'still' if found == 'behind' else 'than either'}, and that is no chance."
+    beats_rival, beats_model = standing(over_rival, lower) == "ahead", standing(over_model, lower) == "behind"
+    both = " The mean of this model and boosting"
+    if beats_rival and (found == "behind" or beats_model):
+        return f"{both} is better {'still' if found == 'behind' else 'than either'}, and that is no chance."
+    if beats_model:
+        return f"{both} is better than the model alone, but not than boosting, as far as this test can tell."
+    return f"{both} is no better, as far as this test can tell."
 
 
 def answers(metrics: Metrics) -> list[tuple[str, str]]:
     """What else somebody asks who has to decide: pairs of a question and a few sentences; no measure is named there."""
     contact = metrics.get("contact")
     beside = _beside(metrics, contact) if contact else ""
+    share = metrics["training"].get("teacher")
+    taught = f"Boosting and regression taught it {percent(share)} of what it learned." if share else ""
     found = [
-        ("Is it better than the usual ways?", f"{beside} {advice(metrics)}".strip()),
+        ("Is it better than the usual ways?", f"{beside} {advice(metrics)} {taught}".strip()),
         ("Can it be trusted?", _trust(metrics)),
         ("What did it learn from?", _learned(metrics)),
     ]
@@ -83,7 +114,7 @@ def _trust(metrics: Metrics) -> str:
     test, label = metrics["test"], metrics["label"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
     when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
-    said = [f"It was tested {when}, all later than what it learned from, with {number(test['users'], 0)} users."]
+    said = [f"It was tested {when}, later than all that it learned from, with {number(test['users'], 0)} users."]
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
         whom = "would leave" if label in LEAVING else f"would come out as {worded(label)}"
@@ -97,9 +128,16 @@ def _trust(metrics: Metrics) -> str:
         became = {
             "ahead": "It was better on the last of these days than on the first.",
             "behind": "It was worse on the last of these days than on the first, and that is no chance: train again.",
-            "level": "From the first of these days to the last it changed by no more than chance can make.",
+            "level": "On the last of these days it was as good as on the first, but for what chance can make.",
         }
         said.append(became[standing(change, metrics["lower_is_better"])])
+    moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]
+    if moved:
+        many = f"{len(moved)} things that it reads have" if len(moved) > 1 else "One thing that it reads has"
+        said.append(
+            f"{many} changed much since its training, most of all {aggregate_reading(moved[0]['input'])}: if that is "
+            f"here to stay, train again."
+        )
     return " ".join(said)
 
 
@@ -110,10 +148,10 @@ def _learned(metrics: Metrics) -> str:
         return ""
     days, rows = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]], timeline["train"]["rows"]
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
+    end = datetime.fromisoformat(max(timeline["train"]["cutoffs"])) + parse_duration(metrics["horizon"], "horizon")
     return (
-        f"From a log of {number(log['events'], 0)} events of {number(log['users'], 0)} users, {log['first'][:10]} to "
-        f"{log['last'][:10]}: what each user had done before {when}, and what came in the {metrics['horizon']} after "
-        f"it; {number(rows, 0)} examples in all."
+        f"From {number(rows, 0)} examples: what users had done before {when}, from {log['first'][:10]} on, and what "
+        f"came in the {metrics['horizon']} after it. It has seen nothing from {end:%Y-%m-%d} on."
     )
 
 
@@ -146,12 +184,13 @@ def _found(metrics: Metrics, contact: dict) -> str:
         if bounds:
             between = f", and between {number(bounds[0], 0)} and {number(bounds[1], 0)} among other users like these"
         return (
-            f"Seen from {day}, {number(found, 0)} of them{share} really {_people(metrics)[1]}: {number(times, 1)} "
-            f"times as many as by chance{between}."
+            f"On {day}, the last day of the test, {number(found, 0)} of them{share} really {_people(metrics)[1]} in "
+            f"the {metrics['horizon']} after it: {number(times, 1)} times as many as by chance{between}."
         )
     between = "" if bounds is None else f" (95\u00a0% interval {span(bounds, None)})"
     return (
-        f"Seen from {day}, they brought {number(found, None)}{between} of {number(contact['total'], None)}, "
+        f"On {day}, the last day of the test, these are the ones who brought {number(found, None)}{between} of "
+        f"{number(contact['total'], None)} in the {metrics['horizon']} after it, "
         f"{percent(found / contact['total'])} of all: {number(times, 1)} times as much as by chance."
     )
 
@@ -171,7 +210,7 @@ def _beside(metrics: Metrics, contact: dict) -> str:
     ]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
     return (
-        f"Of as many contacts this model finds {number(ours, places)}, "
+        f"As many contacts find {number(ours, places)} by this model, "
         f"{listed([*ways, f'chance {number(chance, places)}'])}."
     )
 
@@ -186,8 +225,8 @@ def _money(metrics: Metrics, contact: dict, costs: dict | None) -> str:
         low, high = (_profit(found, contact["contacted_at"], costs) for found in bounds)
         between = f", between {number(low, 0)} and {number(high, 0)}"
     return (
-        f"At {costs['contact']:,g} a contact and {costs['kept_customer']:,g} gained from each of those found, that "
-        f"earns {number(earned, 0)}{between}."
+        f"At {costs['contact']:,g} a contact, and if a contact brings {costs['kept_customer']:,g} on average from each "
+        f"of those found (which no test has measured), that earns {number(earned, 0)}{between}."
     )
 
 

@@ -5,7 +5,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from finetune.field_words import aggregate_reading
-from finetune.measures import digits, measure
+from finetune.measures import DRIFT, digits, measure
 from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
     BLUE,
@@ -30,7 +30,6 @@ from finetune.wording import FEW_POSITIVES, listed, missing, number, percent, sh
 BARS = 15  # inputs whose drift is drawn
 GROUPS = 20  # of a slice that are drawn
 DRAWN = 0.05  # drift up to that is not drawn
-MARKS = (0.1, 0.25)  # usual bounds of a small and a large population stability index
 
 
 def profit_pictures(metrics: Metrics) -> list[Picture]:
@@ -192,16 +191,16 @@ def drift_pictures(metrics: Metrics) -> list[Picture]:
     """
     known = [entry for entry in metrics["drift"] if not missing(entry["psi"])]
     moved = [entry for entry in known if not entry.get("ages")]
-    aging = [entry for entry in known if entry.get("ages") and entry["psi"] > MARKS[0]]
+    aging = [entry for entry in known if entry.get("ages") and entry["psi"] > DRIFT[0]]
     if not moved:
         return []
     drawn = [entry for entry in moved if entry["psi"] > DRAWN]
     shown, below = drawn[:BARS], len(moved) - len(drawn)
     names = [aggregate_reading(entry["input"]) for entry in shown]
-    above = [sum(entry["psi"] > mark for entry in moved) for mark in MARKS]
+    above = [sum(entry["psi"] > mark for entry in moved) for mark in DRIFT]
     reading = (
-        f"Of {len(moved)} inputs {above[0]} moved by more than {MARKS[0]}, which is usually called some drift, and "
-        f"{above[1]} by more than {MARKS[1]}, much drift. "
+        f"Of {len(moved)} inputs {above[0]} moved by more than {DRIFT[0]}, which is usually called some drift, and "
+        f"{above[1]} by more than {DRIFT[1]}, much drift. "
     )
     if shown:
         reading += f"The largest is {names[0]} with {number(shown[0]['psi'], 2)}. "
@@ -235,7 +234,7 @@ def _drift_bars(names: list[str], values: list[float]) -> Markup:
     for at, (name, value) in enumerate(zip(names, values, strict=True)):
         text = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
         axes.annotate(f"{short(name, 60)}: {number(value, 2)}", (0, at - 0.42), **text)
-    for mark, word, style in zip(MARKS, ("some", "much"), (DOTTED, DASHED), strict=True):
+    for mark, word, style in zip(DRIFT, ("some", "much"), (DOTTED, DASHED), strict=True):
         look = style | {"color": INK, "linewidth": 1.4, "label": f"{mark:g}: {word} drift"}
         below = [at - 0.2 for at in range(len(values))]  # beside the bars alone, as a name would be crossed out
         axes.vlines([mark] * len(values), below, [start + 0.4 for start in below], **look)

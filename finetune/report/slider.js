@@ -15,7 +15,7 @@ function update() {
   show("contacted", whole.format(contacted));
   show("found", whole.format(found));
   show("range", range(data.low[at], data.high[at]));
-  show("missed", whole.format(data.total - found));
+  show("missed", whole.format(Math.max(0, data.total - found)));
   show("precision", contacted && data.counts ? whole.format(100 * (found / contacted)) + "\u00a0%" : "\u2013");
   show("lift", chance ? one.format(found / chance) : "\u2013");
   if (data.rivalFound) show("rival", whole.format(data.rivalFound[at]));

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def figures(interval: tuple[float, float], blend: tuple[float, float] = (-0.001,
             "evaluation": {"costs": {"contact": 1.0, "kept_customer": 5.0}},
             "log": {"first": "2017-01-01 07:12", "last": "2017-12-31", "events": 164235, "users": 2469},
         },
+        "training": {"teacher": None},
+        "drift": [
+            {"input": "type_mailing_recency_days", "psi": 0.83},
+            {"input": "value_sum_28d", "psi": 0.3},
+            {"input": "tenure_days", "psi": 4.4, "ages": True},
+            {"input": "hour_mean", "psi": None},
+        ],
         "timeline": {"train": {"cutoffs": ["2017-04-03", "2017-08-14"], "rows": 40162}},
         "by_cutoff": [{"cutoff": "2017-09-25"}, {"cutoff": "2017-11-06", "auroc_change_interval": [-0.02, 0.01]}],
         "curves": {"calibration": {"mean_score": 0.196, "mean_label": 0.2048}},
@@ -77,21 +85,26 @@ def test_the_first_screen_says_whom_to_contact_and_what_that_finds_in_plain_word
     said = decision(figures((-0.003, 0.001)))
     assert said["headline"] == "Contact the 10\u00a0% most likely to leave: 203 of 2,034 users."
     assert said["found"] == (
-        "Seen from 2017-11-06, 118 of them (58\u00a0%) really left: 2.8 times as many as by chance, and between 103 "
-        "and 133 among other users like these."
+        "On 2017-11-06, the last day of the test, 118 of them (58\u00a0%) really left in the 14 days after it: 2.8 "
+        "times as many as by chance, and between 103 and 133 among other users like these."
     )
     better, trusted, learned = (text for _, text in answers(figures((-0.003, 0.001))))
-    assert better.startswith(
-        "Of as many contacts this model finds 118, gradient boosting 118 and chance 41. Use either: this model and "
+    assert better == (
+        "As many contacts find 118 by this model, gradient boosting 118 and chance 41. It is as good. Over all days of "
+        "the test this model and gradient boosting, the best of the usual ways, cannot be told apart: of 1,000 pairs "
+        "of a user who left and one who did not it orders 829 rightly and gradient boosting 830, a difference of "
+        "\u22121 (\u22123 to +1). Keep gradient boosting if you have it. The mean of this model and boosting is better "
+        "than the model alone, but not than boosting, as far as this test can tell."
     )
     assert trusted == (
-        "It was tested on 2 days from 2017-09-25 to 2017-11-06, all later than what it learned from, with 2,253 users. "
-        "It expected that 19.6\u00a0% would leave, and 20.5\u00a0% did. From the first of these days to the last it "
-        "changed by no more than chance can make."
+        "It was tested on 2 days from 2017-09-25 to 2017-11-06, later than all that it learned from, with 2,253 users. "
+        "It expected that 19.6\u00a0% would leave, and 20.5\u00a0% did. On the last of these days it was as good "
+        "as on the first, but for what chance can make. 2 things that it reads have changed much since its training, "
+        "most of all days since the last mailing: if that is here to stay, train again."
     )
     assert learned == (
-        "From a log of 164,235 events of 2,469 users, 2017-01-01 to 2017-12-31: what each user had done before each of "
-        "2 days from 2017-04-03 to 2017-08-14, and what came in the 14 days after it; 40,162 examples in all."
+        "From 40,162 examples: what users had done before each of 2 days from 2017-04-03 to 2017-08-14, from "
+        "2017-01-01 on, and what came in the 14 days after it. It has seen nothing from 2017-08-28 on."
     )
     assert said["money"].endswith("that earns 387, between 313 and 461.")
     for sentence in said["headline"], said["found"], said["money"], better, trusted, learned:
@@ -129,7 +142,7 @@ def test_a_threshold_by_money_is_said_first_with_what_it_earns():
 
 def test_a_model_that_became_worse_says_so():
     worse = [{"cutoff": "2017-09-25"}, {"cutoff": "2017-11-06", "auroc_change_interval": [-0.05, -0.01]}]
-    trusted = dict(answers(figures((-0.003, 0.001), by_cutoff=worse)))["Can it be trusted?"]
+    trusted = dict(answers(figures((-0.003, 0.001), by_cutoff=worse, drift=[])))["Can it be trusted?"]
     assert trusted.endswith(
         "It was worse on the last of these days than on the first, and that is no chance: train again."
     )
@@ -142,23 +155,39 @@ def test_other_labels_and_other_shares_are_named_as_they_are():
     assert "the 12.5\u00a0% most likely to come out as refund" in said["headline"]
     found = contact_figures(found_at={"model": 118.0, "gradient_boosting": 110.0})
     better = dict(answers(figures((-0.003, 0.001), contact=found)))["Is it better than the usual ways?"]
-    assert better.startswith("Of as many contacts this model finds 118, gradient boosting 110 and chance ")
+    assert better.startswith("As many contacts find 118 by this model, gradient boosting 110 and chance ")
     assert decision(figures((-0.003, 0.001), contact=None)) is None
 
 
 @pytest.mark.parametrize(
     ("interval", "blend", "said"),
     [
-        ((0.001, 0.005), (0.001, 0.004), "Use this model: it is better than gradient boosting"),
-        ((-0.005, -0.001), (0.001, 0.004), "Use gradient boosting for this log: it is better than this model"),
+        (
+            (0.001, 0.005),
+            (0.001, 0.004),
+            "Yes. Over all days of the test this model is better than gradient boosting, the",
+        ),
+        (
+            (-0.005, -0.001),
+            (0.001, 0.004),
+            "No. Use gradient boosting for this log: over all days of the test it is better than",
+        ),
         (
             (-0.003, 0.001),
             (0.001, 0.004),
-            "Use either: this model and gradient boosting, the best of the usual ways, cannot be told",
+            "the test this model and gradient boosting, the best of the usual ways, cannot be told apart: of",
         ),
-        ((-0.003, 0.001), (0.001, 0.004), "The mean of both is better than either, and that is no chance."),
-        ((-0.003, 0.001), (-0.001, 0.002), "The mean of both is no better, as far as this test can tell."),
-        ((-0.005, -0.001), (0.001, 0.004), "The mean of both is better still, and that is no chance."),
+        (
+            (-0.003, 0.001),
+            (0.001, 0.004),
+            "The mean of this model and boosting is better than either, and that",
+        ),
+        ((-0.003, 0.001), (-0.001, 0.002), "is better than the model alone, but not than boosting, as far as"),
+        (
+            (-0.005, -0.001),
+            (0.001, 0.004),
+            "The mean of this model and boosting is better still, and that is no",
+        ),
     ],
 )
 def test_the_advice_follows_the_interval_and_never_the_scorers_that_know_the_model(interval, blend, said):
@@ -166,7 +195,7 @@ def test_the_advice_follows_the_interval_and_never_the_scorers_that_know_the_mod
     assert best_rival(metrics["test"]["baselines"], "auroc") == "gradient_boosting"
     assert said in advice(metrics)
     del metrics["test"]["baselines"]["blend"]["over_rival_interval"]  # as in older files
-    assert "The mean of both" not in advice(metrics)
+    assert "The mean of" not in advice(metrics)
 
 
 def test_without_an_interval_nothing_is_advised():
@@ -181,7 +210,7 @@ def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
     contact, said = metrics["contact"], decision(metrics)
     numbers = {int(text.replace(",", "")) for text in re.findall(r"(?<![\d-])\d[\d,]*(?![\d.-])", said["headline"])}
     assert numbers == {round(100 * contact["share"]), round(contact["contacted_at"]), contact["users"]}
-    assert f", {contact['found_at']['model']:.0f} of them" in said["found"]
+    assert f"test, {contact['found_at']['model']:.0f} of them" in said["found"]
     low, high = contact["found_at_interval"]
     assert f"between {low:.0f} and {high:.0f}" in said["found"]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
@@ -189,6 +218,27 @@ def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
     for row in said["rows"]:
         assert row["found"] == contact["found"]["model"][row["share"]]
         assert row["missed"] == pytest.approx(contact["total"] - row["found"])
+
+
+def test_every_number_of_the_answers_is_one_of_metrics_json(evaluated):
+    metrics = json.loads((evaluated.run_folder / "metrics.json").read_text())
+    said = " ".join(text for _, text in answers(metrics))
+    contact, test, sums = metrics["contact"], metrics["test"], metrics["curves"]["calibration"]
+    rival = test["baselines"][best_rival(test["baselines"], "auroc")]
+    known = {words.number(found, 0) for found in contact["found_at"].values()}
+    known.add(words.number(contact["total"] * contact["contacted_at"] / contact["users"], 0))
+    pairs = (test["auroc"], rival["auroc"], rival["auroc_difference"], *rival["auroc_difference_interval"])
+    known |= {words.number(1000 * value, 0).strip("\u2212") for value in pairs} | {"1,000"}
+    known |= {words.percent(sums[key], 1).split("\u00a0")[0] for key in ("mean_score", "mean_label")}
+    split = metrics["timeline"]["train"]
+    known |= {words.number(count, 0) for count in (test["users"], split["rows"])}
+    known |= {str(len(cutoffs)) for cutoffs in (test["cutoffs"], split["cutoffs"])} | {metrics["horizon"].split()[0]}
+    known.add(str(sum(not entry["ages"] and (entry["psi"] or 0) > 0.25 for entry in metrics["drift"])))
+    days = {cutoff[:10] for cutoff in (*test["cutoffs"], *split["cutoffs"], metrics["made"]["log"]["first"])}
+    end = date.fromisoformat(max(split["cutoffs"])[:10]) + timedelta(days=int(metrics["horizon"].split()[0]))
+    assert set(re.findall(r"\d{4}-\d\d-\d\d", said)) <= days | {str(end)}
+    named = re.sub(r"\d{4}-\d\d-\d\d|most of all .*?:", "", said)
+    assert set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", named)) <= known
 
 
 def test_the_slider_shows_the_figures_of_each_share(evaluated):

@@ -118,6 +118,6 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
 
 def test_what_a_teacher_said_is_told(bare):
     run = bare("binary")
-    assert "taught the model" not in read_page(run)  # also of runs that were evaluated before there was one
+    assert "of what it learned" not in read_page(run)  # also of runs that were evaluated before there was one
     edit_run(run, {"teacher": 0.7}, "training")
-    assert "taught the model 70\u00a0% of what it learned" in read_page(run)
+    assert "Boosting and regression taught it 70\u00a0% of what it learned." in read_page(run)
