@@ -15,7 +15,7 @@ from finetune.command import CommandParser, guarded
 from finetune.runs import REPORT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTH, HEIGHT = 1100, 690  # pixels
+WIDTH, HEIGHT = 1100, 730  # pixels
 
 
 def run(given: Namespace) -> None:

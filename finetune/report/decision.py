@@ -49,13 +49,13 @@ def advice(metrics: Metrics) -> str:
         return "This test cannot tell which way is the best."
     found, rival, sure = standing(bounds, metrics["lower_is_better"]), worded(name), _how_sure(metrics, name, bounds)
     if found == "ahead":
-        return f"Yes. Over all days of the test this model is better than {rival}, the best of the usual ways{sure}."
+        return f"Yes, use this model. Over all days of the test it is better than {rival}, the best usual way{sure}."
     gain = _gain_of_blend(metrics, found)
     if found == "behind":
-        return f"No. Use {rival} for this log: over all days of the test it is better than this model{sure}.{gain}"
+        return f"No, use {rival} for this log. Over all days of the test it is better than this model{sure}.{gain}"
     return (
-        f"It is as good. Over all days of the test this model and {rival}, the best of the usual ways, cannot be told "
-        f"apart{sure}. Keep {rival} if you have it.{gain}"
+        f"No, but as good. Over all days of the test it and {rival}, the best usual way, cannot be told apart{sure}. "
+        f"Keep {rival} if you have it.{gain}"
     )
 
 
@@ -65,34 +65,31 @@ def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
     if metrics["task"] == "binary":
         low, high = (1000 * end for end in bounds)
         return (
-            f": of 1,000 pairs of a user who {_people(metrics)[1]} and one who did not it orders "
+            f": of 1,000 pairs of a user who {_people(metrics)[1]} and one who did not, this model orders "
             f"{number(1000 * ours, 0)} rightly and {worded(name)} {number(1000 * theirs, 0)}, a difference of "
             f"{number(1000 * ours - 1000 * theirs, 0, '+')} ({span([low, high], 0, '+')})"
         )
     if metrics["task"] == "value":
         apart = number(ours - theirs, None, "+")
         return (
-            f": it is off by {number(ours, None)} on average and {worded(name)} by {number(theirs, None)}, a "
+            f": this model is off by {number(ours, None)} on average and {worded(name)} by {number(theirs, None)}, a "
             f"difference of {apart} ({span(bounds, None, '+')})"
         )
     return ", and that is no chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
 
 
 def _gain_of_blend(metrics: Metrics, found: str) -> str:
-    """Whether the mean of model and boosting is worth its trouble, where that was measured."""
+    """That the mean of model and boosting is worth its trouble; nothing where it is not, or was not measured."""
     main, lower = metrics["main"], metrics["lower_is_better"]
     blended = metrics["test"]["baselines"].get(BLEND) or {}
     over_rival = _known(blended.get("over_rival_interval"))
     over_model = _known(blended.get(f"{main}_difference_interval"))  # model minus blend
     if over_rival is None or over_model is None:
         return ""
-    beats_rival, beats_model = standing(over_rival, lower) == "ahead", standing(over_model, lower) == "behind"
-    both = " The mean of this model and boosting"
-    if beats_rival and (found == "behind" or beats_model):
-        return f"{both} is better {'still' if found == 'behind' else 'than either'}, and that is no chance."
-    if beats_model:
-        return f"{both} is better than the model alone, but not than boosting, as far as this test can tell."
-    return f"{both} is no better, as far as this test can tell."
+    if standing(over_rival, lower) != "ahead" or (found == "level" and standing(over_model, lower) != "behind"):
+        return ""
+    which = "still" if found == "behind" else "than either"
+    return f" The mean of this model and boosting is better {which}, and that is no chance."
 
 
 def answers(metrics: Metrics) -> list[tuple[str, str]]:
@@ -102,7 +99,7 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     share = metrics["training"].get("teacher")
     taught = f"Boosting and regression taught it {percent(share)} of what it learned." if share else ""
     found = [
-        ("Is it better than the usual ways?", f"{beside} {advice(metrics)} {taught}".strip()),
+        ("Is it better than the usual ways?", " ".join(filter(None, [advice(metrics), beside, taught]))),
         ("Can it be trusted?", _trust(metrics)),
         ("What did it learn from?", _learned(metrics)),
     ]
@@ -133,11 +130,11 @@ def _trust(metrics: Metrics) -> str:
         said.append(became[standing(change, metrics["lower_is_better"])])
     moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]
     if moved:
-        many = f"{len(moved)} things that it reads have" if len(moved) > 1 else "One thing that it reads has"
-        said.append(
-            f"{many} changed much since its training, most of all {aggregate_reading(moved[0]['input'])}: if that is "
-            f"here to stay, train again."
-        )
+        first = aggregate_reading(moved[0]["input"])
+        what = f"{len(moved)} things that it reads have changed much since its training, most of all {first}."
+        if len(moved) == 1:
+            what = f"One thing that it reads has changed much since its training: {first}."
+        said.append(f"{what} If that is here to stay, train again.")
     return " ".join(said)
 
 
@@ -150,7 +147,7 @@ def _learned(metrics: Metrics) -> str:
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
     end = datetime.fromisoformat(max(timeline["train"]["cutoffs"])) + parse_duration(metrics["horizon"], "horizon")
     return (
-        f"From {number(rows, 0)} examples: what users had done before {when}, from {log['first'][:10]} on, and what "
+        f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and what "
         f"came in the {metrics['horizon']} after it. It has seen nothing from {end:%Y-%m-%d} on."
     )
 
