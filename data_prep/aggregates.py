@@ -5,8 +5,9 @@ that neither the order of the rows nor the number of threads changes a bit.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 from data_prep import InputError
 from data_prep.features import OWN, OWN_WINDOWS, WINDOWS, Features, plain
 from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
+
+IN_TURN = 20_000  # events that one thread sees to
 
 
 def aggregate_names(features: Features) -> list[str]:
@@ -54,7 +57,8 @@ class Aggregator:
         self.history, self.features = history, features
         target = history.columns["target"].to_numpy()
         categorical = [name for name, kind in features.kinds.items() if kind == "categorical"]
-        with ThreadPoolExecutor(2) as pool:  # numpy lets go of Python's lock
+        # numpy lets go of Python's lock, and a thread takes longer to begin than few events take.
+        with ThreadPoolExecutor(2) if len(target) > IN_TURN else _InTurn() as pool:
             marks = {"": np.ones(len(target), bool), "target_": target.astype(bool)}
             active = {prefix: pool.submit(_ActiveDays, history, mark) for prefix, mark in marks.items()}
             values = {name: _each_value(history.columns[f"value:{name}"]) for name in categorical}
@@ -178,6 +182,16 @@ class Aggregator:
             for w in (28, 84):  # an event counts where its value was not seen earlier in the window
                 first = running(previous < span.cutoff - w * DAY)[starts]
                 yield f"{name}_distinct_{w}d", first[span.high] - first[span.since(w)]
+
+
+class _InTurn(Executor):
+    """Does everything at once, when it is asked for."""
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """See Executor."""
+        done: Future = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 class _Span:

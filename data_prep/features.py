@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from datetime import datetime
+from functools import cache
 
 import duckdb
 import numpy as np
@@ -141,6 +142,7 @@ def load_classes(con: duckdb.DuckDBPyConnection, history: History, features: Fea
     history.classes = tuple(combined(found[name]).to_numpy() for name in ("row", "time", "class"))
 
 
+@cache
 def plain(name: str) -> str:
     """A column's name of letters, digits and underscores, as texts and aggregates show it."""
     return re.sub(r"\W+", "_", name.lower()).strip("_") or "unnamed"

@@ -7,6 +7,7 @@ python scripts/benchmark.py tokenize
 python scripts/benchmark.py train --device cuda --model bert-base --json train.json
 python scripts/benchmark.py score
 python scripts/benchmark.py growth --plot growth.svg
+python scripts/benchmark.py serve --model runs/quickstart/model
 python scripts/benchmark.py all
 
 Each job runs in a process of its own, one after the other. Seconds run from the first byte read to the last one
@@ -26,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark_jobs import evaluating, growing, measuring, preparing, scoring, texts, training, with_pandas
+from benchmark_jobs import evaluating, growing, measuring, preparing, scoring, serving, texts, training, with_pandas
 from benchmark_jobs.measuring import JobFailedError, Measured
 from benchmark_jobs.preparing import DAYS, HORIZON, Cutoffs
 
@@ -100,6 +101,25 @@ def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | N
         growing.draw(found, plot)
     if json:
         measuring.write_json(json, {"machine": _machine(), "growth": found})
+
+
+def serve(model: Path, users: int, seconds: int, rate: int) -> None:
+    """Print how fast scripts/serve.py answers on this machine, whose cores the clients use as well."""
+    from finetune.runs import read_task
+
+    cutoff = read_task(model)["splits"]["test"]["cutoffs"][-1].replace(" ", "T")
+    events, fresh = serving.made_up_events(model, users, 0), serving.made_up_events(model, users, 1)
+    print(f"{users:,} users with {len(events):,} events before {cutoff}, {_machine()}\n")
+    _print_row("serve", "clients", "asked", "answers/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "failed", "MiB")
+    _print_row(*["---"] * 10)
+    with tempfile.TemporaryDirectory() as folder, serving.served(model, Path(folder)) as port:
+        serving.fill(port, events, users, cutoff)
+        for name, ask in serving.loads(users, cutoff, fresh).items():
+            loads = [(1, None), (8, None), (32, None), (32, rate)] if name == "a score" else [(1, None), (8, None)]
+            for clients, due in loads:
+                run = serving.under_load(port, ask, clients, due, seconds)
+                times = [f"{run[key]:.1f}" for key in ("per_second", "p50", "p95", "p99", "cpu")]
+                _print_row(name, clients, f"{due} a second" if due else "at once", *times, run["failed"], run["mib"])
 
 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
@@ -237,6 +257,12 @@ def _model(text: str) -> str:
     return text
 
 
+def _trained(text: str) -> Path:
+    if not (Path(text) / "task.json").is_file():
+        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a trained model; write runs/NAME/model")
+    return Path(text)
+
+
 def _device(text: str) -> str:
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"'{text}' is no device; write cpu or cuda")
@@ -290,6 +316,16 @@ def _add_model_steps(steps: "argparse._SubParsersAction[_Parser]") -> None:
         step.add_argument("--json", type=Path, help="Also write the figures there.")
 
 
+def _add_serve(steps: "argparse._SubParsersAction[_Parser]") -> None:
+    step = steps.add_parser("serve", help="Requests to answers, of scripts/serve.py.", description=serve.__doc__)
+    step.add_argument("--model", type=_trained, required=True, help="runs/NAME/model.")
+    step.add_argument("--users", type=_rows, default=1_000, help="With 50 events each, before the clock starts.")
+    step.add_argument("--seconds", type=int, choices=range(1, 3601), metavar="N", default=10, help="For each row.")
+    step.add_argument(
+        "--rate", type=int, choices=range(1, 100_001), metavar="N", default=100, help="Scores a second, in its row."
+    )
+
+
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -313,13 +349,15 @@ def main() -> None:
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
+    _add_serve(steps)
     _add_model_steps(steps)
     given = vars(parser.parse_args())
     if "device" in given:
         given["device"] = given["device"] or _device("cuda" if _has_cuda() else "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        all_steps = {"prepare": prepare, "evaluate": evaluate} | {name: made for name, (made, _) in MODEL_STEPS.items()}
+        all_steps = {"prepare": prepare, "evaluate": evaluate, "serve": serve}
+        all_steps |= {name: made for name, (made, _) in MODEL_STEPS.items()}
         all_steps[given.pop("step")](**given)
     except JobFailedError as error:
         _refuse(error)

@@ -89,8 +89,8 @@ def score_texts(
 
 def _chunks(tokenizer: PreTrainedTokenizerBase, texts: list[str] | Tokens) -> Iterator[tuple[int, Tokens]]:
     """Tokens of the texts in parts, and where each begins; the next part is encoded while the last one is scored."""
-    if isinstance(texts, Tokens):
-        yield 0, texts
+    if isinstance(texts, Tokens) or len(texts) <= CHUNK:
+        yield 0, texts if isinstance(texts, Tokens) else tokenize(tokenizer, texts)
         return
     with ThreadPoolExecutor(1) as pool:
         waiting = None

@@ -173,6 +173,26 @@ def test_evaluate_says_what_metrics_and_intervals_take(run):
         assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
 
 
+def test_serve_has_a_row_for_each_load_and_no_request_fails(trained):
+    done = run("serve", "--model", trained.run_folder / "model", "--users", 64, "--seconds", 1, "--rate", 20)
+    assert done.returncode == 0, done.stderr
+    assert "64 users with 3,200 events before 2024-04-01," in done.stdout
+    found = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    asked = ["a score"] * 4 + [name for name in ("64 users' scores", "an event", "100 events", "why") for _ in range(2)]
+    assert [row[0] for row in found] == asked
+    assert found[3][1:3] == ["32", "20 a second"]
+    for *_, per_second, p50, p95, p99, cpu, failed, mebibytes in found:
+        assert failed == "0"
+        assert 0 < float(p50) <= float(p95) <= float(p99)
+        assert min(float(number) for number in (per_second, cpu, mebibytes)) > 0
+
+
+def test_serve_takes_a_trained_model(tmp_path):
+    done = run("serve", "--model", tmp_path)
+    said = f"--model: '{tmp_path}' is no folder of a trained model; write runs/NAME/model"
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
+
+
 @pytest.fixture(scope="module")
 def tiny_bert(tmp_path_factory) -> str:
     """A folder with a small BERT and its tokenizer."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -66,6 +66,7 @@ def make_app(engine: Engine, key: str | None = None) -> FastAPI:
     app.state.engine, app.state.registry, app.state.key = engine, CollectorRegistry(), key
     app.state.changing = asyncio.Lock()
     app.state.registry.register(_Counts(engine))
+    ProcessCollector(registry=app.state.registry)  # memory, CPU and open files
     app.include_router(router)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import unescape
+from html import escape, unescape
 from urllib.parse import urlencode
 
 import pytest
@@ -78,7 +78,7 @@ def test_a_user_is_shown_with_score_timeline_and_what_each_event_did(model, log,
     assert re.fullmatch(
         rf"User {user}: a chance of churn of \d+\.\d % in the 14 days after {AT} 00:00 UTC", text_of(dom, "headline")
     )
-    assert re.fullmatch(r"The label is (no )?churn; it is churn from 30\.0 % on\.", text_of(dom, "aside"))
+    assert re.fullmatch(r"Label: (no )?churn \(churn is from 30\.0 % on\)", text_of(dom, "aside"))
     assert is_hidden(dom, "problem")
     assert is_hidden(dom, "locked")
     assert not is_hidden(dom, "found")
@@ -89,6 +89,19 @@ def test_a_user_is_shown_with_score_timeline_and_what_each_event_did(model, log,
     chart = re.search(r'<div id="chart">(.*?)</div>', dom, re.S)[1]
     assert chart.count("<circle") == len(past)
     assert "churn from 30.0 %" in chart
+
+
+def test_the_first_page_offers_users_or_says_how_there_will_be_some(model, log, user, tmp_path):
+    with served(model, f"sqlite:///{tmp_path / 'h.db'}", [*log[user], log[user][0] | {"user_id": EVIL}]) as address:
+        dom, console = visit(address)
+    assert console == []
+    assert sorted(re.findall(r'<button type="button">(.*?)</button>', dom)) == sorted([user, escape(EVIL, quote=False)])
+    assert is_hidden(dom, "empty")
+    with served(model, f"sqlite:///{tmp_path / 'other.db'}", []) as address:
+        dom, console = visit(address)
+    assert console == []
+    assert not is_hidden(dom, "empty")
+    assert is_hidden(dom, "some")
 
 
 def test_ids_and_values_are_text_and_nothing_more(model, log, user, tmp_path):
