@@ -81,6 +81,7 @@ def _trust(metrics: Metrics) -> str:
     test, label = metrics["test"], metrics["label"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
     when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
+    when = f"at moments from {days[0]} to {days[-1]}" if "most_per_user" in test else when
     said = [f"It was tested {when}, all later than what it learned from, with {number(test['users'], 0)} users."]
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
@@ -108,6 +109,8 @@ def _learned(metrics: Metrics) -> str:
         return ""
     days, rows = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]], timeline["train"]["rows"]
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
+    if "most_per_user" in timeline["train"]:
+        when = f"its moments from {days[0]} to {days[-1]}"
     return (
         f"From a log of {number(log['events'], 0)} events of {number(log['users'], 0)} users, {log['first'][:10]} to "
         f"{log['last'][:10]}: what each user had done before {when}, and what came in the {metrics['horizon']} after "

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.features import plain
-from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts
+from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts, short_words
 from data_prep.serializer import OWN_STEPS, EventSerializer
 
 # What aggregates with short names are called; an event day is one with an event.
 AGGREGATES = {
     "recency_days": "days since the last {}event",
     "tenure_days": "days since the first {}event",
+    "event_gap_seconds": "seconds between the last event and the one before",
+    "session_seconds": "seconds since the session began",
+    "sessions": "sessions so far",
     "gap_mean": "days between {}event days, mean",
     "gap_std": "days between {}event days, deviation",
     "gap_median": "days between {}event days, median",
@@ -129,9 +132,11 @@ def _says(phrase: str, name: str) -> bool:
 
 
 def _gap(value: str) -> str:
-    """`3` or `after 3 days` -> 3 days after the event before."""
+    """`3` or `after 3 days` -> 3 days after the event before; `5m` -> 5 minutes after it."""
     if value == "first":
         return "first event"
+    if short := re.fullmatch(r"(?:after )?(\d+) ?([smh])(?:econds?|inutes?|ours?)?", value):
+        return f"{short_words(short[1] + short[2])} after the event before"
     days = int("".join(re.findall(r"\d", value)) or 0)
     if not days:
         return "same day as the event before"
