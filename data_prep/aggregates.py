@@ -1,7 +1,8 @@
 """Aggregates of each example's history: the baselines' input, and the words of the text's header.
 
 Every aggregate is a function of the events strictly before the cutoff, and exact: numbers are summed as integers, so
-that neither the order of the rows nor the number of threads changes a bit.
+that neither the order of the rows nor the number of threads changes a bit. Where cutoffs are moments of users (see
+`Features.moments`), the cutoff is the microsecond behind the moment, so that all events of that instant are history.
 """
 
 from collections import defaultdict
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep import InputError
-from data_prep.features import OWN, OWN_WINDOWS, WINDOWS, Features, plain
-from data_prep.history import DAY, LATER, MILLION, NEVER, History, exact, running
+from data_prep.features import OWN, OWN_WINDOWS, SESSION, WINDOWS, Features, plain
+from data_prep.history import DAY, LATER, MILLION, NEVER, SECOND, History, Moment, exact, running
+from data_prep.sessions import Sessions
 
 IN_TURN = 20_000  # events that one thread sees to
 
@@ -29,7 +31,7 @@ def aggregate_names(features: Features) -> list[str]:
     return list(Aggregator(history, features).at(0, none))
 
 
-def example_table(history: History, cutoff: int, users: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
+def example_table(history: History, cutoff: Moment, users: np.ndarray, columns: dict[str, np.ndarray]) -> pa.Table:
     """Columns of shape (rows,) as a table behind user_id and cutoff; counts have 32 bits, NaN becomes null.
 
     A matrix of shape (rows, classes) becomes a column of lists.
@@ -55,6 +57,7 @@ class Aggregator:
 
     def __init__(self, history: History, features: Features) -> None:
         self.history, self.features = history, features
+        self.sessions = Sessions.of(history, features.session_gap) if features.session_gap else None
         target = history.columns["target"].to_numpy()
         categorical = [name for name, kind in features.kinds.items() if kind == "categorical"]
         # numpy lets go of Python's lock, and a thread takes longer to begin than few events take.
@@ -84,12 +87,12 @@ class Aggregator:
         marked = ["target", *(f"type_{name}" for name in features.event_types), *(f"known {f}" for f in self.numbers)]
         self.marked = {name: np.append(np.flatnonzero(counted[name]), 0) for name in marked}
 
-    def at(self, cutoff: int, users: np.ndarray) -> dict[str, np.ndarray]:
-        """Every aggregate at one cutoff.
+    def at(self, cutoff: Moment, users: np.ndarray) -> dict[str, np.ndarray]:
+        """Every aggregate at one cutoff of all users, or at one of each.
 
         Args:
-            cutoff: In microseconds since 1970, UTC.
-            users: Indices of users with an event before the cutoff, of shape (rows,).
+            cutoff: Events before it are history.
+            users: Indices of different users with an event before the cutoff, of shape (rows,).
 
         Returns:
             Name -> values of shape (rows,); NaN where there is none.
@@ -98,7 +101,7 @@ class Aggregator:
             InputError: A column whose aggregates would have the names of others.
         """
         span = _Span(self, cutoff, users)
-        found = dict(self._days(span)) | dict(self._types(span))
+        found = dict(self._days(span)) | dict(self._types(span)) | dict(self._moments(span))
         ratios = dict(_ratios(defaultdict(lambda: np.zeros(0)), []))
         for field, kind in self.features.kinds.items():
             own = dict(self._field(span, field, kind))
@@ -112,12 +115,12 @@ class Aggregator:
             found |= own
         return found | dict(_ratios(found, [plain(field) for field in self.numbers]))
 
-    def own(self, cutoff: int, users: np.ndarray) -> dict[str, np.ndarray]:
+    def own(self, cutoff: Moment, users: np.ndarray) -> dict[str, np.ndarray]:
         """How often and when each user had each class of a `which` label before a cutoff; empty for other labels.
 
         Args:
-            cutoff: In microseconds since 1970, UTC.
-            users: Indices, of shape (rows,).
+            cutoff: As `at` takes it.
+            users: Indices of different users, of shape (rows,).
 
         Returns:
             Name (see OWN) -> values of shape (rows, classes): the number of matching events with the class within a
@@ -127,14 +130,19 @@ class Aggregator:
             return {}
         assert self.history.classes is not None, "by load_classes"
         row, time, code = self.history.classes
+        until = self.history.moment_of(row, cutoff, users)
+        past = time < until
+        row, time, code = row[past], time[past], code[past]
+        until = until[past] if isinstance(until, np.ndarray) else until
         shape = len(self.history.users), len(self.features.classes)
-        ends = np.searchsorted(time, [cutoff - days * DAY for days in OWN_WINDOWS] + [NEVER, cutoff])
-        cell = row[: ends[-1]] * shape[1] + code[: ends[-1]]
+        cell = row * shape[1] + code
         found = {}
-        for name, start in zip(OWN[:-1], ends[:-1], strict=True):
-            found[name] = np.bincount(cell[start:], minlength=shape[0] * shape[1]).reshape(shape)[users]
+        for name, days in zip(OWN[:-1], (*OWN_WINDOWS, None), strict=True):
+            inside = cell if days is None else cell[time >= until - days * DAY]
+            found[name] = np.bincount(inside, minlength=shape[0] * shape[1]).reshape(shape)[users]
         last = np.full(shape[0] * shape[1], np.nan, np.float32)
-        last[cell] = (cutoff - time[: ends[-1]]) / DAY  # of several values of a cell numpy keeps the last, the newest
+        # Of several values of a cell numpy keeps the last, the newest.
+        last[cell] = (until - self.features.moments - time) / DAY
         return found | {OWN[-1]: last.reshape(shape)[users]}
 
     def _days(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
@@ -149,11 +157,11 @@ class Aggregator:
                 yield "recency_days", span.age(span.high - 1, True)
                 yield "tenure_days", span.age(span.low, True)
                 yield "events", events
-            for w in WINDOWS:
-                yield f"{counted}_{w}d", span.count("target", w) if prefix else span.high - span.since(w)
+            for w in self.features.counting:
+                yield f"{counted}_{w}", span.count("target", w) if prefix else span.high - span.since(w)
             yield f"{prefix}active_days", span.count(f"{prefix}active_days")
-            for w in WINDOWS:
-                yield f"{prefix}active_days_{w}d", span.count(f"{prefix}active_days", w)
+            for days in WINDOWS:
+                yield f"{prefix}active_days_{days}d", span.count(f"{prefix}active_days", f"{days}d")
             yield from self.active[prefix].gaps(prefix, span)
         yield "weekend_share", _share(span.count("weekend"), events)
         yield "hour_mean", _share(span.count("hour"), events)
@@ -161,14 +169,25 @@ class Aggregator:
     def _types(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
         for name in self.features.event_types:
             yield f"type_{name}_recency_days", span.age(*span.last(f"type_{name}"))
-            for w in WINDOWS:
-                yield f"type_{name}_{w}d", span.count(f"type_{name}", w)
+            for w in self.features.counting:
+                yield f"type_{name}_{w}", span.count(f"type_{name}", w)
+
+    def _moments(self, span: "_Span") -> Iterator[tuple[str, np.ndarray]]:
+        """What days do not tell, where cutoffs are moments."""
+        time = np.append(self.history.time, 0)
+        if self.features.moments:
+            gap = (time[span.high - 1] - time[np.maximum(span.high - 2, 0)]) / SECOND
+            yield "event_gap_seconds", np.where(span.high - span.low > 1, gap, np.nan)
+        if self.sessions:
+            begin = span.since(SESSION)
+            yield "session_seconds", np.where(begin < span.high, (span.seen - time[begin]) / SECOND, np.nan)
+            yield "sessions", self.sessions.count[span.high] - self.sessions.count[span.low]
 
     def _field(self, span: "_Span", field: str, kind: str) -> Iterator[tuple[str, np.ndarray]]:
         name = plain(field)
         if kind == "numeric":
-            for window in (None, *WINDOWS):
-                suffix = f"_{window}d" if window else ""
+            for window in (None, *self.features.counting):
+                suffix = f"_{window}" if window else ""
                 total = span.count(f"sum {field}", window) / MILLION
                 yield f"{name}_sum{suffix}", total
                 yield f"{name}_mean{suffix}", _share(total, span.count(f"known {field}", window))
@@ -179,9 +198,14 @@ class Aggregator:
         elif kind == "categorical":
             starts, previous = self.previous[field]
             yield f"{name}_distinct", self.first_seen[field][span.high] - self.first_seen[field][span.low]
-            for w in (28, 84):  # an event counts where its value was not seen earlier in the window
-                first = running(previous < span.cutoff - w * DAY)[starts]
-                yield f"{name}_distinct_{w}d", first[span.high] - first[span.since(w)]
+            session = [SESSION] if self.sessions else []
+            for w in ("28d", "84d", *session):  # an event counts where its value was not seen earlier in the window
+                begin = span.begin(w)
+                if isinstance(begin, np.ndarray):
+                    owner = np.repeat(self.history.owner, np.diff(starts))
+                    begin = self.history.moment_of(owner, begin, span.users)
+                first = running(previous < begin)[starts]
+                yield f"{name}_distinct_{w}", first[span.high] - first[span.since(w)]
 
 
 class _InTurn(Executor):
@@ -195,17 +219,30 @@ class _InTurn(Executor):
 
 
 class _Span:
-    """The histories of some users at one cutoff: events [low, high), and where its windows begin."""
+    """The histories of some users at a cutoff: events [low, high), and where its windows begin.
 
-    def __init__(self, aggregator: Aggregator, cutoff: int, users: np.ndarray) -> None:
+    Attributes:
+        seen: The moment from which ages count: the cutoff, or that of the last event of the history.
+    """
+
+    def __init__(self, aggregator: Aggregator, cutoff: Moment, users: np.ndarray) -> None:
         self.aggregator, self.history, self.cutoff, self.users = aggregator, aggregator.history, cutoff, users
-        self.low, self.high = self.history.start[users], self.history.first_at(cutoff)[users]
-        self._since = {days: self.history.first_at(cutoff - days * DAY)[users] for days in WINDOWS}
+        self.low, self.high = self.history.start[users], self.history.first_at(cutoff, users)
+        self.lengths, self.seen = aggregator.features.windows, cutoff - aggregator.features.moments
+        self._since = {name: self.history.first_at(cutoff - long, users) for name, long in self.lengths.items()}
+        if aggregator.sessions:
+            self._since[SESSION] = aggregator.sessions.since(self.seen, self.high)
         self._end: dict[str, np.ndarray] = {}
 
-    def since(self, days: int | None) -> np.ndarray:
-        """The first event that is at most that many days old; the user's first for None."""
-        return self.low if days is None else self._since[days]
+    def since(self, window: str | None) -> np.ndarray:
+        """The first event within a window; the user's first for None."""
+        return self.low if window is None else self._since[window]
+
+    def begin(self, window: str) -> Moment:
+        """When a window begins; a session with its first event."""
+        if window == SESSION:
+            return np.append(self.history.time, LATER)[self._since[SESSION]]
+        return self.cutoff - self.lengths[window]
 
     def end(self, name: str) -> np.ndarray:
         """A running sum at the cutoff."""
@@ -213,9 +250,9 @@ class _Span:
             self._end[name] = self.aggregator.running[name][self.high]
         return self._end[name]
 
-    def count(self, name: str, days: int | None = None) -> np.ndarray:
+    def count(self, name: str, window: str | None = None) -> np.ndarray:
         """A running sum's growth within the window, or the whole history."""
-        return self.end(name) - self.aggregator.running[name][self.since(days)]
+        return self.end(name) - self.aggregator.running[name][self.since(window)]
 
     def last(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The index of the last marked event of each history, and whether there is one."""
@@ -231,7 +268,7 @@ class _Span:
         """Days before the cutoff, NaN where no event was found."""
         if not len(self.users):
             return np.zeros(0)
-        return np.where(found, (self.cutoff - self.history.time[event]) / DAY, np.nan)
+        return np.where(found, (self.seen - self.history.time[event]) / DAY, np.nan)
 
 
 class _ActiveDays:
@@ -266,7 +303,7 @@ class _ActiveDays:
         mean = _share(self.sums[high] - self.sums[low], n)
         yield f"{prefix}gap_mean", mean
         yield f"{prefix}gap_std", np.sqrt(np.abs(_share(self.squares[high] - self.squares[low], n) - mean * mean))
-        past = self.sorted_time < span.cutoff
+        past = self.sorted_time < self.history.moment_of(self.sorted_owner, span.cutoff, span.users)
         values = self.sorted_gap[past]
         begin = running(np.bincount(self.sorted_owner[past], minlength=len(self.history.users)))[span.users]
         yield f"{prefix}gap_median", _quantile(values, begin, n, 0.5)

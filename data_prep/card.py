@@ -5,6 +5,8 @@ from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
 from data_prep.leaks import describe_leak
+from data_prep.moments import in_words
+from data_prep.task import moment_words
 
 _LABELS = {
     "absent": "Label 1 means {label}.",
@@ -26,6 +28,24 @@ def _labels(counts: SplitFacts) -> str:
     return shown + f" and {len(classes) - 5} more" * (len(classes) > 5)
 
 
+def _number(counts: SplitFacts) -> str:
+    """How many cutoffs there are, or how many a user may have."""
+    if "most_per_user" in counts:
+        return f" (up to {counts['most_per_user']} a user)"
+    return f" ({len(counts['cutoffs'])})"
+
+
+def _row(task: TaskConfig) -> str:
+    """What a row is, and which events its text and its label are of."""
+    if not task.at_moments:
+        return f"""One row is one user at one cutoff; its text and aggregates come
+from events strictly before the cutoff, its label from the {task.label.horizon} from the cutoff on."""
+    horizon = in_words(task.label.horizon)
+    return f"""One row is one user right after a moment, which stands in the column
+cutoff: {moment_words(task)}. Its text and aggregates come from the events up to that very
+instant, all of its own events included; its label from the {horizon} after it."""
+
+
 def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
     files = "\n".join(f"  - split: {split}\n    path: {split_file(split)}" for split in SPLITS)
@@ -33,7 +53,7 @@ def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
         files += f"\n- config_name: {UNLABELLED}\n  data_files: {split_file(UNLABELLED)}"
     rows = "\n".join(
         f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
-        f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]} ({len(counts['cutoffs'])}) |"
+        f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]}{_number(counts)} |"
         for split, counts in manifest["splits"].items()
     )
     log = manifest["log"]
@@ -53,8 +73,7 @@ tags:
 
 {manifest["question"]}
 
-{_LABELS[manifest["label_kind"]].format(**manifest)} One row is one user at one cutoff; its text and aggregates come
-from events strictly before the cutoff, its label from the {task.label.horizon} from the cutoff on.
+{_LABELS[manifest["label_kind"]].format(**manifest)} {_row(task)}
 
 | split | rows | users | {manifest["label"]} | cutoffs |
 |---|---|---|---|---|

@@ -3,8 +3,8 @@
 The docstring below a field is its help text on the command line (jsonargparse reads it).
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 # They are made at run time, so that pyright takes them for variables.
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -77,7 +77,7 @@ class Label:
     where: str
     """SQL condition over an event's columns, such as: event_type = 'purchase' AND value > 0."""
     horizon: str
-    """Length of the label window: a number of minutes, hours, days or weeks, such as 14 days."""
+    """Length of the label window: a number of minutes, hours, days or weeks, such as 14 days, 30 minutes or 2h."""
     field: str | None = None
     """sum: the column of numbers that is added up. which: the column of categories (or of lists of them)."""
     tiers: list[float] | None = None
@@ -95,27 +95,49 @@ class Label:
 class Population:
     """The users who are asked about at a cutoff: those with a matching event in [cutoff - within, cutoff)."""
 
-    within: str
-    """How far the look-back reaches, such as 28 days."""
+    within: str | None = None
+    """How far the look-back reaches, such as 28 days. null where cutoffs are at events or in task.examples, and
+    everybody counts there."""
     where: str = "true"
     """SQL condition over an event's columns; by default any event counts."""
 
 
 @dataclass
 class CutoffRange:
-    """Cutoffs at equal steps."""
+    """Cutoffs between two moments: with `every` at equal steps, with `at` right after events of each user, and with
+    task.examples those of its rows."""
 
     first: str
-    """First cutoff, such as 2024-01-01."""
+    """No cutoff lies before it, such as 2024-01-01; with `every` the first cutoff."""
     last: str
-    """No cutoff lies after this one."""
-    every: str
+    """No cutoff lies after it. With `at` and task.examples a date counts as a whole day."""
+    every: str | None = None
     """The step, such as 7 days."""
+    at: str | None = None
+    """SQL condition over an event's columns, such as: event_type = 'cart'. Cutoffs are the moments of the matching
+    events; all events of that very instant are history, and the label looks at what comes after it."""
+    per_user: PositiveInt | None = None  # pyright: ignore[reportInvalidTypeForm]
+    """With `at`: at most so many moments of a user, drawn by a hash that is always the same; 10 by default."""
+    gap: str | None = None
+    """With `at`: the least time between two moments of a user, such as 30 minutes; none by default."""
+
+
+@dataclass
+class ExamplesTable:
+    """A table with the moments of prediction: user_id, cutoff and, if you have it, label. Either `sql` or `path`."""
+
+    sql: str | None = None
+    """A DuckDB SELECT that gives user_id, cutoff and perhaps label."""
+    path: str | None = None
+    """CSV (also .gz), Parquet or JSON lines: a file or a glob."""
+    columns: dict[str, str] | None = None
+    """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count."""
 
 
 @dataclass
 class Cutoffs:
-    """The moments of prediction of each split, as dates or times in UTC, or as a range with a step."""
+    """The moments of prediction of each split, as dates or times in UTC, or between two moments: with a step, or at
+    events."""
 
     train: CutoffRange | list[str]
     """10 to 20 training cutoffs teach much more than one; their label windows may overlap."""
@@ -135,6 +157,25 @@ class TaskConfig:
     """The users it is asked about."""
     cutoffs: Cutoffs
     """The moments at which it is asked."""
+    examples: ExamplesTable | None = None
+    """A table of yours with user_id and cutoff (and label): each row is an example of the split between whose `first`
+    and `last` its cutoff lies. All events of the cutoff's very instant are history."""
+
+    @property
+    def members(self) -> Population | None:
+        """The population; None where everybody counts."""
+        return None if self.population.within is None else self.population
+
+    @property
+    def at(self) -> str | None:
+        """The condition of the events at which the cutoffs are; None where they are elsewhere."""
+        train = getattr(self.cutoffs, "train", None)
+        return train.at if isinstance(train, CutoffRange) else None
+
+    @property
+    def at_moments(self) -> bool:
+        """Whether each user has cutoffs of its own."""
+        return self.at is not None or self.examples is not None
 
 
 @dataclass
@@ -166,6 +207,18 @@ class TextConfig:
     """The columns of an event that enter the text, in this order."""
     max_events: int = 20
     """The newest events that are kept."""
+    session_gap: str | None = None
+    """Where cutoffs are at events or in task.examples: a pause that ends a session, such as 30 minutes. The header and
+    the aggregates then tell of the session at hand, and texts of pauses of less than a day."""
+
+
+# Settings that came later: where they are null they are not written, so that nothing changes for those without them.
+LATER = {"every", "at", "per_user", "gap", "examples", "session_gap"}
+
+
+def settings_of(section: Any) -> dict[str, Any]:
+    """A section as a manifest and a model keep it."""
+    return asdict(section, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None or k not in LATER})
 
 
 @dataclass

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from data_prep import InputError
 from data_prep.config import CutoffRange, TaskConfig
 from data_prep.event_log import Count, EventLog
-from data_prep.moments import CUTOFF_YEARS, parse_duration, parse_moment, show
+from data_prep.moments import CUTOFF_YEARS, INSTANT, parse_duration, parse_moment, show
 from data_prep.sql import quote, timestamp
 
 SPLITS = ("train", "validation", "test")
+DAY = timedelta(days=1)
 
 
 def split_file(split: str) -> str:
@@ -19,6 +20,9 @@ def split_file(split: str) -> str:
 def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]]:
     """The cutoffs of each split, in order, after every leakage rule has been checked.
 
+    Where users have cutoffs of their own, the first and the last one that a user may have: those of moments are the
+    microsecond behind them, by which all events of that instant are history.
+
     Rules: a training label window ends no later than the first validation cutoff; a validation window no later than
     the first test cutoff; every cutoff lies after the first event and every label window ends within the log (the day
     of its last event counts as complete).
@@ -27,8 +31,16 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
         InputError: A rule is broken; the message has the dates.
     """
     horizon = parse_duration(task.label.horizon, "task.label.horizon")
-    parse_duration(task.population.within, "task.population.within")
-    cutoffs = {split: _parse_cutoffs(getattr(task.cutoffs, split), f"task.cutoffs.{split}") for split in SPLITS}
+    if task.population.within is not None:
+        parse_duration(task.population.within, "task.population.within")
+    elif not task.at_moments or task.population.where != "true":
+        raise InputError(
+            "task.population.within is missing",
+            "give a length such as 28 days; only cutoffs at events or of task.examples can do without a population",
+            setting="task.population.within",
+        )
+    parse = _parse_bounds if task.at_moments else _parse_cutoffs
+    cutoffs = {split: parse(task, split) for split in SPLITS}
     for earlier, later in (("train", "validation"), ("validation", "test")):
         end, start = cutoffs[earlier][-1] + horizon, cutoffs[later][0]
         if end > start:
@@ -40,9 +52,9 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
             )
     assert log.first is not None, "as a log without an event is refused"
     assert log.last is not None, "as a log without an event is refused"
-    log_end = log.last.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    log_end = log.last.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
     for split in SPLITS:
-        for cutoff in cutoffs[split]:
+        for cutoff in cutoffs[split][-1 if task.at_moments else 0 :]:
             if cutoff <= log.first:
                 raise InputError(
                     f"the cutoff {show(cutoff)} is not after the log's first event "
@@ -66,7 +78,8 @@ def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[dat
     The log, or the source of these events, may end there: the window would not be complete.
     """
     horizon = parse_duration(task.label.horizon, "task.label.horizon")
-    ends = {show(cutoff): cutoff + horizon for split in SPLITS for cutoff in cutoffs[split]}
+    windows = {split: found[-1:] if task.at_moments else found for split, found in cutoffs.items()}
+    ends = {show(cutoff): cutoff + horizon for split in SPLITS for cutoff in windows[split]}
     counts = count(
         " UNION ALL ".join(
             f"""SELECT {quote(name)}, count(*) FROM log WHERE ({task.label.where}
@@ -82,16 +95,61 @@ def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[dat
     ]
 
 
-def _parse_cutoffs(value: CutoffRange | list[str], setting: str) -> list[datetime]:
+def _parse_cutoffs(task: TaskConfig, split: str) -> list[datetime]:
+    """Those of the calendar."""
+    value, setting = getattr(task.cutoffs, split), f"task.cutoffs.{split}"
     if isinstance(value, CutoffRange):
-        first, last = _parse_cutoff(value.first, f"{setting}.first"), _parse_cutoff(value.last, f"{setting}.last")
+        _refuse_settings_of_events(value, setting)
+        if value.every is None:
+            raise InputError(
+                f"{setting}.every is missing",
+                "give the step, such as 7 days, or `at`, a condition of the events at which cutoffs are",
+                setting=f"{setting}.every",
+            )
+        first, last = _parse_range(value, setting)
         step = parse_duration(value.every, f"{setting}.every")
-        if last < first:
-            raise InputError(f"last ({show(last)}) is before first ({show(first)})", setting=setting)
         return [first + i * step for i in range((last - first) // step + 1)]
     if not value:
         raise InputError(f"{setting} is empty", "give at least one date", setting=setting)
     return sorted({_parse_cutoff(text, setting) for text in value})
+
+
+def _parse_bounds(task: TaskConfig, split: str) -> list[datetime]:
+    """Those between which the moments of users lie."""
+    value, setting = getattr(task.cutoffs, split), f"task.cutoffs.{split}"
+    asks = "`first` and `last`" + ("" if task.examples else " and `at`")
+    why = "task.examples has the cutoffs" if task.examples else "those of train are at events"
+    if not isinstance(value, CutoffRange) or value.every is not None:
+        raise InputError(f"{setting} names cutoffs, but {why}", f"give {asks} alone", setting=setting)
+    if task.examples:
+        _refuse_settings_of_events(value, setting)
+    elif value.at != task.at:
+        raise InputError(
+            f"{setting}.at is {value.at or 'missing'}, and that of train is {task.at}",
+            "ask the same question in all splits",
+            setting=f"{setting}.at",
+        )
+    if value.gap is not None:
+        parse_duration(value.gap, f"{setting}.gap")
+    first, last = _parse_range(value, setting)
+    return [first + INSTANT, last + (DAY if len(value.last.strip()) <= 10 else INSTANT)]
+
+
+def _refuse_settings_of_events(value: CutoffRange, setting: str) -> None:
+    for name in ("at", "per_user", "gap"):
+        if getattr(value, name) is not None:
+            raise InputError(
+                f"{setting}.{name} belongs to cutoffs at events",
+                "leave it out, or give `at` in all splits, without `every` and task.examples",
+                setting=f"{setting}.{name}",
+            )
+
+
+def _parse_range(value: CutoffRange, setting: str) -> tuple[datetime, datetime]:
+    first, last = _parse_cutoff(value.first, f"{setting}.first"), _parse_cutoff(value.last, f"{setting}.last")
+    if last < first:
+        raise InputError(f"last ({show(last)}) is before first ({show(first)})", setting=setting)
+    return first, last
 
 
 def _parse_cutoff(text: str, setting: str) -> datetime:

@@ -1,7 +1,7 @@
 """Examples: (user, cutoff) with text, label and aggregates, made for one part of the log's users after another."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -18,13 +18,14 @@ from data_prep.config import TaskConfig, TextConfig, TextField
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
-from data_prep.history import combined
+from data_prep.history import Moment, combined
 from data_prep.labels import LabelRule, Labels, class_names, describe_labels, fit_classes
-from data_prep.moments import EPOCH, microseconds, show
+from data_prep.moments import EPOCH, INSTANT, microseconds, parse_duration, show
 from data_prep.population import an_event
 from data_prep.serializer import EventSerializer
 from data_prep.task import check_task
 from data_prep.text_settings import check_fields
+from data_prep.user_moments import MomentRule, Rows, moment_rule, no_moments
 
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
 ROW_GROUP = 50_000  # rows
@@ -33,26 +34,48 @@ UNLABELLED = "unlabelled"  # the file, beside those of the splits, with historie
 
 @dataclass
 class Batch:
-    """The examples of some users at one cutoff."""
+    """The examples of some users at one cutoff, of each at most one."""
 
     split: str
-    cutoff: datetime
+    cutoff: datetime | None  # of all of them; None where each has its own
     table: pa.Table  # user_id, cutoff, text, label and the aggregates; of UNLABELLED the first three
     new_users: int  # that the split had at no earlier cutoff
+    asked: int = 0  # rows of task.examples that the users of this batch and of those behind it have in the split
+    place: int = 1  # of a user's rows in the split, where each has its own cutoffs
+
+    @property
+    def group(self) -> tuple[str, datetime | None]:
+        """What a part's batches of equal split and cutoff have in common."""
+        return self.split, self.cutoff
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch to be made: at one cutoff of all users, or at one of each."""
+
+    split: str
+    cutoff: datetime | None
+    rows: Rows | None = None
+    asked: int = 0
+    place: int = 1
 
 
 class Summary:
     """Rows, users and labels of each split, batch by batch."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, datetime], int] = Counter()
+        self.rows: dict[tuple[str, datetime | None], int] = Counter()
         self.users: dict[str, int] = Counter()
+        self.asked: dict[str, int] = Counter()
+        self.most_per_user: dict[str, int] = Counter()
         self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
 
     def add(self, batch: Batch) -> None:
         """Count a batch; of lists of labels only their sum is kept, of shape (1, classes)."""
-        self.rows[batch.split, batch.cutoff] += len(batch.table)
+        self.rows[batch.group] += len(batch.table)
         self.users[batch.split] += batch.new_users
+        self.asked[batch.split] += batch.asked
+        self.most_per_user[batch.split] = max(self.most_per_user[batch.split], batch.place * bool(len(batch.table)))
         if batch.split == UNLABELLED:
             return
         labels = combined(batch.table["label"])
@@ -68,6 +91,9 @@ class Summary:
         """Add the counts of other users."""
         self.rows.update(other.rows)
         self.users.update(other.users)
+        self.asked.update(other.asked)
+        for split, most in other.most_per_user.items():
+            self.most_per_user[split] = max(self.most_per_user[split], most)
         for split, labels in other.labels.items():
             self.labels[split] += labels
 
@@ -81,11 +107,28 @@ class Examples:
     serializer: EventSerializer
     rule: LabelRule
     aggregates: list[str]
+    moments: MomentRule | None = None
+    """Where users have cutoffs of their own; None takes those of the calendar."""
 
-    def moments(self) -> list[tuple[str, datetime]]:
-        """Split and cutoff of each batch; users outside of the population are taken at the last training cutoff."""
-        labelled = [(split, moment) for split in SPLITS for moment in self.cutoffs[split]]
+    def groups(self) -> list[tuple[str, datetime | None]]:
+        """See `Batch.group`, in order; users outside of the population are taken at the last training cutoff."""
+        labelled = [(split, moment) for split in SPLITS for moment in ([None] if self.moments else self.cutoffs[split])]
         return [*labelled, (UNLABELLED, self.cutoffs["train"][-1])]
+
+    def asked(self, labels: Labels, splits: Collection[str] = (*SPLITS, UNLABELLED)) -> Iterator[Asked]:
+        """The batches of some users, in the order of the groups."""
+        rows = self.moments.rows(labels.history, labels.members) if self.moments else {}
+        for split, cutoff in self.groups():
+            if split not in splits:
+                continue
+            if split == UNLABELLED:
+                yield Asked(split, cutoff, rows["train"][0] if rows else None)
+            elif split in rows:
+                found, asked = rows[split]
+                for place, of_each in enumerate(found.rounds(), start=1):
+                    yield Asked(split, cutoff, of_each, asked if place == 1 else 0, place)
+            else:
+                yield Asked(split, cutoff)
 
     def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
         """The history of the users in the relation `rows`, with their labels."""
@@ -95,46 +138,49 @@ class Examples:
         """The examples of some users by split and cutoff, in the order of the users' ids."""
         history = labels.history
         aggregator = Aggregator(history, self.serializer.features)
-        moments = self.moments()
-        written = {split: np.zeros(len(history.users), bool) for split, _ in moments}
+        written = {split: np.zeros(len(history.users), bool) for split, _ in self.groups()}
         with ThreadPoolExecutor(2) as pool:  # numpy and pyarrow let go of Python's lock
             waiting = deque()
-            for split, moment in [*moments, (None, None)]:
-                if split:
-                    waiting.append((split, moment, pool.submit(self._table, labels, aggregator, split, moment)))
-                while waiting and (split is None or len(waiting) > 2):
-                    done, cutoff, table = waiting.popleft()
+            for asked in (*self.asked(labels), None):
+                if asked:
+                    waiting.append((asked, pool.submit(self._table, labels, aggregator, asked)))
+                while waiting and (asked is None or len(waiting) > 2):
+                    done, table = waiting.popleft()
                     users, table = table.result()
-                    yield Batch(done, cutoff, table, int((~written[done][users]).sum()))
-                    written[done][users] = True
+                    new = int((~written[done.split][users]).sum())
+                    yield Batch(done.split, done.cutoff, table, new, done.asked, done.place)
+                    written[done.split][users] = True
 
-    def _table(
-        self, labels: Labels, aggregator: Aggregator, split: str, moment: datetime
-    ) -> tuple[np.ndarray, pa.Table]:
-        """The population at a cutoff, and its examples; of UNLABELLED the other users, and their texts."""
-        history, cutoff = aggregator.history, microseconds(moment - EPOCH)
-        users = labels.users(cutoff)
-        if split == UNLABELLED:
-            return self._unlabelled(aggregator, cutoff, users)
+    def _table(self, labels: Labels, aggregator: Aggregator, asked: Asked) -> tuple[np.ndarray, pa.Table]:
+        """The users of a batch, and their examples; of UNLABELLED the users of no training row, and their texts."""
+        history = aggregator.history
+        if asked.split == UNLABELLED:
+            assert asked.cutoff is not None, "by groups"
+            cutoff = microseconds(asked.cutoff - EPOCH)
+            return self._unlabelled(aggregator, cutoff, asked.rows.users if asked.rows else labels.users(cutoff))
+        cutoff, users = asked_at(asked, labels)
         aggregates = aggregator.at(cutoff, users)
         own = aggregator.own(cutoff, users)
         text = self.serializer.texts(history, cutoff, users, aggregates, own)
         values = labels.at(cutoff, users)
+        if asked.rows and asked.rows.labels is not None:
+            values = labels.rule.of_values(asked.rows.labels)
         label = pa.array(values) if values.ndim == 1 else lists(values)
-        table = example_table(history, cutoff, users, aggregates | own)
+        table = example_table(history, cutoff - self.serializer.features.moments, users, aggregates | own)
         return users, table.add_column(2, "text", text).add_column(3, "label", label)
 
     def _unlabelled(self, aggregator: Aggregator, cutoff: int, population: np.ndarray) -> tuple[np.ndarray, pa.Table]:
         """The users with an event before the cutoff who are outside of the population, and their texts."""
         history = aggregator.history
-        others = history.with_past(cutoff)
+        others = history.with_past(cutoff, history.everyone)
         others[population] = False
         users = np.flatnonzero(others)
         text = pa.array([], pa.large_string())
         if len(users):  # aggregates take their time even of nobody
             aggregates, own = aggregator.at(cutoff, users), aggregator.own(cutoff, users)
             text = self.serializer.texts(history, cutoff, users, aggregates, own)
-        return users, example_table(history, cutoff, users, {}).append_column("text", text)
+        seen = cutoff - self.serializer.features.moments
+        return users, example_table(history, seen, users, {}).append_column("text", text)
 
     def describe(self, summary: Summary) -> dict[str, dict]:
         """Rows, users, labels and cutoffs of each split, for the manifest.
@@ -142,24 +188,44 @@ class Examples:
         Raises:
             InputError: Nobody is in the population at a cutoff, or all labels of a split are the same.
         """
-        population = self.task.population
-        for split in SPLITS:
-            for cutoff in self.cutoffs[split]:
-                if not summary.rows[split, cutoff]:
-                    raise InputError(
-                        f"nobody has {an_event(population)} in the {population.within} before the "
-                        f"{split} cutoff {show(cutoff)}",
-                        "widen `within` or move the cutoff",
-                        setting="task.population",
-                    )
+        self._refuse_empty(summary)
         described = {}
         for split in SPLITS:
-            rows = sum(summary.rows[split, cutoff] for cutoff in self.cutoffs[split])
+            rows = sum(rows for (of, _), rows in summary.rows.items() if of == split)
             names = class_names(self.task.label, self.rule.classes)
             labels = describe_labels(np.concatenate(summary.labels[split]), rows, names, split, self.task)
-            cutoffs = list(map(show, self.cutoffs[split]))
-            described[split] = {"rows": rows, "users": summary.users[split], **labels, "cutoffs": cutoffs}
+            described[split] = {"rows": rows, "users": summary.users[split], **labels, **self._times(split, summary)}
         return described
+
+    def _refuse_empty(self, summary: Summary) -> None:
+        population = self.task.members
+        for split, cutoff in self.groups()[:-1]:
+            asked = self.moments.asked().get(split, 0) if self.moments else 0
+            if summary.asked[split] < asked:
+                raise InputError(
+                    f"{asked - summary.asked[split]:,} of {asked:,} rows of {split} are of users whom the log does not "
+                    f"have",
+                    "leave them out, or give their events",
+                    setting="task.examples",
+                )
+            if summary.rows[split, cutoff]:
+                continue
+            if cutoff is None or population is None:
+                raise no_moments(self.task, split, self.cutoffs[split])
+            raise InputError(
+                f"nobody has {an_event(population.where)} in the {population.within} before the "
+                f"{split} cutoff {show(cutoff)}",
+                "widen `within` or move the cutoff",
+                setting="task.population",
+            )
+
+    def _times(self, split: str, summary: Summary) -> dict:
+        """The cutoffs of a split; where users have their own, the bounds, and the most rows that a user has."""
+        if not self.moments:
+            return {"cutoffs": list(map(show, self.cutoffs[split]))}
+        first, last = self.cutoffs[split]
+        bounds = [show(first - INSTANT), show(last - INSTANT)]
+        return {"cutoffs": bounds, "most_per_user": summary.most_per_user[split]}
 
 
 class SplitWriter:
@@ -193,6 +259,15 @@ class SplitWriter:
             self._writers[batch.split].write_table(batch.table, row_group_size=ROW_GROUP)
 
 
+def asked_at(asked: Asked, labels: Labels) -> tuple[Moment, np.ndarray]:
+    """The cutoff of a batch of labelled examples, or that of each of its users; and its users."""
+    if asked.rows:
+        return asked.rows.cutoffs, asked.rows.users
+    assert asked.cutoff is not None, "as there are no rows"
+    cutoff = microseconds(asked.cutoff - EPOCH)
+    return cutoff, labels.users(cutoff)
+
+
 def fit_examples(
     con: duckdb.DuckDBPyConnection,
     count: Count,
@@ -200,6 +275,7 @@ def fit_examples(
     cutoffs: dict[str, list[datetime]],
     task: TaskConfig,
     text: TextConfig,
+    given: pa.Table | None = None,
 ) -> tuple[Examples, Labels]:
     """Learn classes, bins and vocabularies on the training history.
 
@@ -210,6 +286,7 @@ def fit_examples(
         cutoffs: The cutoffs of each split.
         task: Label, population and cutoffs.
         text: How a history becomes text.
+        given: The table of task.examples, see `MomentRule`.
 
     Returns:
         The examples to be made, and the labels and history of the users in `rows`.
@@ -218,6 +295,12 @@ def fit_examples(
         InputError: A setting that the log cannot fulfil.
     """
     check_fields(text, {"event_type": "VARCHAR"} | log.fields)
+    if text.session_gap is not None and not task.at_moments:
+        raise InputError(
+            "text.session_gap belongs to cutoffs at events and of task.examples",
+            "leave it out where cutoffs are dates",
+            setting="text.session_gap",
+        )
     check_task(con, count, task, log.fields)
     before = cutoffs["train"][-1]
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
@@ -225,18 +308,21 @@ def fit_examples(
     classes = fit_classes(count, task, log.fields, cutoffs["train"])
     types = frequent_types(count, before, min_users)
     class_field = task.label.field if classes else None
-    features = Features(task.label.where, log.fields, kinds, types, class_field, classes or [])
+    session = None if text.session_gap is None else microseconds(parse_duration(text.session_gap, "text.session_gap"))
+    features = Features(
+        task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
+    )
     aggregates = aggregate_names(features)
     rule = LabelRule(task, log.fields, classes)
+    moments = moment_rule(task, cutoffs, given, log)
     serializer = EventSerializer.fit(con, text, features, before)
     header = serializer.header_names()
-    examples = Examples(task, cutoffs, serializer, rule, aggregates)
+    examples = Examples(task, cutoffs, serializer, rule, aggregates, moments)
     labels = examples.load(con)
     aggregator = Aggregator(labels.history, features)
     found = []
-    for moment in cutoffs["train"]:
-        cutoff = microseconds(moment - EPOCH)
-        users = labels.users(cutoff)
+    for asked in examples.asked(labels, ["train"]):
+        cutoff, users = asked_at(asked, labels)
         columns = aggregator.at(cutoff, users)
         found.append(example_table(labels.history, cutoff, users, {name: columns[name] for name in header}))
     serializer.fit_header(pa.concat_tables(found))

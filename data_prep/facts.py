@@ -30,6 +30,7 @@ class SplitFacts(TypedDict):
     rows: int
     users: int
     cutoffs: list[str]
+    most_per_user: NotRequired[int]  # rows of a user; where each has its own cutoffs, which lie between the two above
     positive_rate: NotRequired[float]
     mean: NotRequired[float]
     share_above_zero: NotRequired[float]

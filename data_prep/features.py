@@ -1,20 +1,23 @@
 """What the aggregates of a log are about: its numbers and categories, its event types, its target and its classes."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from data_prep.event_log import Count, most_frequent
-from data_prep.history import History, combined
+from data_prep.history import DAY, History, combined
 from data_prep.sql import condition, identifier, text_list, timestamp, word
 
 WINDOWS = (7, 14, 28, 56, 84)  # days
+SHORT_WINDOWS = {"5m": DAY // 288, "30m": DAY // 48, "2h": DAY // 12, "1d": DAY}  # where cutoffs are moments of users
+SESSION = "session"  # the window from the first event of the session on
 MAX_TYPES = 10  # event types with counts of their own
 OWN_WINDOWS = (7, 28, 84)  # days
 # What there is of each class of a `which` label: counts, and days since the last.
@@ -44,6 +47,12 @@ HEADER_GROUPS = {
     "value": ("{field}_sum", "{field}_mean", "{field}_sum_28d", "{field}_sum_84d"),
     "own": (),  # of a `which` label; see `Aggregator.own`
 }
+# Patterns of those that it stands for besides, where cutoffs are moments of users.
+MOMENT_GROUPS = {
+    "recency": "event_gap_seconds|session_seconds",
+    "counts": rf"(events|target)_({'|'.join([SESSION, *SHORT_WINDOWS])})|.+_distinct_{SESSION}",
+    "tenure": "sessions",
+}
 
 
 @dataclass
@@ -62,6 +71,26 @@ class Features:
     """Of a `which` label, the column of its classes."""
     classes: list[str] = dataclass_field(default_factory=list)
     """Of a `which` label, its classes: how often and when a user had each of them before is told of, too."""
+    moments: bool = False
+    """Cutoffs are moments of single users, and what happens at that very moment is history, too."""
+    session_gap: int | None = None
+    """In microseconds: a longer time without an event ends a session. None knows no sessions."""
+
+    def settings(self) -> dict[str, Any]:
+        """As serializer.json keeps it; what came later is written only where it says something."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if name not in ("moments", "session_gap") or value}
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """The windows before a cutoff: name -> length in microseconds; that of the session has no length of its own."""
+        short = SHORT_WINDOWS if self.moments else {}
+        return {**short, **{f"{days}d": days * DAY for days in WINDOWS}}
+
+    @property
+    def counting(self) -> tuple[str, ...]:
+        """The names of the windows that events are counted in."""
+        return (*([SESSION] if self.session_gap else []), *self.windows)
 
     def by_value(self) -> dict[str, tuple[str, str]]:
         """Name -> column and SQL of a text over it (see `load_history`)."""

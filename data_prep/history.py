@@ -6,6 +6,7 @@ that many cutoffs cost little more than one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import duckdb
 import numpy as np
@@ -13,13 +14,14 @@ import pyarrow as pa
 
 from data_prep.sql import identifier
 
-DAY = 86_400_000_000  # microseconds
+SECOND, DAY = 1_000_000, 86_400_000_000  # microseconds
 NEVER, LATER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 MILLION = 1_000_000
 TOO_LARGE = 1e10  # amounts of that size count as missing: their millionths could not be added up exactly
 VIEW = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("offset", "<i4")])  # Arrow's string view
 CHUNK = 1 << 30  # bytes; offsets within a string view's buffer have 31 bits
 FEW = 256  # events, of which each is written on its own: a table for each column's values would cost more
+Moment = int | np.ndarray  # microseconds since 1970 in UTC: one moment of all users, or one of each
 
 
 @dataclass
@@ -45,10 +47,21 @@ class History:
     classes: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     _first: dict[int, np.ndarray] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def owner(self) -> np.ndarray:
         """The index of each event's user, of shape (events,)."""
-        return np.repeat(np.arange(len(self.users)), np.diff(self.start))
+        return np.repeat(self.everyone, np.diff(self.start))
+
+    @property
+    def everyone(self) -> np.ndarray:
+        """The index of each user, of shape (users,)."""
+        return np.arange(len(self.users))
+
+    @cached_property
+    def _ranked(self) -> tuple[np.ndarray, np.ndarray]:
+        """All times in order, each once; and a number of each event that grows with its user and time."""
+        times, rank = np.unique(self.time, return_inverse=True)
+        return times, self.owner * (len(times) + 1) + rank
 
     def gap_days(self) -> np.ndarray:
         """Whole days since the user's previous event, of shape (events,); -1 for a first event."""
@@ -56,20 +69,30 @@ class History:
         gap[self.start[:-1]] = -1
         return gap
 
-    def first_at(self, moment: int) -> np.ndarray:
-        """Index of each user's first event at or after a moment in microseconds, of shape (users,)."""
+    def first_at(self, moment: Moment, users: np.ndarray) -> np.ndarray:
+        """Index of the first event of some users at or after a moment of all, or one of each; of shape (users,)."""
+        if isinstance(moment, np.ndarray):
+            times, number = self._ranked
+            return np.searchsorted(number, users * (len(times) + 1) + np.searchsorted(times, moment))
         if moment not in self._first:
             self._first[moment] = self.start[:-1] + np.diff(running(self.time < moment)[self.start])
-        return self._first[moment]
+        return self._first[moment][users]
 
-    def with_past(self, moment: int) -> np.ndarray:
-        """Whether each user has an event before a moment in microseconds, of shape (users,)."""
-        return self.first_at(moment) > self.start[:-1]
+    def with_past(self, moment: Moment, users: np.ndarray) -> np.ndarray:
+        """Whether each of some users has an event before a moment, of shape (users,)."""
+        return self.first_at(moment, users) > self.start[users]
 
-    def having(self, counted: np.ndarray, since: int, until: int) -> np.ndarray:
-        """Indices of the users with a marked event in [since, until), given the `running` sums of the marks."""
-        low, high = self.first_at(since), self.first_at(until)
-        return np.flatnonzero(counted[high] > counted[low])
+    def moment_of(self, owner: np.ndarray, moment: Moment, users: np.ndarray) -> Moment:
+        """The moment of each event's or value's user, given its owner; NEVER of those who have none."""
+        if not isinstance(moment, np.ndarray):
+            return moment
+        of_all = np.full(len(self.users), NEVER)
+        of_all[users] = moment
+        return of_all[owner]
+
+    def having(self, counted: np.ndarray, since: Moment, until: Moment, users: np.ndarray) -> np.ndarray:
+        """Whether each of some users has a marked event in [since, until), given the `running` sums of the marks."""
+        return counted[self.first_at(until, users)] > counted[self.first_at(since, users)]
 
     def part(self, low: int, high: int) -> "History":
         """The events [low, high) of the only user, without entries and classes."""

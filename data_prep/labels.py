@@ -9,9 +9,9 @@ from data_prep import InputError
 from data_prep.config import Label, TaskConfig
 from data_prep.event_log import Count, most_frequent
 from data_prep.features import class_values
-from data_prep.history import MILLION, History, exact, running
+from data_prep.history import MILLION, History, Moment, exact, running
 from data_prep.moments import microseconds, parse_duration
-from data_prep.population import Members, member_column
+from data_prep.population import Members, Whom
 from data_prep.sql import NUMERIC, identifier, timestamp
 
 LABEL_NAMES = {"absent": "churn", "exists": "purchase", "sum": "value", "count": "count", "which": "propensity"}
@@ -27,16 +27,20 @@ class LabelRule:
     """
 
     def __init__(self, task: TaskConfig, types: dict[str, str], classes: list[str] | None) -> None:
-        self.label, self.population, self.types, self.classes = task.label, task.population, types, classes
+        self.label, self.whom, self.types, self.classes = task.label, Whom(task.members, task.at), types, classes
         self.horizon = microseconds(parse_duration(task.label.horizon, "task.label.horizon"))
 
     def columns(self) -> dict[str, str]:
         """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`."""
-        sql = member_column(self.population)
+        sql = self.whom.columns()
         if self.label.kind == "sum":
             assert self.label.field is not None, "by check_label"
             sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
         return sql
+
+    def of_values(self, values: np.ndarray) -> np.ndarray:
+        """Labels of numbers of events or sums, of shape (rows,); those of yes or no stay as they are."""
+        return values if self.label.tiers is None else np.searchsorted(self.label.tiers, values, side="left")
 
 
 class Labels:
@@ -45,7 +49,7 @@ class Labels:
     def __init__(self, rule: LabelRule, history: History) -> None:
         self.rule, self.history = rule, history
         target = history.columns["target"].to_numpy()
-        self.target, self.members = running(target), Members(rule.population, history)
+        self.target, self.members = running(target), Members(rule.whom, history)
         if rule.label.kind == "sum":
             amounts, known = exact(history.columns["amount"])
             self.amounts = running(np.where(known & (target > 0), amounts, 0))
@@ -54,7 +58,7 @@ class Labels:
         """Indices of the users in the population at a cutoff, in microseconds."""
         return self.members.at(cutoff)
 
-    def at(self, cutoff: int, users: np.ndarray) -> np.ndarray:
+    def at(self, cutoff: Moment, users: np.ndarray) -> np.ndarray:
         """The labels of some users, from events in [cutoff, cutoff + horizon) alone.
 
         Returns:
@@ -64,16 +68,17 @@ class Labels:
         if self.rule.classes:
             assert self.history.classes is not None, "by load_classes"
             row, time, code = self.history.classes
-            inside = (time >= cutoff) & (time < end)
+            begin, until = (self.history.moment_of(row, moment, users) for moment in (cutoff, end))
+            inside = (time >= begin) & (time < until)
             everyone = np.zeros((len(self.history.users), len(self.rule.classes)), np.int8)
             everyone[row[inside], code[inside]] = 1
             return everyone[users]
-        low, high = self.history.first_at(cutoff)[users], self.history.first_at(end)[users]
+        low, high = self.history.first_at(cutoff, users), self.history.first_at(end, users)
         count = (self.target[high] - self.target[low]).astype(np.int64)
         if label.kind in ("absent", "exists"):
             return ((count > 0) == (label.kind == "exists")).astype(np.int64)
         value = count if label.kind == "count" else (self.amounts[high] - self.amounts[low]) / MILLION
-        return value if label.tiers is None else np.searchsorted(label.tiers, value, side="left")
+        return self.rule.of_values(value)
 
 
 def check_label(label: Label, types: dict[str, str]) -> None:
@@ -117,7 +122,8 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
         count: Counts over the relation `log` of all events.
         task: Label, population and cutoffs.
         types: Field of the log -> DuckDB type.
-        cutoffs: The training cutoffs.
+        cutoffs: The training cutoffs; of users with cutoffs of their own all events from the first to the end of the
+            last one's window count.
 
     Raises:
         InputError: No matching event of the training windows has a value.
@@ -127,8 +133,11 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
     assert task.label.field is not None, "by check_label"
     assert task.label.top is not None, "by check_label"
     horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    windows = [(cutoff, cutoff + horizon) for cutoff in cutoffs]
+    if task.at_moments:
+        windows = [(cutoffs[0], cutoffs[-1] + horizon)]
     inside = " OR ".join(
-        f"(event_time >= {timestamp(cutoff)} AND event_time < {timestamp(cutoff + horizon)})" for cutoff in cutoffs
+        f"(event_time >= {timestamp(begin)} AND event_time < {timestamp(end)})" for begin, end in windows
     )
     counts = count(
         f"""SELECT value, count(*) FROM (SELECT {class_values(task.label.field, types)} AS value FROM log

@@ -22,8 +22,9 @@ FEWEST = 10  # rows with and without the label, below which chance alone may tel
 def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializer) -> list[dict]:
     """The inputs whose own AUROC on training labels is above .98, in either direction.
 
-    It is taken over all rows, and over the pairs of rows of the same cutoff: what counts from a fixed day, such as the
-    day of the next purchase, is of another size at each.
+    It is taken over all rows, and over the pairs of rows of the same cutoff, or of the same day where users have
+    cutoffs of their own: what counts from a fixed day, such as the day of the next purchase, is of another size at
+    each.
 
     Inputs are the aggregates, and each value of the columns that the texts tell of: whether an event of a text has it,
     and whether the newest one has.
@@ -40,7 +41,10 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     """
     table = _sample(path, aggregates)
     labels = _yes_or_no(combined(table["label"]))
-    _, cutoff = np.unique(combined(table["cutoff"]).to_numpy(zero_copy_only=False), return_inverse=True)
+    cutoff = combined(table["cutoff"]).to_numpy(zero_copy_only=False)
+    if serializer.features.moments:  # hardly two rows have the same
+        cutoff = cutoff.astype("datetime64[D]")
+    _, cutoff = np.unique(cutoff, return_inverse=True)
     ways = [_Ways(labels, groups) for groups in (np.zeros(len(labels), np.int64), cutoff)]
     found = {}
     for name in aggregates:

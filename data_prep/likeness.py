@@ -64,10 +64,11 @@ def doubts(
     """
     first, last, events, users = span
     trained, found = task["log"], []
-    within, silent = task["task"]["population"]["within"], trained.get("silent_days")
+    within = task["task"]["population"]["within"]
+    silent = trained.get("silent_days")
     empty = (cutoff - last.replace(hour=0, minute=0, second=0, microsecond=0) - DAY) // DAY
     ends = f"warning: the log's last event before the cutoff is of {show(last)}"
-    if cutoff - last > parse_duration(within, "task.population.within"):
+    if within and cutoff - last > parse_duration(within, "task.population.within"):
         found.append(
             f"{ends}, further back than the {within} in which the users that the model was trained on have one; take a "
             f"newer log or an earlier cutoff"

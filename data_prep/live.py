@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.aggregates import Aggregator
-from data_prep.config import DataConfig, Population
+from data_prep.config import DataConfig
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED
 from data_prep.expressions import execute_one
 from data_prep.history import History, appended, event_order
 from data_prep.moments import EPOCH, microseconds
-from data_prep.population import Members, member_column
+from data_prep.population import Members, Whom
 from data_prep.rejected import reason_sql
 from data_prep.serializer import EventSerializer
 from data_prep.sql import identifier, quote, text_sql, timestamp
@@ -41,11 +41,11 @@ class LiveEvents:
     Args:
         serializer: Of the model.
         timezone: Of times that carry none.
-        population: Whom the task asks about.
+        whom: The task asks about.
     """
 
-    def __init__(self, serializer: EventSerializer, timezone: str, population: Population) -> None:
-        self.serializer, self.timezone, self.population = serializer, timezone, population
+    def __init__(self, serializer: EventSerializer, timezone: str, whom: Whom) -> None:
+        self.serializer, self.timezone, self.whom = serializer, timezone, whom
         self.config = DataConfig([], timezone=timezone)
         self.fields = {name: kind for name, kind in serializer.types.items() if name not in REQUIRED}
         self.con = connect()
@@ -122,7 +122,7 @@ class LiveEvents:
         Returns:
             The time of each event, the newest first, and the text without it; None where nothing else is left.
         """
-        self._select(f'SELECT * FROM "#read" WHERE event_time < {timestamp(cutoff)}')
+        self._select(f'SELECT * FROM "#read" WHERE event_time < {timestamp(self.serializer.past_of(cutoff))}')
         order = event_order(self.serializer.features.types)
         self.con.execute(
             f"""CREATE OR REPLACE TEMP TABLE "#numbered" AS
@@ -147,7 +147,7 @@ class LiveEvents:
         execute_one(self.con, f'CREATE OR REPLACE TEMP TABLE rows AS SELECT {types} FROM ({sql}) WHERE "#why" IS NULL')
 
     def _load(self) -> History:
-        return self.serializer.load(self.con, member_column(self.population))
+        return self.serializer.load(self.con, self.whom.columns())
 
     def append(self, history: History, later: History) -> History | None:
         """A user's history with later events; None where one of them is not after all others, as the order of events at
@@ -167,8 +167,8 @@ class LiveEvents:
             history: See `data_prep.history.side_by_side`.
             cutoff: In UTC, without a zone.
         """
-        at = microseconds(cutoff - EPOCH)
-        users = np.flatnonzero(history.with_past(at))
+        at = microseconds(self.serializer.past_of(cutoff) - EPOCH)
+        users = np.flatnonzero(history.with_past(at, history.everyone))
         written: list[str | None] = [None] * len(history.users)
         if len(users):
             aggregator = Aggregator(history, self.serializer.features)
@@ -177,7 +177,7 @@ class LiveEvents:
             for user, text in zip(users.tolist(), texts, strict=True):
                 written[user] = text
         members = np.zeros(len(written), bool)
-        members[Members(self.population, history).at(at)] = True
+        members[Members(self.whom, history).at(at)] = True
         return written, members.tolist()
 
     def close(self) -> None:

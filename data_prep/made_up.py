@@ -28,7 +28,7 @@ def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[s
     """
     random, end = np.random.default_rng(0), datetime.fromisoformat(cutoff)
     columns, events = list(dict.fromkeys(["event_type", *serializer.fields])), []
-    for days in sorted(random.integers(1, DAYS, EVENTS).tolist(), reverse=True):
+    for days in ages(sorted(random.integers(1, DAYS, EVENTS).tolist(), reverse=True), serializer):
         fields = made_up_fields(serializer, columns, has, random)
         events.append({"user_id": "0", "event_time": end - timedelta(days)} | fields)
     hidden = {"user_id", "event_time"} | ({"event_type"} - serializer.fields.keys())
@@ -41,6 +41,11 @@ def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[s
         ],
         "text": serializer.transform(events, end)["text"][0].as_py(),
     }
+
+
+def ages(days: list[float], serializer: EventSerializer) -> list[float]:
+    """How many days before the cutoff made-up events are: where cutoffs are moments of users, the last one is at it."""
+    return [*days[:-1], 0] if serializer.features.moments else days
 
 
 def made_up_fields(

@@ -8,7 +8,10 @@ import numpy as np
 from data_prep import InputError
 
 EPOCH = datetime(1970, 1, 1)
+INSTANT = timedelta(microseconds=1)  # a moment and its own events lie before the next one
 CUTOFF_YEARS = range(1900, 2200)  # events lie in them, too
+UNITS = {"m": "minute", "min": "minute", "h": "hour", "d": "day", "w": "week"}
+DURATION = re.compile(rf"\s*(\d{{1,8}})\s*({'|'.join([*UNITS.values(), *UNITS])})s?\s*")
 
 
 def microseconds(length: timedelta) -> int:
@@ -17,21 +20,31 @@ def microseconds(length: timedelta) -> int:
 
 
 def parse_duration(text: str, setting: str) -> timedelta:
-    """14 days -> timedelta; raises InputError where the text is no such length."""
-    match = re.fullmatch(r"\s*(\d{1,8})\s*(minute|hour|day|week)s?\s*", str(text))
-    length = timedelta(**{match[2] + "s": int(match[1])}) if match else timedelta()
+    """14 days or 30m -> timedelta; raises InputError where the text is no such length."""
+    match = DURATION.fullmatch(str(text))
+    unit = UNITS.get(match[2], match[2]) if match else ""
+    length = timedelta(**{f"{unit}s": int(match[1])}) if match else timedelta()
     if not timedelta() < length <= timedelta(days=36500):
         raise InputError(
             f"'{text}' is not a length above zero and below 100 years",
-            "write minutes, hours, days or weeks: 14 days",
+            "write minutes (30m), hours (2h), days or weeks: 14 days",
             setting=setting,
         )
     return length
 
 
+def in_words(length: str) -> str:
+    """30m -> 30 minutes; a length that is written in words stays as it is."""
+    match = DURATION.fullmatch(length)
+    if not match or match[2] not in UNITS:
+        return length
+    return f"{match[1]} {UNITS[match[2]]}{'s' * (int(match[1]) != 1)}"
+
+
 def show(moment: datetime) -> str:
-    """A date, with the time where it is not midnight."""
-    return moment.strftime("%Y-%m-%d" if (moment.hour, moment.minute, moment.second) == (0, 0, 0) else "%Y-%m-%d %H:%M")
+    """A date, with the time where it is not midnight, and with seconds where there are any."""
+    clock = (moment.hour, moment.minute, moment.second)
+    return moment.strftime("%Y-%m-%d" + " %H:%M" * any(clock) + ":%S" * bool(clock[2]))
 
 
 def parse_moment(text: str, setting: str) -> datetime:

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc  # makes most of its functions when it is imported: pyright does not see them
 
 from data_prep.features import plain
+from data_prep.history import SECOND, History
+from data_prep.moments import in_words
 
 # Days as words: each day to 14, then steps of 15 % up to 400, as recency matters in proportion.
 DAY_STEPS = list(range(15))
@@ -16,13 +18,48 @@ while DAY_STEPS[-1] < 400:
     DAY_STEPS.append(min(400, max(DAY_STEPS[-1] + 1, round(DAY_STEPS[-1] * 1.15))))
 # The step of each number of days up to 400, and at the end the number behind the last step: no days at all (-1).
 STEP_OF_DAY = np.append(np.searchsorted(DAY_STEPS, np.arange(401), side="right") - 1, len(DAY_STEPS))
+# Shorter pauses, where texts tell of sessions: seconds, and how they are written.
+SHORT_STEPS = {
+    **{seconds: f"{seconds}s" for seconds in (0, 1, 2, 3, 5, 10, 20, 30)},
+    **{60 * minutes: f"{minutes}m" for minutes in (1, 2, 3, 5, 10, 20, 30)},
+    **{3600 * hours: f"{hours}h" for hours in (1, 2, 4, 8, 16)},
+}
+SHORT_UNITS = {"s": "second", "m": "minute", "h": "hour"}
 # Where an event begins in a text of either style: no value that a text can show looks like this.
-EVENT_START = re.compile(r"(?:^|(?<= ))gap=|(?:^|(?<=\. ))(?:same day|after \d+ days?|first)(?=: |\.)")
+EVENT_START = re.compile(
+    r"(?:^|(?<= ))gap=|(?:^|(?<=\. ))(?:same day|after \d+ (?:second|minute|hour|day)s?|first)(?=: |\.)"
+)
 
 
 def event_starts(text: str) -> list[int]:
     """Where the events of a text begin, newest first, in characters."""
     return [match.start() for match in EVENT_START.finditer(text)]
+
+
+def gap_texts(history: History, words: bool, short: bool) -> tuple[np.ndarray, list[str]]:
+    """The pause before each event, the newest first: its number, and what each number is written as.
+
+    Args:
+        history: The events.
+        words: Whether texts are of the style words.
+        short: Whether pauses of less than a day are told apart.
+    """
+    days = history.gap_days()
+    gap = STEP_OF_DAY[np.minimum(days, 400)]
+    texts = [*(f"gap={day}" for day in DAY_STEPS), "gap=first"]
+    if not words:
+        texts = ["same day", "after 1 day", *(f"after {day} days" for day in DAY_STEPS[2:]), "first"]
+    if short:
+        seconds = np.diff(history.time, prepend=0) // SECOND
+        step = np.searchsorted(list(SHORT_STEPS), seconds, side="right") - 1 + len(texts)
+        gap = np.where(days == 0, step, gap)
+        texts += [f"gap={step}" if words else f"after {short_words(step)}" for step in SHORT_STEPS.values()]
+    return gap[::-1], texts
+
+
+def short_words(step: str) -> str:
+    """10s -> 10 seconds."""
+    return f"{step[:-1]} {SHORT_UNITS[step[-1]]}{'s' * (step[:-1] != '1')}"
 
 
 def bin_words(name: str, fitted: dict, words: bool) -> list[str | None]:
@@ -39,7 +76,8 @@ def shown_center(center: float) -> str:
 
 def aggregate_phrase(name: str) -> str:
     """events_28d -> events in 28 days; target_recency_days -> target recency days."""
-    return re.sub(r"_(\d+)d$", r" in \1 days", name).replace("_", " ")
+    name = re.sub(r"_session$", " in this session", name)
+    return re.sub(r"_(\d+[mhd])$", lambda found: f" in {in_words(found[1])}", name).replace("_", " ")
 
 
 def write_rows(columns: Sequence[tuple[np.ndarray, Sequence[str | None]]], between: str) -> pa.Array:

@@ -1,35 +1,87 @@
-"""Who is in the population at a cutoff: the users with a matching event in the time before it."""
+"""Whom a task asks about at a cutoff: users with a matching event in the time before it, or right after an event."""
+
+from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 
 from data_prep.config import Population
-from data_prep.history import History, running
-from data_prep.moments import microseconds, parse_duration
+from data_prep.event_words import event_phrase
+from data_prep.history import History, Moment, running
+from data_prep.moments import in_words, microseconds, parse_duration
 from data_prep.sql import condition
 
 
-def member_column(population: Population) -> dict[str, str]:
-    """Name -> SQL over an event: what `load_history` reads for `Members`."""
-    return {"member": condition(population.where)}
+@dataclass(frozen=True)
+class Whom:
+    """The users whom a task asks about at a moment.
+
+    Attributes:
+        population: Who they are; None is everybody with a history.
+        at: SQL condition of the events right after which it asks; None asks at any moment.
+    """
+
+    population: Population | None
+    at: str | None = None
+
+    def columns(self) -> dict[str, str]:
+        """Name -> SQL over an event: what `load_history` reads for `Members`."""
+        sql = {"member": condition(self.population.where)} if self.population else {}
+        return sql | ({"trigger": condition(self.at)} if self.at else {})
+
+    @property
+    def within(self) -> timedelta:
+        """How far the look-back of the population reaches."""
+        assert self.population is not None, "as it is asked for"
+        return parse_duration(self.population.within or "", "task.population.within")
+
+    def phrase(self) -> str:
+        """What they have, behind "users with"."""
+        after = f"{event_phrase(self.at)} at the cutoff" if self.at else ""
+        if self.population is None:
+            return after or "an event before"
+        before = f"{event_phrase(self.population.where)} in the {in_words(self.population.within or '')} before"
+        return f"{after} and {before}" if after else before
+
+    def absent(self) -> str:
+        """What nobody has where there is nobody."""
+        after = f"{an_event(self.at)} at it" if self.at else ""
+        if self.population is None:
+            return after or "an event before it"
+        before = f"{an_event(self.population.where)} in the {in_words(self.population.within or '')} before it"
+        return f"{after} and {before}" if after else before
+
+
+EVERYBODY = Whom(None)
 
 
 class Members:
-    """The users of a history who are in the population, at any cutoff.
+    """The users of a history whom a task asks about, at any cutoff."""
 
-    Args:
-        population: Who they are.
-        history: With the column of `member_column`.
-    """
+    def __init__(self, whom: Whom, history: History) -> None:
+        self.history = history
+        self.marks = {name: running(history.columns[name].to_numpy()) for name in whom.columns()}
+        if whom.population:
+            self.within = microseconds(whom.within)
 
-    def __init__(self, population: Population, history: History) -> None:
-        self.within = microseconds(parse_duration(population.within, "task.population.within"))
-        self.history, self.matching = history, running(history.columns["member"].to_numpy())
+    def among(self, cutoff: Moment, users: np.ndarray) -> np.ndarray:
+        """Whether each of some users is asked about at a cutoff, of shape (users,).
 
-    def at(self, cutoff: int) -> np.ndarray:
-        """Indices of the users with a matching event in [cutoff - within, cutoff); times in microseconds."""
-        return self.history.having(self.matching, cutoff - self.within, cutoff)
+        They have an event before it; with a population a matching one in [cutoff - within, cutoff); with a trigger one
+        at the last microsecond before it.
+        """
+        asked = self.history.with_past(cutoff, users)
+        if "member" in self.marks:
+            asked &= self.history.having(self.marks["member"], cutoff - self.within, cutoff, users)
+        if "trigger" in self.marks:
+            asked &= self.history.having(self.marks["trigger"], cutoff - 1, cutoff, users)
+        return asked
+
+    def at(self, cutoff: Moment) -> np.ndarray:
+        """Indices of those of all users who are asked about at a cutoff."""
+        return np.flatnonzero(self.among(cutoff, self.history.everyone))
 
 
-def an_event(population: Population) -> str:
-    """What a user of the population has before a cutoff."""
-    return "an event" if population.where == "true" else f"an event with {population.where}"
+def an_event(where: str) -> str:
+    """An event of a condition, in words."""
+    return "an event" if where == "true" else f"an event with {where}"

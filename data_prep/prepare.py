@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.card import dataset_card
-from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
+from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig, settings_of
 from data_prep.connections import connect
 from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
@@ -24,6 +25,7 @@ from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
+from data_prep.given_examples import examples_source, read_examples
 from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.likeness import log_facts
@@ -65,8 +67,11 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     """
     started = time.perf_counter()
     folder = Path(data.folder) / name
-    config = {"data": asdict(data), "task": asdict(task), "text": asdict(text)}
-    key = _key(config, [*expanded(data), key_mark(data)], source_files(data))
+    config = {"data": asdict(data), "task": settings_of(task), "text": settings_of(text)}
+    read = [data, *([examples_source(task.examples, data)] if task.examples else [])]
+    files = [source_files(sources) for sources in read]
+    known = None if None in files else [path for found in files for path in found or []]
+    key = _key(config, [*(text for sources in read for text in expanded(sources)), key_mark(data)], known)
     old = find_manifest(folder)
     if old and key is not None and old["key"] == key and old["files"] == _sizes(folder, old["files"]):
         print(f"{folder} is up to date")
@@ -115,28 +120,32 @@ def _write(
         with confined(con, data, folder.parent):  # where the parts will lie, too
             log = engine.read(folder)
         cutoffs = resolve_cutoffs(task, log)
+        given = read_examples(task, data, folder.parent / "spill")
         bar.update()
         bar.set_postfix_str("learn bins and vocabularies")
         engine.sample(sample_condition(log))
-        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text)
+        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
         parts, batches = engine.batches(examples, labels)
         del labels  # the memory of their history is needed for the parts
-        bar.total += parts * len(examples.moments()) - 1
+        bar.total += parts * len(examples.groups()) - 1
         bar.set_postfix_str("write texts")
         summary = Summary()
         with SplitWriter(folder) as writer:
-            for batch in batches:
-                writer.write(batch)
-                summary.add(batch)
+            for _, group in groupby(batches, key=lambda batch: batch.group):
+                for batch in group:
+                    writer.write(batch)
+                    summary.add(batch)
                 bar.update()
         splits = examples.describe(summary)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
         bar.set_postfix_str("done")
     doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
+    if examples.moments:
+        doubts += examples.moments.left_out()
     _print_notes(log, doubts)
     return {
         "format": FORMAT,

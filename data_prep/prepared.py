@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, a_moment, moments, read_json
-from data_prep.config import TaskConfig, TextConfig
+from data_prep.config import TaskConfig, TextConfig, settings_of
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest
@@ -30,7 +30,9 @@ MANIFEST_HOLDS = {
     "label_kind": {*LABEL_NAMES},
     "classes": (None, [str]),
     "log": LOG_HOLDS | {"fields": {str: str}},
-    "splits": {split: {"rows": int, "users": int, "cutoffs": moments} for split in SPLITS},
+    "splits": {
+        split: {"rows": int, "users": int, "cutoffs": moments, "most_per_user": MayLack(int)} for split in SPLITS
+    },
     UNLABELLED: {"rows": int, "cutoff": a_moment},
     "aggregates": [str],
     "class_aggregates": MayLack([str]),
@@ -83,7 +85,7 @@ def prepared_for(folder: Path, task: TaskConfig, text: TextConfig) -> Manifest:
     """
     manifest = read_manifest(folder)
     for section, settings in (("task", task), ("text", text)):
-        if manifest["config"][section] != asdict(settings):
+        if manifest["config"][section] != settings_of(settings):
             raise InputError(f"{folder} was prepared with other settings of `{section}`", AGAIN)
     return manifest
 

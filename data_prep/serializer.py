@@ -7,7 +7,6 @@ The style `sentences` writes the same fields in natural language, with the bins'
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from datetime import datetime
 from functools import reduce
 from pathlib import Path
@@ -20,15 +19,15 @@ from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table
 from data_prep.bins import bin_numbers, fit_bins
 from data_prep.checked_json import check, read_json
-from data_prep.config import Population, TextConfig, TextField
+from data_prep.config import TextConfig, TextField, settings_of
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED, event_table
 from data_prep.expressions import check_types, execute_one, parse_expression
 from data_prep.features import OWN, Features, load_classes, plain
-from data_prep.history import History, combined, load_history
-from data_prep.moments import EPOCH, in_utc, microseconds
-from data_prep.phrases import DAY_STEPS, STEP_OF_DAY, bin_words, end_rows, join_rows, write_rows
-from data_prep.population import Members, member_column
+from data_prep.history import History, Moment, combined, load_history
+from data_prep.moments import EPOCH, INSTANT, in_utc, microseconds
+from data_prep.phrases import bin_words, end_rows, gap_texts, join_rows, write_rows
+from data_prep.population import EVERYBODY, Members, Whom
 from data_prep.serializer_json import HOLDS, belonging
 from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
 from data_prep.text_settings import header_names
@@ -142,18 +141,17 @@ class EventSerializer:
                 column = history.columns[f"words:{name}"]
                 texts = [*column.dictionary.to_pylist(), None]
                 fields.append((column.indices.fill_null(len(texts) - 1).to_numpy()[::-1], texts))
-        gap = STEP_OF_DAY[np.minimum(history.gap_days(), 400)[::-1]]
+        gap, gaps = gap_texts(history, words, self.features.session_gap is not None)
         if words:
             space = (np.zeros(len(gap), np.int8), [""])  # behind each event
-            return write_rows([(gap, [*(f"gap={day}" for day in DAY_STEPS), "gap=first"]), *fields, space], " ")
-        gaps = ["same day", "after 1 day", *(f"after {day} days" for day in DAY_STEPS[2:]), "first"]
+            return write_rows([(gap, gaps), *fields, space], " ")
         entries = [write_rows([(gap, gaps)], ""), *([write_rows(fields, ", ")] if fields else [])]
         return end_rows(join_rows(entries, ": "), ". ")
 
     def texts(
         self,
         history: History,
-        cutoff: int,
+        cutoff: Moment,
         users: np.ndarray,
         aggregates: dict[str, np.ndarray],
         own: dict[str, np.ndarray],
@@ -162,12 +160,12 @@ class EventSerializer:
 
         Args:
             history: By `load`.
-            cutoff: In microseconds since 1970.
+            cutoff: As `Aggregator.at` takes it.
             users: Indices of users with an event before the cutoff, of shape (rows,).
             aggregates: Name -> values of shape (rows,).
             own: By `Aggregator.own`.
         """
-        high = history.first_at(cutoff)[users]
+        high = history.first_at(cutoff, users)
         entries = history.texts(np.maximum(high - self.config.max_events, history.start[users]), high)
         entries = entries.cast(pa.large_string())
         words = self.config.style == "words"
@@ -213,7 +211,7 @@ class EventSerializer:
         Args:
             events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
                 is left out is missing in every event. Of a user, all events or none.
-            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
+            cutoff: The moment of prediction, in UTC where it carries no zone; see `past_of`.
 
         Returns:
             user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
@@ -267,27 +265,26 @@ class EventSerializer:
         given |= {name: "NULL" for name, kind in self.types.items() if kind == '"NULL"'}
         return ", ".join(f"CAST({given[name]} AS {kind}) AS {identifier(name)}" for name, kind in self.types.items())
 
-    def examples(
-        self, con: duckdb.DuckDBPyConnection, cutoff: datetime, population: Population | None = None
-    ) -> pa.Table:
+    def examples(self, con: duckdb.DuckDBPyConnection, cutoff: datetime | None, whom: Whom = EVERYBODY) -> pa.Table:
         """user_id, cutoff, text and the aggregates of the users in the relation `rows`, in the order of their ids.
 
         Args:
             con: Its `rows` has whole users, and the columns of `types`.
-            cutoff: In UTC, without a zone; events from it on count for nothing.
-            population: Who is written; by default every user with an event before the cutoff.
+            cutoff: In UTC, without a zone; see `past_of`. None is each user's last event.
+            whom: Who is written; by default every user with a history.
         """
-        at = microseconds(cutoff - EPOCH)
-        if population is None:
-            history = self.load(con, {})
-            users = np.flatnonzero(history.with_past(at))
-        else:
-            history = self.load(con, member_column(population))
-            users = Members(population, history).at(at)
+        history = self.load(con, whom.columns())
+        at = history.time[history.start[1:] - 1] + 1 if cutoff is None else microseconds(self.past_of(cutoff) - EPOCH)
+        users = Members(whom, history).at(at)
+        at = at[users] if isinstance(at, np.ndarray) else at
         aggregator = Aggregator(history, self.features)
         aggregates, own = aggregator.at(at, users), aggregator.own(at, users)
-        table = example_table(history, at, users, aggregates)
+        table = example_table(history, at - self.features.moments, users, aggregates)
         return table.add_column(2, "text", self.texts(history, at, users, aggregates, own).cast(pa.string()))
+
+    def past_of(self, cutoff: datetime) -> datetime:
+        """The first moment that is no history at a cutoff: where cutoffs are moments of users, their own instant is."""
+        return cutoff + INSTANT * self.features.moments
 
     def known(self, con: duckdb.DuckDBPyConnection, events: str) -> dict[str, float]:
         """Column -> share of those events with a value there of which a word, or one of a list, was kept in training.
@@ -355,8 +352,8 @@ class EventSerializer:
         """The content of serializer.json."""
         content = {
             "version": VERSION,
-            "config": asdict(self.config),
-            "features": asdict(self.features),
+            "config": settings_of(self.config),
+            "features": self.features.settings(),
             "fields": self.fields,
             "header": self.header,
         }

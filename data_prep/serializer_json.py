@@ -2,12 +2,18 @@
 
 from data_prep.bins import fitted_bins
 from data_prep.checked_json import MayLack, Only, is_a
+from data_prep.history import DAY
 from data_prep.text_settings import LARGEST
 
 
 def a_number_from_1_to_a_billion(content: object) -> bool:
     """Of whatever `check_fields` limits so."""
     return isinstance(content, int) and is_a(content, int) and 1 <= content <= LARGEST
+
+
+def a_length_in_microseconds(content: object) -> bool:
+    """Up to 100 years, as settings are."""
+    return isinstance(content, int) and is_a(content, int) and 0 < content <= 36500 * DAY
 
 
 # What serializer.json must hold; of a field its kind, and by it the setting that asks for it and what was learned.
@@ -19,7 +25,13 @@ FITTED = {
 SIZE = a_number_from_1_to_a_billion
 SPEC = dict.fromkeys(("top", "bins", "words"), MayLack(SIZE)) | {"vocabulary": SIZE, "min_users": SIZE}
 HOLDS = {
-    "config": Only(style={"words", "sentences"}, header=[str], fields={str: Only(SPEC)}, max_events=SIZE),
+    "config": Only(
+        style={"words", "sentences"},
+        header=[str],
+        fields={str: Only(SPEC)},
+        max_events=SIZE,
+        session_gap=MayLack(str),
+    ),
     "features": Only(
         target=str,
         types={str: str},
@@ -27,6 +39,8 @@ HOLDS = {
         event_types=[str],
         class_field=MayLack(str),
         classes=MayLack([str]),
+        moments=MayLack(bool),
+        session_gap=MayLack(a_length_in_microseconds),
     ),
     "fields": {str: {"kind": {*FITTED}}},
     "header": {str: fitted_bins},

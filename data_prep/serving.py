@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.config import DataConfig, Population, Source
+from data_prep.config import DataConfig, Source
 from data_prep.event_log import RESERVED, event_table
 from data_prep.events import confined, read_events
 from data_prep.expressions import execute_one
 from data_prep.facts import Task
 from data_prep.likeness import doubts
-from data_prep.moments import show
+from data_prep.moments import parse_cutoff, show
 from data_prep.parts import number_of_parts, read_part, write_parts
+from data_prep.population import Whom
 from data_prep.serializer import EventSerializer
 from data_prep.sources import file_columns, refuse_twice
 from data_prep.sql import column_types, identifier, refused, timestamp
@@ -29,6 +30,7 @@ GIVEN = "given_events"  # what a caller has in memory, as a relation
 # Of the log that is scored, read here and by scripts/predict.py, which must not load torch for its --help.
 BATCH = 1_024  # texts that the model reads at a time, at most
 MEMORY = "2GB"  # DuckDB's share, unless told otherwise; Python and the model come on top
+LAST = "last"  # as a cutoff: each user's last event
 PART_USERS = 20_000  # a part has about that many, so that aggregates and texts stay small
 
 
@@ -57,6 +59,21 @@ class ServedLog:
         if self.ignored:
             said.append(f"columns that the model does not know are ignored: {', '.join(self.ignored)}")
         return said + self.doubts
+
+
+def cutoff_of(serializer: EventSerializer, cutoff: datetime | date | str) -> datetime | None:
+    """A moment in UTC, without a zone; None for LAST.
+
+    Raises:
+        InputError: It is none, or LAST where the model's cutoffs were dates.
+    """
+    if cutoff != LAST:
+        return parse_cutoff(cutoff)
+    if not serializer.features.moments:
+        raise InputError(
+            "cutoff: last is for models whose cutoffs were at events or in task.examples", "give a date or a moment"
+        )
+    return None
 
 
 def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC") -> DataConfig:
@@ -137,18 +154,18 @@ def read_past(
     con: duckdb.DuckDBPyConnection,
     events: Any,
     serializer: EventSerializer,
-    cutoff: datetime,
+    cutoff: datetime | None,
     called: str = "events",
     folder: Path | None = None,
     task: Task | None = None,
 ) -> ServedLog:
-    """Make the table `log`, and of its events before the cutoff the view `past`, with the columns of training.
+    """Make the table `log`, and of its events until the cutoff the view `past`, with the columns of training.
 
     Args:
         con: Where they are made. It is locked then, so that no SQL of a model's folder reaches a file (see `confined`).
         events: See `as_sources`.
         serializer: Knows the columns of training.
-        cutoff: In UTC, without a zone.
+        cutoff: By `cutoff_of`.
         called: What the events are called in messages; "data.sources[0]" for those of a config.
         folder: The only one where `con` may read and write from then on.
         task: The model's task.json: its time zone counts, and its log is compared. None takes UTC and compares nothing.
@@ -166,14 +183,14 @@ def read_past(
         execute_one(
             con,
             f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log "
-            f"WHERE event_time < {timestamp(cutoff)}",
+            + (f"WHERE event_time < {timestamp(serializer.past_of(cutoff))}" if cutoff else ""),
         )
     with refused("events", FIT):
         span = con.execute(
             "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
         ).fetchall()[0]
     *_, events, users = span
-    if not events:
+    if not events and cutoff:
         raise InputError(
             f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}",
             "give a later cutoff",
@@ -182,7 +199,9 @@ def read_past(
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
     with refused("events", FIT):
-        said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, cutoff)] if task else []
+        seen = cutoff or log.last
+        assert seen is not None, "as a log without an event is refused"
+        said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, seen)] if task else []
     return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 
@@ -217,8 +236,8 @@ def part_texts(
     serializer: EventSerializer,
     folder: Path,
     part: int,
-    cutoff: datetime,
-    population: Population | None,
+    cutoff: datetime | None,
+    whom: Whom,
 ) -> pa.Table:
     """user_id, cutoff and text of the users of a part that `write_past` wrote, in the order of their ids."""
     # Cast again: Parquet has no type for some, such as HUGEINT.
@@ -228,7 +247,7 @@ def part_texts(
         f"({read_part(folder, part)})",
     )
     with refused("events", FIT):
-        return serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
+        return serializer.examples(con, cutoff, whom).select(["user_id", "cutoff", "text"])
 
 
 def past_texts(
@@ -236,17 +255,17 @@ def past_texts(
     log: ServedLog,
     serializer: EventSerializer,
     folder: Path,
-    cutoff: datetime,
-    population: Population | None,
+    cutoff: datetime | None,
+    whom: Whom,
 ) -> Iterator[pa.Table]:
     """user_id, cutoff and text of the users in `past`, part by part through the folder where they are many."""
     if log.users <= 2 * PART_USERS and number_of_parts(log.events) == 1:
         con.execute("CREATE TEMP VIEW rows AS FROM past")
         with refused("events", FIT):
-            yield serializer.examples(con, cutoff, population).select(["user_id", "cutoff", "text"])
+            yield serializer.examples(con, cutoff, whom).select(["user_id", "cutoff", "text"])
         return
     for part in write_past(con, log, folder / "log", PART_USERS):
-        yield part_texts(con, serializer, folder / "log", part, cutoff, population)
+        yield part_texts(con, serializer, folder / "log", part, cutoff, whom)
 
 
 @contextmanager

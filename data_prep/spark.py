@@ -111,13 +111,16 @@ class SparkLog:
         return self.number_of_parts, self._batches(examples)
 
     def _batches(self, examples: Examples) -> Iterator[Batch]:
-        batches = len(examples.moments())
-        made = self._map(partial(_examples, examples=examples, batches=batches))
-        # A batch becomes a partition of its own, because the driver holds one partition after another.
-        made = made.repartitionById(self.number_of_parts * batches, _integer("key"))
+        groups = len(examples.groups())
+        made = self._map(partial(_examples, examples=examples, groups=groups))
+        # A group becomes a partition of its own, because the driver holds one partition after another.
+        made = made.repartitionById(self.number_of_parts * groups, _integer("key"))
         for _, rows in groupby(_rows(made), key=lambda row: row["key"]):
             found = sorted((pickle.loads(row["data"]) for row in rows), key=lambda piece: piece[0])
-            yield replace(found[0][1], table=pa.concat_tables([_unpacked(data) for _, _, data in found]))
+            for _, pieces in groupby(found, key=lambda piece: piece[0][0]):
+                (_, batch, data), *more = pieces
+                tables = [_unpacked(data), *(_unpacked(data) for _, _, data in more)]
+                yield replace(batch, table=pa.concat_tables(tables))
 
     def _map(self, work: Callable) -> "DataFrame":
         """What `work` gives for a connection with the table `log` of a part, and the number of the part."""
@@ -274,11 +277,13 @@ def _select(con: duckdb.DuckDBPyConnection, part: int, condition: str) -> Iterat
         yield _row(part, n, data)
 
 
-def _examples(con: duckdb.DuckDBPyConnection, part: int, examples: Examples, batches: int) -> Iterator[pa.RecordBatch]:
+def _examples(con: duckdb.DuckDBPyConnection, part: int, examples: Examples, groups: int) -> Iterator[pa.RecordBatch]:
     con.execute("CREATE TEMP VIEW rows AS FROM log")
-    for i, batch in enumerate(examples.batches(examples.load(con))):
-        for place, (n, data) in enumerate(_packed(batch.table)):
-            yield _row(part * batches + i, n, pickle.dumps((place, replace(batch, table=None), data)))
+    batches = groupby(examples.batches(examples.load(con)), key=lambda batch: batch.group)
+    for group, (_, of_group) in enumerate(batches):
+        for i, batch in enumerate(of_group):
+            for place, (n, data) in enumerate(_packed(batch.table)):
+                yield _row(part * groups + group, n, pickle.dumps(((i, place), replace(batch, table=None), data)))
 
 
 def _row(key: int, n: int, data: bytes) -> pa.RecordBatch:

@@ -11,8 +11,8 @@ from data_prep.event_words import event_noun, event_phrase, plural
 from data_prep.expressions import parse_expression
 from data_prep.history import MILLION, TOO_LARGE
 from data_prep.labels import check_label
-from data_prep.moments import parse_duration
-from data_prep.population import an_event
+from data_prep.moments import in_words, parse_duration
+from data_prep.population import Whom, an_event
 from data_prep.sql import condition, identifier, refused
 
 
@@ -31,13 +31,27 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
     """
     label = task.label
     check_label(label, types)
-    for setting, where in (("task.label.where", label.where), ("task.population.where", task.population.where)):
+    conditions = {"task.label.where": label.where}
+    if task.members:
+        conditions["task.population.where"] = task.members.where
+    if task.at is not None:
+        conditions["task.cutoffs.train.at"] = task.at
+    for setting, where in conditions.items():
         remedy = "write a condition over the columns of one event"
         parse_expression(con, setting, where, remedy, lambda: [*REQUIRED, *types])
         with refused(setting, remedy):
             found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
             raise InputError(f"no event of the log satisfies {where}", "check its names and values", setting=setting)
+    if task.at is not None and getattr(task.cutoffs.train, "gap", None) is None:
+        both = count(f"SELECT 'both', count(*) FROM log WHERE ({label.where}\n) AND ({task.at}\n)")["both"]
+        if both:
+            raise InputError(
+                f"{both:,} events with {task.at} are what the label looks for, too, and nothing keeps a cutoff out of "
+                f"the label window of the one before it",
+                f"set task.cutoffs.*.gap, such as {label.horizon}, or leave such events out of `at`",
+                setting="task.cutoffs.train.at",
+            )
     if label.kind == "sum":
         assert label.field is not None, "by check_label"
         value = f"abs(CAST({identifier(label.field)} AS DOUBLE))"
@@ -57,29 +71,53 @@ def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:
 
     Args:
         path: Where it was read, for messages.
-        task: With label and population.
+        task: With label, population and cutoffs.
         types: Column of an event -> DuckDB type, by `check_types`.
 
     Raises:
         InputError: A condition or a length of time is none.
         KeyError, TypeError: Something is missing, or there is too much of it.
     """
-    label, population = Label(**task["label"]), Population(**task["population"])
+    label, whom = Label(**task["label"]), asked_in(task)
+    conditions = {"label.where": label.where}
+    if whom.population:
+        conditions["population.where"] = whom.population.where
+    if whom.at is not None:
+        conditions["cutoffs.train.at"] = whom.at
     nothing = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in types.items())
     with duckdb.connect() as con:
-        for part, where in (("label", label.where), ("population", population.where)):
-            setting, remedy = f"{path}: task.{part}.where", "the file is damaged or forged; run scripts/train.py again"
+        for part, where in conditions.items():
+            setting, remedy = f"{path}: task.{part}", "the file is damaged or forged; run scripts/train.py again"
             parse_expression(con, setting, where, remedy, lambda: types)
             with refused(setting, remedy):
                 con.execute(f"SELECT {condition(where)} FROM (SELECT {nothing})")
     parse_duration(label.horizon, f"{path}: task.label.horizon")
-    parse_duration(population.within, f"{path}: task.population.within")
+    if whom.population:
+        parse_duration(whom.population.within or "", f"{path}: task.population.within")
+
+
+def asked_in(task: dict) -> Whom:
+    """Whom a task that was read back asks about; see `check_loaded`."""
+    train, population = (task.get("cutoffs") or {}).get("train"), task["population"]
+    asked = Population(**population) if population and population.get("within") else None
+    return Whom(asked, train.get("at") if isinstance(train, dict) else None)
+
+
+def moment_words(task: TaskConfig) -> str:
+    """What the cutoff of a user is, where each has its own; empty where it is a date."""
+    if task.at is not None:
+        return f"the moment of {an_event(task.at)}"
+    return "the row's cutoff in task.examples" if task.examples else ""
 
 
 def question(task: TaskConfig) -> str:
     """The task in one sentence, for reports and cards."""
-    label, who = task.label, f"users with {an_event(task.population)} in the {task.population.within} before the cutoff"
-    event, window = f"with {label.where}", f"in the {label.horizon} after it"
+    label, who, moment = task.label, "users", moment_words(task) or "the cutoff"
+    if task.members:
+        within = in_words(task.members.within or "")
+        who = f"users with {an_event(task.members.where)} in the {within} before {moment}"
+    after = "it" if task.members else moment
+    event, window = f"with {label.where}", f"in the {in_words(label.horizon)} after {after}"
     if label.kind in ("absent", "exists"):
         verb = {"absent": "have no event", "exists": "have an event"}[label.kind]
         return f"Which {who} will {verb} {event} {window}?"
@@ -92,12 +130,17 @@ def question(task: TaskConfig) -> str:
 
 def plain_question(task: TaskConfig) -> str:
     """The same for people who know the shop and no SQL; a condition that no word says is told as it stands."""
-    label, population = task.label, task.population
-    had = f"had {event_phrase(population.where)} in the last {population.within}"
-    noun, window = event_noun(label.where), f"in the next {label.horizon}"
+    label, population = task.label, task.members
+    within = in_words((population and population.within) or "")
+    had = f"had {event_phrase(population.where)} in the last {within}" if population else ""
+    if task.at is not None:
+        just = f"just had {event_phrase(task.at)}"
+        had = f"{just}, {had}" if had else just
+    had = had or "stood in the table"
+    noun, window = event_noun(label.where), f"in the next {in_words(label.horizon)}"
     events = plural(noun) if noun else f"events with {label.where}"
     if label.kind == "absent":
-        none = "none" if label.where == population.where else f"no {noun or f'event with {label.where}'}"
+        none = "none" if population and label.where == population.where else f"no {noun or f'event with {label.where}'}"
         return f"Who {had} and will have {none} {window}?"
     if label.kind == "exists":
         return f"Who {had} and will have {event_phrase(label.where)} {window}?"

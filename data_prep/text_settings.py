@@ -1,8 +1,10 @@
 """The section `text` against the log: the columns and aggregates that it names, and its numbers."""
 
+import re
+
 from data_prep import InputError
 from data_prep.config import TextConfig
-from data_prep.features import HEADER_GROUPS, plain
+from data_prep.features import HEADER_GROUPS, MOMENT_GROUPS, plain
 from data_prep.sql import NUMERIC
 
 LARGEST = 1_000_000_000  # of any number in text; no log has more of anything
@@ -73,4 +75,5 @@ def header_names(header: list[str], numeric: list[str], aggregates: list[str]) -
             )
         for name in HEADER_GROUPS.get(entry, [entry]):
             names += [name.format(field=plain(field)) for field in numeric] if "{field}" in name else [name]
+        names += [name for name in aggregates if re.fullmatch(MOMENT_GROUPS.get(entry, ""), name)]
     return list(dict.fromkeys(names))

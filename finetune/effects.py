@@ -5,9 +5,9 @@ a comparison in which settings two runs differ.
 """
 
 import os
-from dataclasses import asdict
 from typing import Literal
 
+from data_prep.config import settings_of
 from finetune.config import RENAMED, Experiment
 
 Effect = Literal["pretraining", "training", "evaluation", "nothing"]  # the first step whose outcome a setting changes
@@ -79,7 +79,7 @@ def weight_settings(experiment: Experiment) -> dict[str, str]:
     """The settings that a run's weights depend on beside the content of its data, as text by their names."""
     settings = {"processes": os.environ.get("WORLD_SIZE", "1")}
     for section in ("task", "text", "model", "pretraining", "finetuning"):
-        settings |= {f"{section}.{key}": value for key, value in asdict(getattr(experiment, section)).items()}
+        settings |= {f"{section}.{key}": value for key, value in settings_of(getattr(experiment, section)).items()}
     settings |= {f"training.{key}": value for key, value in experiment.training.items()}
     return with_effect({key: str(_written(value)) for key, value in settings.items()})
 

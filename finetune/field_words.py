@@ -25,6 +25,10 @@ BOTH = {
 }
 COUNTED = r"(events|target|.+_sum)"
 OTHERS = {
+    r"event_gap_seconds": "seconds between the last event and the one before",
+    r"session_seconds": "seconds since the session began",
+    r"session_(\w+)": "{0} of this session",
+    r"sessions": "sessions so far",
     r"weekend_share": "share of events at weekends",
     r"hour_mean": "hour of events, mean",
     r"text_events": "events in a text",

@@ -203,6 +203,8 @@ def _expand_folders(made: Namespace) -> None:
     made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path")
     for key in ("resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"):
         made.training[key] = _expanded(made.training[key], f"training.{key}")
+    if made.task.examples is not None:
+        made.task.examples.path = _expanded(made.task.examples.path, "task.examples.path", r"\$(\w+)")
     for i, source in enumerate(made.data.sources):
         source.path = _expanded(source.path, f"data.sources[{i}].path", r"\$(\w+)")  # ${name} may be of data.variables
 

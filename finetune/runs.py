@@ -13,10 +13,11 @@ import yaml
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json
-from data_prep.config import Population
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
 from data_prep.labels import LABEL_NAMES
+from data_prep.population import Whom
+from data_prep.task import asked_in
 
 MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
 CHECKPOINTS = "checkpoints"
@@ -80,7 +81,7 @@ LABEL = Only(
     top=(None, int),
     name=(None, str),
 )
-SPLIT = {"rows": int, "users": int, "cutoffs": moments, "classes": MayLack({str: int})}
+SPLIT = {"rows": int, "users": int, "cutoffs": moments, "most_per_user": MayLack(int), "classes": MayLack({str: int})}
 TASK_HOLDS = {
     "name": str,
     "question": str,
@@ -90,7 +91,11 @@ TASK_HOLDS = {
     "log": LOG_HOLDS,
     "text_columns": [str],
     "content_hash": str,
-    "task": {"label": LABEL, "population": Only(within=a_duration, where=str)},
+    "task": {
+        "label": LABEL,
+        "population": Only(within=MayLack(a_duration), where=str),
+        "cutoffs": MayLack({"train": ([str], {"at": MayLack(str)})}),
+    },
     "splits": dict.fromkeys(SPLITS, SPLIT),
 }
 CALIBRATION_HOLDS = Only(
@@ -160,12 +165,16 @@ def check_tokenizer(folder: Path) -> None:
 def read_task(folder: Path) -> Task:
     """task.json of a model's folder."""
     refuse_untrained(Path(folder))
-    return read_json(Path(folder) / TASK, TASK_HOLDS, "run scripts/train.py again, which writes it")
+    path, remedy = Path(folder) / TASK, "run scripts/train.py again, which writes it"
+    task = read_json(path, TASK_HOLDS, remedy)
+    if "most_per_user" not in task["splits"]["train"]:  # only where cutoffs are moments of users, everybody may count
+        check(path, task, {"task": {"population": {"within": str}}}, remedy)
+    return task
 
 
-def whom(task: Task) -> Population:
-    """The population of a model's task.json."""
-    return Population(**task["task"]["population"])
+def whom(task: Task) -> Whom:
+    """Whom the task of a model's task.json asks about."""
+    return asked_in(task["task"])
 
 
 def read_calibration(folder: Path) -> dict:

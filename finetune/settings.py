@@ -56,6 +56,7 @@ EXAMPLES = {
     "--columns": "{user_id: visitorid, event_time: timestamp}",
     "data.sources.columns": "{user_id: visitorid, event_time: timestamp}",
     "task.cutoffs.*": "[2024-01-29] or {first: 2024-01-29, last: 2024-03-25, every: 7 days}",
+    "task.examples": "{path: moments.parquet}",
     "task.label.tiers": "[0, 50, 200]",
     "text.header": "[recency, counts]",
     "text.fields": "{event_type: {top: 20}}",

@@ -62,7 +62,8 @@ from finetune.model.objective import Objective
 SMALL = 5000  # rows
 TUNED_CLASSES = 3  # of propensity, the most frequent ones
 FOLDS = 5  # of the stack
-RFM = re.compile(r"target_recency_days|target(_\d+d)?|.+_sum(_\d+d)?")
+WINDOW = r"\d+[mhd]|session"
+RFM = re.compile(rf"target_recency_days|target(_({WINDOW}))?|.+_sum(_({WINDOW}))?")
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from data_prep.checked_json import MayLack
 from finetune.config import Experiment
 from finetune.measures import MAJORITY, MODEL
 from finetune.metrics import deciles, running_total
@@ -56,6 +57,16 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
     if task == "tiers":
         return found | _tiers(classes, labels, scorers[MODEL])
     return found | _propensity(classes, labels, scorers)
+
+
+def seconds_before(experiment: Experiment) -> dict[str, float]:
+    """What the steps before evaluation took, where their logs say it."""
+    logs = {}
+    if experiment.pretraining.max_steps:
+        logs["pretrain"] = [read_pretraining_log(experiment.pretrained_folder)]
+    logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
+    seconds = {step: [log.get("seconds") for log in taken] for step, taken in logs.items()}
+    return {step: round(sum(taken), 1) for step, taken in seconds.items() if None not in taken}
 
 
 def training(experiment: Experiment, main: str) -> dict:

@@ -13,7 +13,7 @@ from data_prep.prepared import sampled
 SAMPLE = 50_000  # rows of either split; more would move the index by less than .001
 BINS = 10  # quantiles of the training rows
 VALUES = 20  # of a field, the most frequent in training; the rest counts as one
-AGING = re.compile(r"(.+_)?tenure_days|text_events|(.+_)?max")
+AGING = re.compile(r"(.+_)?tenure_days|sessions|text_events|(.+_)?max")
 WORD = re.compile(r"(\w+)=(\S+)")
 
 
@@ -53,7 +53,7 @@ def drift(train: pa.Table, test: pa.Table, aggregates: list[str]) -> list[dict]:
 
 def _ages(name: str, aggregates: list[str]) -> bool:
     windows = (other.removeprefix(f"{name}_") for other in aggregates if other.startswith(f"{name}_"))
-    over_all_time = any(re.fullmatch(r"\d+d", window) for window in windows) and not name.endswith("_mean")
+    over_all_time = any(re.fullmatch(r"\d+[mhd]|session", window) for window in windows) and not name.endswith("_mean")
     return over_all_time or bool(AGING.fullmatch(name))
 
 

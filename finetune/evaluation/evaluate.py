@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack
 from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
@@ -30,8 +29,9 @@ from finetune.baselines.pairs import pair_columns
 from finetune.config import EvaluationConfig, Experiment
 from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
 from finetune.evaluation.contact import contact
-from finetune.evaluation.curves import curves, training
+from finetune.evaluation.curves import curves, seconds_before, training
 from finetune.evaluation.drift import drift
+from finetune.evaluation.periods import history_groups, periods, times_of
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend, compare, over_seeds
@@ -50,7 +50,6 @@ from finetune.runs import (
     LOGGED,
     METRICS,
     PREDICTIONS,
-    read_pretraining_log,
     read_settings,
     read_trained_settings,
     read_training_log,
@@ -100,11 +99,11 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     everyone = _everyone(task, scored, baselines, column_array(train["label"]))
     _write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
-    for split in SCORED:
-        metrics[split]["cutoffs"] = manifest["splits"][split]["cutoffs"]
     metrics["timeline"] = {
-        split: {"cutoffs": counts["cutoffs"], "rows": counts["rows"]} for split, counts in manifest["splits"].items()
+        split: {"rows": counts["rows"]} | times_of(counts) for split, counts in manifest["splits"].items()
     }
+    for split in SCORED:
+        metrics[split] |= times_of(manifest["splits"][split])
     shown = EventSerializer.from_pretrained(experiment.data_folder)
     metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1], manifest["log"].get("has"))
     same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
@@ -239,6 +238,9 @@ def _looked_into(
     if settings.costs and test.task == "binary":
         profit = profit_curve(test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
     raw = np.mean([run["test"] for run in scored.raw], axis=0)
+    cutoffs = rows["test"]["cutoff"].to_numpy()
+    if moments := "most_per_user" in manifest["splits"]["test"]:
+        cutoffs, groups = periods(cutoffs), history_groups(rows["test"]) | groups
     drawn = {name: scores for name, scores in test.scores.items() if name != BLEND}  # its curves hide behind others
     return {
         "calibration": {
@@ -249,8 +251,8 @@ def _looked_into(
             "before": compute_metrics(test.task, test.labels, raw, **test.known),
         },
         "profit": profit,
-        "contact": contact(test, rows["test"]["cutoff"].to_numpy(), settings.budget, resamples),
-        "by_cutoff": by_cutoff(test, rows["test"]["cutoff"].to_numpy(), resamples),
+        "contact": None if moments else contact(test, cutoffs, settings.budget, resamples),
+        "by_cutoff": by_cutoff(test, cutoffs, resamples),
         "slices": {
             name: slice_metrics(test, values, threshold, settings.min_slice, resamples)
             for name, values in groups.items()
@@ -279,7 +281,7 @@ def _made(
     settings = experiment.evaluation
     return {
         "date": str(date.today()),
-        "seconds": _seconds(experiment) | {"evaluate": round(time.perf_counter() - started, 1)},
+        "seconds": seconds_before(experiment) | {"evaluate": round(time.perf_counter() - started, 1)},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
         "processes": accelerator.num_processes,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -368,16 +370,6 @@ def _lengths(experiment: Experiment, limits: dict[str, Limit]) -> dict[str, dict
         found[split] = lengths[sampled(len(lengths), LENGTH_SAMPLE)]
     edges = np.arange(0, max(lengths.max() for lengths in found.values()) + 9, 8)
     return {split: {"edges": edges, "counts": np.histogram(lengths, edges)[0]} for split, lengths in found.items()}
-
-
-def _seconds(experiment: Experiment) -> dict[str, float]:
-    """What the steps before took, where their logs say it."""
-    logs = {}
-    if experiment.pretraining.max_steps:
-        logs["pretrain"] = [read_pretraining_log(experiment.pretrained_folder)]
-    logs["train"] = [read_training_log(run.run_folder, {"seconds": MayLack(float)}) for run in experiment.seed_runs()]
-    seconds = {step: [log.get("seconds") for log in taken] for step, taken in logs.items()}
-    return {step: round(sum(taken), 1) for step, taken in seconds.items() if None not in taken}
 
 
 def _write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[str, ScoredRows]) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from data_prep.made_up import centers_of, made_up_fields, shown_columns, words_of
+from data_prep.made_up import ages, centers_of, made_up_fields, shown_columns, words_of
 from data_prep.moments import in_utc
 from data_prep.serializer import EventSerializer
 
@@ -23,7 +23,7 @@ def example_events(serializer: EventSerializer, cutoff: str, has: dict[str, list
     """
     random, end, events = np.random.default_rng(0), in_utc(datetime.fromisoformat(cutoff)), []
     for user in range(USERS):
-        for days in sorted(random.uniform(0, DAYS, EVENTS), reverse=True):
+        for days in ages(sorted(random.uniform(0, DAYS, EVENTS), reverse=True), serializer):
             event: dict[str, object] = {"user_id": f"made-up-{user + 1}"}
             # Its offset is that of UTC, so that no time zone of the training log changes it.
             event["event_time"] = f"{end - timedelta(float(days)):%Y-%m-%d %H:%M}+00:00"

@@ -13,18 +13,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import finetune
 from data_prep.facts import Task
+from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
 from finetune.hub.card_picture import PICTURE, draw_card_picture
 from finetune.hub.examples import code, example_events, example_texts, expected_columns, lines, literal
 from finetune.hub.read_run import metrics_of, settings_of
-from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, public_metrics
+from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, most_rows, public_metrics
 from finetune.measures import BLEND, digits, measure, measure_names
 from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of
+from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of, whom
 from finetune.wording import FEW_POSITIVES, number, span, worded
 
 ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for
@@ -103,7 +104,7 @@ def write_card(
     figures = metrics["test"] if seed is None else metrics["seeds"][seed]
     examples = _examples(folder, task, model, tokenizer, calibration)
     classes = len(model.config.id2label or ()) if metrics["task"] in ("tiers", "propensity") else 1
-    picture = draw_card_picture(raw, classes * len(task["splits"]["test"]["cutoffs"]), target)
+    picture = draw_card_picture(raw, classes * most_rows(task["splits"]["test"]), target)
     parts = (
         {"publication": publication, "base": base, "adapter": isinstance(model, PeftModel)},
         {"version": finetune.__version__, "onnx_file": ONNX_FILE, "licence": licence_sentence(publication.licence)},
@@ -181,10 +182,16 @@ def _metadata(
 def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
     """What is predicted, in words and in SQL."""
     label, objective = task["task"]["label"], Objective.of_model(model.config)
-    window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{label['horizon']}'"
+    horizon = in_words(label["horizon"])
+    window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{horizon}'"
+    if moments := "most_per_user" in task["splits"]["test"]:
+        window = f"WHERE event_time > cutoff AND event_time <= cutoff + INTERVAL '{horizon}'"
     window = f"{window}\n  AND ({_condition(label['where'])})"
     return {
         "task": task,
+        "moments": moments,
+        "horizon": horizon,
+        "whom": whom(task),
         "kind": objective.task,
         "classes": list(objective.classes),
         "label_sql": LABEL_SQL[task["label_kind"]].format(window=window, field=label["field"]),

@@ -10,9 +10,10 @@ import numpy as np
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from data_prep import InputError
-from data_prep.facts import LogFacts, Manifest, Task
+from data_prep.facts import LogFacts, Manifest, SplitFacts, Task
 from data_prep.serializer import EventSerializer
 from finetune.metrics_json import Metrics
+from finetune.runs import whom
 from finetune.wording import missing
 
 FEWEST_USERS = 5  # a group of fewer is not shown; what TextField.min_users is by default
@@ -43,7 +44,9 @@ def refuse_private(task: Task, serializer: EventSerializer) -> None:
         task: The content of task.json.
         serializer: That of the model.
     """
-    conditions = {f"task.{part}.where": task["task"][part]["where"] for part in ("label", "population")}
+    asked = whom(task)
+    conditions = {"task.label.where": task["task"]["label"]["where"], "task.cutoffs.train.at": asked.at or ""}
+    conditions["task.population.where"] = asked.population.where if asked.population else ""
     for setting, where in conditions.items():
         if re.search(r"\buser_id\b", where, re.IGNORECASE):
             raise InputError(
@@ -106,7 +109,7 @@ def public_points(metrics: Metrics, most_rows: int) -> PublicPoints:
 
     Args:
         metrics: The content of metrics.json, as evaluation left it.
-        most_rows: That a user can have in a bin: one a test cutoff, and there one a class where bins are of pairs.
+        most_rows: That a user can have in a bin: see `most_rows`, and there one a class where bins are of pairs.
     """
     curves, fewest = metrics.get("curves") or {}, FEWEST_USERS * most_rows
     bins = curves.get("calibration") or {}
@@ -126,12 +129,15 @@ def public_points(metrics: Metrics, most_rows: int) -> PublicPoints:
 
 
 def public_deciles(metrics: Metrics) -> list[dict]:
-    """Mean predicted and real value of tenths of the test rows, where each stands for at least FEWEST_USERS users.
-
-    A user is in the test rows once a cutoff at most.
-    """
-    parts, fewest = metrics["test"].get("deciles") or [], FEWEST_USERS * len(metrics["test"]["cutoffs"])
+    """Mean predicted and real value of tenths of the test rows, where each stands for at least FEWEST_USERS users."""
+    test = metrics["test"]
+    parts, fewest = test.get("deciles") or [], FEWEST_USERS * (test.get("most_per_user") or len(test["cutoffs"]))
     return parts if all(part["rows"] >= fewest for part in parts) else []
+
+
+def most_rows(split: SplitFacts) -> int:
+    """The most rows that a user can have in a split."""
+    return split.get("most_per_user") or len(split["cutoffs"])
 
 
 def _public_slice(groups: dict) -> dict:
@@ -147,6 +153,7 @@ def public_manifest(manifest: Manifest) -> dict:
     """The content of manifest.json, without where the log lies and what was found wrong with it."""
     public = {key: value for key, value in manifest.items() if key not in PRIVATE_IN_MANIFEST}
     public["config"] = {section: manifest["config"][section] for section in PUBLIC_SECTIONS}
+    public["config"]["task"] = {key: value for key, value in public["config"]["task"].items() if key != "examples"}
     return public | {"log": _by_day(manifest["log"])}
 
 

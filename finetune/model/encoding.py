@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data_prep.phrases import event_starts
+from data_prep.phrases import SHORT_UNITS, event_starts
 
 # How these split a text, what stands between two spaces becomes the same tokens alone as within its text.
 BY_WORD = ("WhitespaceSplit", "BertPreTokenizer", "ByteLevel")
@@ -165,6 +165,7 @@ def _begins(code: np.ndarray, known: Sequence[str], first: np.ndarray) -> np.nda
 
     opens = first | np.append(False, which(*(word.endswith(".") for word in known))[:-1])
     same = which(*(word == "same" for word in known)) & following(closing("day"))
-    days = which(*(NUMBER.fullmatch(word) is not None for word in known)) & following(closing("day", "days"))
+    units = [f"{unit}{s}" for unit in (*SHORT_UNITS.values(), "day") for s in ("", "s")]
+    days = which(*(NUMBER.fullmatch(word) is not None for word in known)) & following(closing(*units))
     after = which(*(word == "after" for word in known)) & following(days)
     return begins | opens & (same | after | closing("first"))

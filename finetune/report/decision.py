@@ -111,6 +111,7 @@ def _trust(metrics: Metrics) -> str:
     test, label = metrics["test"], metrics["label"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
     when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
+    when = f"at moments from {days[0]} to {days[-1]}" if "most_per_user" in test else when
     said = [f"It was tested {when}, later than all that it learned from, with {number(test['users'], 0)} users."]
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
@@ -145,6 +146,8 @@ def _learned(metrics: Metrics) -> str:
         return ""
     days, rows = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]], timeline["train"]["rows"]
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
+    if "most_per_user" in timeline["train"]:
+        when = f"its moments from {days[0]} to {days[-1]}"
     end = datetime.fromisoformat(max(timeline["train"]["cutoffs"])) + parse_duration(metrics["horizon"], "horizon")
     return (
         f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and what "

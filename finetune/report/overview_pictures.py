@@ -137,8 +137,10 @@ def timeline_pictures(metrics: Metrics) -> list[Picture]:
     said = [f"The log runs from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"]
     for at, (split, (colour, name)) in enumerate(WINDOWS.items(), start=1):
         cutoffs = [datetime.fromisoformat(cutoff).replace(tzinfo=None) for cutoff in timeline[split]["cutoffs"]]
-        for cutoff in cutoffs:
-            axes.barh(at, horizon / DAY, left=date2num(cutoff), height=0.5, color=colour, alpha=0.55, linewidth=0)
+        most = timeline[split].get("most_per_user")
+        for cutoff in cutoffs[:1] if most else cutoffs:  # of moments, the two between which they lie
+            wide = horizon + (max(cutoffs) - min(cutoffs) if most else timedelta())
+            axes.barh(at, wide / DAY, left=date2num(cutoff), height=0.5, color=colour, alpha=0.55, linewidth=0)
         axes.plot(
             [float(date2num(cutoff)) for cutoff in cutoffs],
             [at] * len(cutoffs),
@@ -148,6 +150,7 @@ def timeline_pictures(metrics: Metrics) -> list[Picture]:
             markeredgewidth=1.6,
         )
         until, times = max(cutoffs) + horizon, f"{len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)}"
+        times = f"up to {most} moments a user" if most else times
         said.append(
             f"{name.lower()} has {timeline[split]['rows']:,} rows at {times} from {min(cutoffs):%Y-%m-%d} on, "
             f"with labels from events up to {until:%Y-%m-%d}"

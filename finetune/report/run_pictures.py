@@ -84,15 +84,19 @@ def cutoff_pictures(metrics: Metrics) -> list[Picture]:
     _draw_whole(axes.axhline, axes.axhspan, metrics)
     shown = range(0, len(points), -(-len(points) // 6))
     axes.set_xticks(shown, [str(points[at]["cutoff"])[:10] for at in shown], rotation=30, ha="right")
-    axes.set(xlabel="Test cutoff", ylabel=name)
+    moments = "most_per_user" in metrics["test"]
+    axes.set(xlabel="Test moments from" if moments else "Test cutoff", ylabel=name)
     legend(figure, axes)
     first, last, places = points[0], points[-1], 4 if digits(main) else None  # as differences have them
     change = number(last.get(f"{main}_change"), places, "+")
     low, high = (number(end, places, "+") for end in last.get(f"{main}_change_interval") or [None, None])
+    where = ("at the first test cutoff", "at the last", "cutoff")
+    if moments:
+        where = (f"at test moments from {str(first['cutoff'])[:10]} on", "in the last period", "period")
     reading = (
-        f"{name} is {number(first.get(main), digits(main))} at the first test cutoff and "
-        f"{number(last.get(main), digits(main))} at the last: changed by {change} [{low}, {high}] since the first "
-        f"cutoff (95\u00a0% interval)."
+        f"{name} is {number(first.get(main), digits(main))} {where[0]} and "
+        f"{number(last.get(main), digits(main))} {where[1]}: changed by {change} [{low}, {high}] since the first "
+        f"{where[2]} (95\u00a0% interval)."
     )
     said = "; ".join(_sentence(str(point["cutoff"]), point, main) for point in points)
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]

@@ -16,8 +16,8 @@ def changed_texts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, c
     """What would be otherwise -> the text that the user, whose events are the table `rows`, would have then.
 
     One more target event, a copy of the last one, a day before the cutoff; the history without the last target event;
-    a week more without any event. The first two are left out where there is no target event, the second one also
-    where nothing else is left.
+    a week more without any event, where cutoffs are dates, as else they are right after an event. The first two are
+    left out where there is no target event, the second one also where nothing else is left.
     """
     noun = target_noun(serializer)
     con.execute("CREATE OR REPLACE TEMP TABLE own AS FROM rows")
@@ -26,7 +26,9 @@ def changed_texts(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, c
             FROM own WHERE {condition(serializer.features.target)} = 1 ORDER BY ALL DESC LIMIT 1"""
     )
     events, target = (con.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in ("own", "newest"))
-    changes = {f"A week more without any event, until {show(cutoff + WEEK)}": ("FROM own", cutoff + WEEK)}
+    changes = {}
+    if not serializer.features.moments:
+        changes[f"A week more without any event, until {show(cutoff + WEEK)}"] = ("FROM own", cutoff + WEEK)
     if target:
         moved = f"SELECT * REPLACE ({timestamp(cutoff - DAY)} AS event_time) FROM newest"
         more = f"One more {noun}, like the last one, on {show(cutoff - DAY)}"

@@ -18,11 +18,11 @@ from data_prep import InputError
 from data_prep.config import DataConfig
 from data_prep.connections import connect
 from data_prep.facts import Task
-from data_prep.moments import parse_cutoff, show
+from data_prep.moments import show
 from data_prep.phrases import event_starts
-from data_prep.population import an_event
+from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
-from data_prep.serving import BATCH, past_texts, read_past
+from data_prep.serving import BATCH, cutoff_of, past_texts, read_past
 from data_prep.task import check_loaded
 from finetune.model.calibration import Calibration
 from finetune.model.inference import for_scoring, score_texts
@@ -96,7 +96,9 @@ class EventClassifier:
                 lines, or a DataConfig with sources as in training. Times without a zone are in the time zone that
                 training had (task["log"]["timezone"], UTC for older models), or in that of a DataConfig; of a user, all
                 events.
-            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing.
+            cutoff: The moment of prediction, in UTC where it carries no zone; events from it on count for nothing. Of a
+                model whose cutoffs were moments of users, events at that very moment are history, as in training; and
+                "last" scores each user right after their last event.
             text: Also give the text that the model read: its oldest events that do not fit are gone.
             batch_size: The most texts at a time.
             population: Keep only the users whom the task asks about (task["task"]["population"]).
@@ -108,9 +110,9 @@ class EventClassifier:
         Raises:
             InputError: A missing column, a value that does not fit, or no event before the cutoff.
         """
-        moment = parse_cutoff(cutoff)
+        moment = cutoff_of(self.serializer, cutoff)
         check_size("batch_size", batch_size)
-        members = whom(self.task) if population else None
+        members = whom(self.task) if population else EVERYBODY
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
@@ -198,8 +200,11 @@ def check_size(name: str, size: int) -> None:
         raise InputError(f"{name} is {size!r}", "give a whole number above zero")
 
 
-def nobody(task: Task, cutoff: datetime) -> str:
-    """A sentence where a population is empty."""
-    members = whom(task)
-    event = an_event(members)
-    return f"nobody is in the population at {show(cutoff)}: no user has {event} in the {members.within} before it"
+def nobody(task: Task, cutoff: datetime | None) -> str:
+    """A sentence where a population is empty; see `cutoff_of`."""
+    return f"nobody is in the population at {shown_moment(cutoff)}: no user has {whom(task).absent()}"
+
+
+def shown_moment(cutoff: datetime | None) -> str:
+    """A cutoff by `cutoff_of`, in words."""
+    return "the last event of each" if cutoff is None else show(cutoff)

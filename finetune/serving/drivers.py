@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from data_prep import InputError
-from data_prep.moments import parse_cutoff, show
+from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
+from data_prep.serving import cutoff_of
 from finetune.evaluation.bootstrap import interval, user_weights
 from finetune.field_words import field_reading
 from finetune.report.report import FEWEST
 from finetune.runs import whom
 from finetune.serving.attribution import Attribution, attribute, deletion_test
-from finetune.serving.classifier import EventClassifier
+from finetune.serving.classifier import EventClassifier, nobody, shown_moment
 from finetune.serving.explanation import class_index, facts_of, share_of
 from finetune.serving.facts import target_noun
 from finetune.serving.histories import drawn, histories_of, past_log, users_of
@@ -40,7 +41,7 @@ def explain_sample(
     Args:
         classifier: The model.
         events: As EventClassifier.predict takes them.
-        cutoff: The moment of prediction, in UTC where it carries no zone.
+        cutoff: As EventClassifier.predict takes it.
         sample: The number of users; all, where there are fewer.
         output: The name of the class; needed for tiers and propensity, where each user's likeliest would be mixed.
         steps: The most steps of the integration.
@@ -63,20 +64,20 @@ def explain_sample(
     if output is None and classifier.objective.task in ("tiers", "propensity"):
         names = ", ".join(classifier.objective.classes[:5])
         raise InputError(f"--sample needs --class, one of the label's classes: {names}", setting="--sample")
-    index, moment = class_index(classifier, output), parse_cutoff(cutoff)
-    members = whom(classifier.task) if population else None
+    index, moment = class_index(classifier, output), cutoff_of(classifier.serializer, cutoff)
+    serializer, members = classifier.serializer, whom(classifier.task) if population else EVERYBODY
     with past_log(classifier, events, moment) as (con, _):
-        asked = users_of(con, moment, members)
-        histories = histories_of(con, classifier.serializer, moment, drawn(asked, sample))
+        asked = users_of(con, serializer, moment, members)
+        histories = histories_of(con, serializer, moment, drawn(asked, sample))
     if not histories:
-        raise InputError(f"nobody is in the population at {show(moment)}", "leave --population out")
+        raise InputError(nobody(classifier.task, moment), "leave --population out")
     texts, parts = [history.text for history in histories], (classifier.model, classifier.tokenizer)
-    attributions = attribute(*parts, classifier.serializer, texts, index, steps)
+    attributions = attribute(*parts, serializer, texts, index, steps)
     weights = np.concatenate(list(user_weights(np.arange(len(texts)), RESAMPLES)), axis=1)
-    words = _words(attributions, weights, classifier.serializer)
+    words = _words(attributions, weights, serializer)
     return (
         facts_of(classifier, attributions[0].output, attributions)
-        | {"cutoff": show(moment), "users": len(texts), "users_asked": len(asked), "population": population}
+        | {"cutoff": shown_moment(moment), "users": len(texts), "users_asked": len(asked), "population": population}
         | _outputs(attributions)
         | _shares(attributions, weights)
         | {

@@ -8,12 +8,13 @@ import numpy as np
 from scipy.special import expit
 
 from data_prep import InputError
-from data_prep.moments import parse_cutoff, show
+from data_prep.moments import show
 from data_prep.serializer import EventSerializer
+from data_prep.serving import cutoff_of
 from finetune.runs import whom
 from finetune.serving.attribution import Attribution, attribute, hidden
 from finetune.serving.changes import changed_texts
-from finetune.serving.classifier import EventClassifier
+from finetune.serving.classifier import EventClassifier, shown_moment
 from finetune.serving.explanation import class_index, facts_of, share_of
 from finetune.serving.facts import Facts
 from finetune.serving.histories import History, drawn, histories_of, past_log, users_of
@@ -37,7 +38,7 @@ def explain_user(
     Args:
         classifier: The model.
         events: As EventClassifier.predict takes them.
-        cutoff: The moment of prediction, in UTC where it carries no zone.
+        cutoff: As EventClassifier.predict takes it.
         user: The id; with data.pseudonymize its keyed hash.
         output: The name of the class that is explained; see `attribute` for what None means.
         steps: The most steps of the integration.
@@ -56,18 +57,19 @@ def explain_user(
     Raises:
         InputError: The user has no event, or none before the cutoff; or as EventClassifier.predict.
     """
-    index, moment, serializer = class_index(classifier, output), parse_cutoff(cutoff), classifier.serializer
-    members = whom(classifier.task)
+    index, serializer = class_index(classifier, output), classifier.serializer
+    moment, members = cutoff_of(serializer, cutoff), whom(classifier.task)
     with past_log(classifier, events, moment) as (con, log):
-        others = histories_of(con, serializer, moment, drawn(users_of(con, moment, members), OTHERS))
+        others = histories_of(con, serializer, moment, drawn(users_of(con, serializer, moment, members), OTHERS))
         found = histories_of(con, serializer, moment, [user])
         if not found:
             raise InputError(
-                f"'{user}' has no event before {show(moment)} among the {log.users:,} users who have one",
+                f"'{user}' has no event before {shown_moment(moment)} among the {log.users:,} users who have one",
                 "check the id, or take a later --cutoff",
                 setting="--user",
             )
         (history,) = found
+        moment = moment or history.times[0]
         in_population = len(serializer.examples(con, moment, members)) > 0
         loaded, changed = serializer.load(con, {}), changed_texts(con, serializer, moment)
     model, tokenizer = classifier.model, classifier.tokenizer

@@ -10,6 +10,7 @@ from data_prep import InputError
 from data_prep.config import DataConfig
 from data_prep.event_words import event_phrase
 from data_prep.files import write_whole
+from data_prep.moments import in_words
 from data_prep.sources import source_files
 from finetune.report.report import FEWEST, page_template
 from finetune.runs import read_notes, whom
@@ -83,8 +84,8 @@ def facts_of(classifier: EventClassifier, output: int, attributions: list[Attrib
         "class": objective.classes[output],
         "label": classifier.task["label"],
         "field": classifier.task["task"]["label"].get("field"),
-        "horizon": classifier.task["task"]["label"]["horizon"],
-        "whom": f"{event_phrase(members.where)} in the {members.within} before",
+        "horizon": in_words(classifier.task["task"]["label"]["horizon"]),
+        "whom": members.phrase(),
         "unit": "value" if objective.task == "value" else "log-odds",
         "calibration": classifier.calibration.method,
         "target": classifier.serializer.features.target,

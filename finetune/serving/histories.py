@@ -12,9 +12,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from data_prep.config import DataConfig, Population
+from data_prep.config import DataConfig
 from data_prep.connections import connect
-from data_prep.moments import parse_duration
+from data_prep.moments import microseconds
+from data_prep.population import Whom
 from data_prep.serializer import EventSerializer
 from data_prep.serving import ServedLog, read_past
 from data_prep.sql import condition, timestamp
@@ -43,7 +44,7 @@ class History:
 
 @contextmanager
 def past_log(
-    classifier: EventClassifier, events: Any, cutoff: datetime
+    classifier: EventClassifier, events: Any, cutoff: datetime | None
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, ServedLog]]:
     """A connection with the view `past` of the events before the cutoff, and what the log has, which is printed."""
     limit = events.memory_limit if isinstance(events, DataConfig) else None
@@ -55,7 +56,7 @@ def past_log(
 
 
 def histories_of(
-    con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime, users: list[str]
+    con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime | None, users: list[str]
 ) -> list[History]:
     """The histories of some users of the view `past`, in the order of their ids; their events become the table `rows`.
 
@@ -77,14 +78,21 @@ def histories_of(
     ]
 
 
-def users_of(con: duckdb.DuckDBPyConnection, cutoff: datetime, members: Population | None) -> list[str]:
-    """The ids of all users of the view `past`, or of the population, in their order."""
-    where = "true"
-    if members:
-        since = cutoff - parse_duration(members.within, "task.population.within")
-        where = f"{condition(members.where)} = 1 AND event_time >= {timestamp(since)}"
-    ids = con.execute(f"SELECT DISTINCT user_id FROM past WHERE {where} ORDER BY user_id").fetchall()
-    return [user for (user,) in ids]
+def users_of(
+    con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime | None, members: Whom
+) -> list[str]:
+    """The ids of the users of the view `past` who are `members`, in their order."""
+    asked, end = ["true"], "max(event_time) + INTERVAL 1 MICROSECOND"
+    if cutoff:
+        end = timestamp(serializer.past_of(cutoff))
+    if members.population:
+        within = microseconds(members.within)
+        newest = f"max(event_time) FILTER ({condition(members.population.where)} = 1)"
+        asked.append(f"{newest} >= {end} - INTERVAL {within} MICROSECONDS")
+    if members.at:
+        asked.append(f"max(event_time) FILTER ({condition(members.at)} = 1) = {end} - INTERVAL 1 MICROSECOND")
+    query = f"SELECT user_id FROM past GROUP BY user_id HAVING {' AND '.join(asked)} ORDER BY user_id"
+    return [user for (user,) in con.execute(query).fetchall()]
 
 
 def drawn(users: list[str], sample: int) -> list[str]:

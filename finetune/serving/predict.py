@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
-from data_prep.config import DataConfig, Population
+from data_prep.config import DataConfig
 from data_prep.connections import connect, lock_down
 from data_prep.facts import Task
 from data_prep.files import files_hash, held, write_whole
-from data_prep.moments import parse_cutoff, show
+from data_prep.moments import show
+from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
-from data_prep.serving import BATCH, MEMORY, PART_USERS, part_texts, read_past, write_past
+from data_prep.serving import BATCH, LAST, MEMORY, PART_USERS, cutoff_of, part_texts, read_past, write_past
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
 from finetune.model.loading import model_folder
@@ -64,7 +65,7 @@ def predict_log(
     Args:
         model: A folder or a name of the hub.
         data: The log; of its settings only the sources and how they are read count, and memory_limit (2 GB by default).
-        cutoff: The moment of prediction, in UTC where it carries no zone.
+        cutoff: The moment of prediction, in UTC where it carries no zone; or "last", see EventClassifier.predict.
         output: A Parquet file, which is replaced.
         text: Also write the text that the model read.
         batch_size: The most texts at a time.
@@ -79,22 +80,23 @@ def predict_log(
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
-    accelerator, moment, output = _accelerator(), parse_cutoff(cutoff), Path(output)
+    accelerator, output = _accelerator(), Path(output)
     _check(output, data, batch_size, part_users, top)
     folder = model_folder(model)
     classifier = _classifier(folder, top)
+    moment = cutoff_of(classifier.serializer, cutoff)
     work = output.with_name(f"{output.name}.parts")
-    members = whom(classifier.task) if population else None
+    members = whom(classifier.task) if population else EVERYBODY
     with _alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
-            origin = {"cutoff": str(moment), "text": text, "population": population} | _origin(folder, data)
+            origin = {"cutoff": str(moment or LAST), "text": text, "population": population} | _origin(folder, data)
             plan = _plan(work, origin, classifier, data, moment, part_users, called)
         users = _users_by_part(plan)
         own = _own_parts(work, users, accelerator)
         with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
-                assert members or len(texts) == users[part]
+                assert population or len(texts) == users[part]
                 _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -193,7 +195,7 @@ def _plan(
     origin: dict,
     classifier: EventClassifier,
     data: DataConfig,
-    cutoff: datetime,
+    cutoff: datetime | None,
     part_users: int,
     called: str,
 ) -> dict:
@@ -229,15 +231,15 @@ def _texts(
     data: DataConfig,
     work: Path,
     parts: list[int],
-    cutoff: datetime,
-    population: Population | None,
+    cutoff: datetime | None,
+    members: Whom,
 ) -> Iterator[tuple[int, pa.Table]]:
     """Part by part the texts; the next one's are written while the last one's are scored."""
     with connect(data.memory_limit or MEMORY, work / "spill") as con, ThreadPoolExecutor(1) as pool:
         lock_down(con, [work])
 
         def make(part: int) -> pa.Table:
-            return part_texts(con, serializer, work / "log", part, cutoff, population)
+            return part_texts(con, serializer, work / "log", part, cutoff, members)
 
         following = pool.submit(make, parts[0]) if parts else None
         for i, part in enumerate(parts):
@@ -248,7 +250,13 @@ def _texts(
 
 
 def _finish(
-    work: Path, parts: list[int], output: Path, task: Task, cutoff: datetime, top: float | None, memory_limit: str
+    work: Path,
+    parts: list[int],
+    output: Path,
+    task: Task,
+    cutoff: datetime | None,
+    top: float | None,
+    memory_limit: str,
 ) -> None:
     """Put the scores of all parts into the output, list the top, take the parts away, and say how many users there are.
 
@@ -266,7 +274,8 @@ def _finish(
     listed = None if top is None else write_top(output, top, work, memory_limit)
     os.rename(work, _finished(work))  # in one step, as a half of the parts would look like all of them
     shutil.rmtree(_finished(work))
-    print(f"{output}: {rows:,} users scored at the cutoff {show(cutoff)}")
+    moment = f"at the cutoff {show(cutoff)}" if cutoff else "right after their last event"
+    print(f"{output}: {rows:,} users scored {moment}")
     if not rows:
         print(nobody(task, cutoff))
     if listed:

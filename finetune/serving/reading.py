@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.event_words import plural, with_article
 from data_prep.features import plain
-from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts, shown_center
+from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts, short_words, shown_center
 from data_prep.serializer import OWN_STEPS, EventSerializer
 from finetune.field_words import field_reading
 
@@ -127,9 +127,11 @@ def _says(phrase: str, name: str) -> bool:
 
 
 def _gap(value: str) -> str:
-    """`3` or `after 3 days` -> 3 days after the event before."""
+    """`3` or `after 3 days` -> 3 days after the event before; `5m` -> 5 minutes after it."""
     if value == "first":
         return "first event"
+    if short := re.fullmatch(r"(?:after )?(\d+) ?([smh])(?:econds?|inutes?|ours?)?", value):
+        return f"{short_words(short[1] + short[2])} after the event before"
     days = int("".join(re.findall(r"\d", value)) or 0)
     if not days:
         return "same day as the event before"

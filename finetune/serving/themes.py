@@ -8,14 +8,15 @@ from data_prep.serializer import EventSerializer
 from finetune.field_words import aggregate_reading
 from finetune.serving.reading import Word
 
+WINDOW = r"(\d+[mhd]|session)"
 # Aggregates of the header by what they are about; those of columns and of types of events follow from their names.
 ABOUT = {
     "recency": r"(target_)?recency_(days|over_gap(_q90)?)",
     "rhythm": r"(target_)?gap_\w+",
-    "frequency": r"(events|(target_)?active_days|target)(_\d+d|_per_day|_trend_\d+_\d+)?",
+    "frequency": rf"(events|(target_)?active_days|target)(_{WINDOW}|_per_day|_trend_\d+_\d+)?",
     "tenure": r"(target_)?tenure_days",
 }
-OF_COLUMN = r"_(sum|mean|max|last)(_\d+d|_trend_\d+_\d+)?"
+OF_COLUMN = rf"_(sum|mean|max|last)(_{WINDOW}|_trend_\d+_\d+)?"
 TITLES = {
     "recency": "the time since the last event",
     "rhythm": "the time between events",
@@ -64,7 +65,7 @@ def theme_of(word: Word, serializer: EventSerializer) -> Theme:
         if re.fullmatch(names, name):
             return Theme(about)
     for kind in features.event_types:
-        if re.fullmatch(rf"type_{re.escape(kind)}_(recency_days|\d+d)", name):
+        if re.fullmatch(rf"type_{re.escape(kind)}_(recency_days|{WINDOW})", name):
             return Theme("value", "event_type", kind)
     for column, kind in features.kinds.items():
         if kind == "numeric" and re.fullmatch(plain(column) + OF_COLUMN, name):

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from transformers import (
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from data_prep import InputError
+from data_prep.config import settings_of
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
@@ -293,7 +294,9 @@ def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, man
         name_for_others(folder)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
-        task = {key: manifest[key] for key in TASK_FACTS} | {"task": asdict(experiment.task)}
+        task = {key: manifest[key] for key in TASK_FACTS} | {
+            "task": settings_of(replace(experiment.task, examples=None))
+        }
         task["splits"] = {split: manifest["splits"][split] for split in SPLITS}
         (folder / TASK).write_text(json.dumps(task, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(best)

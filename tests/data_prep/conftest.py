@@ -133,7 +133,7 @@ class Shop:
                 fitted = EventSerializer.fit(con, config, Features(target, log.fields, kinds, types, *classes), cutoff)
             history = fitted.load(con, {})
             at = microseconds(cutoff - EPOCH)
-            users = np.flatnonzero(history.first_at(at) > history.start[:-1])
+            users = np.flatnonzero(history.with_past(at, history.everyone))
             aggregator = Aggregator(history, fitted.features)
             columns, own = aggregator.at(at, users), aggregator.own(at, users)
             table = example_table(history, at, users, columns | own)

@@ -8,6 +8,7 @@ from data_prep import history
 from data_prep.config import Population, TextField
 from data_prep.history import side_by_side
 from data_prep.live import LiveEvents, Unusable
+from data_prep.population import Whom
 from tests.data_prep.histories import CUTOFF
 
 HEADER = [
@@ -68,7 +69,7 @@ def fitted(shop, request):
 
 @pytest.fixture(scope="module")
 def live(fitted):
-    opened = LiveEvents(fitted, "UTC", POPULATION)
+    opened = LiveEvents(fitted, "UTC", Whom(POPULATION))
     yield opened
     opened.close()
 
@@ -160,7 +161,7 @@ def test_an_event_that_cannot_be_used_says_why_and_the_others_are_read(live):
 
 
 def test_times_without_a_zone_are_in_that_of_training(fitted, live):
-    berlin = LiveEvents(fitted, "Europe/Berlin", POPULATION)
+    berlin = LiveEvents(fitted, "Europe/Berlin", Whom(POPULATION))
     event = {"user_id": "u", "event_time": "2024-07-01 12:00:00", "event_type": "view"}
     hours = []
     for reader in (live, berlin):

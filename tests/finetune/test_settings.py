@@ -130,7 +130,7 @@ def test_a_file_that_is_not_text_is_refused_by_name(file):
     ("change", "message"),
     [
         ("task: {cutoffs: {train: 2024-01-29}}", r"cutoffs\.train is '2024-01-29'; .*list.* such as \[2024-01-29\] or"),
-        ("task: {cutoffs: {train: {first: 2024-01-29, last: 2024-02-19}}}", r"task\.cutoffs\.train\.every is missing;"),
+        ("task: {cutoffs: {train: {first: 2024-01-29}}}", r"task\.cutoffs\.train\.last is missing;"),
         (
             "task: {label: {kind: vanish}}",
             r"task\.label\.kind is 'vanish'; give one of absent, exists, sum, count, which",
