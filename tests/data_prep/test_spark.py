@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import data_prep.parts as parts_module
 from data_prep import InputError
-from data_prep.config import DataConfig, Source, SparkConfig, TextField
+from data_prep.config import CutoffRange, DataConfig, ExamplesTable, Source, SparkConfig, TextField
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 
@@ -140,6 +140,25 @@ def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):
     found = [pq.read_table(folder / "rejected.parquet").to_pylist() for folder in (one, other)]
     assert found[0] == found[1]
     assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_moments_of_users_are_the_same_on_spark(shop, monkeypatch, tmp_path, given):
+    """Of events, drawn in each part by itself; and of a table of which each part takes its users' rows."""
+    monkeypatch.setattr(parts_module, "PART_EVENTS", 40)
+    kinds = ["purchase" if i % 13 == 0 else "view" for i in range(300)]
+    rows = shop.regulars() + [shop.event(f"u{i % 9}", i / 4, kind, value=float(i)) for i, kind in enumerate(kinds)]
+    days = {"train": ("2024-01-05", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
+    days["test"] = ("2024-03-01", "2024-03-10")
+    at = {} if given else {"at": "event_type = 'view'", "per_user": 3, "gap": "20h"}
+    task = shop.task(population={"within": None}, **{split: CutoffRange(*ends, **at) for split, ends in days.items()})
+    if given:
+        moments = [row for row in rows if row["event_time"].hour == 6]
+        shop.write(moments, tmp_path / "moments.parquet")
+        task.examples = ExamplesTable(sql=f"SELECT user_id, event_time AS cutoff FROM '{tmp_path}/moments.parquet'")
+    one, other = both(shop, shop.data(rows), task, shop.text(session_gap="6h"))
+    assert_equal(one, other)
+    assert read_manifest(one)["splits"]["train"]["most_per_user"] > 1
 
 
 def test_an_executors_complaint_is_one_sentence(shop):
