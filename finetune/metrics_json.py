@@ -53,6 +53,11 @@ def an_interval(content: Any) -> bool:
     return _figures(2)(content)
 
 
+def a_count_above_zero(content: Any) -> bool:
+    """Of rows or users who were measured."""
+    return is_a(content, int) and content > 0
+
+
 def a_share(content: Any) -> bool:
     """From 0 to 1."""
     return is_a(content, float) and 0 <= content <= 1
@@ -87,10 +92,11 @@ def _square(size: int) -> Callable[[Any], bool]:
 
 
 FIGURE, INTERVAL = MayLack(float), MayLack(an_interval)
-COUNTS = {"rows": int, "users": int, "positives": int}
-PAIRED = {"difference": FIGURE, "interval": INTERVAL}
-DECILE = {"rows": int, "predicted": FIGURE, "real": FIGURE}
-FIGURES = [(None, float)]
+NUMBER = (None, float)  # which is always there
+COUNTS = {"rows": a_count_above_zero, "users": a_count_above_zero, "positives": int}
+PAIRED = {"difference": NUMBER, "interval": (None, an_interval)}
+DECILE = {"rows": a_count_above_zero, "predicted": NUMBER, "real": NUMBER}
+FIGURES = [NUMBER]
 SERIES = Alike(steps=[int], values=FIGURES)
 STEPS = _figures(101)  # shares of the users, in per cent
 CONTACT = {
@@ -115,15 +121,13 @@ PROFIT = Alike(
     profits=[float],
     interval_low=FIGURES,
     interval_high=FIGURES,
-    best_share=FIGURE,
-    best_profit=FIGURE,
+    best_share=NUMBER,
+    best_profit=NUMBER,
     share_at_threshold=FIGURE,
     profit_at_threshold=FIGURE,
     profit_at_threshold_interval=INTERVAL,
 )
-CALIBRATION = MayBeEmpty(
-    Alike(predicted=FIGURES, observed=FIGURES, rows=[int], mean_score=(None, float), mean_label=(None, float))
-)
+CALIBRATION = MayBeEmpty(Alike(predicted=FIGURES, observed=FIGURES, rows=[int], mean_score=NUMBER, mean_label=NUMBER))
 GAIN = {str: Alike(rows=[float], captured=[float])}
 ROC = {str: Alike(false_positive_rate=[float], true_positive_rate=[float])}
 PAIRS = {"calibration": CALIBRATION, "histograms": MayBeEmpty({"all": a_histogram})}
@@ -135,9 +139,9 @@ CURVES: dict[str, dict[str, Any]] = {
         "differences": MayLack({str: {str: STEPS}}),
         "calibration": CALIBRATION,
         "histograms": MayBeEmpty(dict.fromkeys(("all", "negative", "positive"), a_histogram)),
-        "medians": MayBeEmpty({"positive": FIGURE, "negative": FIGURE}),
+        "medians": MayBeEmpty({"positive": NUMBER, "negative": NUMBER}),
     },
-    "tiers": PAIRS | {"auroc": {str: FIGURE}, "roc": ROC},
+    "tiers": PAIRS | {"auroc": {str: NUMBER}, "roc": ROC},
     "value": {"gain": GAIN, "perfect_gain": MayBeEmpty(GAIN[str])},
     "propensity": PAIRS
     | {
@@ -229,10 +233,10 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         | dict.fromkeys(("steps", "pretraining_steps"), int)
         | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes")}
         | {"device": MayLack(str), "class_weights": MayLack(_figures(classes)), "teacher": FIGURE},
-        "drift": MayLack([{"input": str, "psi": FIGURE, "ages": MayLack(bool)}]),
+        "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),
         "lengths": MayLack({str: a_histogram}),
         "seeds": MayLack({str: figures_hold(task, classes)}),
-        "single": MayLack({"mean": FIGURE, "deviation": FIGURE, "interval": INTERVAL, "baselines": {str: PAIRED}}),
+        "single": MayLack({"mean": NUMBER, "deviation": NUMBER, "interval": INTERVAL, "baselines": {str: PAIRED}}),
         "made": MADE,
     }
 
@@ -241,7 +245,7 @@ def figures_hold(task: str, classes: int) -> dict[str, Any]:
     """The measures of one scorer and their intervals; older versions lack some, but never the main one."""
     names = [*measure_names(task, classes=classes), *(AT_THRESHOLD if task == "binary" else ())]
     found = dict.fromkeys(names, FIGURE) | {f"{name}_interval": INTERVAL for name in names}
-    return found | {MAIN[task]: (None, float)}
+    return found | {MAIN[task]: NUMBER}
 
 
 def without_nan(value: Any) -> Any:

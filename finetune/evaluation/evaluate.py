@@ -99,16 +99,10 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     everyone = _everyone(task, scored, baselines, column_array(train["label"]))
     _write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
-    metrics["timeline"] = {
-        split: {"rows": counts["rows"]} | times_of(counts) for split, counts in manifest["splits"].items()
-    }
     for split in SCORED:
         metrics[split] |= times_of(manifest["splits"][split])
-    shown = EventSerializer.from_pretrained(experiment.data_folder)
-    metrics["made_up"] = made_up_user(shown, metrics["test"]["cutoffs"][-1], manifest["log"].get("has"))
-    same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
-    few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
-    metrics["verdict"] = few + same + verdict(cast(Metrics, metrics))
+    metrics |= _timeline(experiment, manifest)
+    metrics["verdict"] = _verdict(experiment, metrics, scored)
     metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
@@ -222,6 +216,23 @@ def _compared(
             figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
             figures |= repeat_and_new(test.labels, scores, had)
     return metrics
+
+
+def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
+    """When the rows of each split are, and what is known of a user then: of one who is made up."""
+    splits = manifest["splits"]
+    shown, last = EventSerializer.from_pretrained(experiment.data_folder), splits["test"]["cutoffs"][-1]
+    return {
+        "timeline": {split: {"rows": counts["rows"]} | times_of(counts) for split, counts in splits.items()},
+        "made_up": made_up_user(shown, last, manifest["log"].get("has")),
+    }
+
+
+def _verdict(experiment: Experiment, metrics: dict, scored: _Scored) -> str:
+    """What the figures say, behind what makes them doubtful."""
+    same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
+    few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
+    return few + same + verdict(cast(Metrics, metrics))
 
 
 def _looked_into(

@@ -19,7 +19,7 @@ from finetune.model.inference import scores_of, sorted_batches
 from finetune.model.loading import load_classifier, merged, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode, first_line, padded
-from finetune.runs import read_task
+from finetune.runs import SETTINGS, read_task
 
 CHECKED = 2_000  # validation texts, drawn at random, always the same ones; 64 made up ones where there is no data
 BATCH = 32
@@ -153,7 +153,7 @@ def _quality(model: PreTrainedModel, labels: np.ndarray, exact: np.ndarray, smal
 
 def _own_data(folder: Path) -> Path | None:
     """The data that a run on this machine was trained on, if it is still there."""
-    if not (folder.parent / "config.yaml").is_file():
+    if not (folder.parent / SETTINGS).is_file():
         return None
     settings, task = settings_of(folder), read_task(folder)
     data = Path(settings["data"]["folder"]) / task["name"]

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib.style
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from data_prep import InputError
@@ -27,7 +26,7 @@ from finetune.report.run_pictures import (
     text_pictures,
 )
 from finetune.report.score_pictures import curve_pictures, probability_pictures, ranking_pictures
-from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS
+from finetune.runs import EXPLANATION, METRICS, REPORT, SETTINGS, read_settings
 from finetune.wording import (
     FEW_POSITIVES,
     listed,
@@ -57,9 +56,12 @@ def write_report(run_folder: Path) -> Path:
         InputError: One of the files is missing or old.
     """
     folder = Path(run_folder)
-    config = _existing(folder / SETTINGS).read_text(encoding="utf-8")
-    _existing(folder / METRICS)
-    metrics = read_metrics(folder)
+    for name in (SETTINGS, METRICS):
+        if not (folder / name).is_file():
+            remedy = "run scripts/train.py and then scripts/evaluate.py with the same --config"
+            raise InputError(f"{folder / name} is missing", remedy)
+    settings = read_settings(folder, {"runs": MayLack({"folder": MayLack(str)})})
+    config, metrics = (folder / SETTINGS).read_text(encoding="utf-8"), read_metrics(folder)
     test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
@@ -101,17 +103,15 @@ def write_report(run_folder: Path) -> Path:
         three=CURVES,
         believed=BELIEVED,
         config=config,
-        run_folder=shlex.quote(_run_path(config, metrics["name"])),
+        run_folder=shlex.quote(_run_path(settings, metrics["name"])),
     )
     write_whole(folder / REPORT, page)
     return folder / REPORT
 
 
-def _run_path(config: str, name: str) -> str:
+def _run_path(settings: dict, name: str) -> str:
     """The run's folder as its config has it, so that a command of the page can be copied."""
-    settings = yaml.safe_load(config)
-    runs = settings.get("runs") if isinstance(settings, dict) else None
-    return str(Path((runs or {}).get("folder") or "runs") / name)
+    return str(Path((settings.get("runs") or {}).get("folder") or "runs") / name)
 
 
 def _made_up(metrics: Metrics) -> list[tuple[str, str]]:
@@ -140,14 +140,6 @@ def _causes(folder: Path) -> list[dict] | None:
     cause = {"cause": str, "users": int, "score_change": float, "raises": MayLack(str), "lowers": MayLack(str)}
     found = read_json(path, {"causes": MayLack([cause])}, "run scripts/explain.py again").get("causes") or []
     return [cause for cause in found if cause["users"] >= FEWEST][:CAUSES] or None
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing", "run scripts/train.py and then scripts/evaluate.py with the same --config"
-        )
-    return path
 
 
 @cache  # compiling takes a quarter of a second, and a sweep writes its page after each trial

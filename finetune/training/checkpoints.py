@@ -23,6 +23,7 @@ from finetune.runs import (
     CHECKPOINTS,
     CHECKSUMS,
     EXPLANATION,
+    EXPLANATION_PAGE,
     METRICS,
     MODEL_FOLDER,
     ORIGIN,
@@ -41,7 +42,7 @@ from finetune.runs import (
 )
 
 RUN_FOLDERS = (CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, SWEEP, TENSORBOARD)
-RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION.replace(".json", ".html"))
+RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION_PAGE)
 OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
 

@@ -30,6 +30,8 @@ def test_each_setting_has_an_effect_and_the_longest_name_holds(settings):
     assert effect("model.peft.r") == "training"
     assert effect("training.save_steps") == "training"
     assert effect("training.save_total_limit") == "nothing"
+    for name in ("logging_first_step", "push_to_hub", "hub_model_id", "ddp_timeout", "eval_accumulation_steps"):
+        assert effect(f"training.{name}") == "nothing"
     assert effect("data.sources") == "pretraining"
     assert effect("data.folder") == "nothing"
 

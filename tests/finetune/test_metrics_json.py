@@ -66,6 +66,8 @@ GROUPS = {"plan": {"groups": [], "gaps": dict.fromkeys(GAPS) | {"calibration_int
         ({"contact": CONTACT}, "contact.share is 1.5, not a share"),
         ({"slices": GROUPS}, "slices.plan.gaps.calibration_interval is 0.1, not an interval"),
         ({"lengths": {"test": {"edges": [0, 8], "counts": [1, 2]}}}, "not a histogram"),
+        ({"drift": [{"input": "events"}]}, "drift[0].psi is missing"),
+        ({"test__rows": 0}, "test.rows is 0, not a count above zero"),
         ({"made__log": {"first": "yesterday"}}, 'made.log.first is "yesterday", not a moment'),
     ],
 )
