@@ -26,7 +26,7 @@ POPULATION = Population(within="28 days", where="event_type = 'purchase'")
 
 LOG = st.lists(
     st.tuples(
-        st.sampled_from([-2880, -1440, -75, -6, -5, -1, 0, 1]) | st.integers(-90 * 24 * 60, 60),  # minutes from the cutoff on
+        st.sampled_from([-2880, -1440, -75, -6, -5, -1, 0, 1]) | st.integers(-129_600, 60),  # minutes from the cutoff
         st.sampled_from(["purchase", "view", "never seen"]),
         st.none() | st.floats(-1e6, 1e6) | st.integers(-5, 5) | st.just("7.5"),
         st.sampled_from([None, 0, 2, 2.5]),
