@@ -8,7 +8,8 @@ real shoppers are not drawn from these distributions.
 FOLDER/events.parquet: user_id, event_time, event_type (view, cart, purchase), category, price, quantity (none for a
 view), in the order of time, but for sessions across the ends of the chunks in which the file is written; never ordered
 by user. FOLDER/users.parquet: user_id, purchases_per_day (the expected rate until the user leaves), left_at (null if
-not within the log); users whose sessions are rare may have no event.
+not within the log), buys_after_cart (the probability that a purchase follows a cart); users whose sessions are rare may
+have no event.
 
 The model is "buy till you die", the Pareto/NBD of Schmittlein, Morrison and Colombo (1987, Counting Your Customers,
 Management Science 33, 1-24), for sessions instead of purchases, each of which then ends in a purchase or not:
@@ -82,7 +83,9 @@ def simulate(folder: Path, events: int, users: int, days: int, seed: int, start:
     folder.mkdir(parents=True, exist_ok=True)
     left = pa.array((begin + shop["left"]) * 1000, pa.timestamp("us"), mask=shop["left"] >= days * DAY)
     rate = shop["sessions"] * shop["cart"] * shop["buy"] * DAY
-    table = pa.table({"user_id": shop["name"], "purchases_per_day": rate, "left_at": left})
+    table = pa.table(
+        {"user_id": shop["name"], "purchases_per_day": rate, "left_at": left, "buys_after_cart": shop["buy"]}
+    )
     total, unfinished = 0, folder / f".events.{os.getpid()}.parquet"
     try:
         # Dictionaries only where values repeat: other columns would try one for each row group and give it up.
