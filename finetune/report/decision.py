@@ -111,7 +111,9 @@ def _trust(metrics: Metrics) -> str:
     test, label = metrics["test"], metrics["label"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
     when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
-    when = f"at moments from {days[0]} to {days[-1]}" if "most_per_user" in test else when
+    parts = "days"
+    if "most_per_user" in test:
+        when, parts = f"at moments from {days[0]} to {days[-1]}", "periods"
     said = [f"It was tested {when}, later than all that it learned from, with {number(test['users'], 0)} users."]
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
@@ -124,9 +126,10 @@ def _trust(metrics: Metrics) -> str:
     )
     if change:
         became = {
-            "ahead": "It was better on the last of these days than on the first.",
-            "behind": "It was worse on the last of these days than on the first, and that is no chance: train again.",
-            "level": "On the last of these days it was as good as on the first, but for what chance can make.",
+            "ahead": f"It was better on the last of these {parts} than on the first.",
+            "behind": f"It was worse on the last of these {parts} than on the first, and that is no chance: "
+            "train again.",
+            "level": f"On the last of these {parts} it was as good as on the first, but for what chance can make.",
         }
         said.append(became[standing(change, metrics["lower_is_better"])])
     moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]

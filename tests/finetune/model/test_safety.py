@@ -15,6 +15,7 @@ import pytest
 import data_prep.serving
 from data_prep import InputError
 from data_prep.connections import connect
+from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
 from data_prep.serving import past_texts, read_past
 from finetune.model.safety import refuse_code
@@ -182,7 +183,7 @@ def test_no_file_is_in_reach_once_the_given_events_are_read(trained, folder, tmp
             with pytest.raises(duckdb.Error, match=r"disabled by configuration|has been locked"):
                 con.execute(sql)
         texts = [
-            row for part in past_texts(con, log, classifier.serializer, work, CUTOFF, None) for row in part["text"]
+            row for part in past_texts(con, log, classifier.serializer, work, CUTOFF, EVERYBODY) for row in part["text"]
         ]
     assert len(texts) == log.users
     assert (work / "log").is_dir() == (part_users == 70)

@@ -17,6 +17,7 @@ from transformers import pipeline
 from data_prep import InputError
 from data_prep.connections import connect
 from data_prep.moments import parse_cutoff
+from data_prep.population import EVERYBODY
 from data_prep.prepare import prepare
 from data_prep.serializer import VERSION, EventSerializer
 from data_prep.serving import past_texts, read_past
@@ -112,7 +113,7 @@ def test_codes_that_look_like_numbers_stay_text_as_in_training(tiny, tmp_path):
     log.write_text("\n".join([header, *(line for line in lines if line.endswith("007"))]))  # no letter is left
     with connect() as con:
         found = read_past(con, run.data, serializer, CUTOFF)
-        (table,) = past_texts(con, found, serializer, tmp_path, CUTOFF, None)
+        (table,) = past_texts(con, found, serializer, tmp_path, CUTOFF, EVERYBODY)
     texts = table["text"].to_pylist()
     assert texts
     assert all("shop=007" in text and "shop=other" not in text for text in texts)

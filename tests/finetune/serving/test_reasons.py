@@ -12,6 +12,7 @@ import pytest
 from data_prep.config import TextConfig, TextField
 from data_prep.event_words import event_phrase, plural
 from data_prep.features import Features
+from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
 from finetune.serving.attribution import attribute
 from finetune.serving.drivers import explain_sample
@@ -255,7 +256,7 @@ def test_a_cause_moves_the_scores_as_hiding_its_words_does(classifier, events):
     moves = [cause["score_change"] * cause["users"] for cause in found["causes"]]
     assert moves == sorted(moves, reverse=True)
     with past_log(classifier, events, CUTOFF) as (con, _):
-        users = drawn(users_of(con, CUTOFF, None), 25)
+        users = drawn(users_of(con, classifier.serializer, CUTOFF, EVERYBODY), 25)
         texts = [history.text for history in histories_of(con, classifier.serializer, CUTOFF, users)]
     amounts = re.compile(r"\bamount(_\w+)?=\S+")
     having = [text for text in texts if amounts.search(text)]
