@@ -92,8 +92,8 @@ def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:
             with refused(setting, remedy):
                 con.execute(f"SELECT {condition(where)} FROM (SELECT {nothing})")
     parse_duration(label.horizon, f"{path}: task.label.horizon")
-    if whom.population:
-        parse_duration(whom.population.within or "", f"{path}: task.population.within")
+    if whom.population or not (whom.at or task.get("examples")):  # only moments of users do without one
+        parse_duration(str((task["population"] or {}).get("within")), f"{path}: task.population.within")
 
 
 def asked_in(task: dict) -> Whom:
