@@ -92,7 +92,9 @@ def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:
             with refused(setting, remedy):
                 con.execute(f"SELECT {condition(where)} FROM (SELECT {nothing})")
     parse_duration(label.horizon, f"{path}: task.label.horizon")
-    if whom.population or not (whom.at or task.get("examples")):  # only moments of users do without one
+    train = (task.get("cutoffs") or {}).get("train")
+    own_moments = isinstance(train, dict) and not train.get("every")  # of users, which alone do without a population
+    if whom.population or not own_moments:
         parse_duration(str((task["population"] or {}).get("within")), f"{path}: task.population.within")
 
 
