@@ -13,6 +13,7 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 from finetune.parser import parse_experiment
 from tests.commands import script_module
+from tests.configs.small_logs import WRITERS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 START = {"retailrocket": datetime(2015, 5, 3, 3), "rees46_cosmetics": datetime(2019, 10, 1)}
@@ -43,9 +44,9 @@ def visits(name: str) -> list[tuple[int, datetime, str]]:
 
 
 @pytest.mark.parametrize("name", START)
-def test_a_session_config_asks_after_each_cart(writers, tmp_path, name):
+def test_a_session_config_asks_after_each_cart(tmp_path, name):
     rows = visits(name)
-    log = writers[name](rows, tmp_path)
+    log = WRITERS[name](rows, tmp_path)
     folder, ranges = prepared(f"{name}_session", tmp_path / "data", **log.variables)
     assert read_manifest(folder)["suspected_leaks"] == []
     for split, given in ranges.items():
