@@ -173,7 +173,7 @@ def test_evaluate_says_what_metrics_and_intervals_take(run):
         assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
 
 
-def test_serve_has_a_row_for_each_load_and_no_request_fails(trained):
+def test_serve_has_a_row_for_each_load_and_no_request_fails(run, trained):
     done = run("serve", "--model", trained.run_folder / "model", "--users", 64, "--seconds", 1, "--rate", 20)
     assert done.returncode == 0, done.stderr
     assert "64 users with 3,200 events before 2024-04-01," in done.stdout
@@ -187,7 +187,7 @@ def test_serve_has_a_row_for_each_load_and_no_request_fails(trained):
         assert min(float(number) for number in (per_second, cpu, mebibytes)) > 0
 
 
-def test_serve_takes_a_trained_model(tmp_path):
+def test_serve_takes_a_trained_model(run, tmp_path):
     done = run("serve", "--model", tmp_path)
     said = f"--model: '{tmp_path}' is no folder of a trained model; write runs/NAME/model"
     assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
