@@ -32,7 +32,7 @@ def write_metrics(folder: Path, **changed: object) -> None:
         "verdict": "The model is level with the recency rule.",
         "calibration": {"method": "temperature", "before": {"auroc": 0.71, "expected_calibration_error": 0.09}},
         "slices": {"shop": {"groups": groups, "too_small": small, "gaps": {"calibration": 0.123457}}},
-        "profit": {"contact": 1.2345, "kept_customer": 9.0}
+        "profit": {"contact": 1.2345, "kept_customer": 9.0, "best_share": 0.0, "best_profit": 0.0}
         | {key: [] for key in ("shares", "profits", "interval_low", "interval_high")},
         "curves": {
             "rows": 246,
