@@ -199,12 +199,9 @@ class Aggregator:
             starts, previous = self.previous[field]
             yield f"{name}_distinct", self.first_seen[field][span.high] - self.first_seen[field][span.low]
             session = [SESSION] if self.sessions else []
+            owner = np.repeat(self.history.owner, np.diff(starts)) if self.features.moments else self.history.owner
             for w in ("28d", "84d", *session):  # an event counts where its value was not seen earlier in the window
-                begin = span.begin(w)
-                if isinstance(begin, np.ndarray):
-                    owner = np.repeat(self.history.owner, np.diff(starts))
-                    begin = self.history.moment_of(owner, begin, span.users)
-                first = running(previous < begin)[starts]
+                first = running(previous < self.history.moment_of(owner, span.begin(w), span.users))[starts]
                 yield f"{name}_distinct_{w}", first[span.high] - first[span.since(w)]
 
 

@@ -107,10 +107,11 @@ def _misfits_of_mapping(content: dict, holds: dict, below: str) -> Iterator[str]
             yield from _misfits(content.get(key), value, f"{below}{key}")
         else:
             yield f"{below}{key} is missing"
-    lengths = {key: len(content[key]) for key, value in holds.items() if isinstance(value, list) and key in content}
-    if isinstance(holds, Alike) and len({*lengths.values()}) > 1:
-        said = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        yield f"the lists of {below.rstrip('.') or 'it'} differ in length: {said}"
+    if isinstance(holds, Alike):
+        lengths = {key: len(content[key]) for key, value in holds.items() if isinstance(value, list)}
+        if len({*lengths.values()}) > 1:
+            said = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            yield f"the lists of {below.rstrip('.') or 'it'} differ in length: {said}"
 
 
 def is_a(content: Any, holds: Any) -> bool:

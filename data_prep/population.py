@@ -1,5 +1,6 @@
 """Whom a task asks about at a cutoff: users with a matching event in the time before it, or right after an event."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -37,19 +38,18 @@ class Whom:
 
     def phrase(self) -> str:
         """What they have, behind "users with"."""
-        after = f"{event_phrase(self.at)} at the cutoff" if self.at else ""
-        if self.population is None:
-            return after or "an event before"
-        before = f"{event_phrase(self.population.where)} in the {in_words(self.population.within or '')} before"
-        return f"{after} and {before}" if after else before
+        return self._said(event_phrase, "at the cutoff", "before")
 
     def absent(self) -> str:
         """What nobody has where there is nobody."""
-        after = f"{an_event(self.at)} at it" if self.at else ""
+        return self._said(an_event, "at it", "before it")
+
+    def _said(self, called: Callable[[str], str], at: str, before: str) -> str:
+        after = f"{called(self.at)} {at}" if self.at else ""
         if self.population is None:
-            return after or "an event before it"
-        before = f"{an_event(self.population.where)} in the {in_words(self.population.within or '')} before it"
-        return f"{after} and {before}" if after else before
+            return after or f"an event {before}"
+        member = f"{called(self.population.where)} in the {in_words(self.population.within or '')} {before}"
+        return f"{after} and {member}" if after else member
 
 
 EVERYBODY = Whom(None)

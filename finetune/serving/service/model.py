@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from data_prep.history import History, side_by_side
 from data_prep.live import LiveEvents, Unusable
-from data_prep.moments import EPOCH
+from data_prep.moments import EPOCH, INSTANT
 from data_prep.phrases import event_starts
 from data_prep.serving import trained_zone
 from finetune.runs import whom
@@ -21,7 +21,6 @@ from finetune.serving.service.store import Kept, Store
 MOST_USERS, MOST_EVENTS = 20_000, 2_000_000  # whose histories are held, a few hundred bytes an event
 MOMENTS = 20  # at which a user's score over time is told
 LEFT_OUT = 24  # events at most that are left out, each once, to see what they did
-MOMENT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -215,5 +214,6 @@ class ServedModel:
     def over_time(self, history: History, user: str, cutoff: datetime) -> list[Answer]:
         """The score right after each of the newest moments with an event, and at the cutoff."""
         times = dict.fromkeys(EPOCH + timedelta(microseconds=at) for at in history.time.tolist())
-        moments = [time + MOMENT for time in times if time < cutoff][-MOMENTS:]
+        after = INSTANT * (not self.classifier.serializer.features.moments)  # such a model counts the instant itself
+        moments = [time + after for time in times if time < cutoff][-MOMENTS:]
         return self.score_histories({user: history}, [Asked(user, moment) for moment in [*moments, cutoff]])
