@@ -3,15 +3,17 @@
 import re
 
 from data_prep.event_words import plural
+from data_prep.moments import in_words
 
 # Aggregates by the pattern of their name, of which the first that fits holds: {0} and {1} are its groups, {many} is the
-# plural of the first. Where a name of BOTH begins with target_, {of} and {an} say so. An event day is one that has an
-# event.
+# plural of the first; a window is said in words. Where a name of BOTH begins with target_, {of} and {an} say so. An
+# event day is one that has an event.
+WINDOW = r"(\d+[mhd])"
 BOTH = {
     r"recency_days": "days since the last {of}event",
     r"tenure_days": "days since the first {of}event",
     r"active_days": "days with {an}event in all",
-    r"active_days_(\d+)d": "days with {an}event in the last {0} days",
+    rf"active_days_{WINDOW}": "days with {an}event in the last {0}",
     r"gap_mean": "days between {of}event days, mean",
     r"gap_std": "days between {of}event days, deviation",
     r"gap_median": "days between {of}event days, median",
@@ -27,7 +29,6 @@ COUNTED = r"(events|target|.+_sum)"
 OTHERS = {
     r"event_gap_seconds": "seconds between the last event and the one before",
     r"session_seconds": "seconds since the session began",
-    r"session_(\w+)": "{0} of this session",
     r"sessions": "sessions so far",
     r"weekend_share": "share of events at weekends",
     r"hour_mean": "hour of events, mean",
@@ -35,17 +36,21 @@ OTHERS = {
     r"newest_gap": "days between the newest event and the one before",
     r"newest_(.+)": "{0} of the newest event",
     rf"{COUNTED}": "{0} in all",
-    rf"{COUNTED}_(\d+)d": "{0} in the last {1} days",
+    rf"{COUNTED}_{WINDOW}": "{0} in the last {1}",
+    rf"{COUNTED}_session": "{0} in this session",
     rf"{COUNTED}_per_day": "{0} a day",
     rf"{COUNTED}_trend_(\d+)_(\d+)": "{0} in the last {1} days, as a share of the last {2}",
     r"type_(.+)_recency_days": "days since the last {0}",
-    r"type_(.+)_(\d+)d": "{many} in the last {1} days",
+    rf"type_(.+)_{WINDOW}": "{many} in the last {1}",
+    r"type_(.+)_session": "{many} in this session",
     r"(.+)_max": "largest {0}",
     r"(.+)_last": "last known {0}",
     r"(.+)_mean": "mean {0}",
-    r"(.+)_mean_(\d+)d": "mean {0} in the last {1} days",
+    rf"(.+)_mean_{WINDOW}": "mean {0} in the last {1}",
+    r"(.+)_mean_session": "mean {0} in this session",
     r"(.+)_distinct": "different {0} in all",
-    r"(.+)_distinct_(\d+)d": "different {0} in the last {1} days",
+    rf"(.+)_distinct_{WINDOW}": "different {0} in the last {1}",
+    r"(.+)_distinct_session": "different {0} in this session",
 }
 
 
@@ -74,7 +79,9 @@ def aggregate_reading(name: str) -> str:
 
 
 def _counted(name: str) -> str:
-    """target -> target events, value_sum -> sum of value."""
+    """target -> target events, value_sum -> sum of value, 28d -> 28 days."""
+    if re.fullmatch(WINDOW, name):
+        return in_words(name)
     column = name.removesuffix("_sum")
     return "target events" if name == "target" else _spaced(name) if column == name else f"sum of {_spaced(column)}"
 

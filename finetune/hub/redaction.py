@@ -4,7 +4,7 @@ single user, of this machine, or of the shop's money."""
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -130,12 +130,11 @@ def public_points(metrics: Metrics, most_rows: int) -> PublicPoints:
 
 def public_deciles(metrics: Metrics) -> list[dict]:
     """Mean predicted and real value of tenths of the test rows, where each stands for at least FEWEST_USERS users."""
-    test = metrics["test"]
-    parts, fewest = test.get("deciles") or [], FEWEST_USERS * (test.get("most_per_user") or len(test["cutoffs"]))
+    parts, fewest = metrics["test"].get("deciles") or [], FEWEST_USERS * most_rows(metrics["test"])
     return parts if all(part["rows"] >= fewest for part in parts) else []
 
 
-def most_rows(split: SplitFacts) -> int:
+def most_rows(split: SplitFacts | dict[str, Any]) -> int:
     """The most rows that a user can have in a split."""
     return split.get("most_per_user") or len(split["cutoffs"])
 

@@ -30,6 +30,14 @@ READINGS = {
     "newest_unit_price": "unit price of the newest event",
     "newest_gap": "days between the newest event and the one before",
     "own_thing": "own thing",
+    "events_5m": "events in the last 5 minutes",
+    "type_cart_2h": "carts in the last 2 hours",
+    "type_cart_session": "carts in this session",
+    "events_session": "events in this session",
+    "value_mean_session": "mean value in this session",
+    "value_sum_1d": "sum of value in the last 1 day",
+    "session_seconds": "seconds since the session began",
+    "event_gap_seconds": "seconds between the last event and the one before",
 }
 
 
