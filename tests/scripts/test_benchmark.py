@@ -170,7 +170,7 @@ def test_evaluate_says_what_metrics_and_intervals_take(run):
     assert done.returncode == 0, done.stderr
     assert "10,000 predictions, 2 scorers, 10 resamples" in done.stdout
     for job in ("metrics and intervals", "with threshold, profit, curves, 4 cutoffs and 4 groups"):
-        assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| \d+ \|", done.stdout)
+        assert re.search(rf"\| {job} \| \d+\.\d \| \d+\.\d \| [\d,]+ \|", done.stdout)
 
 
 def test_serve_has_a_row_for_each_load_and_no_request_fails(run, trained):
