@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.special import logit
+from scipy.stats import skew
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
@@ -20,6 +21,7 @@ from finetune import metrics
 from finetune.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
+SKEWED = 10  # labels above that skewness are learned on the log scale where it is chosen
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 
 
@@ -60,6 +62,22 @@ class Scale:
         """The value that an output stands for."""
         values = learned * self.deviation + self.mean
         return np.expm1(values) if self.log else values
+
+
+def on_log_scale(asked: bool | Literal["auto"], value_loss: str, values: np.ndarray) -> bool:
+    """Whether values are learned as log(1 + value).
+
+    Args:
+        asked: finetuning.log_scale.
+        value_loss: Of VALUE_LOSSES.
+        values: The training labels, of shape (examples,).
+    """
+    if asked != "auto":
+        return asked
+    skewness = float(skew(values)) if values.min() < values.max() else 0.0
+    log = value_loss == "absolute_error" and values.min() >= 0 and skewness > SKEWED
+    print(f"values are learned as {'log(1 + value)' if log else 'they are'}: their skewness is {skewness:.1f}")
+    return log
 
 
 @dataclass(frozen=True)

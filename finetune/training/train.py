@@ -33,7 +33,7 @@ from finetune.config import Experiment
 from finetune.effects import weight_settings
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
-from finetune.model.objective import Objective, Scale, class_weights
+from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
@@ -274,7 +274,8 @@ def _learned(
             limit = experiment.limits["train"]
             said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
-        scale = Scale.fit(labels["train"], settings.log_scale)
+        log = on_log_scale(settings.log_scale, settings.value_loss, labels["train"])
+        scale = Scale.fit(labels["train"], log)
         labels = {split: scale.learned(values) for split, values in labels.items()}
         said = None if said is None else scale.learned(said)
     if said is not None:
