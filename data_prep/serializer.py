@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table
+from data_prep.attributes import RELATION, Attributes, column_names
 from data_prep.bins import bin_numbers, fit_bins
 from data_prep.checked_json import check, read_json
 from data_prep.config import TextConfig, TextField, settings_of
@@ -24,6 +25,7 @@ from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED, event_table
 from data_prep.expressions import check_types, execute_one, parse_expression
 from data_prep.features import OWN, Features, load_classes, plain
+from data_prep.given_users import no_users
 from data_prep.history import History, Moment, combined, load_history
 from data_prep.moments import EPOCH, INSTANT, in_utc, microseconds
 from data_prep.phrases import bin_words, end_rows, gap_texts, join_rows, write_rows
@@ -32,7 +34,7 @@ from data_prep.serializer_json import HOLDS, belonging
 from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
 from data_prep.text_settings import header_names
 from data_prep.times import time_sql
-from data_prep.vocabulary import category_words, frequent_words, text_words
+from data_prep.vocabulary import category_words, fit_columns, kept_text, text_words
 
 SERIALIZER = "serializer.json"
 VERSION = 2
@@ -50,12 +52,19 @@ class EventSerializer:
         fields: Column -> {"kind": "numeric", "edges", "centers"}, {"kind": "categorical", "list", "values"} or
             {"kind": "text", "words"}.
         header: Aggregate name -> {"edges": [...], "centers": [...]}.
+        attributes: Column of data.users -> the same as of `fields`, and under "type" one of `given_users.KINDS`.
     """
 
     def __init__(
-        self, config: TextConfig, features: Features, fields: dict[str, dict], header: dict[str, dict] | None = None
+        self,
+        config: TextConfig,
+        features: Features,
+        fields: dict[str, dict],
+        header: dict[str, dict] | None = None,
+        attributes: dict[str, dict] | None = None,
     ) -> None:
-        self.config, self.features, self.fields, self.header = config, features, fields, header or {}
+        self.config, self.features, self.fields = config, features, fields
+        self.header, self.attributes = header or {}, attributes or {}
 
     @classmethod
     def fit(
@@ -70,25 +79,18 @@ class EventSerializer:
             before: The last training cutoff; no event at or after it is looked at.
         """
         past = f"FROM rows WHERE event_time < {timestamp(before)}"
-        fields = {}
-        for name, spec in config.fields.items():
-            column = identifier(name)
-            if spec.bins:
-                values = con.sql(f"SELECT CAST({column} AS DOUBLE) AS x {past} AND x IS NOT NULL").to_arrow_table()
-                fields[name] = {"kind": "numeric", **fit_bins(combined(values["x"]).to_numpy(), spec.bins)}
-            elif spec.top:
-                is_list = features.types.get(name, "").endswith("]")
-                values = frequent_words(con, column, category_words(column, is_list), past, spec.top, spec.min_users)
-                fields[name] = {"kind": "categorical", "list": is_list, "values": values}
-            else:
-                words = frequent_words(con, column, text_words(column), past, spec.vocabulary, spec.min_users)
-                fields[name] = {"kind": "text", "words": words}
+        fields = fit_columns(con, config.fields, features.types, past)
         return cls(config, features, fields)
 
     def header_names(self) -> list[str]:
         """The aggregates that the header is made of."""
         numeric = [name for name, kind in self.features.kinds.items() if kind == "numeric"]
         return header_names(self.config.header, numeric, aggregate_names(self.features))
+
+    def aggregate_names(self) -> list[str]:
+        """All aggregates, those of attributes at the end."""
+        own = [column for name, fitted in self.attributes.items() for column in column_names(name, fitted)]
+        return aggregate_names(self.features) + own
 
     def columns(self) -> list[str]:
         """The columns of the log that a text can tell of: by its words, or by the aggregates in its header."""
@@ -118,6 +120,9 @@ class EventSerializer:
         """The history of the users in `rows`, with what aggregates and texts need and with `columns` (name -> SQL).
 
         An event's part of the text does not depend on any cutoff: it is written once, and every cutoff takes a slice.
+
+        Raises:
+            InputError: Texts tell of attributes, and the connection has no relation `attributes.RELATION`.
         """
         by_value = self.features.by_value()
         for name, fitted in self.fields.items():
@@ -127,6 +132,7 @@ class EventSerializer:
         history.entries = self.entries(history)
         if self.features.classes:
             load_classes(con, history, self.features)
+        history.attributes = Attributes.written(con, history.users, self.config.attributes, self.attributes)
         return history
 
     def entries(self, history: History) -> pa.Array:
@@ -177,6 +183,8 @@ class EventSerializer:
             header.append((bin_numbers(aggregates[name], fitted["edges"]), written))
         if "own" in self.config.header and self.features.classes:
             header += self._own(own)
+        if history.attributes:
+            header += history.attributes.header(cutoff - self.features.moments, users, words)
         if not header:
             return entries
         return join_rows([write_rows(header, " " if words else "; "), entries], " [SEP] " if words else ". ")
@@ -325,8 +333,11 @@ class EventSerializer:
         config, features, fields = content["config"], Features(**content["features"]), content["fields"]
         check(path, content, belonging(content), remedy)
         config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
+        attributes = content.get("attributes", {})
+        if attributes:
+            config["attributes"] = {name: TextField(**spec) for name, spec in config["attributes"].items()}
         check(path, dict.fromkeys(aggregate_names(features)), dict.fromkeys(content["header"]), remedy)
-        made = cls(TextConfig(**config), features, fields, content["header"])
+        made = cls(TextConfig(**config), features, fields, content["header"], attributes)
         made._check(path)
         return made
 
@@ -345,6 +356,7 @@ class EventSerializer:
             event = {"user_id": "'u'", "event_time": "TIMESTAMP '2024-01-01'", "event_type": "'e'"}
             with refused(f"{path}: features", remedy):
                 execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {self.casts([], event)}")
+                con.register(RELATION, no_users({name: made["type"] for name, made in self.attributes.items()}))
                 self.load(con, {})
                 self.known(con, "rows")
 
@@ -357,16 +369,16 @@ class EventSerializer:
             "fields": self.fields,
             "header": self.header,
         }
+        if self.attributes:
+            content["attributes"] = self.attributes
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def _words_sql(self, name: str) -> str:
         """SQL of the words of a categorical or text column's value, NULL where it has none."""
         fitted, column, words = self.fields[name], identifier(name), self.config.style == "words"
         if fitted["kind"] == "text":
-            known = f"list_filter({text_words(column)}, lambda w: list_contains({text_list(fitted['words'])}, w))"
-            # The outer list has one element; it gives `known` a name, or it would be computed again for each word.
-            once = f"list_transform([{known}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
-            return f"nullif(array_to_string({once}[1:{self.config.fields[name].words}], ' '), '')"
+            kept = kept_text(column, fitted["words"], self.config.fields[name].words or 0)
+            return f"nullif(array_to_string({kept}, ' '), '')"
         if name == "event_type" and len(fitted["values"]) < 2:
             return "CAST(NULL AS VARCHAR)"  # a word that every event has says nothing
         prefix = quote(plain(name) + "=" if words else "")
