@@ -184,7 +184,7 @@ def needed(names: Sequence[str] | dict[str, str]) -> InputError:
     """What is said where a model's attributes are not given."""
     return InputError(
         f"the model reads attributes of users ({', '.join(names)}), and no table of users is given",
-        "give it as `users`, or as data.users in the YAML",
+        "give it as `users`, which predict and POST /score take, as --users, or as data.users in the YAML",
     )
 
 

@@ -39,8 +39,28 @@ def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[s
             | {"fields": {name: value for name, value in event.items() if name not in hidden}}
             for event in events
         ],
-        "text": serializer.transform(events, end)["text"][0].as_py(),
+        "text": serializer.transform(events, end, made_up_attributes(serializer, ["0"]))["text"][0].as_py(),
     }
+
+
+def made_up_attributes(serializer: EventSerializer, users: list[str]) -> list[dict[str, Any]] | None:
+    """A row of attributes for each of some users who do not exist; None where texts tell of none."""
+    if not serializer.attributes:
+        return None
+    random, rows = np.random.default_rng(0), []
+    for user in users:
+        drawn = {name: _attribute(fitted, random) for name, fitted in serializer.attributes.items()}
+        rows.append({"user_id": user} | drawn)
+    return rows
+
+
+def _attribute(fitted: dict, random: np.random.Generator) -> object:
+    """A value of an attribute; None where none may be named."""
+    if fitted["kind"] == "numeric":
+        value = float(f"{random.choice(fitted['centers']):.4g}")
+        return int(value) if fitted["type"] == "BIGINT" else value
+    known = fitted.get("values", fitted.get("words", []))
+    return _typed(str(random.choice(known)), fitted["type"]) if known else None
 
 
 def ages(days: list[float], serializer: EventSerializer) -> list[float]:

@@ -20,7 +20,7 @@ from data_prep.aggregates import Aggregator, aggregate_names, example_table
 from data_prep.attributes import RELATION, Attributes, column_names
 from data_prep.bins import bin_numbers, fit_bins
 from data_prep.checked_json import check, read_json
-from data_prep.config import TextConfig, TextField, settings_of
+from data_prep.config import DataConfig, TextConfig, TextField, settings_of
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED, event_table
 from data_prep.expressions import check_types, execute_one, parse_expression
@@ -31,6 +31,7 @@ from data_prep.moments import EPOCH, INSTANT, in_utc, microseconds
 from data_prep.phrases import bin_words, end_rows, gap_texts, join_rows, write_rows
 from data_prep.population import EVERYBODY, Members, Whom
 from data_prep.serializer_json import HOLDS, belonging
+from data_prep.served_users import give_users
 from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
 from data_prep.text_settings import header_names
 from data_prep.times import time_sql
@@ -132,8 +133,12 @@ class EventSerializer:
         history.entries = self.entries(history)
         if self.features.classes:
             load_classes(con, history, self.features)
-        history.attributes = Attributes.written(con, history.users, self.config.attributes, self.attributes)
+        history.attributes = self.attributes_of(con, history.users)
         return history
+
+    def attributes_of(self, con: duckdb.DuckDBPyConnection, users: pa.Array) -> Attributes | None:
+        """See `Attributes.written`."""
+        return Attributes.written(con, users, self.config.attributes, self.attributes)
 
     def entries(self, history: History) -> pa.Array:
         """What is written of each event, the newest first."""
@@ -213,13 +218,16 @@ class EventSerializer:
         names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         return [f"{plain(self.features.class_field or '')}.{name}" for name in names]
 
-    def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
+    def transform(
+        self, events: pa.Table | list[dict], cutoff: datetime, users: pa.Table | list[dict] | None = None
+    ) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
 
         Args:
             events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
                 is left out is missing in every event. Of a user, all events or none.
             cutoff: The moment of prediction, in UTC where it carries no zone; see `past_of`.
+            users: user_id, attributes and perhaps known_from, where texts tell of attributes.
 
         Returns:
             user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
@@ -239,6 +247,7 @@ class EventSerializer:
             raise InputError(f"the log had no column '{unknown[0]}' in training", f"it had {', '.join(types)}")
         sql = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
         with connect() as con:
+            give_users(con, self.attributes, DataConfig([]), users)
             con.register("given", table)
             lock_down(con)
             if column_types(con, "given")["event_time"] == "VARCHAR":  # a cast would drop the offset of a text

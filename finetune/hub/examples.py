@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from data_prep.made_up import ages, centers_of, made_up_fields, shown_columns, words_of
+from data_prep.made_up import ages, centers_of, made_up_attributes, made_up_fields, shown_columns, words_of
 from data_prep.moments import in_utc
 from data_prep.serializer import EventSerializer
 
@@ -33,7 +33,13 @@ def example_events(serializer: EventSerializer, cutoff: str, has: dict[str, list
 
 def example_texts(serializer: EventSerializer, events: list[dict], cutoff: str) -> list[str]:
     """What the serializer writes of the events, a text a user."""
-    return serializer.transform(events, datetime.fromisoformat(cutoff))["text"].to_pylist()
+    users = example_users(serializer, events)
+    return serializer.transform(events, datetime.fromisoformat(cutoff), users)["text"].to_pylist()
+
+
+def example_users(serializer: EventSerializer, events: list[dict]) -> list[dict] | None:
+    """Attributes of those who did the events; None where texts tell of none."""
+    return made_up_attributes(serializer, list(dict.fromkeys(str(event["user_id"]) for event in events)))
 
 
 def expected_columns(serializer: EventSerializer, events: list[dict], timezone: str | None) -> list[list[str]]:
