@@ -42,7 +42,7 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     Returns:
         input (an aggregate, or COLUMN = VALUE ...) and auroc of each, the most suspicious first.
     """
-    table = _sample(path, aggregates)
+    table = _sample(path, [*aggregates, *(["user_id"] if serializer.attributes else [])])
     labels = _yes_or_no(combined(table["label"]))
     cutoff = combined(table["cutoff"]).to_numpy(zero_copy_only=False)
     if serializer.features.moments:  # hardly two rows have the same
@@ -77,11 +77,11 @@ def describe_leak(leak: dict) -> str:
     )
 
 
-def _sample(path: Path, aggregates: list[str]) -> pa.Table:
+def _sample(path: Path, inputs: list[str]) -> pa.Table:
     """Evenly spread rows of a split, from some of its row groups."""
     file = pq.ParquetFile(path)
     groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).round().astype(int))
-    table = file.read_row_groups(groups.tolist(), columns=["user_id", "cutoff", "label", "text", *aggregates])
+    table = file.read_row_groups(groups.tolist(), columns=["cutoff", "label", "text", *inputs])
     return table.take(pa.array(np.arange(0, len(table), -(-len(table) // ROWS))))
 
 
