@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.aggregates import Aggregator
-from data_prep.attributes import RELATION, needed
+from data_prep.attributes import RELATION, Attributes, needed
 from data_prep.config import DataConfig
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED
@@ -190,7 +190,8 @@ class LiveEvents:
         if self.unknown:
             raise needed(self.serializer.attributes)
         # Of the events alone histories are held.
-        history.attributes = self.serializer.attributes_of(self.con, history.users)
+        specs, fitted = self.serializer.config.attributes, self.serializer.attributes
+        history.attributes = Attributes.written(self.con, history.users, specs, fitted)
         at = microseconds(self.serializer.past_of(cutoff) - EPOCH)
         users = np.flatnonzero(history.with_past(at, history.everyone))
         written: list[str | None] = [None] * len(history.users)

@@ -32,10 +32,10 @@ from data_prep.phrases import bin_words, end_rows, gap_texts, join_rows, write_r
 from data_prep.population import EVERYBODY, Members, Whom
 from data_prep.serializer_json import HOLDS, belonging
 from data_prep.served_users import give_users
-from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
+from data_prep.sql import NUMERIC, column_types, identifier, refused, text_list, timestamp
 from data_prep.text_settings import header_names
 from data_prep.times import time_sql
-from data_prep.vocabulary import category_words, fit_columns, kept_text, text_words
+from data_prep.vocabulary import category_words, fit_columns, text_words, value_words
 
 SERIALIZER = "serializer.json"
 VERSION = 2
@@ -128,17 +128,14 @@ class EventSerializer:
         by_value = self.features.by_value()
         for name, fitted in self.fields.items():
             if fitted["kind"] != "numeric":
-                by_value[f"words:{name}"] = (name, self._words_sql(name))
+                spec, words = self.config.fields[name], self.config.style == "words"
+                by_value[f"words:{name}"] = (name, value_words(name, fitted, spec, words))
         history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
         history.entries = self.entries(history)
         if self.features.classes:
             load_classes(con, history, self.features)
-        history.attributes = self.attributes_of(con, history.users)
+        history.attributes = Attributes.written(con, history.users, self.config.attributes, self.attributes)
         return history
-
-    def attributes_of(self, con: duckdb.DuckDBPyConnection, users: pa.Array) -> Attributes | None:
-        """See `Attributes.written`."""
-        return Attributes.written(con, users, self.config.attributes, self.attributes)
 
     def entries(self, history: History) -> pa.Array:
         """What is written of each event, the newest first."""
@@ -219,7 +216,11 @@ class EventSerializer:
         return [f"{plain(self.features.class_field or '')}.{name}" for name in names]
 
     def transform(
-        self, events: pa.Table | list[dict], cutoff: datetime, users: pa.Table | list[dict] | None = None
+        self,
+        events: pa.Table | list[dict],
+        cutoff: datetime,
+        whom: Whom = EVERYBODY,
+        users: pa.Table | list[dict] | None = None,
     ) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
 
@@ -227,6 +228,7 @@ class EventSerializer:
             events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
                 is left out is missing in every event. Of a user, all events or none.
             cutoff: The moment of prediction, in UTC where it carries no zone; see `past_of`.
+            whom: Who is written; by default every user with a history.
             users: user_id, attributes and perhaps known_from, where texts tell of attributes.
 
         Returns:
@@ -259,7 +261,7 @@ class EventSerializer:
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
                 raise InputError("an event has no user_id, no event_time in ISO 8601 or no event_type", "leave it out")
-            return self.examples(con, in_utc(cutoff))
+            return self.examples(con, in_utc(cutoff), whom)
 
     @property
     def types(self) -> dict[str, str]:
@@ -381,17 +383,3 @@ class EventSerializer:
         if self.attributes:
             content["attributes"] = self.attributes
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    def _words_sql(self, name: str) -> str:
-        """SQL of the words of a categorical or text column's value, NULL where it has none."""
-        fitted, column, words = self.fields[name], identifier(name), self.config.style == "words"
-        if fitted["kind"] == "text":
-            kept = kept_text(column, fitted["words"], self.config.fields[name].words or 0)
-            return f"nullif(array_to_string({kept}, ' '), '')"
-        if name == "event_type" and len(fitted["values"]) < 2:
-            return "CAST(NULL AS VARCHAR)"  # a word that every event has says nothing
-        prefix = quote(plain(name) + "=" if words else "")
-        known = f"CASE WHEN list_contains({text_list(fitted['values'])}, v) THEN v ELSE 'other' END"
-        shown = known if words else f"replace({known}, '_', ' ')"
-        values = f"list_transform({category_words(column, fitted['list'])}, lambda v: {prefix} || {shown})"
-        return f"nullif(array_to_string({values}, {quote(' ' if words else ', ')}), '')"

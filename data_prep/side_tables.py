@@ -19,6 +19,11 @@ def table_source(table: ExamplesTable | UsersTable, data: DataConfig) -> DataCon
     return replace(data, sources=[source], users=None, **whole)
 
 
+def all_logs(data: DataConfig) -> list[DataConfig]:
+    """The events, and the table of users where there is one, each as a log of its own."""
+    return [data, *([table_source(data.users, data)] if data.users else [])]
+
+
 def check_table(table: ExamplesTable | UsersTable, setting: str) -> None:
     """InputError where a table has not one of `sql` and `path`, or has `columns` beside `sql`."""
     if (table.sql is None) == (table.path is None):

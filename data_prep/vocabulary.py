@@ -4,8 +4,9 @@ import duckdb
 
 from data_prep.bins import fit_bins
 from data_prep.config import TextField
+from data_prep.features import plain
 from data_prep.history import combined
-from data_prep.sql import identifier, text_list, word
+from data_prep.sql import identifier, quote, text_list, word
 
 
 def fit_columns(
@@ -69,3 +70,24 @@ def kept_text(column: str, known: list[str], most: int) -> str:
     # The outer list has one element; it gives `kept` a name, or it would be computed again for each word.
     once = f"list_transform([{kept}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
     return f"{once}[1:{most}]"
+
+
+def value_words(name: str, fitted: dict, spec: TextField, words: bool) -> str:
+    """SQL of the words of a categorical or text column's value in a text, NULL where it has none.
+
+    Args:
+        name: The column.
+        fitted: See `fit_columns`.
+        spec: How the column enters a text.
+        words: Whether texts are of the style words.
+    """
+    column = identifier(name)
+    if fitted["kind"] == "text":
+        return f"nullif(array_to_string({kept_text(column, fitted['words'], spec.words or 0)}, ' '), '')"
+    if name == "event_type" and len(fitted["values"]) < 2:
+        return "CAST(NULL AS VARCHAR)"  # a word that every event has says nothing
+    prefix = quote(plain(name) + "=" if words else "")
+    known = f"CASE WHEN list_contains({text_list(fitted['values'])}, v) THEN v ELSE 'other' END"
+    shown = known if words else f"replace({known}, '_', ' ')"
+    values = f"list_transform({category_words(column, fitted['list'])}, lambda v: {prefix} || {shown})"
+    return f"nullif(array_to_string({values}, {quote(' ' if words else ', ')}), '')"

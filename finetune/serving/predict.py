@@ -32,7 +32,7 @@ from data_prep.moments import show
 from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, LAST, MEMORY, PART_USERS, cutoff_of, part_texts, read_past, write_past
-from data_prep.side_tables import table_source
+from data_prep.side_tables import all_logs
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
 from finetune.model.loading import model_folder
@@ -122,7 +122,7 @@ def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top
     if top is not None:
         refuse_share(top)
     written = [output, top_file(output)]
-    read = [path.resolve() for path in source_files(data) or []]
+    read = [path.resolve() for log in all_logs(data) for path in source_files(log) or []]
     for path in written:
         if path.resolve() in read:
             raise InputError(f"output: {path} is one of the files that are read", "choose another name")
@@ -187,7 +187,7 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
 
 def _origin(folder: Path, data: DataConfig) -> dict:
     """What the scores depend on beside the settings; answers of databases and of other addresses are not looked at."""
-    logs = [data, *([table_source(data.users, data)] if data.users else [])]
+    logs = all_logs(data)
     paths = [path for log in logs for path in source_files(log) or []]
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     read = {key: value for key, value in settings_of(data).items() if key not in ("folder", "memory_limit")}

@@ -140,7 +140,7 @@ def test_one_user_at_a_time_equals_the_batch_and_the_service(shop):
     ]
     for user, row in batch.items():
         own = [event for event in events if event["user_id"] == user]
-        (alone,) = serializer.transform(own, cutoff, named).to_pylist()
+        (alone,) = serializer.transform(own, cutoff, users=named).to_pylist()
         assert alone == row
     live = LiveEvents(serializer, "UTC", EVERYBODY)
     live.read([event | {"event_time": event["event_time"].isoformat()} for event in events])
@@ -180,9 +180,9 @@ def test_attributes_are_refused_where_they_are_missing_or_not_wanted(shop):
         serializer_of().transform(events, shop.day(2))
     plain = EventSerializer(TextConfig(header=[], fields={}), Features("true", {}, {}, []), {})
     with pytest.raises(InputError, match="users: the model reads no attributes of users; leave them out"):
-        plain.transform(events, shop.day(2), [{"user_id": "a", "age": 3}])
+        plain.transform(events, shop.day(2), users=[{"user_id": "a", "age": 3}])
     with pytest.raises(InputError, match="Could not convert string 'old' to DOUBLE"):
-        serializer_of().transform(events, shop.day(2), [{"user_id": "a", "age": "old"}])
+        serializer_of().transform(events, shop.day(2), users=[{"user_id": "a", "age": "old"}])
 
 
 def test_the_row_that_counts_is_found_for_a_moment_of_each(shop):
