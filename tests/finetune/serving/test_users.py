@@ -1,7 +1,10 @@
 """A model that reads attributes of users: from its YAML to report, card, scores, service and explanation."""
 
 import csv
+import shutil
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,9 +12,10 @@ import yaml
 from starlette.testclient import TestClient
 
 from data_prep import InputError
-from data_prep.config import UsersTable
+from data_prep.config import DataConfig, UsersTable
 from data_prep.prepare import prepare
 from data_prep.prepared import prepared_for, read_manifest
+from finetune.command import CommandParser
 from finetune.evaluation.evaluate import evaluate
 from finetune.hub.model_card import write_model_card
 from finetune.hub.redaction import refuse_private
@@ -21,6 +25,7 @@ from finetune.runs import read_task
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
+from finetune.serving.given_log import add_log_arguments, given_log, own_names
 from finetune.serving.predict import predict_log
 from finetune.serving.service.app import make_app
 from finetune.serving.service.engine import Engine
@@ -230,6 +235,33 @@ def test_one_users_attributes_are_told_with_their_figures(run):
     assert told["age"] == "Age: 22 (typical user: 40)"
     assert told["plan"] == "Plan: not known"
     assert told["interests"] == "Interests: wine; interests: and" or told["interests"].startswith("Interests: ")
+
+
+def test_the_commands_take_the_table_beside_events_and_name_their_argument(run, tmp_path):
+    experiment, *_ = run
+    parser = CommandParser("")
+    add_log_arguments(parser)
+    (tmp_path / "log.csv").write_text("user_id,event_time,event_type\nu1,2024-01-01,view\n")
+    given = parser.parse_args(["--events", str(tmp_path / "log.csv"), "--users", experiment.data.users.path])
+    given.model = experiment.model_folder
+    data = given_log(given)
+    assert data.users == experiment.data.users
+    output = predict_log(experiment.model_folder, data, CUTOFF, tmp_path / "scores.parquet", text=True)
+    assert " age=" in pq.read_table(output)["text"][0].as_py()
+    same = Path(shutil.copy(experiment.data.users.path, tmp_path / "users.parquet"))
+    with pytest.raises(InputError, match="is one of the files that are read"):
+        predict_log(experiment.model_folder, _with(data, same), CUTOFF, same)
+    with pytest.raises(InputError, match="^--users has no column user_id"), own_names(given):
+        predict_log(experiment.model_folder, _with(data, tmp_path / "log2.csv"), CUTOFF, tmp_path / "other.parquet")
+    given = parser.parse_args(["--config", "x.yaml", "--users", "users.csv"])
+    with pytest.raises(InputError, match="--users belongs to --events; with --config data.users says it"):
+        given_log(given)
+
+
+def _with(data: DataConfig, path: Path) -> DataConfig:
+    if path.name == "log2.csv":
+        path.write_text("who,age\nu1,3\n")
+    return replace(data, users=UsersTable(path=str(path)))
 
 
 def test_a_table_without_a_model_that_reads_it_is_said(run, trained, capsys):
