@@ -251,10 +251,10 @@ def test_the_commands_take_the_table_beside_events_and_name_their_argument(run, 
     same = Path(shutil.copy(experiment.data.users.path, tmp_path / "users.parquet"))
     with pytest.raises(InputError, match="is one of the files that are read"):
         predict_log(experiment.model_folder, _with(data, same), CUTOFF, same)
-    with pytest.raises(InputError, match="^--users has no column user_id"), own_names(given):
+    with pytest.raises(InputError, match=r"^--users has no column user_id"), own_names(given):
         predict_log(experiment.model_folder, _with(data, tmp_path / "log2.csv"), CUTOFF, tmp_path / "other.parquet")
     given = parser.parse_args(["--config", "x.yaml", "--users", "users.csv"])
-    with pytest.raises(InputError, match="--users belongs to --events; with --config data.users says it"):
+    with pytest.raises(InputError, match=r"--users belongs to --events; with --config data.users says it"):
         given_log(given)
 
 
