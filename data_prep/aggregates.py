@@ -113,7 +113,8 @@ class Aggregator:
                     setting="data.sources",
                 )
             found |= own
-        return found | dict(_ratios(found, [plain(field) for field in self.numbers]))
+        found |= dict(_ratios(found, [plain(field) for field in self.numbers]))
+        return found | (self.history.attributes.aggregates(span.seen, users) if self.history.attributes else {})
 
     def own(self, cutoff: Moment, users: np.ndarray) -> dict[str, np.ndarray]:
         """How often and when each user had each class of a `which` label before a cutoff; empty for other labels.

@@ -46,6 +46,17 @@ cutoff: {moment_words(task)}. Its text and aggregates come from the events up to
 instant, all of its own events included; its label from the {horizon} after it."""
 
 
+def _columns(manifest: Manifest) -> str:
+    """What texts tell of: columns of the log, and what is known of the users beside the events."""
+    columns = ", ".join(manifest["text_columns"])
+    if "users" not in manifest or "attributes" not in manifest:
+        return columns
+    return (
+        f"{columns}. Attributes of\nthe users that header and aggregates tell of, as known before the cutoff: "
+        f"{', '.join(manifest['attributes'])};\n{manifest['users']['with_events']:,} of the log's users have some"
+    )
+
+
 def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     """A dataset card that the hub and datasets.load_dataset read."""
     files = "\n".join(f"  - split: {split}\n    path: {split_file(split)}" for split in SPLITS)
@@ -84,6 +95,6 @@ cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside
 no labels.
 {suspected}
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
-Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
+Columns of the log that the texts can contain: {_columns(manifest)}. `manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.
 """

@@ -32,6 +32,21 @@ class Source:
 
 
 @dataclass
+class UsersTable:
+    """A table with what is known of the users beside their events: user_id, attributes and, if you have it, known_from.
+    Either `sql` or `path`."""
+
+    sql: str | None = None
+    """A DuckDB SELECT that gives user_id, attributes (numbers and texts) and perhaps known_from."""
+    path: str | None = None
+    """CSV (also .gz), Parquet or JSON lines: a file or a glob."""
+    columns: dict[str, str] | None = None
+    """What each column is: name -> DuckDB expression over the file's columns; without it the file's own names count.
+    known_from is the time from which on a row is known: of a user's rows the newest one from strictly before the cutoff
+    counts. Without it a row is taken as known always."""
+
+
+@dataclass
 class DataConfig:
     """Where the events come from and where the prepared data goes."""
 
@@ -64,6 +79,9 @@ class DataConfig:
     trust_sql: bool = False
     """Run `sql` without limits: addresses (s3://, postgresql://), extensions, whatever else than one SELECT over files
     that it names. A YAML with it is a program: set it only where you wrote the SQL or trust who did."""
+    users: UsersTable | None = None
+    """A table of yours with attributes of the users, such as country or age_group; text.attributes says which are read
+    and how."""
 
 
 @dataclass
@@ -210,10 +228,13 @@ class TextConfig:
     session_gap: str | None = None
     """Where cutoffs are at events or in task.examples: a pause that ends a session, such as 30 minutes. The header and
     the aggregates then tell of the session at hand, and texts of pauses of less than a day."""
+    attributes: dict[str, TextField] | None = None
+    """The columns of data.users that the header and the aggregates tell of, such as {country: {top: 20}, age: {bins:
+    10}}; each value that is kept is also a column for the baselines."""
 
 
 # Settings that came later: where they are null they are not written, so that nothing changes for those without them.
-LATER = {"every", "at", "per_user", "gap", "examples", "session_gap"}
+LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
+from data_prep.attributes import RELATION, Attributes, fit_attributes
 from data_prep.config import TaskConfig, TextConfig, TextField
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
+from data_prep.given_users import UserRows
 from data_prep.history import Moment, combined
 from data_prep.labels import LabelRule, Labels, class_names, describe_labels, fit_classes
 from data_prep.moments import EPOCH, INSTANT, microseconds, parse_duration, show
 from data_prep.population import an_event
 from data_prep.serializer import EventSerializer
 from data_prep.task import check_task
-from data_prep.text_settings import check_fields
+from data_prep.text_settings import check_attributes, check_fields
 from data_prep.user_moments import MomentRule, Rows, moment_rule, no_moments
 
 KEYS = ["user_id", "cutoff", "label"]  # columns with statistics
@@ -42,6 +44,7 @@ class Batch:
     new_users: int  # that the split had at no earlier cutoff
     asked: int = 0  # rows of task.examples that the users of this batch and of those behind it have in the split
     place: int = 1  # of a user's rows in the split, where each has its own cutoffs
+    attributed: int = 0  # users of the part who have a row in data.users; of UNLABELLED, which every part has once
 
     @property
     def group(self) -> tuple[str, datetime | None]:
@@ -68,6 +71,7 @@ class Summary:
         self.users: dict[str, int] = Counter()
         self.asked: dict[str, int] = Counter()
         self.most_per_user: dict[str, int] = Counter()
+        self.attributed = 0
         self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
 
     def add(self, batch: Batch) -> None:
@@ -75,6 +79,7 @@ class Summary:
         self.rows[batch.group] += len(batch.table)
         self.users[batch.split] += batch.new_users
         self.asked[batch.split] += batch.asked
+        self.attributed += batch.attributed
         self.most_per_user[batch.split] = max(self.most_per_user[batch.split], batch.place * bool(len(batch.table)))
         if batch.split == UNLABELLED:
             return
@@ -92,6 +97,7 @@ class Summary:
         self.rows.update(other.rows)
         self.users.update(other.users)
         self.asked.update(other.asked)
+        self.attributed += other.attributed
         for split, most in other.most_per_user.items():
             self.most_per_user[split] = max(self.most_per_user[split], most)
         for split, labels in other.labels.items():
@@ -106,9 +112,15 @@ class Examples:
     cutoffs: dict[str, list[datetime]]
     serializer: EventSerializer
     rule: LabelRule
-    aggregates: list[str]
     moments: MomentRule | None = None
     """Where users have cutoffs of their own; None takes those of the calendar."""
+    users: UserRows | None = None
+    """The table of data.users."""
+
+    @property
+    def aggregates(self) -> list[str]:
+        """The names of the columns behind the label."""
+        return self.serializer.aggregate_names()
 
     def groups(self) -> list[tuple[str, datetime | None]]:
         """See `Batch.group`, in order; users outside of the population are taken at the last training cutoff."""
@@ -132,6 +144,8 @@ class Examples:
 
     def load(self, con: duckdb.DuckDBPyConnection) -> Labels:
         """The history of the users in the relation `rows`, with their labels."""
+        if self.users:
+            con.register(RELATION, self.users.table)
         return Labels(self.rule, self.serializer.load(con, self.rule.columns()))
 
     def batches(self, labels: Labels) -> Iterator[Batch]:
@@ -148,7 +162,8 @@ class Examples:
                     done, table = waiting.popleft()
                     users, table = table.result()
                     new = int((~written[done.split][users]).sum())
-                    yield Batch(done.split, done.cutoff, table, new, done.asked, done.place)
+                    known = history.attributes.users if history.attributes and done.split == UNLABELLED else 0
+                    yield Batch(done.split, done.cutoff, table, new, done.asked, done.place, known)
                     written[done.split][users] = True
 
     def _table(self, labels: Labels, aggregator: Aggregator, asked: Asked) -> tuple[np.ndarray, pa.Table]:
@@ -276,6 +291,7 @@ def fit_examples(
     task: TaskConfig,
     text: TextConfig,
     given: pa.Table | None = None,
+    users: UserRows | None = None,
 ) -> tuple[Examples, Labels]:
     """Learn classes, bins and vocabularies on the training history.
 
@@ -287,6 +303,7 @@ def fit_examples(
         task: Label, population and cutoffs.
         text: How a history becomes text.
         given: The table of task.examples, see `MomentRule`.
+        users: The table of data.users.
 
     Returns:
         The examples to be made, and the labels and history of the users in `rows`.
@@ -312,18 +329,27 @@ def fit_examples(
     features = Features(
         task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
     )
-    aggregates = aggregate_names(features)
+    check_attributes(text, {"event_type": "VARCHAR"} | log.fields, users, aggregate_names(features))
     rule = LabelRule(task, log.fields, classes)
     moments = moment_rule(task, cutoffs, given, log)
     serializer = EventSerializer.fit(con, text, features, before)
-    header = serializer.header_names()
-    examples = Examples(task, cutoffs, serializer, rule, aggregates, moments)
+    examples = Examples(task, cutoffs, serializer, rule, moments, users)
     labels = examples.load(con)
-    aggregator = Aggregator(labels.history, features)
-    found = []
+    _fit_on_training(con, examples, labels)
+    return examples, labels
+
+
+def _fit_on_training(con: duckdb.DuckDBPyConnection, examples: Examples, labels: Labels) -> None:
+    """Learn the bins of the header and, where there are attributes, theirs, of the training examples."""
+    history, serializer, found, training = labels.history, examples.serializer, [], []
+    header, features, specs = serializer.header_names(), serializer.features, serializer.config.attributes
+    aggregator = Aggregator(history, features)
     for asked in examples.asked(labels, ["train"]):
         cutoff, users = asked_at(asked, labels)
         columns = aggregator.at(cutoff, users)
-        found.append(example_table(labels.history, cutoff, users, {name: columns[name] for name in header}))
+        found.append(example_table(history, cutoff, users, {name: columns[name] for name in header}))
+        training.append((cutoff - features.moments, users))
     serializer.fit_header(pa.concat_tables(found))
-    return examples, labels
+    if examples.users and specs:
+        serializer.attributes = fit_attributes(con, history.users, specs, examples.users.types, training)
+        history.attributes = Attributes.written(con, history.users, specs, serializer.attributes)

@@ -37,6 +37,16 @@ class SplitFacts(TypedDict):
     classes: NotRequired[dict[str, int]]
 
 
+class UserFacts(TypedDict):
+    """The table of data.users: users in it, and those of them with an event; `columns` attribute -> kind; `missing`
+    split -> attribute that is read -> share of the examples without it."""
+
+    users: int
+    with_events: int
+    columns: dict[str, str]
+    missing: dict[str, dict[str, float]]
+
+
 class Facts(TypedDict):
     """What both files hold; classes are None of a label without any."""
 
@@ -48,6 +58,7 @@ class Facts(TypedDict):
     log: LogFacts
     splits: dict[str, SplitFacts]
     text_columns: list[str]
+    attributes: NotRequired[list[str]]  # of data.users, that texts tell of
     content_hash: str
 
 
@@ -64,6 +75,7 @@ class Manifest(Facts):
     seconds: float
     aggregates: list[str]
     class_aggregates: NotRequired[list[str]]
+    users: NotRequired[UserFacts]
 
 
 class Task(Facts):

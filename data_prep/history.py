@@ -7,12 +7,16 @@ that many cutoffs cost little more than one.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from data_prep.sql import identifier
+
+if TYPE_CHECKING:
+    from data_prep.attributes import Attributes
 
 SECOND, DAY = 1_000_000, 86_400_000_000  # microseconds
 NEVER, LATER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
@@ -37,6 +41,7 @@ class History:
             last user first.
         classes: Of a `which` label, each value of a class in a matching event, in the order of time: the index of its
             user, its time and its class, of shape (values,) each; else None.
+        attributes: What data.users says of the users, where texts tell of that; else None.
     """
 
     users: pa.Array
@@ -45,6 +50,7 @@ class History:
     columns: dict[str, pa.Array]
     entries: pa.Array | None = None
     classes: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    attributes: "Attributes | None" = None
     _first: dict[int, np.ndarray] = field(default_factory=dict)
 
     @cached_property

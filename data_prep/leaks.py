@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
+from data_prep.attributes import column_names
+from data_prep.given_users import SETTING
 from data_prep.history import combined
 from data_prep.phrases import event_starts
 from data_prep.serializer import EventSerializer
@@ -27,7 +29,8 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     each.
 
     Inputs are the aggregates, and each value of the columns that the texts tell of: whether an event of a text has it,
-    and whether the newest one has.
+    and whether the newest one has. An attribute of data.users is one input, whichever of its values tells most; a
+    category also by the share of the label among other users with the same value.
     Labels of several classes and numbers are taken as yes or no in several ways: each class, each tier, above zero and
     above the median.
 
@@ -39,7 +42,7 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     Returns:
         input (an aggregate, or COLUMN = VALUE ...) and auroc of each, the most suspicious first.
     """
-    table = _sample(path, aggregates)
+    table = _sample(path, [*aggregates, *(["user_id"] if serializer.attributes else [])])
     labels = _yes_or_no(combined(table["label"]))
     cutoff = combined(table["cutoff"]).to_numpy(zero_copy_only=False)
     if serializer.features.moments:  # hardly two rows have the same
@@ -47,11 +50,18 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
     _, cutoff = np.unique(cutoff, return_inverse=True)
     ways = [_Ways(labels, groups) for groups in (np.zeros(len(labels), np.int64), cutoff)]
     found = {}
+    of_users = {name: column_names(name, fitted) for name, fitted in serializer.attributes.items()}
     for name in aggregates:
         values = combined(table[name]).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
         # What is missing is below or above all else, whichever tells more.
         ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
         found[name] = max(way.auroc(np.where(np.isnan(values), end, values)) for end in ends for way in ways)
+    for name, columns in of_users.items():  # each as a whole
+        alone = [found.pop(column) for column in columns]
+        if serializer.attributes[name]["kind"] == "categorical":
+            value = np.argmax([table[column].to_numpy() for column in columns], axis=0)
+            alone += [way.auroc(rates) for rates in _rates(value, labels, table["user_id"].to_numpy()) for way in ways]
+        found[f"{SETTING}.{name}"] = max(alone)
     for name, present in _words(table["text"].to_pylist(), serializer):
         found[name] = max(way.auroc(present) for way in ways)
     suspected = [{"input": name, "auroc": round(auroc, 4)} for name, auroc in found.items() if auroc > SUSPICIOUS]
@@ -60,18 +70,32 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
 
 def describe_leak(leak: dict) -> str:
     """What a user should know of a suspected leak, in a sentence."""
+    known = "as of before the cutoff" if leak["input"].startswith(SETTING) else "at the time of its event"
     return (
         f"{leak['input']} alone tells the training labels with an AUROC of {leak['auroc']:.3f}, a suspected leak; is "
-        f"it known at the time of its event?"
+        f"it known {known}?"
     )
 
 
-def _sample(path: Path, aggregates: list[str]) -> pa.Table:
+def _sample(path: Path, inputs: list[str]) -> pa.Table:
     """Evenly spread rows of a split, from some of its row groups."""
     file = pq.ParquetFile(path)
     groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).round().astype(int))
-    table = file.read_row_groups(groups.tolist(), columns=["cutoff", "label", "text", *aggregates])
+    table = file.read_row_groups(groups.tolist(), columns=["cutoff", "label", "text", *inputs])
     return table.take(pa.array(np.arange(0, len(table), -(-len(table) // ROWS))))
+
+
+def _rates(value: np.ndarray, labels: np.ndarray, users: np.ndarray) -> Iterator[np.ndarray]:
+    """For each column of labels its share among the rows of the same value, of the users of the other half."""
+    _, number = np.unique(users, return_inverse=True)
+    half, size = number % 2, value.max() + 1
+    for column in labels.T:
+        rates = np.zeros(len(value))
+        for one in (0, 1):
+            others = half != one
+            counts, positives = (np.bincount(value[others], weights, size) for weights in (None, column[others]))
+            rates[~others] = ((positives + column.mean()) / (counts + 1))[value[~others]]
+        yield rates
 
 
 def _yes_or_no(labels: pa.Array) -> np.ndarray:

@@ -10,15 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.aggregates import Aggregator
+from data_prep.attributes import RELATION, Attributes, needed
 from data_prep.config import DataConfig
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED
 from data_prep.expressions import execute_one
+from data_prep.given_users import no_users
 from data_prep.history import History, appended, event_order
 from data_prep.moments import EPOCH, microseconds
 from data_prep.population import Members, Whom
 from data_prep.rejected import reason_sql
 from data_prep.serializer import EventSerializer
+from data_prep.served_users import give_users
 from data_prep.sql import identifier, quote, text_sql, timestamp
 from data_prep.times import time_sql
 from data_prep.users import given_user_sql, user_sql
@@ -51,6 +54,20 @@ class LiveEvents:
         self.con = connect()
         self.con.execute("SET threads = 1")  # of few rows a second one costs more than it does
         lock_down(self.con)
+        self.know(None)
+
+    def know(self, users: list[dict[str, Any]] | None) -> None:
+        """Take these attributes of users for the texts to come; with None a model that reads them writes no texts.
+
+        Raises:
+            InputError: See `give_users`.
+        """
+        attributes = self.serializer.attributes
+        self.unknown = bool(attributes) and users is None
+        if users or not attributes:
+            give_users(self.con, attributes, self.config, users)
+        else:
+            self.con.register(RELATION, no_users({name: fitted["type"] for name, fitted in attributes.items()}))
 
     def read(self, events: Sequence[dict[str, Any]], lenient: bool = False) -> list[str | Unusable]:
         """Read events, whose histories `histories` and `without_each` then give.
@@ -166,7 +183,15 @@ class LiveEvents:
         Args:
             history: See `data_prep.history.side_by_side`.
             cutoff: In UTC, without a zone.
+
+        Raises:
+            InputError: The model reads attributes of users, and none are known.
         """
+        if self.unknown:
+            raise needed(self.serializer.attributes)
+        # Of the events alone histories are held.
+        specs, fitted = self.serializer.config.attributes, self.serializer.attributes
+        history.attributes = Attributes.written(self.con, history.users, specs, fitted)
         at = microseconds(self.serializer.past_of(cutoff) - EPOCH)
         users = np.flatnonzero(history.with_past(at, history.everyone))
         written: list[str | None] = [None] * len(history.users)

@@ -33,6 +33,7 @@ def made_up_user(
         what the model reads.
     """
     [events], end = made_up_histories(serializer, cutoff, has, whom, 1, EVENTS, DAYS), _moment(cutoff)
+    users = made_up_attributes(serializer, [events[0]["user_id"]])
     hidden = {"user_id", "event_time"} | ({"event_type"} - serializer.fields.keys())
     return {
         "cutoff": cutoff,
@@ -41,8 +42,28 @@ def made_up_user(
             | {"fields": {name: value for name, value in event.items() if name not in hidden}}
             for event in events
         ],
-        "text": serializer.transform(events, end)["text"][0].as_py(),
+        "text": serializer.transform(events, end, users=users)["text"][0].as_py(),
     }
+
+
+def made_up_attributes(serializer: EventSerializer, users: list[str]) -> list[dict[str, Any]] | None:
+    """A row of attributes for each of some users who do not exist; None where texts tell of none."""
+    if not serializer.attributes:
+        return None
+    random, rows = np.random.default_rng(0), []
+    for user in users:
+        drawn = {name: _attribute(fitted, random) for name, fitted in serializer.attributes.items()}
+        rows.append({"user_id": user} | drawn)
+    return rows
+
+
+def _attribute(fitted: dict, random: np.random.Generator) -> object:
+    """A value of an attribute; None where none may be named."""
+    if fitted["kind"] == "numeric":
+        value = float(f"{random.choice(fitted['centers']):.4g}")
+        return int(value) if fitted["type"] == "BIGINT" else value
+    known = fitted.get("values", fitted.get("words", []))
+    return _typed(str(random.choice(known)), fitted["type"]) if known else None
 
 
 def made_up_histories(
@@ -79,7 +100,8 @@ def made_up_histories(
             | made_up_fields(serializer, columns, has, random)
             for age in _ages(sorted(random.uniform(24 * 60, days * 24 * 60, events), reverse=True), serializer)
         ]
-    members = serializer.transform([event for own in drawn.values() for event in own], end, whom)["user_id"].to_pylist()
+    given = [event for own in drawn.values() for event in own]
+    members = serializer.transform(given, end, whom, made_up_attributes(serializer, list(drawn)))["user_id"].to_pylist()
     return [drawn[user] for user in dict.fromkeys([*members, *drawn])][:users]
 
 

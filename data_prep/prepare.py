@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -25,7 +24,8 @@ from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
-from data_prep.given_examples import examples_source, read_examples
+from data_prep.given_examples import read_examples
+from data_prep.given_users import read_users
 from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
 from data_prep.likeness import log_facts
@@ -34,10 +34,12 @@ from data_prep.moments import show
 from data_prep.parts import sample_condition
 from data_prep.prepared import MANIFEST, find_manifest
 from data_prep.serializer import EventSerializer
+from data_prep.side_tables import table_source
 from data_prep.sources import expanded, source_files
 from data_prep.spark import SparkLog, spark_session
 from data_prep.sql import refused
 from data_prep.task import question
+from data_prep.user_facts import user_facts, user_notes
 from data_prep.users import key_mark
 
 FORMAT = 10  # raise it when the same config and log would give other files
@@ -67,8 +69,8 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     """
     started = time.perf_counter()
     folder = Path(data.folder) / name
-    config = {"data": asdict(data), "task": settings_of(task), "text": settings_of(text)}
-    read = [data, *([examples_source(task.examples, data)] if task.examples else [])]
+    config = {"data": settings_of(data), "task": settings_of(task), "text": settings_of(text)}
+    read = [data, *(table_source(table, data) for table in (task.examples, data.users) if table)]
     files = [source_files(sources) for sources in read]
     known = None if None in files else [path for found in files for path in found or []]
     key = _key(config, [*(text for sources in read for text in expanded(sources)), key_mark(data)], known)
@@ -121,10 +123,11 @@ def _write(
             log = engine.read(folder)
         cutoffs = resolve_cutoffs(task, log)
         given = read_examples(task, data, folder.parent / "spill")
+        users = read_users(data, folder.parent / "spill")
         bar.update()
         bar.set_postfix_str("learn bins and vocabularies")
         engine.sample(sample_condition(log))
-        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given)
+        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
@@ -141,13 +144,17 @@ def _write(
                     summary.add(batch)
                 bar.update()
         splits = examples.describe(summary)
+        known = users and user_facts(users, summary.attributed, folder, examples.serializer)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
         bar.set_postfix_str("done")
     doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
     if examples.moments:
         doubts += examples.moments.left_out()
+    if users and known:
+        doubts += users.notes
+        log.notes.append(user_notes(known, log.users))
     _print_notes(log, doubts)
-    return {
+    return ({"users": known} if known else {}) | {
         "format": FORMAT,
         "name": name,
         "question": question(task),
@@ -161,9 +168,15 @@ def _write(
         "suspected_leaks": leaks,
         "aggregates": examples.aggregates,
         "class_aggregates": list(OWN) if examples.rule.classes else [],
-        "text_columns": examples.serializer.columns(),
+        **_columns(examples.serializer),
         "content_hash": files_hash(folder.iterdir()),
     }
+
+
+def _columns(serializer: EventSerializer) -> dict[str, list[str]]:
+    """What the texts can tell of."""
+    attributes = {"attributes": list(serializer.attributes)} if serializer.attributes else {}
+    return {"text_columns": serializer.columns()} | attributes
 
 
 def _print_notes(log: EventLog, doubts: list[str]) -> None:

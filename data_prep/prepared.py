@@ -16,6 +16,7 @@ from data_prep.config import TaskConfig, TextConfig, settings_of
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest
+from data_prep.given_users import KINDS
 from data_prep.history import combined
 from data_prep.labels import LABEL_NAMES
 
@@ -37,6 +38,8 @@ MANIFEST_HOLDS = {
     "aggregates": [str],
     "class_aggregates": MayLack([str]),
     "text_columns": [str],
+    "attributes": MayLack([str]),
+    "users": MayLack({"columns": {str: {*KINDS}}}),
 }
 
 

@@ -17,22 +17,25 @@ import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table
+from data_prep.attributes import RELATION, Attributes, column_names
 from data_prep.bins import bin_numbers, fit_bins
 from data_prep.checked_json import check, read_json
-from data_prep.config import TextConfig, TextField, settings_of
+from data_prep.config import DataConfig, TextConfig, TextField, settings_of
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED, event_table
 from data_prep.expressions import check_types, execute_one, parse_expression
 from data_prep.features import OWN, Features, load_classes, plain
+from data_prep.given_users import no_users
 from data_prep.history import History, Moment, combined, load_history
 from data_prep.moments import EPOCH, INSTANT, in_utc, microseconds
 from data_prep.phrases import bin_words, end_rows, gap_texts, join_rows, write_rows
 from data_prep.population import EVERYBODY, Members, Whom
 from data_prep.serializer_json import HOLDS, belonging
-from data_prep.sql import NUMERIC, column_types, identifier, quote, refused, text_list, timestamp
+from data_prep.served_users import give_users
+from data_prep.sql import NUMERIC, column_types, identifier, refused, text_list, timestamp
 from data_prep.text_settings import header_names
 from data_prep.times import time_sql
-from data_prep.vocabulary import category_words, frequent_words, text_words
+from data_prep.vocabulary import category_words, fit_columns, text_words, value_words
 
 SERIALIZER = "serializer.json"
 VERSION = 2
@@ -50,12 +53,19 @@ class EventSerializer:
         fields: Column -> {"kind": "numeric", "edges", "centers"}, {"kind": "categorical", "list", "values"} or
             {"kind": "text", "words"}.
         header: Aggregate name -> {"edges": [...], "centers": [...]}.
+        attributes: Column of data.users -> the same as of `fields`, and under "type" one of `given_users.KINDS`.
     """
 
     def __init__(
-        self, config: TextConfig, features: Features, fields: dict[str, dict], header: dict[str, dict] | None = None
+        self,
+        config: TextConfig,
+        features: Features,
+        fields: dict[str, dict],
+        header: dict[str, dict] | None = None,
+        attributes: dict[str, dict] | None = None,
     ) -> None:
-        self.config, self.features, self.fields, self.header = config, features, fields, header or {}
+        self.config, self.features, self.fields = config, features, fields
+        self.header, self.attributes = header or {}, attributes or {}
 
     @classmethod
     def fit(
@@ -70,25 +80,18 @@ class EventSerializer:
             before: The last training cutoff; no event at or after it is looked at.
         """
         past = f"FROM rows WHERE event_time < {timestamp(before)}"
-        fields = {}
-        for name, spec in config.fields.items():
-            column = identifier(name)
-            if spec.bins:
-                values = con.sql(f"SELECT CAST({column} AS DOUBLE) AS x {past} AND x IS NOT NULL").to_arrow_table()
-                fields[name] = {"kind": "numeric", **fit_bins(combined(values["x"]).to_numpy(), spec.bins)}
-            elif spec.top:
-                is_list = features.types.get(name, "").endswith("]")
-                values = frequent_words(con, column, category_words(column, is_list), past, spec.top, spec.min_users)
-                fields[name] = {"kind": "categorical", "list": is_list, "values": values}
-            else:
-                words = frequent_words(con, column, text_words(column), past, spec.vocabulary, spec.min_users)
-                fields[name] = {"kind": "text", "words": words}
+        fields = fit_columns(con, config.fields, features.types, past)
         return cls(config, features, fields)
 
     def header_names(self) -> list[str]:
         """The aggregates that the header is made of."""
         numeric = [name for name, kind in self.features.kinds.items() if kind == "numeric"]
         return header_names(self.config.header, numeric, aggregate_names(self.features))
+
+    def aggregate_names(self) -> list[str]:
+        """All aggregates, those of attributes at the end."""
+        own = [column for name, fitted in self.attributes.items() for column in column_names(name, fitted)]
+        return aggregate_names(self.features) + own
 
     def columns(self) -> list[str]:
         """The columns of the log that a text can tell of: by its words, or by the aggregates in its header."""
@@ -118,15 +121,20 @@ class EventSerializer:
         """The history of the users in `rows`, with what aggregates and texts need and with `columns` (name -> SQL).
 
         An event's part of the text does not depend on any cutoff: it is written once, and every cutoff takes a slice.
+
+        Raises:
+            InputError: Texts tell of attributes, and the connection has no relation `attributes.RELATION`.
         """
         by_value = self.features.by_value()
         for name, fitted in self.fields.items():
             if fitted["kind"] != "numeric":
-                by_value[f"words:{name}"] = (name, self._words_sql(name))
+                spec, words = self.config.fields[name], self.config.style == "words"
+                by_value[f"words:{name}"] = (name, value_words(name, fitted, spec, words))
         history = load_history(con, self.features.types, self.features.columns() | columns, by_value)
         history.entries = self.entries(history)
         if self.features.classes:
             load_classes(con, history, self.features)
+        history.attributes = Attributes.written(con, history.users, self.config.attributes, self.attributes)
         return history
 
     def entries(self, history: History) -> pa.Array:
@@ -177,6 +185,8 @@ class EventSerializer:
             header.append((bin_numbers(aggregates[name], fitted["edges"]), written))
         if "own" in self.config.header and self.features.classes:
             header += self._own(own)
+        if history.attributes:
+            header += history.attributes.header(cutoff - self.features.moments, users, words)
         if not header:
             return entries
         return join_rows([write_rows(header, " " if words else "; "), entries], " [SEP] " if words else ". ")
@@ -205,7 +215,13 @@ class EventSerializer:
         names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         return [f"{plain(self.features.class_field or '')}.{name}" for name in names]
 
-    def transform(self, events: pa.Table | list[dict], cutoff: datetime, whom: Whom = EVERYBODY) -> pa.Table:
+    def transform(
+        self,
+        events: pa.Table | list[dict],
+        cutoff: datetime,
+        whom: Whom = EVERYBODY,
+        users: pa.Table | list[dict] | None = None,
+    ) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
 
         Args:
@@ -213,6 +229,7 @@ class EventSerializer:
                 is left out is missing in every event. Of a user, all events or none.
             cutoff: The moment of prediction, in UTC where it carries no zone; see `past_of`.
             whom: Who is written; by default every user with a history.
+            users: user_id, attributes and perhaps known_from, where texts tell of attributes.
 
         Returns:
             user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
@@ -232,6 +249,7 @@ class EventSerializer:
             raise InputError(f"the log had no column '{unknown[0]}' in training", f"it had {', '.join(types)}")
         sql = {name: f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in ("user_id", "event_type")}
         with connect() as con:
+            give_users(con, self.attributes, DataConfig([]), users)
             con.register("given", table)
             lock_down(con)
             if column_types(con, "given")["event_time"] == "VARCHAR":  # a cast would drop the offset of a text
@@ -326,8 +344,11 @@ class EventSerializer:
         config, features, fields = content["config"], Features(**content["features"]), content["fields"]
         check(path, content, belonging(content), remedy)
         config["fields"] = {name: TextField(**spec) for name, spec in config["fields"].items()}
+        attributes = content.get("attributes", {})
+        if attributes:
+            config["attributes"] = {name: TextField(**spec) for name, spec in config["attributes"].items()}
         check(path, dict.fromkeys(aggregate_names(features)), dict.fromkeys(content["header"]), remedy)
-        made = cls(TextConfig(**config), features, fields, content["header"])
+        made = cls(TextConfig(**config), features, fields, content["header"], attributes)
         made._check(path)
         return made
 
@@ -346,6 +367,7 @@ class EventSerializer:
             event = {"user_id": "'u'", "event_time": "TIMESTAMP '2024-01-01'", "event_type": "'e'"}
             with refused(f"{path}: features", remedy):
                 execute_one(con, f"CREATE TEMP TABLE rows AS SELECT {self.casts([], event)}")
+                con.register(RELATION, no_users({name: made["type"] for name, made in self.attributes.items()}))
                 self.load(con, {})
                 self.known(con, "rows")
 
@@ -358,20 +380,6 @@ class EventSerializer:
             "fields": self.fields,
             "header": self.header,
         }
+        if self.attributes:
+            content["attributes"] = self.attributes
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    def _words_sql(self, name: str) -> str:
-        """SQL of the words of a categorical or text column's value, NULL where it has none."""
-        fitted, column, words = self.fields[name], identifier(name), self.config.style == "words"
-        if fitted["kind"] == "text":
-            known = f"list_filter({text_words(column)}, lambda w: list_contains({text_list(fitted['words'])}, w))"
-            # The outer list has one element; it gives `known` a name, or it would be computed again for each word.
-            once = f"list_transform([{known}], lambda k: list_filter(k, lambda w, i: list_position(k, w) = i))[1]"
-            return f"nullif(array_to_string({once}[1:{self.config.fields[name].words}], ' '), '')"
-        if name == "event_type" and len(fitted["values"]) < 2:
-            return "CAST(NULL AS VARCHAR)"  # a word that every event has says nothing
-        prefix = quote(plain(name) + "=" if words else "")
-        known = f"CASE WHEN list_contains({text_list(fitted['values'])}, v) THEN v ELSE 'other' END"
-        shown = known if words else f"replace({known}, '_', ' ')"
-        values = f"list_transform({category_words(column, fitted['list'])}, lambda v: {prefix} || {shown})"
-        return f"nullif(array_to_string({values}, {quote(' ' if words else ', ')}), '')"

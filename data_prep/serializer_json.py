@@ -2,6 +2,7 @@
 
 from data_prep.bins import fitted_bins
 from data_prep.checked_json import MayLack, Only, is_a
+from data_prep.given_users import KINDS
 from data_prep.history import DAY
 from data_prep.text_settings import LARGEST
 
@@ -31,6 +32,7 @@ HOLDS = {
         fields={str: Only(SPEC)},
         max_events=SIZE,
         session_gap=MayLack(str),
+        attributes=MayLack({str: Only(SPEC)}),
     ),
     "features": Only(
         target=str,
@@ -44,6 +46,7 @@ HOLDS = {
     ),
     "fields": {str: {"kind": {*FITTED}}},
     "header": {str: fitted_bins},
+    "attributes": MayLack({str: {"kind": {*FITTED}, "type": {*KINDS}}}),
 }
 
 
@@ -52,9 +55,15 @@ def belonging(content: dict) -> dict:
     fields, kinds = content["fields"], content["features"]["kinds"]
     class_fields = [content["features"].get("class_field") or ""] if content["features"].get("classes") else []
     known = {name: FITTED[fitted["kind"]] for name, fitted in fields.items()}
+    attributes = {name: FITTED[fitted["kind"]] for name, fitted in content.get("attributes", {}).items()}
+    asked = content["config"].get("attributes") or {}
+    more: dict = {
+        "attributes": dict.fromkeys(asked, dict) | {name: learned for name, (_, learned) in attributes.items()}
+    }
     return {
-        "config": {"fields": {name: {setting: int} for name, (setting, _) in known.items()}},
+        "config": {"fields": {name: {setting: int} for name, (setting, _) in known.items()}}
+        | ({"attributes": {name: {setting: int} for name, (setting, _) in attributes.items()}} if attributes else {}),
         "features": {"types": dict.fromkeys({*fields, *kinds, *class_fields} - {"event_type"}, str)},
         "fields": dict.fromkeys(content["config"]["fields"], dict)
         | {name: learned for name, (_, learned) in known.items()},
-    }
+    } | (more if asked or attributes else {})

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
-from data_prep.event_log import RESERVED, event_table
+from data_prep.event_log import RESERVED
 from data_prep.events import confined, read_events
 from data_prep.expressions import execute_one
 from data_prep.facts import Task
+from data_prep.in_memory import in_memory
 from data_prep.likeness import doubts
 from data_prep.moments import parse_cutoff, show
 from data_prep.parts import number_of_parts, read_part, write_parts
 from data_prep.population import Whom
 from data_prep.serializer import EventSerializer
+from data_prep.served_users import give_users, users_without
 from data_prep.sources import file_columns, refuse_twice
 from data_prep.sql import column_types, identifier, refused, timestamp
 
@@ -92,7 +93,7 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC
         return events
     if isinstance(events, str | Path):
         return DataConfig([file_source(con, str(events), {})], timezone=timezone)
-    read = _in_memory(events)
+    read = in_memory(events)
     names = read.schema.names
     refuse_twice(names, "events")
     if not names or (isinstance(read, pa.Table) and not len(read)):
@@ -100,39 +101,6 @@ def as_sources(con: duckdb.DuckDBPyConnection, events: Any, timezone: str = "UTC
     con.register(GIVEN, read)
     kept = ", ".join(identifier(name) for name in names if name.lower() not in RESERVED)
     return DataConfig([Source(sql=f"SELECT {kept or '*'} FROM {GIVEN}")], timezone=timezone)
-
-
-def _in_memory(events: Any) -> pa.Table | pa.RecordBatchReader:
-    try:
-        if isinstance(events, duckdb.DuckDBPyRelation):
-            return events.to_arrow_reader()  # a relation belongs to its own connection
-        if isinstance(events, list | tuple) and all(isinstance(event, dict) for event in events):
-            return event_table(events, _plain)
-        if isinstance(events, pa.RecordBatch):
-            return pa.Table.from_batches([events])
-        frame: Any = events
-        if hasattr(frame, "iloc") and hasattr(frame, "columns"):
-            refuse_twice([str(name) for name in frame.columns], "events")  # which pyarrow refuses in its own words
-            return pa.Table.from_pandas(frame, preserve_index=False)
-    except InputError:
-        raise
-    except (pa.ArrowException, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise InputError(f"events: {str(error).splitlines()[0]}", "give each column values of one type") from error
-    if isinstance(events, pa.Table | pa.RecordBatchReader):
-        return events
-    raise InputError(
-        f"events: {type(events).__name__} cannot be read",
-        "give a path, a DuckDB relation, an Arrow table, a pandas frame, a list of dicts or a DataConfig",
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Of numpy's and pandas' own values Python's, which pyarrow takes side by side; None where there is no time."""
-    if isinstance(value, np.datetime64):
-        value = value.astype("datetime64[us]")
-    if isinstance(value, np.generic):
-        return value.item()
-    return None if isinstance(value, datetime) and value != value else value  # pandas' NaT equals nothing
 
 
 def file_source(con: duckdb.DuckDBPyConnection, path: str, columns: dict[str, str], **more: Any) -> Source:
@@ -158,6 +126,7 @@ def read_past(
     called: str = "events",
     folder: Path | None = None,
     task: Task | None = None,
+    users: Any = None,
 ) -> ServedLog:
     """Make the table `log`, and of its events until the cutoff the view `past`, with the columns of training.
 
@@ -169,15 +138,17 @@ def read_past(
         called: What the events are called in messages; "data.sources[0]" for those of a config.
         folder: The only one where `con` may read and write from then on.
         task: The model's task.json: its time zone counts, and its log is compared. None takes UTC and compares nothing.
+        users: See `give_users`.
 
     Raises:
-        InputError: See `as_sources` and `read_events`; or there is no event before the cutoff.
+        InputError: See `as_sources`, `read_events` and `give_users`; or there is no event before the cutoff.
     """
     zone = trained_zone(task) if task else None
     with _called(called):
         data = as_sources(con, events, zone or "UTC")
         with confined(con, data, *filter(None, [folder])):
             log = read_events(con, data, types=serializer.features.types)
+    said = give_users(con, serializer.attributes, data, users)
     columns = column_types(con, "log")
     with refused("events", FIT):
         execute_one(
@@ -201,7 +172,8 @@ def read_past(
     with refused("events", FIT):
         seen = cutoff or log.last
         assert seen is not None, "as a log without an event is refused"
-        said = [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, seen)] if task else []
+        said += users_without(con, "past") if serializer.attributes else []
+        said += [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, seen)] if task else []
     return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
 
 

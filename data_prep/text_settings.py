@@ -3,8 +3,9 @@
 import re
 
 from data_prep import InputError
-from data_prep.config import TextConfig
+from data_prep.config import TextConfig, TextField
 from data_prep.features import HEADER_GROUPS, MOMENT_GROUPS, plain
+from data_prep.given_users import UserRows
 from data_prep.sql import NUMERIC
 
 LARGEST = 1_000_000_000  # of any number in text; no log has more of anything
@@ -19,10 +20,48 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
         types: Column -> DuckDB type.
     """
     shown = ["gap"]  # the word of the days
-    for name, spec in config.fields.items():
-        setting = f"text.fields.{name}"
+    _check_specs("text.fields", config.fields, types, "the log", shown)
+    _refuse_size("text.max_events", config.max_events)
+
+
+def check_attributes(config: TextConfig, types: dict[str, str], rows: UserRows | None, aggregates: list[str]) -> None:
+    """Refuse text.attributes that data.users does not have, and what `check_fields` refuses of a field.
+
+    Args:
+        config: The text section.
+        types: Column of the log -> DuckDB type.
+        rows: The table of data.users, where there is one.
+        aggregates: Those of the events.
+    """
+    if rows is None and config.attributes is None:
+        return
+    if rows is None:
+        remedy = "give data.users, or leave text.attributes out"
+        raise InputError("there is no table of users", remedy, setting="text.attributes")
+    if not config.attributes:
+        remedy = (
+            f"name some of {', '.join(rows.types)} in text.attributes, as in {{{next(iter(rows.types))}: {{top: 20}}}}"
+        )
+        raise InputError("no attribute would be read", remedy, setting="data.users")
+    columns = {name.lower() for name in types}
+    both = [name for name in rows.types if name.lower() in columns]
+    if both:
+        raise InputError(
+            f"the attribute '{both[0]}' has the name of a column of the events",
+            "give it another name",
+            setting="data.users",
+        )
+    shown = ["gap", *map(plain, config.fields), *aggregates]
+    _check_specs("text.attributes", config.attributes, rows.types, "data.users", shown)
+
+
+def _check_specs(
+    section: str, specs: dict[str, TextField], types: dict[str, str], table: str, shown: list[str]
+) -> None:
+    for name, spec in specs.items():
+        setting = f"{section}.{name}"
         if name not in types:
-            raise InputError("the log has no such column", f"it has {', '.join(types)}", setting=setting)
+            raise InputError(f"{table} has no such column", f"it has {', '.join(types)}", setting=setting)
         if plain(name) in shown:
             raise InputError(
                 f"a text already has words {plain(name)}=...", "give the column another name", setting=setting
@@ -45,7 +84,6 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
             )
         if spec.words and types[name] != "VARCHAR":
             raise InputError(f"words needs text, but the column is {types[name]}", "use bins or top", setting=setting)
-    _refuse_size("text.max_events", config.max_events)
 
 
 def _refuse_size(setting: str, size: int | None) -> None:

@@ -193,8 +193,8 @@ class EvaluationConfig:
     costs: Costs | None = None
     """What a contact costs and brings, such as {contact: 1, kept_customer: 25}; draws the expected profit."""
     slices: dict[str, str] = field(default_factory=dict)
-    """Groups of users that are compared with each other: name -> SQL over the aggregates of an example and over the
-    newest values of the log's fields, such as {country: country, tenure: "tenure_days < 90"}."""
+    """Groups of users that are compared with each other: name -> SQL over the aggregates of an example, the newest
+    values of the log's fields and the columns of data.users, such as {country: country, tenure: "tenure_days < 90"}."""
     min_slice: PositiveInt = 100
     """Rows below which a group is not measured by itself."""
     stack: bool = False

@@ -68,6 +68,8 @@ def field_reading(part: str, field: str) -> str:
 
 def aggregate_reading(name: str) -> str:
     """What an aggregate is called, or an input of `drift`: value_sum_28d -> sum of value in the last 28 days."""
+    if "=" in name:  # of an attribute's value
+        return _spaced(name).replace("=", " ")
     alone = name.removeprefix("target_")
     of, an = ("", "an ") if alone == name else ("target ", "a target ")
     for known, patterns in ((alone, BOTH), (name, OTHERS)):

@@ -205,6 +205,8 @@ def _expand_folders(made: Namespace) -> None:
         made.training[key] = _expanded(made.training[key], f"training.{key}")
     if made.task.examples is not None:
         made.task.examples.path = _expanded(made.task.examples.path, "task.examples.path", r"\$(\w+)")
+    if made.data.users is not None:
+        made.data.users.path = _expanded(made.data.users.path, "data.users.path", r"\$(\w+)")
     for i, source in enumerate(made.data.sources):
         source.path = _expanded(source.path, f"data.sources[{i}].path", r"\$(\w+)")  # ${name} may be of data.variables
 

@@ -90,6 +90,7 @@ TASK_HOLDS = {
     "classes": MayLack([str]),
     "log": LOG_HOLDS,
     "text_columns": [str],
+    "attributes": MayLack([str]),
     "content_hash": str,
     "task": {
         "label": LABEL,

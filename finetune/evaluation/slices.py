@@ -21,6 +21,7 @@ from data_prep.connections import connect, lock_down
 from data_prep.cutoffs import split_file
 from data_prep.events import confined, read_events
 from data_prep.expressions import check_types, parse_expression
+from data_prep.given_users import read_users
 from data_prep.history import combined
 from data_prep.moments import show
 from data_prep.prepared import read_manifest, read_split
@@ -41,7 +42,7 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
 
     An expression may use user_id, cutoff and the aggregates, which stand in the prepared split, and the log's columns.
     Of those it sees each user's newest value strictly before the cutoff (the largest of several at the same moment),
-    for which the log is read again.
+    for which the log is read again, and of the columns of data.users the row that counts at the cutoff.
 
     Args:
         experiment: Its test split and its log.
@@ -58,8 +59,9 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
     slices, folder = experiment.evaluation.slices, experiment.data_folder
     manifest = read_manifest(folder)
     stored = {name.lower(): name for name in ("user_id", "cutoff", *manifest["aggregates"])}
-    fields = {name.lower(): name for name in ("event_type", *manifest["log"]["fields"]) if name.lower() not in stored}
-    types = {"event_type": "VARCHAR"} | manifest["log"]["fields"]
+    of_users = manifest.get("users", {}).get("columns", {})
+    types = {"event_type": "VARCHAR"} | manifest["log"]["fields"] | of_users
+    fields = {name.lower(): name for name in types if name.lower() not in stored}
     log_columns = {name: types[name] for name in fields.values()}
     with (
         tempfile.TemporaryDirectory(prefix=".slices", dir=folder.parent) as spill,
@@ -80,11 +82,13 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
         columns |= {name: table[name] for name in aggregates} | {"#row": np.arange(len(rows))}
         con.register("test_rows", pa.table(columns))
         newest = {name: log_columns[name] for key, name in fields.items() if key in named}
+        joins = _join_attributes(con, experiment, [name for name in newest if name in of_users], Path(spill))
+        newest = {name: kind for name, kind in newest.items() if name not in of_users}
         if newest:
             _read_newest(con, experiment, newest)
         else:
             lock_down(con)
-        joins = "".join(f' LEFT JOIN "#newest_{i}" USING ("#row")' for i in range(len(newest)))
+        joins += "".join(f' LEFT JOIN "#newest_{i}" USING ("#row")' for i in range(len(newest)))
         con.execute(f"CREATE TEMP VIEW examples AS SELECT * FROM test_rows{joins}")
         return {
             name: _groups(con, f"evaluation.slices.{name}: {sql}", sql, kinds[name], len(rows))
@@ -117,6 +121,32 @@ def _check(con: duckdb.DuckDBPyConnection, setting: str, sql: str, remedy: str) 
     names: list[str] = []
     json.loads(json.dumps(parsed), object_hook=lambda node: names.extend(node.get("column_names", [])))
     return described[0][1], {name.lower() for name in names}
+
+
+def _join_attributes(con: duckdb.DuckDBPyConnection, experiment: Experiment, names: list[str], spill: Path) -> str:
+    """Make the table #attributes of row and attributes, as they were known before its cutoff; returns SQL to join it.
+
+    Raises:
+        InputError: data.users cannot be read, or has no such attribute any more.
+    """
+    if not names:
+        return ""
+    rows = read_users(experiment.data, spill)
+    lost = [name for name in names if rows is None or name not in rows.types]
+    if rows is None or lost:
+        raise InputError(
+            f"data.users has no column {lost[0]} any more",
+            "give the same table, or prepare again",
+            setting="data.users",
+        )
+    con.register("user_rows", rows.table)
+    con.execute(
+        f"""CREATE TEMP TABLE "#attributes" AS SELECT "#row", {", ".join(map(identifier, names))}
+            FROM test_rows ASOF JOIN user_rows ON test_rows.user_id = user_rows.user_id
+                 AND epoch_us(test_rows.cutoff) > user_rows.known_from"""
+    )
+    con.unregister("user_rows")
+    return ' LEFT JOIN "#attributes" USING ("#row")'
 
 
 def _read_newest(con: duckdb.DuckDBPyConnection, experiment: Experiment, fields: dict[str, str]) -> None:

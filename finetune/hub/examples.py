@@ -4,7 +4,7 @@ import json
 import textwrap
 from datetime import datetime
 
-from data_prep.made_up import centers_of, made_up_histories, shown_columns, words_of
+from data_prep.made_up import centers_of, made_up_attributes, made_up_histories, shown_columns, words_of
 from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
 
@@ -31,7 +31,13 @@ def example_events(
 
 def example_texts(serializer: EventSerializer, events: list[dict], cutoff: str) -> list[str]:
     """What the serializer writes of the events, a text a user."""
-    return serializer.transform(events, datetime.fromisoformat(cutoff))["text"].to_pylist()
+    users = example_users(serializer, events)
+    return serializer.transform(events, datetime.fromisoformat(cutoff), users=users)["text"].to_pylist()
+
+
+def example_users(serializer: EventSerializer, events: list[dict]) -> list[dict] | None:
+    """Attributes of those who did the events; None where texts tell of none."""
+    return made_up_attributes(serializer, list(dict.fromkeys(str(event["user_id"]) for event in events)))
 
 
 def expected_columns(serializer: EventSerializer, events: list[dict], timezone: str | None) -> list[list[str]]:

@@ -16,7 +16,7 @@ from data_prep.facts import Task
 from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
 from finetune.hub.card_picture import PICTURE, draw_card_picture
-from finetune.hub.examples import code, example_events, example_texts, expected_columns, lines, literal
+from finetune.hub.examples import code, example_events, example_texts, example_users, expected_columns, lines, literal
 from finetune.hub.read_run import metrics_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, most_rows, public_metrics
 from finetune.measures import BLEND, digits, measure, measure_names
@@ -220,6 +220,7 @@ def _examples(
         "cutoff": cutoff,
         "columns": expected_columns(serializer, events, task["log"].get("timezone")),
         "events": [event for event in events if event["user_id"] == events[0]["user_id"]],
+        "users": (example_users(serializer, events) or [])[:1],
         "texts": texts,
         "answer": _answer(model, tokenizer, calibration, texts[0]),
     }

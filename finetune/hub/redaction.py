@@ -54,12 +54,14 @@ def refuse_private(task: Task, serializer: EventSerializer) -> None:
                 "choose these users in data.sources instead, prepare and train again",
                 setting=setting,
             )
-    for name, spec in serializer.config.fields.items():
+    specs = {f"text.fields.{name}": spec for name, spec in serializer.config.fields.items()}
+    specs |= {f"text.attributes.{name}": spec for name, spec in (serializer.config.attributes or {}).items()}
+    for setting, spec in specs.items():
         if spec.min_users < 2 and not spec.bins:
             raise InputError(
-                f"text.fields.{name}.min_users is {spec.min_users}, so that the vocabulary tells of single users",
+                f"{setting}.min_users is {spec.min_users}, so that the vocabulary tells of single users",
                 "raise it, prepare and train again",
-                setting=f"text.fields.{name}.min_users",
+                setting=f"{setting}.min_users",
             )
     rare = [name for name, rows in task["splits"]["train"].get("classes", {}).items() if 0 < rows < FEWEST_USERS]
     if task["label_kind"] == "which" and rare:

@@ -83,6 +83,7 @@ class EventClassifier:
         text: bool = False,
         batch_size: int = BATCH,
         population: bool = False,
+        users: Any = None,
     ) -> pa.Table:
         """Score every user who has an event before the cutoff.
 
@@ -102,6 +103,9 @@ class EventClassifier:
             text: Also give the text that the model read: its oldest events that do not fit are gone.
             batch_size: The most texts at a time.
             population: Keep only the users whom the task asks about (task["task"]["population"]).
+            users: Of a model that reads attributes of users: user_id, the attributes and perhaps known_from, as a path
+                or as events are given; by default the users of a DataConfig. Of a user's rows the newest one known
+                strictly before the cutoff counts; users without a row have no attributes.
 
         Returns:
             A row a user, in the order of the ids: user_id, cutoff, label (but for values), score and, if asked, text;
@@ -116,7 +120,7 @@ class EventClassifier:
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
             called = "data.sources[0]" if isinstance(events, DataConfig) else "events"
-            log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task)
+            log = read_past(con, events, self.serializer, moment, called, Path(folder), self.task, users)
             for note in log.notes():
                 print(note)
             parts = past_texts(con, log, self.serializer, Path(folder), moment, members)

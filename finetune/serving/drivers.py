@@ -35,6 +35,7 @@ def explain_sample(
     output: str | None = None,
     steps: int = 512,
     population: bool = False,
+    users: Any = None,
 ) -> dict:
     """What moves the scores of users who are drawn at random, always the same ones.
 
@@ -46,6 +47,7 @@ def explain_sample(
         output: The name of the class; needed for tiers and propensity, where each user's likeliest would be mixed.
         steps: The most steps of the integration.
         population: Draw only from the users whom the task asks about.
+        users: As EventClassifier.predict takes them.
 
     Returns:
         What the page shows, ready for JSON: the facts (see `facts_of`); cutoff, users, users_asked (from whom they were
@@ -66,7 +68,7 @@ def explain_sample(
         raise InputError(f"--sample needs --class, one of the label's classes: {names}", setting="--sample")
     index, moment = class_index(classifier, output), cutoff_of(classifier.serializer, cutoff)
     serializer, members = classifier.serializer, whom(classifier.task) if population else EVERYBODY
-    with past_log(classifier, events, moment) as (con, _):
+    with past_log(classifier, events, moment, users) as (con, _):
         asked = users_of(con, serializer, moment, members)
         histories = histories_of(con, serializer, moment, drawn(asked, sample))
     if not histories:

@@ -32,6 +32,7 @@ def explain_user(
     user: str,
     output: str | None = None,
     steps: int = 512,
+    users: Any = None,
 ) -> dict:
     """Why a user has a score, and what each event and each header field pushed it.
 
@@ -42,6 +43,7 @@ def explain_user(
         user: The id; with data.pseudonymize its keyed hash.
         output: The name of the class that is explained; see `attribute` for what None means.
         steps: The most steps of the integration.
+        users: As EventClassifier.predict takes them.
 
     Returns:
         What the page shows, ready for JSON: the facts (see `facts_of`); user_id, cutoff, in_population; `reasons`, see
@@ -59,7 +61,7 @@ def explain_user(
     """
     index, serializer = class_index(classifier, output), classifier.serializer
     moment, members = cutoff_of(serializer, cutoff), whom(classifier.task)
-    with past_log(classifier, events, moment) as (con, log):
+    with past_log(classifier, events, moment, users) as (con, log):
         others = histories_of(con, serializer, moment, drawn(users_of(con, serializer, moment, members), OTHERS))
         found = histories_of(con, serializer, moment, [user])
         if not found:

@@ -14,7 +14,7 @@ from data_prep.history import History as Events
 from data_prep.moments import EPOCH, microseconds
 from data_prep.serializer import EventSerializer
 from finetune.serving.histories import History
-from finetune.serving.reading import Word
+from finetune.serving.reading import Word, reading
 from finetune.serving.themes import Theme
 from finetune.wording import number, percent
 
@@ -60,6 +60,8 @@ class Facts:
             case "aggregate":
                 found = self.history.aggregates[theme.field]
                 return None if found is None else f"{capital(theme.title)}: {figure(found)}{self._typical(theme.field)}"
+            case "attribute":
+                return self._attribute(theme.field, words)
         if any("." in name for name in header):
             return self._class(theme)
         return self._value(theme, sorted({word.event for word in words if word.part == "event"}))
@@ -153,6 +155,15 @@ class Facts:
             return f"The {'only' if len(self.history.times) == 1 else 'last'} event {verb} {what}, {ago} ago"
         which = f"of the last {self.read}" if len(self.history.times) > self.read else f"of all {self.read}"
         return f"{len(events)} {which} events {verb} {what}, the latest {ago} ago"
+
+    def _attribute(self, name: str, words: Sequence[Word]) -> str:
+        """What data.users says of the user."""
+        if self.serializer.attributes[name]["kind"] == "numeric":
+            found = self.history.aggregates[plain(name)]
+            called = capital(name.replace("_", " "))
+            return f"{called}: {'not known' if found is None else figure(found)}{self._typical(plain(name))}"
+        said = [reading(word, self.serializer) for word in words]
+        return capital("; ".join(dict.fromkeys(said)))
 
     def _class(self, theme: Theme) -> str:
         """How often a class of the label came before."""

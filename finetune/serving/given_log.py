@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, UsersTable
 from data_prep.connections import connect
 from data_prep.serving import file_source, trained_zone
 from data_prep.times import MICROSECONDS
@@ -19,6 +19,7 @@ def add_log_arguments(parser: CommandParser) -> None:
     events = parser.add_mutually_exclusive_group(required=True)
     events.add_argument("--events", help="CSV (also .gz), Parquet or JSON lines: a file or a glob in quotes.")
     events.add_argument("--config", help="A YAML of an experiment: the sources of its section data are read.")
+    parser.add_argument("--users", help="With --events: a file with attributes of users, for a model that reads them.")
     parser.add_argument("--columns", help="'{user_id: visitorid}': name -> expression, if the files name it otherwise.")
     parser.add_argument("--time-unit", choices=MICROSECONDS, help="Of event_time, where it is a number.")
     parser.add_argument("--timezone", help="Of times in --events that carry none; by default that of training.")
@@ -32,6 +33,7 @@ def add_log_arguments(parser: CommandParser) -> None:
 ARGUMENTS = {
     "data.memory_limit": "--memory-limit",
     "data.timezone": "--timezone",
+    "data.users": "--users",
     "events.columns": "--columns",
     "events.time_format": "--time-format",
     "events.time_unit": "--time-unit",
@@ -63,6 +65,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     from finetune.parser import parse_experiment  # here, as it loads transformers
 
     if given.config:
+        if given.users:
+            raise InputError("--users belongs to --events", "with --config data.users says it", setting="--users")
         if given.columns or given.time_unit or given.time_format or given.timezone:
             raise InputError(
                 "--columns, --time-unit, --time-format and --timezone belong to --events",
@@ -79,7 +83,10 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     with connect() as con:
         more = {"time_unit": given.time_unit, "time_format": given.time_format}
         source = file_source(con, given.events, columns, **more)
-    return DataConfig([source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit)
+    users = UsersTable(path=given.users) if given.users else None
+    return DataConfig(
+        [source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit, users=users
+    )
 
 
 def _columns(text: str | None) -> dict[str, str]:

@@ -44,12 +44,12 @@ class History:
 
 @contextmanager
 def past_log(
-    classifier: EventClassifier, events: Any, cutoff: datetime | None
+    classifier: EventClassifier, events: Any, cutoff: datetime | None, users: Any = None
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, ServedLog]]:
     """A connection with the view `past` of the events before the cutoff, and what the log has, which is printed."""
     limit = events.memory_limit if isinstance(events, DataConfig) else None
     with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder)) as con:
-        log = read_past(con, events, classifier.serializer, cutoff, task=classifier.task)
+        log = read_past(con, events, classifier.serializer, cutoff, task=classifier.task, users=users)
         for note in log.notes():
             print(note)
         yield con, log

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from data_prep import InputError
+from data_prep.attributes import RELATION
 from data_prep.checked_json import read_json
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, settings_of
 from data_prep.connections import connect, lock_down
 from data_prep.facts import Task
 from data_prep.files import files_hash, held, write_whole
@@ -32,6 +32,7 @@ from data_prep.moments import show
 from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, LAST, MEMORY, PART_USERS, cutoff_of, part_texts, read_past, write_past
+from data_prep.side_tables import all_logs
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
 from finetune.model.loading import model_folder
@@ -40,6 +41,8 @@ from finetune.serving.classifier import EventClassifier, check_size, nobody
 from finetune.serving.top import refuse_lists, refuse_other, refuse_share, top_file, write_top
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
+USERS = "users.parquet"  # attributes of users, where the model reads them
+BEFORE_PLAN = {"lock", "log", "spill", f".{PLAN}", USERS, "users.unfinished"}  # what may lie there without a plan
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
 
 
@@ -119,7 +122,7 @@ def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top
     if top is not None:
         refuse_share(top)
     written = [output, top_file(output)]
-    read = [path.resolve() for path in source_files(data) or []]
+    read = [path.resolve() for log in all_logs(data) for path in source_files(log) or []]
     for path in written:
         if path.resolve() in read:
             raise InputError(f"output: {path} is one of the files that are read", "choose another name")
@@ -168,7 +171,10 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
         return
     shutil.rmtree(_finished(work), ignore_errors=True)  # of a command that was killed behind its last step
     found = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if found - {"lock", "log", "spill", f".{PLAN}"} and not (work / PLAN).is_file():
+    if (
+        found - {"lock", "log", "spill", f".{PLAN}", USERS, f"{Path(USERS).stem}.unfinished"}
+        and not (work / PLAN).is_file()
+    ):
         raise InputError(f"{work} holds something else than parts of scores", "move it or choose another --output")
     work.mkdir(parents=True, exist_ok=True)
     with held(work / "lock", f"{work} is being written by another command; wait for it or stop it"):
@@ -181,11 +187,13 @@ def _alone(work: Path, main: bool) -> Iterator[None]:
 
 def _origin(folder: Path, data: DataConfig) -> dict:
     """What the scores depend on beside the settings; answers of databases and of other addresses are not looked at."""
-    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in source_files(data) or []]
-    read = {key: value for key, value in asdict(data).items() if key not in ("folder", "memory_limit")}
+    logs = all_logs(data)
+    paths = [path for log in logs for path in source_files(log) or []]
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    read = {key: value for key, value in settings_of(data).items() if key not in ("folder", "memory_limit")}
     return {
         "model": files_hash({path for pattern in READS for path in folder.glob(pattern)}),
-        "sources": [json.loads(json.dumps(read)), *expanded(data), key_mark(data)],
+        "sources": [json.loads(json.dumps(read)), *(text for log in logs for text in expanded(log)), key_mark(data)],
         "files": files,
     }
 
@@ -213,9 +221,12 @@ def _plan(
     else:
         for name in ("log", "spill"):
             shutil.rmtree(work / name, ignore_errors=True)
+        (work / USERS).unlink(missing_ok=True)
         with connect(data.memory_limit or MEMORY, work / "spill") as con:
             log = read_past(con, data, classifier.serializer, cutoff, called, work, classifier.task)
             users = write_past(con, log, work / "log", part_users)
+            if classifier.serializer.attributes:
+                _write(work / USERS, con.sql(f"SELECT * FROM {RELATION}").to_arrow_table())
         plan = {"origin": origin, "users": {str(part): count for part, count in users.items()}, "notes": log.notes()}
         write_whole(work / PLAN, json.dumps(plan) + "\n")
     for note in plan["notes"]:
@@ -237,6 +248,8 @@ def _texts(
     """Part by part the texts; the next one's are written while the last one's are scored."""
     with connect(data.memory_limit or MEMORY, work / "spill") as con, ThreadPoolExecutor(1) as pool:
         lock_down(con, [work])
+        if serializer.attributes:
+            con.register(RELATION, pq.read_table(work / USERS))
 
         def make(part: int) -> pa.Table:
             return part_texts(con, serializer, work / "log", part, cutoff, members)

@@ -7,6 +7,7 @@ from functools import reduce
 
 import numpy as np
 
+from data_prep.attributes import MISSING
 from data_prep.event_words import plural, with_article
 from data_prep.features import plain
 from data_prep.phrases import DAY_STEPS, aggregate_phrase, event_starts, short_words, shown_center
@@ -51,6 +52,8 @@ def reading(word: Word, serializer: EventSerializer) -> str:
     if word.field == "gap" and word.event >= 0:
         return _gap(word.value)
     name, in_words = field_reading(word.part, word.field), serializer.config.style == "words"
+    if attribute := attribute_of(word, serializer):
+        return f"{name}: {_attribute(word, serializer.attributes[attribute], in_words)}"
     if word.part == "header" and word.field not in serializer.header:  # of a class, see EventSerializer.own_names
         often = word.value if in_words else str(OWN_STEPS.index(int(word.value.rpartition(" ")[2])))
         return f"{name}: {_often(often)} times, recent ones count more"
@@ -59,6 +62,22 @@ def reading(word: Word, serializer: EventSerializer) -> str:
         return f"{name}{':' * (word.part == 'header')} {_range(word, fitted, in_words)}"
     value = word.value.replace("_", " ")
     return value if word.field == "event_type" or fitted["kind"] == "text" else f"{name} {value}"
+
+
+def attribute_of(word: Word, serializer: EventSerializer) -> str | None:
+    """The attribute of data.users that a word tells of; None where it tells of events."""
+    names = (name for name in serializer.attributes if plain(name) == word.field)
+    return next(names, None) if word.part == "header" else None
+
+
+def _attribute(word: Word, fitted: dict, in_words: bool) -> str:
+    """What a word says of an attribute."""
+    if in_words and word.value == MISSING:
+        return "not known"
+    if fitted["kind"] == "numeric":
+        return _range(word, fitted, in_words)
+    value = word.value if in_words else word.value[len(word.field) + 1 :]
+    return value.replace("_", " ")
 
 
 def events_reading(word: Word, serializer: EventSerializer, noun: str) -> str:
@@ -95,6 +114,7 @@ def _split_words(text: str, starts: list[int], serializer: EventSerializer) -> I
 def _split_sentences(text: str, starts: list[int], serializer: EventSerializer) -> Iterator[tuple[int, str, str]]:
     for match in re.finditer(r"(?:^|(?<=; ))(.+?)(?=; |\. $|$)", text[: starts[0]]):
         named = [name for name in serializer.header if _says(match[0], name)]
+        named += [plain(name) for name in serializer.attributes if match[0].startswith(f"{_spoken(name)} ")]
         own = f"{plain(serializer.features.class_field or '')}.{match[0].rpartition(' ')[0].replace(' ', '_')}"
         yield match.start(), max(named, key=len, default=own), match[0]
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
@@ -110,6 +130,11 @@ def _split_sentences(text: str, starts: list[int], serializer: EventSerializer) 
             else:
                 yield at, fields[0], phrase
             at += len(phrase) + 2
+
+
+def _spoken(name: str) -> str:
+    """How a sentence calls an attribute."""
+    return plain(name).replace("_", " ")
 
 
 def _fits(phrase: str, field: str, serializer: EventSerializer) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from data_prep.features import plain
 from data_prep.serializer import EventSerializer
 from finetune.field_words import aggregate_reading
-from finetune.serving.reading import Word
+from finetune.serving.reading import Word, attribute_of
 
 WINDOW = r"(\d+[mhd]|session)"
 # Aggregates of the header by what they are about; those of columns and of types of events follow from their names.
@@ -30,7 +30,8 @@ class Theme:
     """What words tell of together.
 
     Attributes:
-        about: A key of ABOUT; amount, for the numbers of a column; value, for a value of a column; or aggregate.
+        about: A key of ABOUT; amount, for the numbers of a column; value, for a value of a column; aggregate; or
+            attribute, of the user.
         field: The column, or the aggregate.
         value: As words show it.
     """
@@ -49,6 +50,8 @@ class Theme:
         """In plain language, whatever the value."""
         if self.about == "aggregate":
             return aggregate_reading(self.field)
+        if self.about == "attribute":
+            return f"the user's {self.field.replace('_', ' ')}"
         column = "kind" if self.field == "event_type" else self.field.replace("_", " ")
         return TITLES.get(self.about, f"the {column} of events")
 
@@ -61,6 +64,8 @@ def theme_of(word: Word, serializer: EventSerializer) -> Theme:
             return Theme("tenure" if word.value == "first" else "rhythm")
         numeric = serializer.fields[name]["kind"] == "numeric"
         return Theme("amount", name) if numeric else Theme("value", name, word.value.replace(" ", "_"))
+    if attribute := attribute_of(word, serializer):
+        return Theme("attribute", attribute)
     for about, names in ABOUT.items():
         if re.fullmatch(names, name):
             return Theme(about)

@@ -65,7 +65,7 @@ from finetune.training.start import starting_point
 from finetune.training.teacher import taught
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
-TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "content_hash")
+TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "attributes", "content_hash")
 
 
 def train(experiment: Experiment) -> list[Path]:
@@ -295,7 +295,7 @@ def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, man
         name_for_others(folder)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
-        task = {key: manifest[key] for key in TASK_FACTS} | {
+        task = {key: manifest[key] for key in TASK_FACTS if key in manifest} | {
             "task": settings_of(replace(experiment.task, examples=None))
         }
         task["splits"] = {split: manifest["splits"][split] for split in SPLITS}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import data_prep.parts as parts_module
 from data_prep import InputError
-from data_prep.config import CutoffRange, DataConfig, ExamplesTable, Source, SparkConfig, TextField
+from data_prep.config import CutoffRange, DataConfig, ExamplesTable, Source, SparkConfig, TextField, UsersTable
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 
@@ -167,3 +167,21 @@ def test_an_executors_complaint_is_one_sentence(shop):
     with pytest.raises(InputError, match=r"data.sources\[0\]: .*no such luck.*check the SQL and what it reads$"):
         prepare("spark", data, shop.task(), shop.text(), LOCAL)
     assert not (Path(data.folder) / "spark").exists()
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_attributes_of_users_are_the_same_on_spark(shop, monkeypatch, tmp_path, parts):
+    if parts > 1:
+        monkeypatch.setattr(parts_module, "PART_EVENTS", 60)
+    rows = shop.regulars() + [shop.event(f"u{i % 9}", i / 4, "purchase", value=float(i)) for i in range(300)]
+    path = tmp_path / "users.csv"
+    lines = [f"u{i},2024-01-{1 + i:02},{20 + 7 * i},{'DE' if i % 2 else 'FR'}" for i in range(12)]
+    lines += [f"u{i},2024-02-{1 + i:02},{80 - i},IT" for i in range(4)]
+    path.write_text("\n".join(["user_id,known_from,age,country", *lines]) + "\n")
+    data = shop.data(rows, users=UsersTable(path=str(path)), pseudonymize="SHOP_KEY")
+    text = shop.text(attributes={"age": TextField(bins=3), "country": TextField(top=2, min_users=1)})
+    one, other = both(shop, data, shop.task(), text)
+    assert_equal(one, other)
+    manifests = [read_manifest(folder) for folder in (one, other)]
+    assert manifests[0]["users"] == manifests[1]["users"]
+    assert (manifests[0]["users"]["users"], manifests[0]["users"]["with_events"]) == (12, 9)

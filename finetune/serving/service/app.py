@@ -98,7 +98,7 @@ def _now() -> datetime:
 async def score(asked: schemas.EventsToScore, engine: Served) -> schemas.Scores:
     """The scores of users by the events given, of which nothing is kept; of a user, all events."""
     events, cutoff = [event.plain() for event in asked.events], _moment(asked.at) or _now()
-    answers = await _done(engine, Call(lambda: engine.model.score_events(events, cutoff, asked.text)))
+    answers = await _done(engine, Call(lambda: engine.model.score_events(events, cutoff, asked.text, asked.users)))
     if any(isinstance(answer, Unusable) for answer in answers):
         raise UnusableEventsError(answers)
     with_score = {answer.user for answer in answers}
@@ -220,6 +220,7 @@ def _facts(engine: Engine) -> schemas.ModelFacts:
         calibration=classifier.calibration.method,
         timezone=trained_zone(task) or "UTC",
         fields=classifier.serializer.features.types,
+        attributes=engine.model.attributes,
         training_cutoffs=task["splits"]["train"]["cutoffs"],
         before=engine.before and engine.before.name,
     )

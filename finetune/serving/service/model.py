@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_prep import InputError
 from data_prep.history import History, side_by_side
 from data_prep.live import LiveEvents, Unusable
 from data_prep.moments import EPOCH, INSTANT
@@ -64,9 +65,17 @@ class ServedModel:
         """Load it and let it score once, as the first time takes longer; InputError as EventClassifier's."""
         model = cls(name, EventClassifier.from_pretrained(name))
         event = {"user_id": "u", "event_time": EPOCH.replace(year=2024).isoformat(), "event_type": "e"}
+        if model.attributes:
+            model.live.know([])
         model.live.read([event])
         model.score_histories(model.live.histories(), [Asked("u", EPOCH.replace(year=2025))])
+        model.live.know(None)
         return model
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Of users, that it reads, with their types."""
+        return {name: fitted["type"] for name, fitted in self.classifier.serializer.attributes.items()}
 
     def close(self) -> None:
         """Let go of the histories and of the connection."""
@@ -121,13 +130,36 @@ class ServedModel:
 
     # Answers
 
-    def score_events(self, events: list[dict], cutoff: datetime, text: bool) -> list[Answer] | list[Unusable | str]:
-        """The scores of users by these events alone, or of each event whether it is unusable."""
+    def score_events(
+        self, events: list[dict], cutoff: datetime, text: bool, users: list[dict] | None = None
+    ) -> list[Answer] | list[Unusable | str]:
+        """The scores of users by these events and attributes alone, or of each event whether it is unusable.
+
+        Raises:
+            InputError: The model needs attributes and none are given, or they do not fit it.
+        """
         read = self.live.read(events)
         if any(isinstance(one, Unusable) for one in read):
             return read
-        histories = self.live.histories()
-        return self.score_histories(histories, [Asked(user, cutoff, text) for user in histories])
+        try:
+            self._know(users)
+            histories = self.live.histories()
+            return self.score_histories(histories, [Asked(user, cutoff, text) for user in histories])
+        finally:
+            self.live.know(None)
+
+    def _know(self, users: list[dict] | None) -> None:
+        """See `LiveEvents.know`; an error does not repeat what was given."""
+        try:
+            self.live.know(users)
+        except InputError as error:
+            if not self.attributes:
+                raise
+            types = ", ".join(f"{name} ({kind})" for name, kind in self.attributes.items())
+            raise InputError(
+                f"users does not fit the attributes that the model reads: {types}",
+                "give one row a user, or several with known_from, and values of these types",
+            ) from error
 
     def score_histories(self, histories: dict[str, History], asked: Sequence[Asked]) -> list[Answer]:
         """Answers to those questions that have one: the user has a history, and an event before the cutoff."""

@@ -47,8 +47,13 @@ class Events(BaseModel):
 
 
 class EventsToScore(Events):
-    """All events of each user."""
+    """All events of each user, and of a model that reads attributes of users these."""
 
+    users: list[dict[str, Any]] | None = Field(
+        default=None,
+        max_length=MOST,
+        description="user_id, attributes and perhaps known_from; users without a row have no attributes.",
+    )
     at: str | None = Field(default=None, description="The moment of prediction, in UTC without a zone; default: now.")
     text: bool = Field(default=False, description="Also say the text that the model read.")
 
@@ -147,5 +152,6 @@ class ModelFacts(BaseModel):
     calibration: str
     timezone: str
     fields: dict[str, str] = Field(description="Of an event, with the types that they had in training.")
+    attributes: dict[str, str] = Field(description="Of users, that POST /score needs; empty where none are read.")
     training_cutoffs: list[str]
     before: str | None = Field(description="The model that POST /model/rollback serves again.")

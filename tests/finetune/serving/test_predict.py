@@ -276,7 +276,7 @@ def test_the_commands_take_times_without_a_zone_in_that_of_training(model, tmp_p
     (tmp_path / "log.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")
     task = json.loads((own / "task.json").read_text())
     given = Namespace(config=None, events=str(tmp_path / "log.csv"), columns=None, max_rejected=0.05)
-    given.model, given.timezone, given.time_unit, given.time_format = own, None, None, None
+    given.model, given.timezone, given.time_unit, given.time_format, given.users = own, None, None, None, None
     for kept, asked, expected in (
         ("Asia/Tokyo", None, "Asia/Tokyo"),
         ("Asia/Tokyo", "UTC", "UTC"),
