@@ -25,6 +25,8 @@ PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
 PRETRAINING = "pretraining"  # its checkpoints
 PREDICTIONS = "predictions"
 SWEEP = "sweep"
+BACKTESTS = "backtests"  # a folder for each time that the finished model was measured on
+START = "start"  # the older model's weights and words that a renewed run begins with
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
@@ -48,6 +50,12 @@ def seed_of(model_folder: Path) -> str | None:
     """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
     found = re.fullmatch(seed_folder(r"(\d+)"), model_folder.parent.name)
     return found[1] if found else None
+
+
+def run_of(model_folder: Path) -> tuple[Path, str]:
+    """The folder of the run that a model's folder belongs to, and within it the folder of its seed, if it has one."""
+    run = Path(model_folder).absolute().parent
+    return (run, "") if seed_of(Path(model_folder).absolute()) is None else (run.parent, run.name)
 
 
 def a_number_above_zero(content: Any) -> bool:

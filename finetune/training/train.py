@@ -38,6 +38,7 @@ from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
 from finetune.runs import (
+    BACKTESTS,
     EXPLANATION,
     EXPLANATION_PAGE,
     METRICS,
@@ -285,7 +286,8 @@ def _learned(
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
-        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        for name in (PREDICTIONS, BACKTESTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (METRICS, REPORT, EXPLANATION, EXPLANATION_PAGE):
             (folder / name).unlink(missing_ok=True)
     with replacing(experiment.model_folder) as folder:
