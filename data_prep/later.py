@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 from data_prep import InputError
 from data_prep.aggregates import aggregate_names
@@ -92,6 +93,6 @@ def write_later(
         raise InputError(
             "nobody is in the population at the test cutoffs", "choose others", setting="task.cutoffs.test"
         )
-    facts = examples.describe(summary)[SPLIT] if labelled else None
+    facts = cast(SplitFacts, examples.describe(summary)[SPLIT]) if labelled else None
     until = log_end(log) - parse_duration(task.label.horizon, "task.label.horizon")
     return Later(log, cutoffs, until, facts)

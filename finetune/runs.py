@@ -54,8 +54,9 @@ def seed_of(model_folder: Path) -> str | None:
 
 def run_of(model_folder: Path) -> tuple[Path, str]:
     """The folder of the run that a model's folder belongs to, and within it the folder of its seed, if it has one."""
-    run = Path(model_folder).absolute().parent
-    return (run, "") if seed_of(Path(model_folder).absolute()) is None else (run.parent, run.name)
+    folder = Path(model_folder)
+    run = folder.parent if folder.parent.name.strip(".") else folder.absolute().parent
+    return (run, "") if seed_of(run / MODEL_FOLDER) is None else (run.parent, run.name)
 
 
 def a_number_above_zero(content: Any) -> bool:

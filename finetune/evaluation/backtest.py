@@ -116,11 +116,13 @@ class LaterScores:
         rows: user_id, cutoff, text, label and the aggregates, in the order of user and cutoff.
         scores: As `Objective.scores` has them, in this order.
         found: See `Later`.
+        classes: What each column of the labels and scores of several classes is.
     """
 
     rows: pa.Table
     scores: np.ndarray
     found: Later
+    classes: tuple[str, ...]
 
 
 def score_later(model: Path, data: DataConfig, task: TaskConfig, labelled: bool = True) -> LaterScores:
@@ -141,7 +143,8 @@ def score_later(model: Path, data: DataConfig, task: TaskConfig, labelled: bool 
     classifier, tokenizer = load_classifier(Path(model))
     scores = score_texts(for_scoring(classifier), tokenizer, rows["text"].to_pylist(), name="later rows")
     objective = Objective.of_model(classifier.config)
-    return LaterScores(rows, Calibration.load(Path(model)).apply(scores, objective.task), found)
+    scores = Calibration.load(Path(model)).apply(scores, objective.task)
+    return LaterScores(rows, scores, found, objective.classes)
 
 
 def refuse_other_question(model: Path, task: TaskConfig) -> None:
