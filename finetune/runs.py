@@ -29,6 +29,7 @@ BACKTESTS = "backtests"  # a folder for each time that the finished model was me
 START = "start"  # the older model's weights and words that a renewed run begins with
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+REGISTRY = "registry.jsonl"  # beside the runs: which model is in use since when
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
 SETTINGS = "config.yaml"  # in a run's folder, like the next two

@@ -87,13 +87,18 @@ def train(experiment: Experiment) -> list[Path]:
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
-    finished = [made_by(run.checkpoint_folder) == origin | {"finished": True} for run, origin in runs]
+    finished = [has_finished(run, manifest) for run, _ in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
             _train(run, manifest, origin)
     return [run.model_folder for run, _ in runs]
+
+
+def has_finished(run: Experiment, manifest: Manifest) -> bool:
+    """Whether a model of these settings and of this data is there already."""
+    return made_by(run.checkpoint_folder) == _origin(run, manifest) | {"finished": True}
 
 
 def _origin(run: Experiment, manifest: Manifest) -> dict:
