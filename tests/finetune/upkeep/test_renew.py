@@ -184,3 +184,16 @@ def test_the_best_of_the_same_model_is_no_difference(spring):
     same = beside(spring.model_folder, spring.model_folder, spring, spring.task)
     assert same["difference"] == 0
     assert np.array_equal(same["difference_interval"], [0, 0])
+
+
+def test_a_renewal_that_was_stopped_behind_its_training_does_not_train_again(
+    spring, settings, renewed, tmp_path, monkeypatch
+):
+    for name in ("train", "evaluate", "write_start"):
+        monkeypatch.setattr(f"finetune.upkeep.renew.{name}", None)
+    monkeypatch.setattr("finetune.upkeep.renew.refuse_not_in_use", lambda model: None)
+    monkeypatch.setattr("finetune.upkeep.renew.registry_of", lambda model: tmp_path / REGISTRY)
+    entry = renew(spring.model_folder, settings("summer"), "14 days")
+    assert {key: entry[key] for key in ("new_rows", "old_rows", "in_use")} == {
+        key: renewed.entry[key] for key in ("new_rows", "old_rows", "in_use")
+    }
