@@ -168,7 +168,7 @@ def word_family(later: Sequence[Month], at_hand: Month) -> Family:
         month = at_hand if place is None else later[place]
         return {name: max(_share(*month.words[name][:, rows]) - whole[name], 0.0) for name in names}
 
-    least = {name: FEW / at_hand.words[name][1].sum() for name in names}
+    least = dict.fromkeys(names, FEW / at_hand.rows)  # of words of a user one rarely comes alone
     return Family("words", [month.rows for month in later], measure, least)
 
 

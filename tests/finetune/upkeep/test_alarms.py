@@ -65,7 +65,7 @@ def test_outcomes_are_those_of_the_evaluation_also_where_scores_are_equal():
     [
         ({"recency": 1.0}, "recency_days"),
         ({"other": 0.08}, "other values of shop"),
-        ({"unknown": 0.01}, "unknown words"),
+        ({"unknown": 0.05}, "unknown words"),
         ({"habit": 0.8}, "score"),
         ({"habit": 0.8}, "share above the threshold"),
         ({"blind": True}, "auroc"),
