@@ -239,8 +239,8 @@ def _sentence(result: dict[str, Any]) -> str | None:
     if not ringing:
         return None
     shown = ", ".join(f"{signal['name']} ({signal['family']})" for signal in ringing[:3])
-    more = f" and {len(ringing) - 3} more" if len(ringing) > 3 else ""
-    return f"at {result['cutoff']} {shown}{more} lie further from the time of {result['model']} than quiet months do"
+    more, lies = f" and {len(ringing) - 3} more" if len(ringing) > 3 else "", "lie" if len(ringing) > 1 else "lies"
+    return f"at {result['cutoff']} {shown}{more} {lies} further from the time of {result['model']} than quiet months do"
 
 
 def prometheus(result: dict[str, Any]) -> str:
