@@ -39,8 +39,7 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
             "give a length such as 28 days; only cutoffs at events or of task.examples can do without a population",
             setting="task.population.within",
         )
-    parse = _parse_bounds if task.at_moments else _parse_cutoffs
-    cutoffs = {split: parse(task, split) for split in SPLITS}
+    cutoffs = {split: _parsed(task, split) for split in SPLITS}
     for earlier, later in (("train", "validation"), ("validation", "test")):
         end, start = cutoffs[earlier][-1] + horizon, cutoffs[later][0]
         if end > start:
@@ -50,26 +49,55 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
                 f"move {later} to {show(end)} or later, or end {earlier} at {show(start - horizon)}",
                 setting="task.cutoffs",
             )
+    for split in SPLITS:
+        _refuse_outside(task, split, cutoffs[split], log, horizon)
+    return cutoffs
+
+
+def resolve_split(task: TaskConfig, split: str, log: EventLog, labelled: bool = True) -> list[datetime]:
+    """The cutoffs of one split alone, as `resolve_cutoffs` gives them.
+
+    Args:
+        task: With its cutoffs.
+        split: Its name.
+        log: What the log has.
+        labelled: Whether the label windows have to end within the log.
+
+    Raises:
+        InputError: A cutoff lies outside of the log, or a label window ends behind it.
+    """
+    cutoffs, horizon = _parsed(task, split), parse_duration(task.label.horizon, "task.label.horizon")
+    _refuse_outside(task, split, cutoffs, log, horizon if labelled else None)
+    return cutoffs
+
+
+def log_end(log: EventLog) -> datetime:
+    """The end of the day of the log's last event, which counts as complete."""
+    assert log.last is not None, "as a log without an event is refused"
+    return log.last.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+
+
+def _refuse_outside(
+    task: TaskConfig, split: str, cutoffs: list[datetime], log: EventLog, horizon: timedelta | None
+) -> None:
+    """InputError where a cutoff has no history, or its window of this length does not end within the log."""
     assert log.first is not None, "as a log without an event is refused"
     assert log.last is not None, "as a log without an event is refused"
-    log_end = log.last.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
-    for split in SPLITS:
-        for cutoff in cutoffs[split][-1 if task.at_moments else 0 :]:
-            if cutoff <= log.first:
-                raise InputError(
-                    f"the cutoff {show(cutoff)} is not after the log's first event "
-                    f"({show(log.first)}), so there is no history",
-                    "choose a later one",
-                    setting=f"task.cutoffs.{split}",
-                )
-            if cutoff + horizon > log_end:
-                raise InputError(
-                    f"the label window of the cutoff {show(cutoff)} ends on "
-                    f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
-                    f"choose a cutoff no later than {show(log_end - horizon)}",
-                    setting=f"task.cutoffs.{split}",
-                )
-    return cutoffs
+    for cutoff in cutoffs[-1 if task.at_moments else 0 :]:
+        if cutoff <= log.first:
+            raise InputError(
+                f"the cutoff {show(cutoff)} is not after the log's first event "
+                f"({show(log.first)}), so there is no history",
+                "choose a later one",
+                setting=f"task.cutoffs.{split}",
+            )
+        if horizon is not None and cutoff + horizon > log_end(log):
+            raise InputError(
+                f"the label window of the cutoff {show(cutoff)} ends on "
+                f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
+                f"choose a cutoff no later than {show(log_end(log) - horizon)}",
+                setting=f"task.cutoffs.{split}",
+            )
 
 
 def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]]) -> list[str]:
@@ -93,6 +121,10 @@ def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[dat
         for name, end in ends.items()
         if not counts[name]
     ]
+
+
+def _parsed(task: TaskConfig, split: str) -> list[datetime]:
+    return (_parse_bounds if task.at_moments else _parse_cutoffs)(task, split)
 
 
 def _parse_cutoffs(task: TaskConfig, split: str) -> list[datetime]:

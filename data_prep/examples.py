@@ -116,6 +116,8 @@ class Examples:
     """Where users have cutoffs of their own; None takes those of the calendar."""
     users: UserRows | None = None
     """The table of data.users."""
+    splits: Collection[str] = (*SPLITS, UNLABELLED)
+    """Those that are made."""
 
     @property
     def aggregates(self) -> list[str]:
@@ -124,8 +126,13 @@ class Examples:
 
     def groups(self) -> list[tuple[str, datetime | None]]:
         """See `Batch.group`, in order; users outside of the population are taken at the last training cutoff."""
-        labelled = [(split, moment) for split in SPLITS for moment in ([None] if self.moments else self.cutoffs[split])]
-        return [*labelled, (UNLABELLED, self.cutoffs["train"][-1])]
+        labelled = [
+            (split, moment)
+            for split in SPLITS
+            if split in self.splits
+            for moment in ([None] if self.moments else self.cutoffs[split])
+        ]
+        return [*labelled, *([(UNLABELLED, self.cutoffs["train"][-1])] if UNLABELLED in self.splits else [])]
 
     def asked(self, labels: Labels, splits: Collection[str] = (*SPLITS, UNLABELLED)) -> Iterator[Asked]:
         """The batches of some users, in the order of the groups."""
@@ -205,7 +212,7 @@ class Examples:
         """
         self._refuse_empty(summary)
         described = {}
-        for split in SPLITS:
+        for split in (split for split in SPLITS if split in self.splits):
             rows = sum(rows for (of, _), rows in summary.rows.items() if of == split)
             names = class_names(self.task.label, self.rule.classes)
             labels = describe_labels(np.concatenate(summary.labels[split]), rows, names, split, self.task)
@@ -214,7 +221,9 @@ class Examples:
 
     def _refuse_empty(self, summary: Summary) -> None:
         population = self.task.members
-        for split, cutoff in self.groups()[:-1]:
+        for split, cutoff in self.groups():
+            if split == UNLABELLED:
+                continue
             asked = self.moments.asked().get(split, 0) if self.moments else 0
             if summary.asked[split] < asked:
                 raise InputError(

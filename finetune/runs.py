@@ -25,8 +25,11 @@ PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
 PRETRAINING = "pretraining"  # its checkpoints
 PREDICTIONS = "predictions"
 SWEEP = "sweep"
+BACKTESTS = "backtests"  # a folder for each time that the finished model was measured on
+START = "start"  # the older model's weights and words that a renewed run begins with
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+REGISTRY = "registry.jsonl"  # beside the runs: which model is in use since when
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
 SETTINGS = "config.yaml"  # in a run's folder, like the next two
@@ -48,6 +51,13 @@ def seed_of(model_folder: Path) -> str | None:
     """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
     found = re.fullmatch(seed_folder(r"(\d+)"), model_folder.parent.name)
     return found[1] if found else None
+
+
+def run_of(model_folder: Path) -> tuple[Path, str]:
+    """The folder of the run that a model's folder belongs to, and within it the folder of its seed, if it has one."""
+    folder = Path(model_folder)
+    run = folder.parent if folder.parent.name.strip(".") else folder.absolute().parent
+    return (run, "") if seed_of(run / MODEL_FOLDER) is None else (run.parent, run.name)
 
 
 def a_number_above_zero(content: Any) -> bool:

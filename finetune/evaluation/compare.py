@@ -24,6 +24,7 @@ from finetune.report.comparison import take, verdict
 from finetune.runs import (
     METRICS,
     PREDICTIONS,
+    REGISTRY,
     SETTINGS,
     TRAINING_LOG,
     read_settings,
@@ -59,7 +60,7 @@ def compare_runs(
     interval without zero; those whose interval includes it are level with it.
 
     Args:
-        folders: Of the runs, runs/NAME; pages (.html) among them are passed over, so that runs/* works.
+        folders: Of the runs, runs/NAME; pages (.html) and the registry are passed over, so that runs/* works.
         against: What each run is compared with: the best, or the first that is given.
         resamples: Of the users.
         seed: Of the resamples.
@@ -113,7 +114,7 @@ def compare_runs(
 
 def _read_all(folders: list[Path]) -> list[Run]:
     """The runs, whose rows are the same."""
-    folders = [folder for folder in folders if folder.suffix != ".html"]
+    folders = [folder for folder in folders if folder.suffix != ".html" and folder.name != REGISTRY]
     places = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
         if places[i] in places[:i]:

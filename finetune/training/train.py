@@ -38,6 +38,7 @@ from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
 from finetune.runs import (
+    BACKTESTS,
     EXPLANATION,
     EXPLANATION_PAGE,
     METRICS,
@@ -86,13 +87,18 @@ def train(experiment: Experiment) -> list[Path]:
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
-    finished = [made_by(run.checkpoint_folder) == origin | {"finished": True} for run, origin in runs]
+    finished = [has_finished(run, manifest) for run, _ in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
             _train(run, manifest, origin)
     return [run.model_folder for run, _ in runs]
+
+
+def has_finished(run: Experiment, manifest: Manifest) -> bool:
+    """Whether a model of these settings and of this data is there already."""
+    return made_by(run.checkpoint_folder) == _origin(run, manifest) | {"finished": True}
 
 
 def _origin(run: Experiment, manifest: Manifest) -> dict:
@@ -286,7 +292,8 @@ def _learned(
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
-        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        for name in (PREDICTIONS, BACKTESTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (METRICS, REPORT, EXPLANATION, EXPLANATION_PAGE):
             (folder / name).unlink(missing_ok=True)
     with replacing(experiment.model_folder) as folder:

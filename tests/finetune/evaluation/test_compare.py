@@ -260,6 +260,7 @@ def folders(tmp_path_factory) -> Path:
     del metrics["validation"]
     (folder / "half" / "metrics.json").write_text(json.dumps(metrics))
     (folder / "compare.html").write_text("EventScribe comparison: an earlier page")
+    (folder / "registry.jsonl").write_text("")
     return folder
 
 
@@ -289,8 +290,9 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(folders, names, said
 
 
 def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders):
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py")]
-    done = subprocess.run([*command, "a", "b", "compare.html"], cwd=folders, capture_output=True, text=True, check=True)
+    given = ["a", "b", "compare.html", "registry.jsonl"]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *given]
+    done = subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("comparison: compare.html\n")
     assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", done.stdout, re.MULTILINE)
     page = (folders / "compare.html").read_text(encoding="utf-8")
