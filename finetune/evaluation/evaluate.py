@@ -38,7 +38,7 @@ from finetune.evaluation.scorers import blend, compare, over_seeds
 from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
 from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
-from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.metrics import LISTS, compute_metrics, repeat_and_new
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
@@ -96,7 +96,7 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     stacked = scored.scores if settings.stack else None
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
-    everyone = _everyone(task, scored, baselines, column_array(train["label"]))
+    everyone = _everyone(objective, scored, baselines, column_array(train["label"]))
     _write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
     for split in SCORED:
@@ -183,15 +183,18 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
         "question": manifest["question"],
         "plain_question": plain_question(experiment.task),
         "label": manifest["label"],
-        "horizon": experiment.task.label.horizon,
+        "horizon": experiment.task.label.window,
         "classes": None if task == "value" else list(objective.classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
     }
 
 
-def _everyone(task: str, scored: _Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
+def _everyone(
+    objective: Objective, scored: _Scored, baselines: Baselines, learned: np.ndarray
+) -> dict[str, ScoredRows]:
     """Model and baselines on both splits; `learned` are the training labels."""
+    task = objective.task
     deviation = float(learned.std()) if task == "value" else None
     popularity = learned.sum(axis=0) if task == "propensity" else None
     made = {}
@@ -199,7 +202,8 @@ def _everyone(task: str, scored: _Scored, baselines: Baselines, learned: np.ndar
         scores = {MODEL: scored.scores[split], **baselines.scores[split]}
         boosting = scores["pair_boosting" if task == "propensity" else "gradient_boosting"]
         scores[BLEND] = blend(task, scores[MODEL], boosting)
-        made[split] = ScoredRows(task, scored.labels[split], scores, scored.users[split], deviation, popularity)
+        labels, users = scored.labels[split], scored.users[split]
+        made[split] = ScoredRows(task, labels, scores, users, deviation, popularity, **objective.known)
     return made
 
 
@@ -314,9 +318,9 @@ def check_evaluation(experiment: Experiment) -> None:
             "leave them out",
             setting="evaluation.costs",
         )
-    if task == "propensity" and settings.stack:
+    if task in LISTS and settings.stack:
         raise InputError(
-            "evaluation.stack is for single labels, not for propensity", "leave it out", setting="evaluation.stack"
+            f"evaluation.stack is for single labels, not for {task}", "leave it out", setting="evaluation.stack"
         )
     check_method(settings.calibration, task)
     if settings.bootstrap > MOST_RESAMPLES:

@@ -8,14 +8,13 @@ from sklearn import metrics as sklearn_metrics
 
 from data_prep import InputError
 from finetune.evaluation.bootstrap import (
-    _Rows,
     bootstrap,
     bootstrap_at_threshold,
     interval,
     interval_names,
-    score_bins,
     user_weights,
 )
+from finetune.evaluation.counts import Rows, score_bins
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
@@ -212,7 +211,7 @@ def test_neighbouring_scores_share_a_bin_without_moving_the_measures():
 def test_a_score_that_many_rows_share_is_counted_to_the_last_row():
     """float32 alone would stop at 2^24 rows."""
     rows = 2**23 + 1
-    table = _Rows(np.zeros(rows, np.int8), 1).table(np.zeros(rows, np.int8), 1)
+    table = Rows(np.zeros(rows, np.int8), 1).table(np.zeros(rows, np.int8), 1)
     assert table(np.full((1, 1), 4, np.float32))[0, 0] == 4 * rows
 
 
