@@ -85,7 +85,7 @@ def uncensored(labels: np.ndarray) -> np.ndarray:
 def weighted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether the event has come by each horizon, and the weight of each row there, both of the labels' shape.
 
-    A row of which it is not known has the weight 0; the others stand for such rows, too: their weight is one over the
+    A row of which it is not known has the weight 0, and so have all rows at a horizon that none reaches; the others stand for such rows, too: their weight is one over the
     probability that they are not censored by then, or by their event (Robins, Rotnitzky: Recovery of information and
     adjustment for dependent censoring using surrogate markers, 1992).
     """
@@ -93,7 +93,7 @@ def weighted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     inverse = np.divide(1, left, out=np.zeros_like(left), where=left > 0)
     at_event = np.cumsum((labels == 1) * inverse, axis=1)
     come = np.cumsum(labels == 1, axis=1)
-    return come, np.where(come == 1, at_event, (labels == 0) * inverse)
+    return come, np.where(come == 1, at_event, (labels == 0) * inverse) * (left > 0)
 
 
 def risk(scores: np.ndarray, horizons: np.ndarray) -> np.ndarray:
@@ -105,7 +105,8 @@ def risk(scores: np.ndarray, horizons: np.ndarray) -> np.ndarray:
         scores: Of shape (rows, horizons).
         horizons: In days.
     """
-    return np.trapezoid(np.column_stack([np.zeros(len(scores)), scores]), np.append(0.0, horizons), axis=1)
+    days = np.trapezoid(np.column_stack([np.zeros(len(scores)), scores]), np.append(0.0, horizons), axis=1)
+    return np.round(days, 9)  # rows that tie but for the last digits do tie
 
 
 def concordance(labels: np.ndarray, ranking: np.ndarray) -> float:

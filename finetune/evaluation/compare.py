@@ -84,8 +84,9 @@ def compare_runs(
     named = _names(runs)
     rival = _rival(runs, main)
     scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
-    drawn = bootstrap(ScoredRows(task, labels, scores, users), resamples, seed)
-    figures = {name: compute_metrics(task, labels, found) for name, found in scores.items()}
+    known = {"horizons": runs[0].metrics["classes"]} if task == "survival" else {}
+    drawn = bootstrap(ScoredRows(task, labels, scores, users, **known), resamples, seed)
+    figures = {name: compute_metrics(task, labels, found, **known) for name, found in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])

@@ -39,8 +39,8 @@ def survival_curves(horizons: list[str], curves: dict) -> Picture:
     at = _last_known(curves["come_by"])
     ends = [f"{percent(1 - observed[row][at])} against {percent(1 - predicted[row][at])}" for row in (-1, 0)]
     reading = (
-        f"Each line is a part of the users, of equal size, the darkest the one with the highest risk. Of these the event "
-        f"had come within {horizons[at]} for {ends[0]} predicted, of the part with the lowest risk for {ends[1]}."
+        f"Each line is a part of the rows, of equal size, the darkest the one with the highest risk. Of that one the "
+        f"event had come within {horizons[at]} for {ends[0]} predicted, of the part with the lowest risk for {ends[1]}."
     )
     return Picture("Time to the event, by risk", reading, inline_svg(figure, "survival", f"Curves. {reading}"))
 
