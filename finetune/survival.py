@@ -85,9 +85,10 @@ def uncensored(labels: np.ndarray) -> np.ndarray:
 def weighted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether the event has come by each horizon, and the weight of each row there, both of the labels' shape.
 
-    A row of which it is not known has the weight 0, and so have all rows at a horizon that none reaches; the others stand for such rows, too: their weight is one over the
-    probability that they are not censored by then, or by their event (Robins, Rotnitzky: Recovery of information and
-    adjustment for dependent censoring using surrogate markers, 1992).
+    A row of which it is not known has the weight 0, and so have all rows at a horizon that none reaches. The others
+    stand for such rows, too: their weight is one over the probability that they are not censored by then, or by their
+    event (Robins, Rotnitzky: Recovery of information and adjustment for dependent censoring using surrogate markers,
+    1992).
     """
     left = uncensored(labels)
     inverse = np.divide(1, left, out=np.zeros_like(left), where=left > 0)

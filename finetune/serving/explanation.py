@@ -84,7 +84,7 @@ def facts_of(classifier: EventClassifier, output: int, attributions: list[Attrib
         "class": objective.classes[output],
         "label": classifier.task["label"],
         "field": classifier.task["task"]["label"].get("field"),
-        "horizon": in_words(window_of(classifier.task)),
+        "horizon": objective.classes[output] if objective.task == "survival" else in_words(window_of(classifier.task)),
         "whom": members.phrase(),
         "unit": "value" if objective.task == "value" else "log-odds",
         "calibration": classifier.calibration.method,
