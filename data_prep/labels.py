@@ -207,11 +207,16 @@ def fit_classes(count: Count, task: TaskConfig, types: dict[str, str], cutoffs: 
 
 
 def class_names(label: Label, classes: list[str] | None) -> list[str] | None:
-    """What each class is called: two for yes-or-no labels, one for each tier, value or horizon; None for numbers."""
+    """What each class is called: two for yes-or-no labels, one for each tier, value or horizon; None for numbers.
+
+    Raises:
+        InputError: Horizons that are none, see `label_horizons`.
+    """
     if label.kind in ("absent", "exists"):
         return [f"no_{label_name(label)}", label_name(label)]
-    if label.horizons is not None:
-        return [spelled(horizon) for horizon in label.horizons]
+    if label.kind == "when":
+        label_horizons(label)
+        return [spelled(horizon) for horizon in label.horizons or []]
     if label.tiers is None:
         return classes
     limits = [f"{limit:g}" for limit in label.tiers]

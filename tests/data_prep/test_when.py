@@ -143,6 +143,21 @@ def test_splits_are_as_far_apart_as_the_longest_horizon_and_the_first_one_ends_i
     examples(shop, shop.regulars(), when_task(shop, test=["2024-03-28"]))
 
 
+def test_moments_of_users_have_intervals_from_the_microsecond_behind_them(shop):
+    ends = {"train": ("2024-01-05", "2024-01-20"), "validation": ("2024-02-05", "2024-02-10")}
+    ends["test"] = ("2024-03-01", "2024-03-27")
+    at = {"at": "event_type = 'cart'"}
+    rows = shop.regulars()
+    for user, day in {"at": 10, "first": 10.5, "second": 13 + 1e-9, "edge": 13, "never": 89}.items():
+        rows += [shop.event(user, cart, "cart") for cart in (10, 40, 84)] + [shop.event(user, day, "purchase")]
+    rows += [shop.event("at", day, "purchase") for day in (41, 85)]
+    found, _ = examples(shop, rows, when_task(shop, **{split: CutoffRange(*ends[split], **at) for split in ends}))
+    labels = {(user, cutoff): label for (_, user, cutoff), label in found.items()}
+    expected = {"at": [0, 0, 0], "first": [1, -1, -1], "second": [0, 1, -1], "edge": [1, -1, -1]}
+    assert {user: labels[user, shop.day(10)] for user in expected} == expected
+    assert labels["never", shop.day(84)] == [0, -1, -1]  # the first horizon ends on March 28, the others in April
+
+
 def test_a_split_without_an_event_is_refused(shop):
     lookers = [row for row in shop.regulars() if row["user_id"] == "looker" or row["event_time"] < shop.day(31)]
     assert "all 2 examples of train have the same labels" in refusal(shop, lookers, when_task(shop))
