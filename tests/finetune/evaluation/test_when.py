@@ -1,6 +1,7 @@
 """One tiny model of kind `when` through every step: trained with a teacher, evaluated, reported, scored, explained."""
 
 import json
+from datetime import datetime
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +20,10 @@ from finetune.metrics_json import read_metrics
 from finetune.model.loading import load_classifier
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
+from finetune.runs import window_of
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explain import explain_user
+from finetune.serving.service.model import ServedModel
 from finetune.training.train import train
 
 HORIZONS = ["7 days", "2 weeks", "28d"]
@@ -139,6 +142,16 @@ def test_raw_events_get_a_column_for_each_horizon(run, classifier):
     words = np.array([*(f"within {name}" for name in NAMES), "after 28 days"])
     assert found["label"].to_pylist() == words[np.where(likely.any(axis=1), likely.argmax(axis=1), 3)].tolist()
     assert json.loads(found.schema.metadata[b"classes"]) == list(NAMES)
+
+
+def test_a_service_says_the_horizons_as_the_batch_does(run, classifier):
+    model = ServedModel(str(run.model_folder), classifier)
+    events = [{"user_id": "7", "event_time": "2024-04-01 10:00:00", "event_type": "purchase", "amount": 12.0}]
+    (answer,) = model.score_events(events, datetime(2024, 4, 15), False)
+    model.close()
+    (row,) = classifier.predict(events, cutoff="2024-04-15").to_pylist()
+    assert (answer.score, answer.label) == (row["score"], row["label"])
+    assert window_of(classifier.task) == "28d"
 
 
 def test_an_explanation_is_of_the_event_by_a_horizon(run, classifier):
