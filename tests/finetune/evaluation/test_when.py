@@ -99,6 +99,7 @@ def test_every_scorer_is_measured_on_rows_that_the_log_cuts_short(run, metrics):
     assert test["concordance"] > 0.5
     assert metrics["calibration"]["method"] == "temperature"
     assert [entry["cutoff"] for entry in metrics["by_cutoff"]] == ["2024-03-25", "2024-04-15"]
+    assert "concordance_change" not in metrics["by_cutoff"][1]  # of fewer horizons
     assert metrics["slices"]["old"]["groups"][0]["concordance"] is not None
     assert "Kaplan-Meier" in table(metrics)
 
