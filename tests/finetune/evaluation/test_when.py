@@ -114,6 +114,7 @@ def test_the_report_answers_by_horizon(run, metrics):
         "Time to the event, by risk",
         "Calibration by horizon",
         "Within 28 days",
+        "from which the log reaches fewer horizons",
     ):
         assert said.replace("\n", " ") in page.replace("\n", " ")
     curves = metrics["curves"]
