@@ -80,8 +80,8 @@ def measures_by_horizon(horizons: list[str], scorers: dict[str, dict]) -> Pictur
             brier = test.get(at_horizon("brier_score", at + 1))
             said.append(f"within {name} {number(test[key])} ({span(bounds, 3)}), Brier score {number(brier)}")
     axes.axhline(0.5, label="Chance", **THIN)
-    axes.set_xticks(range(len(keys)), [f"Within {name}" for name in horizons])
-    axes.set(xlim=(-0.3, len(keys) - 0.7), ylabel="AUROC")
+    axes.set_xticks(range(len(keys)), horizons)
+    axes.set(xlim=(-0.3, len(keys) - 0.7), xlabel="Horizon", ylabel="AUROC")
     legend(figure, axes)
     reading = f"The model's AUROC: {listed(said) or 'not defined'}. Bars and brackets are 95\u00a0% intervals."
     return Picture("By horizon", reading, inline_svg(figure, "by-horizon", f"AUROC. {reading}"))
