@@ -18,7 +18,7 @@ from finetune.report.pictures import (
     wide_figure,
 )
 from finetune.survival import days
-from finetune.wording import listed, missing, number, percent, span, worded
+from finetune.wording import listed, missing, named, number, percent, span
 
 
 def survival_curves(horizons: list[str], curves: dict) -> Picture:
@@ -70,8 +70,9 @@ def measures_by_horizon(horizons: list[str], scorers: dict[str, dict]) -> Pictur
     keys = [at_horizon("auroc", n) for n in range(1, len(horizons) + 1)]
     for name, style in styles(scorers).items():
         values = [scorers[name].get(key) for key in keys]
-        label = worded(name)[:1].upper() + worded(name)[1:]
-        axes.plot(range(len(keys)), np.array(values, float), label=label, **dict(style, markevery=1, markersize=6))
+        axes.plot(
+            range(len(keys)), np.array(values, float), label=named(name), **dict(style, markevery=1, markersize=6)
+        )
     test, said = scorers[MODEL], []
     for at, (name, key) in enumerate(zip(horizons, keys, strict=True)):
         bounds = test.get(f"{key}_interval")
