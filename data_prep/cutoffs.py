@@ -53,6 +53,7 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
                 setting="task.cutoffs",
             )
     assert log.first is not None, "as a log without an event is refused"
+    assert log.last is not None, "as a log without an event is refused"
     end = log_end(log)
     for split in SPLITS:
         for cutoff in cutoffs[split][-1 if task.at_moments else 0 :]:
@@ -64,7 +65,11 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
                     setting=f"task.cutoffs.{split}",
                 )
             if cutoff + horizons[0] > end:
-                what = "label window" if len(horizons) == 1 else f"first horizon, {task.label.horizons[0]},"
+                what = (
+                    "label window"
+                    if len(horizons) == 1
+                    else f"first horizon, {(task.label.horizons or [task.label.window])[0]},"
+                )
                 raise InputError(
                     f"the {what} of the cutoff {show(cutoff)} ends on "
                     f"{show(cutoff + horizons[0])}, but the log ends on {show(log.last)}",

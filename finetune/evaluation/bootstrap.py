@@ -234,7 +234,8 @@ class _Survival:
             Ranking(part.clip(0), order, rows, values=weight) for part, weight in zip(labels.T, known.T, strict=True)
         ]
         self.rankings = [
-            Ranking(*part, rows, values=weight) for *part, weight in zip(come.T, scores.T, weights.T, strict=True)
+            Ranking(label, score, rows, values=weight)
+            for label, score, weight in zip(come.T, scores.T, weights.T, strict=True)
         ]
         errors = np.where(weights.any(axis=0), weights * (come - scores) ** 2, np.nan)
         self.errors = rows.means(*errors.T)
