@@ -9,7 +9,7 @@
   ridge regression of the value or its logarithm.
 - logistic_regression, for values linear_regression: the same on all aggregates.
 - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
-  trees.
+  trees. Of survival 6 points, each with the same number of trees in all intervals.
 - word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
   all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
 - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
@@ -282,6 +282,8 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
     curves = [{"alpha": 1, "log_scale": log} for log in (False, True)] if value else [{"C": 100}]
     same = "kaplan_meier" if objective.task == "survival" else "majority"
     grid, points = (RIDGE_GRID, VALUE_BOOSTING_GRID) if value else (LOGISTIC_GRID, BOOSTING_GRID)
+    if objective.task == "survival":
+        points = _small_grid(objective)
 
     def recency() -> dict[str, np.ndarray]:
         days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
@@ -346,7 +348,7 @@ def _word_tunings(
 
 
 def _small_grid(objective: Objective) -> list[dict]:
-    """Half of boosting's: each point is fitted once a fold."""
+    """Half of boosting's: each point is fitted once a fold, or once an interval."""
     grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
     return [point for point in grid if point["min_samples_leaf"] == 50]
 

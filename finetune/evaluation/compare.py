@@ -84,9 +84,9 @@ def compare_runs(
     named = _names(runs)
     rival = _rival(runs, main)
     scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
-    known = {"horizons": runs[0].metrics["classes"]} if task == "survival" else {}
-    drawn = bootstrap(ScoredRows(task, labels, scores, users, **known), resamples, seed)
-    figures = {name: compute_metrics(task, labels, found, **known) for name, found in scores.items()}
+    rows_scored = ScoredRows(task, labels, scores, users, horizons=_classes(runs[0]) if task == "survival" else None)
+    drawn = bootstrap(rows_scored, resamples, seed)
+    figures = {name: compute_metrics(task, labels, found, **rows_scored.known) for name, found in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])
