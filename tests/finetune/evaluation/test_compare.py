@@ -33,6 +33,8 @@ def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
         return labels, labels.astype(float)
     classes = random.integers(0, 3, ROWS)
     perfect = np.eye(3)[classes]
+    if task == "survival":
+        return np.array([[1, -1], [0, 1], [0, 0]], np.int8)[classes], np.array([[1.0, 1], [0, 1], [0, 0]])[classes]
     return (classes if task == "tiers" else perfect.astype(np.int8)), perfect
 
 
@@ -46,7 +48,8 @@ def write_run(
     if task == "value":
         scores = perfect + 20 * noise * random.normal(size=perfect.shape)
     else:
-        scores = (1 - noise) * perfect + noise * random.random(perfect.shape)
+        chance = random.random(perfect.shape)
+        scores = (1 - noise) * perfect + noise * (np.sort(chance, axis=1) if task == "survival" else chance)
         scores = scores / scores.sum(axis=1, keepdims=True) if task == "tiers" else scores
     order = random.permutation(len(labels))
     baselines = {}
