@@ -257,7 +257,7 @@ def by_cutoff(scored: ScoredRows, cutoffs: np.ndarray, resamples: int, seed: int
 
 def _reached(scored: ScoredRows, figures: dict) -> list[bool]:
     """Whether something is known at each horizon of survival; empty for other tasks."""
-    numbers = range(1, len(scored.horizons or ()) + 1)
+    numbers = range(1, scored.model.shape[1] + 1) if scored.task == "survival" else ()
     return [not math.isnan(figures[at_horizon("brier_score", number)]) for number in numbers]
 
 
