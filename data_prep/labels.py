@@ -225,14 +225,16 @@ def class_names(label: Label, classes: list[str] | None) -> list[str] | None:
 
 
 def come_by(intervals: dict[str, dict[str, int]]) -> dict[str, float]:
-    """The share of the rows whose event has come by each horizon, by Kaplan and Meier: Nonparametric estimation from
-    incomplete observations, 1958.
+    """The share of the rows whose event has come by each horizon that the log reaches, by Kaplan and Meier:
+    Nonparametric estimation from incomplete observations, 1958.
 
     Args:
         intervals: As `describe_labels` has them.
     """
     left, shares = 1.0, {}
     for name, counts in intervals.items():
+        if left and not counts["at_risk"]:
+            break
         left *= 1 - counts["events"] / max(counts["at_risk"], 1)
         shares[name] = 1 - left
     return shares

@@ -106,6 +106,7 @@ def test_the_manifest_and_the_card_have_the_horizons_and_the_curve_of_kaplan_and
 def test_censored_rows_do_not_bend_the_curve():
     counts = {"3 days": {"at_risk": 10, "events": 5}, "7 days": {"at_risk": 4, "events": 1}}
     assert come_by(counts) == pytest.approx({"3 days": 0.5, "7 days": 1 - 0.5 * 0.75})
+    assert come_by(counts | {"7 days": {"at_risk": 0, "events": 0}}) == {"3 days": 0.5}
 
 
 @pytest.mark.parametrize(
