@@ -16,7 +16,7 @@ from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
 from data_prep.attributes import RELATION, Attributes, fit_attributes
 from data_prep.config import TaskConfig, TextConfig, TextField
-from data_prep.cutoffs import SPLITS, split_file
+from data_prep.cutoffs import SPLITS, log_end, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
 from data_prep.given_users import UserRows
@@ -75,7 +75,7 @@ class Summary:
         self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
 
     def add(self, batch: Batch) -> None:
-        """Count a batch; of lists of labels only their sum is kept, of shape (1, classes)."""
+        """Count a batch; of lists of labels only how many are 1 and how many 0, of shape (1, 2, classes)."""
         self.rows[batch.group] += len(batch.table)
         self.users[batch.split] += batch.new_users
         self.asked[batch.split] += batch.asked
@@ -86,7 +86,8 @@ class Summary:
         labels = combined(batch.table["label"])
         if pa.types.is_list(labels.type):
             flat = labels.flatten().to_numpy()
-            labels = flat.reshape(len(labels), -1).sum(axis=0, dtype=np.int64)[None] if len(labels) else None
+            flat = flat.reshape(len(labels), -1) if len(labels) else None
+            labels = None if flat is None else np.stack([(flat == value).sum(axis=0) for value in (1, 0)])[None]
         else:
             labels = labels.to_numpy()
         if labels is not None:
@@ -339,7 +340,7 @@ def fit_examples(
         task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
     )
     check_attributes(text, {"event_type": "VARCHAR"} | log.fields, users, aggregate_names(features))
-    rule = LabelRule(task, log.fields, classes)
+    rule = LabelRule(task, log.fields, classes, log_end(log))
     moments = moment_rule(task, cutoffs, given, log)
     serializer = EventSerializer.fit(con, text, features, before)
     examples = Examples(task, cutoffs, serializer, rule, moments, users)

@@ -14,11 +14,10 @@ from data_prep.events import confined, read_events
 from data_prep.examples import Examples, SplitWriter, Summary
 from data_prep.facts import SplitFacts
 from data_prep.given_examples import read_examples
-from data_prep.labels import LabelRule
+from data_prep.labels import LabelRule, label_horizons
 from data_prep.local import part_batches, split_log
-from data_prep.moments import parse_duration
-from data_prep.served_users import give_users
 from data_prep.serializer import EventSerializer
+from data_prep.served_users import give_users
 from data_prep.sql import column_types, refused
 from data_prep.task import check_task
 from data_prep.user_moments import moment_rule
@@ -81,7 +80,7 @@ def write_later(
         check_task(con, count_on(con), task, serializer.features.types)
         cutoffs = resolve_split(task, SPLIT, log, labelled)
         moments = moment_rule(task, {SPLIT: cutoffs}, given, log)
-        rule = LabelRule(task, serializer.features.types, classes)
+        rule = LabelRule(task, serializer.features.types, classes, log_end(log))
         for note in give_users(con, serializer.attributes, data, None):
             print(note)
         examples = Examples(task, {SPLIT: cutoffs}, serializer, rule, moments, splits=(SPLIT,))
@@ -95,5 +94,5 @@ def write_later(
             "nobody is in the population at the test cutoffs", "choose others", setting="task.cutoffs.test"
         )
     facts = cast(SplitFacts, examples.describe(summary)[SPLIT]) if labelled else None
-    until = log_end(log) - parse_duration(task.label.horizon, "task.label.horizon")
+    until = log_end(log) - label_horizons(task.label)[0]
     return Later(log, cutoffs, until, facts)

@@ -28,7 +28,7 @@ from finetune.measures import measure_names
 from finetune.settings import read_arguments, read_config
 from finetune.wording import listed
 
-KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which"}
+KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which", "survival": "when"}
 # Where a help text of transformers does not hold here.
 TRAINING_HELP = {
     "training.resume_from_checkpoint": (

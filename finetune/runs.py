@@ -13,6 +13,7 @@ import yaml
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json
+from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
 from data_prep.labels import LABEL_NAMES
@@ -81,17 +82,19 @@ def a_name_for_each_class(content: Any) -> bool:
     return {*map(str, names)} == {*map(str, range(len(names) or 1))} and all(isinstance(n, str) for n in names.values())
 
 
-TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.model.objective.Objective
+TASKS = {"binary", "tiers", "propensity", "survival", "value"}  # see finetune.model.objective.Objective
 LABEL = Only(
     kind={*LABEL_NAMES},
     where=str,
-    horizon=a_duration,
+    horizon=MayLack(a_duration),
+    horizons=MayLack([a_duration]),
     field=(None, str),
     tiers=(None, [float]),
     top=(None, int),
     name=(None, str),
 )
 SPLIT = {"rows": int, "users": int, "cutoffs": moments, "most_per_user": MayLack(int), "classes": MayLack({str: int})}
+SPLIT["intervals"] = MayLack({str: {"at_risk": int, "events": int}})
 TASK_HOLDS = {
     "name": str,
     "question": str,
@@ -163,6 +166,8 @@ def check_config(folder: Path, config: Any) -> None:
     if {"value": 1, "binary": 2}.get(task, classes) != classes or (task == "value") != (scale is not None):
         said = f"a {task} label with {classes} classes and {'no' if scale is None else 'a'} scale"
         raise InputError(f"{path} is damaged ({said})", remedy)
+    if task == "survival":
+        check(path, list(config.id2label.values()), [a_duration], remedy)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -186,6 +191,11 @@ def read_task(folder: Path) -> Task:
 def whom(task: Task) -> Whom:
     """Whom the task of a model's task.json asks about."""
     return asked_in(task["task"])
+
+
+def window_of(task: Task) -> str:
+    """The length of the whole label window, by a model's task.json."""
+    return Label(**task["task"]["label"]).window
 
 
 def read_calibration(folder: Path) -> dict:

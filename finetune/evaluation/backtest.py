@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import InputError
-from data_prep.config import CutoffRange, DataConfig, TaskConfig, settings_of
+from data_prep.config import CutoffRange, DataConfig, Label, TaskConfig, settings_of
 from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import files_hash, replacing, write_whole
+from data_prep.labels import label_horizons
 from data_prep.later import SPLIT, Later, write_later
-from data_prep.moments import parse_duration, parse_moment, show
+from data_prep.moments import parse_moment, show
 from data_prep.prepared import MANIFEST, find_manifest, read_split
 from data_prep.serializer import SERIALIZER, EventSerializer
 from finetune.config import Experiment, RunsConfig
@@ -165,7 +166,7 @@ def seen_until(model: Path) -> datetime:
     """The end of the last label window that a model's training or validation has looked at."""
     task = read_task(model)
     last = max(datetime.fromisoformat(task["splits"][split]["cutoffs"][-1]) for split in ("train", "validation"))
-    return last + parse_duration(task["task"]["label"]["horizon"], "task.label.horizon")
+    return last + label_horizons(Label(**task["task"]["label"]), f"{model}: task.label")[-1]
 
 
 def refuse_seen(model: Path, task: TaskConfig) -> None:

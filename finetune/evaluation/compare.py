@@ -80,13 +80,14 @@ def compare_runs(
     """
     runs = _read_all([Path(folder) for folder in folders])
     task, rows = runs[0].metrics["task"], runs[0].rows
-    labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     rival = _rival(runs, main)
     scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
-    drawn = bootstrap(ScoredRows(task, labels, scores, users), resamples, seed)
-    figures = {name: compute_metrics(task, labels, found) for name, found in scores.items()}
+    horizons = _classes(runs[0]) if task == "survival" else None
+    scored = ScoredRows(task, column_array(rows["label"]), scores, rows["user_id"].to_numpy(), horizons=horizons)
+    drawn = bootstrap(scored, resamples, seed)
+    figures = {name: compute_metrics(task, scored.labels, found, **scored.known) for name, found in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])
@@ -99,9 +100,7 @@ def compare_runs(
         "main": main,
         "lower_is_better": sign < 0,
         "question": asked.get("plain_question") or asked["question"],
-        "rows": len(labels),
-        "users": len(np.unique(users)),
-        "positives": int((labels > 0).sum()),
+        **scored.counts(),
         "against": compared,
         "best": order[0] if entries[0]["standing"] == "best" else None,
         "settings": settings,

@@ -25,6 +25,7 @@ from finetune.evaluation.figures import (
     write_predictions,
 )
 from finetune.evaluation.slices import slice_values
+from finetune.metrics import LISTS
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
@@ -104,9 +105,9 @@ def check_evaluation(experiment: Experiment) -> None:
             "leave them out",
             setting="evaluation.costs",
         )
-    if task == "propensity" and settings.stack:
+    if task in LISTS and settings.stack:
         raise InputError(
-            "evaluation.stack is for single labels, not for propensity", "leave it out", setting="evaluation.stack"
+            f"evaluation.stack is for single labels, not for {task}", "leave it out", setting="evaluation.stack"
         )
     check_method(settings.calibration, task)
     if settings.bootstrap > MOST_RESAMPLES:

@@ -144,7 +144,7 @@ def measured(
     stacked = scored.scores if settings.stack else None
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
-    everyone = _everyone(task, scored, baselines, column_array(train["label"]))
+    everyone = _everyone(objective, scored, baselines, column_array(train["label"]))
     metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
     for split in SCORED:
         metrics[split] |= times_of(manifest["splits"][split])
@@ -171,15 +171,16 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
         "question": manifest["question"],
         "plain_question": plain_question(experiment.task),
         "label": manifest["label"],
-        "horizon": experiment.task.label.horizon,
+        "horizon": experiment.task.label.window,
         "classes": None if task == "value" else list(objective.classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
     }
 
 
-def _everyone(task: str, scored: Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
+def _everyone(objective: Objective, scored: Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
     """Model and baselines on both splits; `learned` are the training labels."""
+    task = objective.task
     deviation = float(learned.std()) if task == "value" else None
     popularity = learned.sum(axis=0) if task == "propensity" else None
     made = {}
@@ -187,7 +188,8 @@ def _everyone(task: str, scored: Scored, baselines: Baselines, learned: np.ndarr
         scores = {MODEL: scored.scores[split], **baselines.scores[split]}
         boosting = scores["pair_boosting" if task == "propensity" else "gradient_boosting"]
         scores[BLEND] = blend(task, scores[MODEL], boosting)
-        made[split] = ScoredRows(task, scored.labels[split], scores, scored.users[split], deviation, popularity)
+        labels, users = scored.labels[split], scored.users[split]
+        made[split] = ScoredRows(task, labels, scores, users, deviation, popularity, **objective.known)
     return made
 
 

@@ -120,10 +120,15 @@ class EventClassifier:
         def answer(texts: pa.Table, bar: tqdm) -> pa.Table:
             return self.answers(texts, text, batch_size, bar=bar)
 
-        return self._each(events, cutoff, population, answer)
+        return self._each(events, cutoff, population, users, answer)
 
     def embed(
-        self, events: Any, cutoff: datetime | date | str, batch_size: int = BATCH, population: bool = False
+        self,
+        events: Any,
+        cutoff: datetime | date | str,
+        batch_size: int = BATCH,
+        population: bool = False,
+        users: Any = None,
     ) -> pa.Table:
         """A vector of every user who has an event before the cutoff, for other models and for look-alikes.
 
@@ -136,6 +141,7 @@ class EventClassifier:
             cutoff: The moment of prediction.
             batch_size: The most texts at a time.
             population: Keep only the users whom the task asks about.
+            users: Their attributes, of a model that reads some.
 
         Returns:
             A row a user, in the order of the ids: user_id, cutoff and embedding, a fixed-size list of float32.
@@ -149,7 +155,7 @@ class EventClassifier:
             bar.update(len(texts))
             return self._embedded(texts.select(["user_id", "cutoff"]), texts["text"].to_pylist(), batch_size)
 
-        return self._each(events, cutoff, population, answer)
+        return self._each(events, cutoff, population, users, answer)
 
     def _embedded(self, table: pa.Table, texts: list[str], batch_size: int) -> pa.Table:
         """A table with the column `embedding` of its rows' texts, see `embed`."""
@@ -162,6 +168,7 @@ class EventClassifier:
         events: Any,
         cutoff: datetime | date | str,
         population: bool,
+        users: Any,
         answer: Callable[[pa.Table, tqdm], pa.Table],
     ) -> pa.Table:
         """What an answer to user_id, cutoff and text says of each user of a log, in the order of the ids."""
@@ -188,7 +195,10 @@ class EventClassifier:
         For yes-or-no labels `score` is the probability, and `label` is the class's name: the positive one from
         calibration.threshold on, or above one half where none was chosen. For tiers `score` lists the probability of
         each class and `label` is the most probable. For propensity `score` lists the probability of each value and
-        `label` the values above one half, the most probable first. For values `score` is the value, without a label.
+        `label` the values above one half, the most probable first. For survival `score` lists the probability that the
+        event comes by each horizon, each of which stands in a column such as p_7_days, too, and `label` is the first
+        one by which it is more likely than not, `within 7 days`, or behind the last one `after 28 days`. For values
+        `score` is the value, without a label.
         The order of the classes stands in the metadata of the table, as JSON under `classes`.
 
         Args:
@@ -204,6 +214,9 @@ class EventClassifier:
         table = texts.select(["user_id", "cutoff"])
         if labels is not None:
             table = table.append_column("label", labels)
+        if self.objective.task == "survival":
+            for name, values in zip(self.objective.classes, scores.T, strict=True):
+                table = table.append_column(f"p_{name.replace(' ', '_')}", pa.array(values))
         kind = pa.float64() if scores.ndim == 1 else pa.list_(pa.float64())
         table = table.append_column("score", pa.array(scores if scores.ndim == 1 else list(scores), kind))
         if text:
@@ -246,6 +259,9 @@ class EventClassifier:
             order = np.argsort(-scores, axis=1, kind="stable")
             likely = [row[own[row] > 0.5] for row, own in zip(order, scores, strict=True)]
             return pa.array([[self.objective.classes[i] for i in row] for row in likely], pa.list_(pa.string()))
+        if task == "survival":
+            words = pa.array([*(f"within {name}" for name in names.to_pylist()), f"after {names[-1]}"])
+            return words.take(pa.array((scores <= 0.5).sum(axis=1)))
         if task == "tiers":
             return names.take(pa.array(scores.argmax(axis=1)))
         threshold = self.calibration.threshold

@@ -14,10 +14,11 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 from data_prep import InputError
 from finetune.evaluation.compare import compare_runs
 from finetune.measures import MAIN
+from finetune.metrics import compute_metrics
 from finetune.report.comparison import table, write_page
 from tests.browser import assert_quiet_and_narrow
 from tests.commands import ROOT
-from tests.metrics_json import least_metrics
+from tests.metrics_json import CLASSES, least_metrics
 
 ROWS = 600
 
@@ -33,6 +34,8 @@ def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
         return labels, labels.astype(float)
     classes = random.integers(0, 3, ROWS)
     perfect = np.eye(3)[classes]
+    if task == "survival":
+        return np.array([[1, -1], [0, 1], [0, 0]], np.int8)[classes], np.array([[1.0, 1], [0, 1], [0, 0]])[classes]
     return (classes if task == "tiers" else perfect.astype(np.int8)), perfect
 
 
@@ -46,7 +49,8 @@ def write_run(
     if task == "value":
         scores = perfect + 20 * noise * random.normal(size=perfect.shape)
     else:
-        scores = (1 - noise) * perfect + noise * random.random(perfect.shape)
+        chance = random.random(perfect.shape)
+        scores = (1 - noise) * perfect + noise * (np.sort(chance, axis=1) if task == "survival" else chance)
         scores = scores / scores.sum(axis=1, keepdims=True) if task == "tiers" else scores
     order = random.permutation(len(labels))
     baselines = {}
@@ -96,6 +100,8 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         labels, scores = (np.array(predictions[name].to_pylist()) for name in ("label", "score"))
         if task == "value":
             by_hand = mean_absolute_error(labels, scores)
+        elif task == "survival":
+            by_hand = compute_metrics(task, labels, scores, horizons=CLASSES[task])[main]
         else:
             by_hand = roc_auc_score(labels, scores, **{"multi_class": "ovr"} if task == "tiers" else {})
         assert run[main] == pytest.approx(by_hand)
