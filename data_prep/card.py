@@ -5,6 +5,7 @@ from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
 from data_prep.leaks import describe_leak
+from data_prep.markdown import inline, paragraph
 from data_prep.moments import in_words
 from data_prep.task import moment_words
 
@@ -57,7 +58,8 @@ def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
         for split, counts in manifest["splits"].items()
     )
     log = manifest["log"]
-    suspected = "".join(f"\n**Warning:** {describe_leak(leak)}\n" for leak in manifest["suspected_leaks"])
+    columns = inline(", ".join(manifest["text_columns"]))
+    suspected = "".join(f"\n**Warning:** {inline(describe_leak(leak))}\n" for leak in manifest["suspected_leaks"])
     return f"""---
 configs:
 - config_name: default
@@ -69,9 +71,9 @@ tags:
 - eventscribe
 ---
 
-# {name}
+# {inline(name)}
 
-{manifest["question"]}
+{paragraph(manifest["question"])}
 
 {_LABELS[manifest["label_kind"]].format(**manifest)} {_row(task)}
 
@@ -84,6 +86,6 @@ cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside
 no labels.
 {suspected}
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
-Columns of the log that the texts can contain: {", ".join(manifest["text_columns"])}. `manifest.json` has the whole
+Columns of the log that the texts can contain: {columns}. `manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.
 """

@@ -213,7 +213,7 @@ class TextConfig:
 
 
 # Settings that came later: where they are null they are not written, so that nothing changes for those without them.
-LATER = {"every", "at", "per_user", "gap", "examples", "session_gap"}
+LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "privacy"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

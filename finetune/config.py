@@ -112,6 +112,24 @@ class ModelConfig:
 
 
 @dataclass
+class Privacy:
+    """Differential privacy of the trained weights; finetune/PRIVACY.md says what it covers."""
+
+    epsilon: PositiveFloat = 8.0
+    """The most that one user's presence may change the odds of any outcome of training, as a logarithm; the noise is
+    chosen by it."""
+    delta: OpenUnitInterval = 1e-5
+    """The probability with which that may fail; far below 1 / users."""
+    clip: PositiveFloat = 1.0
+    """The longest gradient of one user; longer ones are scaled down to it."""
+    unit: Literal["user"] = "user"
+    """Whose presence is hidden: all rows of a user together."""
+    examples: PositiveInt = 4
+    """The most rows of a user in one step, drawn anew each time. Their mean gradient is clipped, so that more of them
+    cost time and no privacy."""
+
+
+@dataclass
 class FinetuningConfig:
     """What fine-tuning does beside the settings of `training`."""
 
@@ -136,6 +154,9 @@ class FinetuningConfig:
     baselines and the teacher see too. Pretraining reads all texts, and test has all users. null takes all."""
     labelled_draw: NonNegativeInt = 0
     """Which users they are: another number draws others."""
+    privacy: Privacy | None = None
+    """Differential privacy (DP-SGD) with the user as the unit, such as {epsilon: 8, delta: 1e-5}: a step draws each
+    user with the same probability, per_device_train_batch_size of them on average. It needs Opacus."""
     max_train_examples: PositiveInt | None = None
     """Train on a random part of this size, for a quick try; null takes all."""
     max_eval_examples: PositiveInt | None = None
