@@ -214,6 +214,8 @@ class EvaluationConfig:
     slices: dict[str, str] = field(default_factory=dict)
     """Groups of users that are compared with each other: name -> SQL over the aggregates of an example and over the
     newest values of the log's fields, such as {country: country, tenure: "tenure_days < 90"}."""
+    slice_pairs: bool = False
+    """Also compare the groups of every two slices together, such as users of a country with a short tenure."""
     min_slice: PositiveInt = 100
     """Rows below which a group is not measured by itself."""
     stack: bool = False

@@ -35,7 +35,7 @@ from finetune.evaluation.periods import history_groups, periods, times_of
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend, compare, over_seeds
-from finetune.evaluation.slices import by_cutoff, slice_metrics, slice_values
+from finetune.evaluation.slices import by_cutoff, intersections, slice_metrics, slice_values
 from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
 from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
 from finetune.metrics import compute_metrics, repeat_and_new
@@ -88,6 +88,7 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
+        groups |= intersections(groups) if settings.slice_pairs else {}
     raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.seed_runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
