@@ -14,6 +14,7 @@ Differential Privacy of the Sampled Gaussian Mechanism", 2019 (the accountant).
 import importlib.util
 import math
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
@@ -241,6 +242,7 @@ def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
     without, chosen = "the same users without noise", "validation labels choose the best checkpoint"
     last = "give --training.load_best_model_at_end false --training.save_strategy no"
     made = "EventScribe made these weights of histories, which may be those of the same users"
+    optimizer = str(getattr(training["optim"], "value", training["optim"]))
     accumulated = training["gradient_accumulation_steps"] != 1
     return [
         ("pretraining.max_steps", experiment.pretraining.max_steps > 0, f"pretraining reads {without}", "set it to 0"),
@@ -272,6 +274,13 @@ def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
             "the noise is chosen by the size of the batch",
             "leave it out",
         ),
+        (
+            "training.optim",
+            re.search("lomo|layerwise", optimizer) is not None,
+            "it takes its steps before there is noise",
+            "choose adamw_torch",
+        ),
+        ("training.deepspeed", bool(training["deepspeed"]), "DeepSpeed makes the gradients itself", "leave it out"),
         ("training.fp16", training["fp16"], "gradients are clipped as they are", "train in bf16 or float32"),
         ("model.name_or_path", of_histories, made, "start from public weights, or from scratch"),
     ]

@@ -213,6 +213,7 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         ("training.load_best_model_at_end", "true", "validation labels choose the best checkpoint; give"),
         ("training.max_steps", -1, "the noise is chosen by the number of steps; give it"),
         ("training.gradient_accumulation_steps", 2, "a step has one batch of users"),
+        ("training.optim", "galore_adamw_layerwise", "it takes its steps before there is noise; choose adamw_torch"),
         ("training.per_device_train_batch_size", 500, "lower it, as a step draws that many users on average"),
         ("finetuning.privacy", "{delta: 0.1}", "may give one of them away altogether; give far less than"),
         ("finetuning.privacy", "{epsilon: 1e-7}", "is out of reach in 8 steps; raise it"),
