@@ -1,4 +1,4 @@
-"""A user who does not exist, to show what a history is and what the model reads of it."""
+"""Users who do not exist, to show what a history is and what the model reads of it."""
 
 import re
 from datetime import datetime, timedelta
@@ -7,30 +7,32 @@ from typing import Any
 import numpy as np
 
 from data_prep.features import plain
+from data_prep.moments import in_utc
+from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
 from data_prep.sql import NUMERIC
 
-EVENTS, DAYS = 6, 45  # of the history
+EVENTS, DAYS = 6, 45  # of the history of a user in a report
+DRAWN = 100  # users, of whom those in the population are shown
 WHOLE = re.compile(r"U?\w*INT(EGER)?")  # a DuckDB type
 
 
-def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None) -> dict[str, Any]:
-    """The timeline of a user whose events are drawn from the values that the serializer knows; always the same one.
+def made_up_user(
+    serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None, whom: Whom = EVERYBODY
+) -> dict[str, Any]:
+    """The timeline of the first of the `made_up_histories`.
 
     Args:
         serializer: Fitted on the training history, so that no value is one of a single user.
         cutoff: When the user is looked at.
         has: See `made_up_fields`.
+        whom: The task asks about.
 
     Returns:
         cutoff; events, the oldest first, each with days (before the cutoff) and the fields that a text shows; and text,
         what the model reads.
     """
-    random, end = np.random.default_rng(0), datetime.fromisoformat(cutoff)
-    columns, events = list(dict.fromkeys(["event_type", *serializer.fields])), []
-    for days in ages(sorted(random.integers(1, DAYS, EVENTS).tolist(), reverse=True), serializer):
-        fields = made_up_fields(serializer, columns, has, random)
-        events.append({"user_id": "0", "event_time": end - timedelta(days)} | fields)
+    [events], end = made_up_histories(serializer, cutoff, has, whom, 1, EVENTS, DAYS), _moment(cutoff)
     hidden = {"user_id", "event_time"} | ({"event_type"} - serializer.fields.keys())
     return {
         "cutoff": cutoff,
@@ -43,9 +45,51 @@ def made_up_user(serializer: EventSerializer, cutoff: str, has: dict[str, list[s
     }
 
 
-def ages(days: list[float], serializer: EventSerializer) -> list[float]:
-    """How many days before the cutoff made-up events are: where cutoffs are moments of users, the last one is at it."""
-    return [*days[:-1], 0] if serializer.features.moments else days
+def made_up_histories(
+    serializer: EventSerializer,
+    cutoff: str,
+    has: dict[str, list[str]] | None,
+    whom: Whom,
+    users: int,
+    events: int,
+    days: int,
+) -> list[list[dict[str, Any]]]:
+    """Histories of users who do not exist, drawn from the values that the serializer knows; always the same ones.
+
+    They are of the population where any of DRAWN users is, and the first ones that were drawn otherwise.
+
+    Args:
+        serializer: See `made_up_user`.
+        cutoff: See `made_up_user`.
+        has: See `made_up_fields`.
+        whom: See `made_up_user`.
+        users: How many.
+        events: How many each of them has.
+        days: How long before the cutoff the oldest one may be.
+
+    Returns:
+        The events of each user, the oldest first, with user_id, event_time in UTC without a zone, and the columns that
+        the texts tell of.
+    """
+    random, end, columns = np.random.default_rng(0), _moment(cutoff), shown_columns(serializer)
+    drawn = {}
+    for user in (f"{number:04d}" for number in range(DRAWN)):
+        drawn[user] = [
+            {"user_id": user, "event_time": end - timedelta(minutes=int(age))}
+            | made_up_fields(serializer, columns, has, random)
+            for age in _ages(sorted(random.uniform(24 * 60, days * 24 * 60, events), reverse=True), serializer)
+        ]
+    members = serializer.transform([event for own in drawn.values() for event in own], end, whom)["user_id"].to_pylist()
+    return [drawn[user] for user in dict.fromkeys([*members, *drawn])][:users]
+
+
+def _moment(cutoff: str) -> datetime:
+    return in_utc(datetime.fromisoformat(cutoff))
+
+
+def _ages(minutes: list[float], serializer: EventSerializer) -> list[float]:
+    """How long before the cutoff made-up events are: where cutoffs are moments of users, the last one is at it."""
+    return [*minutes[:-1], 0] if serializer.features.moments else minutes
 
 
 def made_up_fields(
@@ -99,8 +143,14 @@ def example_value(serializer: EventSerializer, name: str, random: np.random.Gene
         return "event" if name == "event_type" else None
     if serializer.fields.get(name, {}).get("kind") == "text":
         return " ".join(random.choice(known, min(3, len(known)), replace=False))
-    value = _typed(str(random.choice(known)), kind.removesuffix("[]"))
+    value = _typed(_drawn_word(known, random), kind.removesuffix("[]"))
     return [value] if kind.endswith("[]") and value is not None else value
+
+
+def _drawn_word(known: list[str], random: np.random.Generator) -> str:
+    """One of the words, the most frequent of which stand first: the n-th is drawn 1/n times as often as the first."""
+    weights = 1 / np.arange(1, len(known) + 1)
+    return str(random.choice(known, p=weights / weights.sum()))
 
 
 def _typed(word: str, kind: str) -> object:

@@ -205,13 +205,14 @@ class EventSerializer:
         names = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         return [f"{plain(self.features.class_field or '')}.{name}" for name in names]
 
-    def transform(self, events: pa.Table | list[dict], cutoff: datetime) -> pa.Table:
+    def transform(self, events: pa.Table | list[dict], cutoff: datetime, whom: Whom = EVERYBODY) -> pa.Table:
         """The text and the aggregates of every user with an event before the cutoff: by hand as in the batch.
 
         Args:
             events: user_id, event_time (UTC where it carries no zone), event_type and the log's fields; a field that
                 is left out is missing in every event. Of a user, all events or none.
             cutoff: The moment of prediction, in UTC where it carries no zone; see `past_of`.
+            whom: Who is written; by default every user with a history.
 
         Returns:
             user_id, cutoff, text and the aggregates, a row a user in the order of their ids.
@@ -242,7 +243,7 @@ class EventSerializer:
             incomplete = " OR ".join(f"{name} IS NULL" for name in REQUIRED)
             if con.execute(f"SELECT count(*) FROM rows WHERE {incomplete}").fetchall()[0][0]:
                 raise InputError("an event has no user_id, no event_time in ISO 8601 or no event_type", "leave it out")
-            return self.examples(con, in_utc(cutoff))
+            return self.examples(con, in_utc(cutoff), whom)
 
     @property
     def types(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
 from data_prep.made_up import made_up_user
+from data_prep.population import Whom
 from data_prep.prepared import Limit, column_array, prepared_for, read_split, sampled
 from data_prep.serializer import EventSerializer
 from data_prep.task import plain_question
@@ -223,9 +224,10 @@ def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
     """When the rows of each split are, and what is known of a user then: of one who is made up."""
     splits = manifest["splits"]
     shown, last = EventSerializer.from_pretrained(experiment.data_folder), splits["test"]["cutoffs"][-1]
+    whom = Whom(experiment.task.members, experiment.task.at)
     return {
         "timeline": {split: {"rows": counts["rows"]} | times_of(counts) for split, counts in splits.items()},
-        "made_up": made_up_user(shown, last, manifest["log"].get("has")),
+        "made_up": made_up_user(shown, last, manifest["log"].get("has"), whom),
     }
 
 

@@ -2,33 +2,31 @@
 
 import json
 import textwrap
-from datetime import datetime, timedelta
+from datetime import datetime
 
-import numpy as np
-
-from data_prep.made_up import ages, centers_of, made_up_fields, shown_columns, words_of
-from data_prep.moments import in_utc
+from data_prep.made_up import centers_of, made_up_histories, shown_columns, words_of
+from data_prep.population import EVERYBODY, Whom
 from data_prep.serializer import EventSerializer
 
 USERS, EVENTS, DAYS = 2, 4, 60
 KNOWN = 5  # values of a category that a card names
 
 
-def example_events(serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None) -> list[dict]:
+def example_events(
+    serializer: EventSerializer, cutoff: str, has: dict[str, list[str]] | None, whom: Whom = EVERYBODY
+) -> list[dict]:
     """Events before the cutoff that nobody did, the oldest first; always the same ones.
 
     Their values are in the vocabularies, which name nothing that fewer than `min_users` users had, or the middle of a
-    bin. A column of which no value is public is left out, and so is what events of a type do not have by `has`, see
-    `made_up_fields`.
+    bin. A column of which no value is public is left out. See `made_up_histories`.
     """
-    random, end, events = np.random.default_rng(0), in_utc(datetime.fromisoformat(cutoff)), []
-    for user in range(USERS):
-        for days in ages(sorted(random.uniform(0, DAYS, EVENTS), reverse=True), serializer):
-            event: dict[str, object] = {"user_id": f"made-up-{user + 1}"}
-            # Its offset is that of UTC, so that no time zone of the training log changes it.
-            event["event_time"] = f"{end - timedelta(float(days)):%Y-%m-%d %H:%M}+00:00"
-            events.append(event | made_up_fields(serializer, shown_columns(serializer), has, random))
-    return events
+    histories = made_up_histories(serializer, cutoff, has, whom, USERS, EVENTS, DAYS)
+    # The offset of a time is that of UTC, so that no time zone of the training log changes it.
+    return [
+        event | {"user_id": f"made-up-{number}", "event_time": f"{event['event_time']:%Y-%m-%d %H:%M}+00:00"}
+        for number, events in enumerate(histories, start=1)
+        for event in events
+    ]
 
 
 def example_texts(serializer: EventSerializer, events: list[dict], cutoff: str) -> list[str]:

@@ -221,7 +221,7 @@ def _examples(
 ) -> dict[str, Any]:
     """Made-up events, the columns that they have, the texts of them, and what the model answers."""
     serializer, cutoff = EventSerializer.from_pretrained(folder), task["splits"]["test"]["cutoffs"][-1]
-    events = example_events(serializer, cutoff, task["log"].get("has"))
+    events = example_events(serializer, cutoff, task["log"].get("has"), whom(task))
     texts = example_texts(serializer, events, cutoff)
     return {
         "cutoff": cutoff,

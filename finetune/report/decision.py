@@ -75,7 +75,7 @@ def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
             f": this model is off by {number(ours, None)} on average and {worded(name)} by {number(theirs, None)}, a "
             f"difference of {apart} ({span(bounds, None, '+')})"
         )
-    return ", and that is no chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
+    return ", by more than chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
 
 
 def _gain_of_blend(metrics: Metrics, found: str) -> str:
@@ -89,7 +89,7 @@ def _gain_of_blend(metrics: Metrics, found: str) -> str:
     if standing(over_rival, lower) != "ahead" or (found == "level" and standing(over_model, lower) != "behind"):
         return ""
     which = "still" if found == "behind" else "than either"
-    return f" The mean of this model and boosting is better {which}, and that is no chance."
+    return f" The mean of this model and boosting is better {which}, by more than chance."
 
 
 def answers(metrics: Metrics) -> list[tuple[str, str]]:
@@ -127,9 +127,8 @@ def _trust(metrics: Metrics) -> str:
     if change:
         became = {
             "ahead": f"It was better on the last of these {parts} than on the first.",
-            "behind": f"It was worse on the last of these {parts} than on the first, and that is no chance: "
-            "train again.",
-            "level": f"On the last of these {parts} it was as good as on the first, but for what chance can make.",
+            "behind": f"It was worse on the last of these {parts} than on the first, by more than chance: train again.",
+            "level": f"On the last of these {parts} it was as good as on the first, as far as this test can tell.",
         }
         said.append(became[standing(change, metrics["lower_is_better"])])
     moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]
@@ -209,12 +208,12 @@ def _beside(metrics: Metrics, contact: dict) -> str:
     ours, places = contact["found_at"][MODEL], 0 if metrics["task"] == "binary" else None
     rivals = {name: found for name, found in contact["found_at"].items() if name not in (MODEL, "majority", *NO_RIVALS)}
     ways = [
-        f"{worded(name)} {number(found, places)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
+        f"{number(found, places)} by {worded(name)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
     ]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
     return (
-        f"As many contacts find {number(ours, places)} by this model, "
-        f"{listed([*ways, f'chance {number(chance, places)}'])}."
+        f"The same {number(contact['contacted_at'], 0)} contacts find {number(ours, places)} by this model, "
+        f"{listed([*ways, f'{number(chance, places)} by chance'])}."
     )
 
 

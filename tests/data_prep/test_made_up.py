@@ -1,8 +1,12 @@
 """A user who does not exist is made of what the serializer knows."""
 
+from datetime import datetime
+
 import numpy as np
 
-from data_prep.made_up import DAYS, EVENTS, made_up_fields, made_up_user, shown_columns
+from data_prep.config import Population
+from data_prep.made_up import DAYS, EVENTS, made_up_fields, made_up_histories, made_up_user, shown_columns
+from data_prep.population import Whom
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.parser import parse_experiment
@@ -23,6 +27,28 @@ def test_a_user_who_does_not_exist_has_known_values_only_and_is_always_the_same(
         assert min(abs(event["fields"]["amount"] - middle) for middle in middles) < 0.01  # four digits
     assert made["text"].count(" gap=") == 5  # the newest of them: text.max_events
     assert f"shop={made['events'][-1]['fields']['shop']}" in made["text"]
+
+
+def test_users_who_do_not_exist_are_of_the_population(shop):
+    """A purchase within two days is more than most of those have who are drawn."""
+    folder = shop.prepare(shop.regulars())
+    serializer, has = EventSerializer.from_pretrained(folder), read_manifest(folder)["log"]["has"]
+    whom = Whom(Population("2 days", "event_type = 'purchase'"))
+    made = made_up_histories(serializer, "2024-03-18", has, whom, 2, 3, 45)
+    given = [event for events in made for event in events]
+    assert serializer.transform(given, datetime(2024, 3, 18), whom).num_rows == len(made) == 2
+    nobody = Whom(Population("2 days", "event_type = 'no such type'"))
+    everybody = made_up_histories(serializer, "2024-03-18", has, Whom(None), 1, 3, 45)
+    assert made_up_histories(serializer, "2024-03-18", has, nobody, 1, 3, 45) == everybody
+
+
+def test_frequent_words_are_drawn_more_often(shop):
+    serializer = EventSerializer.from_pretrained(shop.prepare(shop.regulars()))
+    first, second = serializer.fields["event_type"]["values"]
+    random, columns = np.random.default_rng(0), ["event_type"]
+    drawn = [made_up_fields(serializer, columns, None, random)["event_type"] for _ in range(3_000)]
+    assert abs(drawn.count(first) / 3_000 - 2 / 3) < 0.03
+    assert {*drawn} == {first, second}
 
 
 def test_made_up_events_have_the_columns_of_their_type(shop):

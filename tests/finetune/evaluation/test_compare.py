@@ -105,7 +105,7 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         assert (low, high) == (0, 0) if run["name"] == "good" else (low > 0 if task == "value" else high < 0)
     assert compared["take"] == "good"
     assert compared["verdict"]["headline"] == "Of these runs take good."
-    assert "is better than that of each of the other 2 runs, and that is no chance" in compared["verdict"]["sure"]
+    assert "is better than that of each of the other 2 runs, by more than chance" in compared["verdict"]["sure"]
     assert compared["verdict"]["sure"].endswith("; lower is better.") == (task == "value")
     assert compared["verdict"]["rival"].endswith("evaluate them again to see boosting beside them.")
 
@@ -122,7 +122,7 @@ def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_be
         r"these rows cannot tell one \(\S+\), same \(\S+\) and two \(\S+\) apart", compared["verdict"]["sure"]
     )
     assert re.search(
-        r"the best on validation; bad \(0\.\d{4}\) is worse, and that is no chance\.", compared["verdict"]["sure"]
+        r"the best on validation; bad \(0\.\d{4}\) is worse, by more than chance\.", compared["verdict"]["sure"]
     )
     runs = by_name(compared)
     assert runs["same"]["difference"] == runs["two"]["difference"]
@@ -309,8 +309,8 @@ def test_a_page_of_something_else_is_not_replaced(folders, tmp_path):
 @pytest.mark.parametrize(
     ("noise", "standing", "said"),
     [
-        (0.3, "behind", "it is better than this run, a difference of"),
-        (0.97, "ahead", "this run is better, a difference of"),
+        (0.3, "behind", "it is better than this run by more than chance, a difference of"),
+        (0.97, "ahead", "this run is better by more than chance, a difference of"),
     ],
 )
 def test_the_best_baseline_stands_beside_the_runs_on_the_same_rows(tmp_path, noise, standing, said):

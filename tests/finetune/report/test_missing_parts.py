@@ -111,7 +111,7 @@ def test_few_positives_and_class_weights_are_warned_of(bare, full):
     assert "Only 49 cases with a value above 0 in validation" in read_page(run)
     weighted = bare("binary")
     edit_run(weighted, {"class_weights": [0.6, 2.4]}, "training")
-    assert "Trained with class weights (no_churn 0.6, churn 2.4)" in read_page(weighted)
+    assert "Trained with class weights (no churn 0.6, churn 2.4)" in read_page(weighted)
     edit_run(run, {"positives": 48}, "test")
     assert "Only 48 cases with a value above 0 in the test:" in read_page(run)
 
