@@ -14,13 +14,14 @@ from tests.commands import script_module
 BY_HEART = {
     "pretraining.max_steps": 0,
     "training.max_steps": 300,
-    "training.learning_rate": 5e-3,
+    "training.learning_rate": 2e-3,
+    "training.per_device_train_batch_size": 32,
     "training.weight_decay": 0,
     "training.eval_strategy": "no",
     "training.load_best_model_at_end": "false",
     "training.save_strategy": "no",
     "training.report_to": "none",
-    "model.from_scratch": "{hidden_size: 32, layers: 1, heads: 2, dropout: 0}",
+    "model.from_scratch": "{hidden_size: 64, layers: 1, heads: 2, dropout: 0}",
 }
 
 
@@ -32,7 +33,7 @@ def recipe(prepared, **changes):
 @pytest.fixture(scope="module")
 def leaky(prepared, tmp_path_factory):
     return audit(
-        recipe(prepared, **{"finetuning.max_train_examples": 150}),
+        recipe(prepared, **{"finetuning.max_train_examples": 100}),
         tmp_path_factory.mktemp("leaky"),
         shadows=2,
         canaries=60,
@@ -41,7 +42,7 @@ def leaky(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def private(prepared, tmp_path_factory):
-    settings = {"finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2}", "training.max_steps": 30}
+    settings = {"finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2}", "training.max_steps": 20}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(private_trainer, "new_secret", lambda: 1)
         return audit(recipe(prepared, **settings), tmp_path_factory.mktemp("private"), shadows=0, canaries=60)
