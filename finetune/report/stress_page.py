@@ -87,7 +87,7 @@ def _curve(found: dict[str, Any], damage: dict[str, Any]) -> Picture:
     for shift, (name, style) in zip((-0.04, 0.04), styles(SCORERS).items(), strict=True):
         values = [step[name]["auroc"] for step in steps]
         at = [place + shift for place in range(len(steps))]
-        axes.plot(at, values, label=SCORERS[name], **(style | {"markevery": 1}))
+        axes.plot(at, values, label=SCORERS[name], **dict(style, markevery=1))
         for place, step in zip(at, steps, strict=True):
             if None not in step[name]["auroc_interval"]:
                 axes.vlines(place, *step[name]["auroc_interval"], color=style["color"], linewidth=1)

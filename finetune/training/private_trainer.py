@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class PrivateTrainer(LengthGroupedTrainer):
             throughput.count(batch)
             model.zero_grad()
             with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, batch)
+                loss = cast(torch.Tensor, self.compute_loss(model, batch))
             loss.backward()
             add_clipped(sums, weights, settings.clip)
             losses.append(loss.detach())

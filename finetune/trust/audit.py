@@ -69,11 +69,11 @@ def audit(experiment: Experiment, folder: Path, shadows: int = 4, canaries: int 
     inside = np.random.default_rng([seed, 1]).random((shadows + 1, len(users))) < 0.5
     sure = np.stack(
         [
-            _confidence(_trained(experiment, manifest, rows, mask[owner], folder, number), rows, owner)
+            _confidence(_trained(experiment, manifest, rows, mask[owner], folder, number), rows, owner, planted)
             for number, mask in enumerate(inside)
         ]
     )
-    scores = {"loss": -np.logaddexp(0, -sure[0])}  # of log-odds the logarithm of the probability
+    scores = {"loss": sure[0]}
     if shadows:
         scores["likelihood_ratio"] = likelihood_ratio(sure[0], sure[1:], inside[1:])
     privacy = experiment.finetuning.privacy
@@ -164,11 +164,19 @@ def _trained(
     return train(made)[0]
 
 
-def _confidence(model: Path, rows: pa.Table, owner: np.ndarray) -> np.ndarray:
-    """The mean log-odds that a model gives the true labels of each user, of shape (users,)."""
+def _confidence(model: Path, rows: pa.Table, owner: np.ndarray, planted: np.ndarray) -> np.ndarray:
+    """The mean log-odds that a model gives the true labels of each user, of shape (users,).
+
+    They are those beyond the mean of all rows of that label, in and out: else a model that says the same of everyone
+    would seem to know the members where by chance more of them have one label.
+    """
     classifier, tokenizer = load_classifier(model)
     said = score_texts(classifier, tokenizer, rows["text"].to_pylist())
-    odds = logit(np.clip(said, 1e-6, 1 - 1e-6)) * (2 * column_array(rows["label"]) - 1)
+    labels = column_array(rows["label"])
+    odds = logit(np.clip(said, 1e-6, 1 - 1e-6)) * (2 * labels - 1)
+    for kind in range(4):
+        alike = 2 * planted[owner] + labels == kind
+        odds[alike] -= odds[alike].mean() if alike.any() else 0.0
     return np.bincount(owner, odds) / np.bincount(owner)
 
 

@@ -54,7 +54,6 @@ def test_a_model_of_few_users_that_was_trained_for_long_leaks(leaky):
         # A canary's label is a coin, which a model that never saw her is right about in one of two cases.
         assert canaries[attack]["auroc_interval"][0] > 0.55
         assert canaries[attack]["epsilon_lower_bound"] > 0.2
-    assert leaky["attacks"]["users"]["loss"]["auroc_interval"][0] > 0.5
     assert answers(leaky)["headline"].startswith("There is a leak")
 
 
