@@ -6,6 +6,7 @@ from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
 from data_prep.labels import come_by
 from data_prep.leaks import describe_leak
+from data_prep.markdown import inline, paragraph
 from data_prep.moments import in_words
 from data_prep.task import moment_words
 
@@ -53,12 +54,12 @@ instant, all of its own events included; its label from the {horizon} after it."
 
 def _columns(manifest: Manifest) -> str:
     """What texts tell of: columns of the log, and what is known of the users beside the events."""
-    columns = ", ".join(manifest["text_columns"])
+    columns = inline(", ".join(manifest["text_columns"]))
     if "users" not in manifest or "attributes" not in manifest:
         return columns
     return (
         f"{columns}. Attributes of\nthe users that header and aggregates tell of, as known before the cutoff: "
-        f"{', '.join(manifest['attributes'])};\n{manifest['users']['with_events']:,} of the log's users have some"
+        f"{inline(', '.join(manifest['attributes']))};\n{manifest['users']['with_events']:,} of the log's users have some"
     )
 
 
@@ -73,7 +74,7 @@ def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
         for split, counts in manifest["splits"].items()
     )
     log = manifest["log"]
-    suspected = "".join(f"\n**Warning:** {describe_leak(leak)}\n" for leak in manifest["suspected_leaks"])
+    suspected = "".join(f"\n**Warning:** {inline(describe_leak(leak))}\n" for leak in manifest["suspected_leaks"])
     return f"""---
 configs:
 - config_name: default
@@ -85,9 +86,9 @@ tags:
 - eventscribe
 ---
 
-# {name}
+# {inline(name)}
 
-{manifest["question"]}
+{paragraph(manifest["question"])}
 
 {_LABELS[manifest["label_kind"]].format(**manifest)} {_row(task)}
 

@@ -112,6 +112,24 @@ class ModelConfig:
 
 
 @dataclass
+class Privacy:
+    """Differential privacy of the trained weights; finetune/PRIVACY.md says what it covers."""
+
+    epsilon: PositiveFloat = 8.0
+    """The most that one user's presence may change the odds of any outcome of training, as a logarithm; the noise is
+    chosen by it."""
+    delta: OpenUnitInterval = 1e-5
+    """The probability with which that may fail; far below 1 / users."""
+    clip: PositiveFloat = 1.0
+    """The longest gradient of one user; longer ones are scaled down to it."""
+    unit: Literal["user"] = "user"
+    """Whose presence is hidden: all rows of a user together."""
+    examples: PositiveInt = 4
+    """The most rows of a user in one step, drawn anew each time. Their mean gradient is clipped, so that more of them
+    cost time and no privacy."""
+
+
+@dataclass
 class FinetuningConfig:
     """What fine-tuning does beside the settings of `training`."""
 
@@ -138,6 +156,9 @@ class FinetuningConfig:
     baselines and the teacher see too. Pretraining reads all texts, and test has all users. null takes all."""
     labelled_draw: NonNegativeInt = 0
     """Which users they are: another number draws others."""
+    privacy: Privacy | None = None
+    """Differential privacy (DP-SGD) with the user as the unit, such as {epsilon: 8, delta: 1e-5}: a step draws each
+    user with the same probability, per_device_train_batch_size of them on average. It needs Opacus."""
     max_train_examples: PositiveInt | None = None
     """Train on a random part of this size, for a quick try; null takes all."""
     max_eval_examples: PositiveInt | None = None
@@ -195,6 +216,8 @@ class EvaluationConfig:
     slices: dict[str, str] = field(default_factory=dict)
     """Groups of users that are compared with each other: name -> SQL over the aggregates of an example, the newest
     values of the log's fields and the columns of data.users, such as {country: country, tenure: "tenure_days < 90"}."""
+    slice_pairs: bool = False
+    """Also compare the groups of every two slices together, such as users of a country with a short tenure."""
     min_slice: PositiveInt = 100
     """Rows below which a group is not measured by itself."""
     stack: bool = False

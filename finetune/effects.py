@@ -66,7 +66,7 @@ EFFECTS: dict[str, Effect] = {
     "training.run_name": "nothing",
     "training.save_total_limit": "nothing",
     "evaluation": "evaluation",
-    "evaluation.slices": "nothing",  # of a run's worth
+    "evaluation.slice": "nothing",  # of a run's worth
     "sweep": "nothing",
 }
 # They say how the weights were found; who has less time or other machines may evaluate a model without them.

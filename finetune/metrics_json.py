@@ -14,7 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
 from data_prep.cutoffs import SPLITS
 from finetune.measures import AT_THRESHOLD, GAPS, LOWER_IS_BETTER, MAIN, MODEL, RATES, measure_names
-from finetune.runs import METRICS, TASKS
+from finetune.runs import METRICS, PRIVACY, TASKS
 
 
 class Metrics(TypedDict):
@@ -241,7 +241,12 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "training": training
         | dict.fromkeys(("steps", "pretraining_steps"), int)
         | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes")}
-        | {"device": MayLack(str), "class_weights": MayLack(_figures(classes)), "teacher": FIGURE},
+        | {
+            "device": MayLack(str),
+            "class_weights": MayLack(_figures(classes)),
+            "teacher": FIGURE,
+            "privacy": MayLack(PRIVACY),
+        },
         "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),
         "lengths": MayLack({str: a_histogram}),
         "seeds": MayLack({str: figures_hold(task, classes)}),

@@ -128,6 +128,21 @@ EVENTSCRIBE = {  # an entry of a model's config.json
 }
 
 
+PRIVACY = {  # what was spent, in training_log.json and metrics.json; see finetune.training.privacy
+    "epsilon": float,
+    "delta": float,
+    "unit": {"user"},
+    "clip": float,
+    "examples": int,
+    "users": int,
+    "sample_rate": float,
+    "noise_multiplier": float,
+    "steps": int,
+    "accountant": {"rdp"},
+    "not_covered": [str],
+}
+
+
 # What cards and evaluations need of a run's training_log.json and config.yaml.
 LOGGED = {
     "content_hash": str,

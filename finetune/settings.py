@@ -66,6 +66,7 @@ EXAMPLES = {
     "text.fields.*": "{top: 20}",
     "model.peft": "{method: lora}",
     "finetuning.class_weights": "{churn: 3}",
+    "finetuning.privacy": "{epsilon: 8, delta: 1e-5}",
     "evaluation.costs": "{contact: 1, kept_customer: 25}",
     "evaluation.slices": '{new: "tenure_days < 90"}',
     "sweep.space": "{training.learning_rate: {low: 1e-5, high: 1e-3, log: true}}",

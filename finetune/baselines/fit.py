@@ -146,6 +146,27 @@ def score_baselines(
     return baselines
 
 
+def fit_boosting(
+    folder: Path, manifest: Manifest, limits: dict[str, Limit] | None = None, settings: dict | None = None
+) -> tuple[Stages, dict]:
+    """The baseline gradient_boosting itself, for rows that no split has, and its settings; see `score_baselines`.
+
+    Args:
+        folder: The prepared data.
+        manifest: Its manifest.
+        limits: See `score_baselines`.
+        settings: Those that validation chose before; None tunes it.
+    """
+    objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
+    data = _read(folder, manifest, objective, limits or {})
+    tunings = _tunings(objective, manifest["aggregates"], data.features, seed=0)
+    tuning = next(tuning for tuning in tunings if tuning.name == "gradient_boosting")
+    tuning.grid = tuning.grid if settings is None else [settings]
+    threads = 1 if len(data.labels["train"]) < SMALL else None
+    with threadpool_limits(threads), tqdm(total=tuning.fits(objective), desc="boosting", unit="fit") as bar:
+        return tuning.run(objective.task, data.features, data.labels, bar)
+
+
 @dataclass
 class _Data:
     """What the baselines are fitted to and score; each mapping is by split.

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import combinations
 from pathlib import Path
 
 import duckdb
@@ -94,6 +95,19 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
             name: _groups(con, f"evaluation.slices.{name}: {sql}", sql, kinds[name], len(rows))
             for name, sql in slices.items()
         }
+
+
+def intersections(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The group of each row in every two slices together; "other" for all but the 20 largest.
+
+    Args:
+        groups: Slice -> the group of each row.
+    """
+    found = {}
+    for (one, firsts), (other, seconds) in combinations(groups.items(), 2):
+        both = np.array([f"{first}, {second}" for first, second in zip(firsts, seconds, strict=True)], object)
+        found[f"{one} and {other}"] = _largest(both)
+    return found
 
 
 def _make_empty(con: duckdb.DuckDBPyConnection, schema: pa.Schema, stored: list[str], log: dict[str, str]) -> None:
@@ -199,7 +213,12 @@ def _groups(con: duckdb.DuckDBPyConnection, setting: str, sql: str, kind: str, r
     values = combined(found["v"]).dictionary_encode()
     names = np.array([*map(_called, values.dictionary.to_pylist()), UNKNOWN])
     code = values.indices.fill_null(len(names) - 1).to_numpy()
-    names, group, counts = np.unique(names[code], return_inverse=True, return_counts=True)
+    return _largest(names[code])
+
+
+def _largest(values: np.ndarray) -> list[str]:
+    """The group of each row, OTHER for all but the largest ones."""
+    names, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     names = names.astype(object)
     names[np.lexsort((names, -counts))[MOST:]] = OTHER
     return names[group].tolist()

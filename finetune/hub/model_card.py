@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import finetune
 from data_prep.facts import Task
+from data_prep.markdown import inline, paragraph
 from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
 from finetune.hub.card_picture import PICTURE, draw_card_picture
@@ -138,7 +139,13 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": _cell, "condition": _condition, "number": number}
+    environment.filters |= {
+        "cell": _cell,
+        "condition": _condition,
+        "inline": inline,
+        "paragraph": paragraph,
+        "number": number,
+    }
     environment.filters |= {"code": code, "lines": lines, "literal": literal}
     return environment.get_template("model_card.md.jinja")
 
@@ -246,6 +253,7 @@ def _results(metrics: Metrics, seed: str | None, model: PreTrainedModel) -> dict
     kind = Objective.of_model(model.config).task
     return {
         "metrics": metrics,
+        "privacy": metrics["training"].get("privacy"),
         "seed": seed,
         "results": _table(metrics, seed, kind, len(model.config.id2label or ())),
         "main": measure(metrics["main"], kind).title,
@@ -346,4 +354,4 @@ def _condition(where: str) -> str:
 
 def _cell(value: object) -> str:
     """A user's text inside of a Markdown table."""
-    return " ".join(str(value).replace("|", "\\|").split())
+    return inline(value).replace("|", "\\|")

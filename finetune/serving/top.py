@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.connections import connect
+from data_prep.sql import quote
 from finetune.evaluation.contact import contacted
 
 COLUMNS = ("rank", "user_id", "score")
+FORMULA = r"^[=+@\t\r]|^-[^0-9]"  # what ids begin with that a spreadsheet computes
 
 
 def refuse_share(share: float) -> None:
@@ -63,9 +65,14 @@ def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
     score = "score[-1]" if pa.types.is_list(pq.read_schema(scores).field("score").type) else "score"
     query = f"""SELECT row_number() OVER (ORDER BY score DESC, user_id) AS rank, user_id, score
         FROM (SELECT user_id, {score} AS score FROM scores ORDER BY score DESC, user_id LIMIT {users}) ORDER BY rank"""
+    formulas = f"SELECT count(*) FROM ({query}) WHERE regexp_matches(user_id, {quote(FORMULA)})"
     with connect(memory_limit, work / "spill") as con:
         con.register("scores", ds.dataset(scores))  # by pyarrow, as DuckDB takes * and [ in a name for a glob
         con.sql(query).write_csv(str(work / "top.csv"))
+        strange = con.execute(formulas).fetchall()[0][0]
     os.replace(work / "top.csv", top_file(scores))
     whom = "user with the highest score" if users == 1 else "users with the highest scores"
-    return f"{top_file(scores)}: the {users:,} {whom}"
+    said = f"{top_file(scores)}: the {users:,} {whom}"
+    if strange:
+        said += f"; a spreadsheet would take {strange:,} of the ids for formulas, so import that column as text"
+    return said

@@ -30,6 +30,7 @@ from finetune.training.checkpoints import (
     trained,
 )
 from finetune.training.masking import MaskingCollator
+from finetune.training.privacy import refuse_unprotected
 from finetune.training.rehearsal import rehearse
 from finetune.training.start import pretraining_origin, refuse_later, same_pretraining
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
@@ -56,6 +57,7 @@ def pretrain(experiment: Experiment) -> Path | None:
         return None
     checkpoints = experiment.base_folder / PRETRAINING
     arguments = pretraining_arguments(experiment, checkpoints)
+    refuse_unprotected(experiment)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)  # of what comes after it

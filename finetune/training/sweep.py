@@ -105,6 +105,12 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, Manifest]:
     """TrainingArguments without a trial's changes, and the manifest; refuses what would fail in a later trial."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise InputError("a trial trains in one process", "start scripts/sweep.py with python, once for each worker")
+    if experiment.finetuning.privacy:
+        raise InputError(
+            "a sweep tries settings on the same users, and each trial would spend finetuning.privacy.epsilon anew",
+            "choose settings on other data",
+            setting="finetuning.privacy",
+        )
     space = experiment.sweep.space
     if not space:
         raise InputError("sweep.space names no setting", setting="sweep.space")

@@ -60,7 +60,7 @@ class Throughput:
         now = time.perf_counter()
         speed = sum(tokens) / (now - self.start)
         self._restart(now)
-        found = {"tokens_per_second": speed, "padding_fraction": 1 - sum(tokens) / sum(places)}
+        found = {"tokens_per_second": speed, "padding_fraction": 1 - sum(tokens) / max(sum(places), 1)}
         if cuda:
             found["peak_memory_gib"] = max(peaks) / 2**30
             if possible := peak_flops(torch.cuda.get_device_name(device)):

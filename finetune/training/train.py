@@ -61,6 +61,8 @@ from finetune.training.checkpoints import (
     starts_anew,
     trained,
 )
+from finetune.training.privacy import Mechanism, not_covered, refuse_arguments, refuse_unprotected
+from finetune.training.private_trainer import PrivateTrainer
 from finetune.training.rehearsal import rehearse
 from finetune.training.start import starting_point
 from finetune.training.teacher import taught
@@ -83,6 +85,7 @@ def train(experiment: Experiment) -> list[Path]:
         InputError: The data is not prepared, pretraining has not run, a setting does not fit, or the folder holds
             another run.
     """
+    refuse_unprotected(experiment)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
@@ -123,6 +126,7 @@ def _train(experiment: Experiment, manifest: Manifest, origin: dict) -> None:
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
             refuse_not_finite(best)
+            facts |= {"privacy": trainer.facts()} if isinstance(trainer, PrivateTrainer) else {}
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
             finish(experiment.checkpoint_folder, origin)
@@ -141,7 +145,8 @@ def build_trainer(
         _refuse_few_labels(objective, labels, experiment.finetuning.labelled_users)
     _refuse_one_class(objective, labels["validation"], arguments.metric_for_best_model)
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
-    priors = objective.priors(labels["train"], weights)
+    private = experiment.finetuning.privacy is not None
+    priors = None if private else objective.priors(labels["train"], weights)  # which count the labels without noise
     labels, scale = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
@@ -163,7 +168,8 @@ def build_trainer(
         tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
     data = {split: tokens[split].labelled(labels[split]) for split in tokens}
     collator = Collator(batches_for(model, tokenizer), experiment.finetuning.event_dropout, arguments.seed)
-    trainer = LengthGroupedTrainer(
+    kind = partial(PrivateTrainer, **_mechanism(experiment, arguments, objective)) if private else LengthGroupedTrainer
+    trainer = kind(
         packs=packs,
         model=model,
         args=arguments,
@@ -184,6 +190,22 @@ def build_trainer(
         "class_weights": weights,
         "teacher": experiment.finetuning.teacher,
     }
+
+
+def _mechanism(experiment: Experiment, arguments: TrainingArguments, objective: Objective) -> dict[str, Any]:
+    """What PrivateTrainer needs beside the rest."""
+    refuse_arguments(arguments)
+    privacy = experiment.finetuning.privacy
+    assert privacy is not None, "as it was asked for"
+    ids = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"])["user_id"]
+    names, users = np.unique(ids.to_numpy(), return_inverse=True)
+    mechanism = Mechanism.of(privacy, len(names), arguments.per_device_train_batch_size, arguments.max_steps)
+    print(
+        f"privacy: {len(names):,} users, {mechanism.expected:g} a step on average, noise multiplier "
+        f"{mechanism.noise_multiplier:.3f} for epsilon {privacy.epsilon:g} and delta {privacy.delta:g}"
+    )
+    more = not_covered(experiment, values=objective.task == "value")
+    return {"mechanism": mechanism, "users": users, "not_covered": more}
 
 
 def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:

@@ -67,10 +67,14 @@ class LengthGroupedTrainer(Trainer):
 
     def training_step(self, model: torch.nn.Module, inputs: dict, *more: Any, **named: Any) -> torch.Tensor:
         """Count the tokens of each batch."""
-        if self.throughput is None:  # the clock starts here, not while checkpoints are read
-            self.throughput = Throughput(self.flops, self.accelerator)
-        self.throughput.count(inputs)
+        self.clock().count(inputs)
         return super().training_step(model, inputs, *more, **named)
+
+    def clock(self) -> Throughput:
+        """Counts tokens; it starts with the first step, not while checkpoints are read."""
+        if self.throughput is None:
+            self.throughput = Throughput(self.flops, self.accelerator)
+        return self.throughput
 
     def log(self, logs: dict[str, float], *more: Any, **named: Any) -> None:
         """Add the speed to the entries of training, which every process makes at the same step."""
@@ -97,7 +101,12 @@ class LengthGroupedTrainer(Trainer):
             super()._save_checkpoint(*arguments, **named)
             if self.is_world_process_zero():
                 assert self.args.output_dir is not None
-                write_checksums(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+                checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+                self.save_more(checkpoint)
+                write_checksums(checkpoint)
+
+    def save_more(self, checkpoint: Path) -> None:
+        """What a Trainer keeps of its own in a checkpoint."""
 
     @contextmanager
     def _without_clock(self) -> Iterator[None]:

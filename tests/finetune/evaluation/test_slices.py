@@ -15,7 +15,7 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_split
 from finetune.evaluation.bootstrap import interval_names
 from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.slices import by_cutoff, rates_and_gaps, slice_metrics, slice_values
+from finetune.evaluation.slices import by_cutoff, intersections, rates_and_gaps, slice_metrics, slice_values
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
 from finetune.parser import parse_experiment
@@ -298,3 +298,13 @@ def test_popularity_in_training_gives_groups_and_cutoffs_novelty_and_synerises_s
         ]
         low, high = entry["synerise_score_interval"]
         assert low < entry["synerise_score"] < high
+
+
+def test_every_two_slices_are_crossed_and_few_groups_of_them_become_other():
+    groups = {"shop": ["north", "south", "north"], "new": ["yes", "yes", "no"], "tier": ["a", "a", "b"]}
+    found = intersections(groups)
+    assert found["shop and new"] == ["north, yes", "south, yes", "north, no"]
+    assert set(found) == {"shop and new", "shop and tier", "new and tier"}
+    many = intersections({"one": [str(i % 30) for i in range(300)], "other": ["x"] * 300})["one and other"]
+    assert len(set(many)) == 21
+    assert many.count("other") == 100

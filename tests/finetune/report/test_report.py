@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune.measures import MEASURES, digits
-from finetune.report.report import write_report
+from finetune.report.report import smallest_seen, write_report
 from finetune.wording import number
 from tests.browser import assert_quiet_and_narrow, run_in, show
 from tests.finetune.report.made_runs import (
@@ -213,3 +214,11 @@ def test_on_paper_the_slider_gives_way_to_the_table_and_what_is_folded_lies_open
     assert len(opened) >= 5
     assert all(opened)
     assert not any(json.loads(run_in(page_of(full("binary")), script))[1:])  # on a screen they are folded
+
+
+def test_a_gap_of_the_size_that_could_be_seen_is_seen_in_four_of_five_tests():
+    random, error = np.random.default_rng(0), 0.03
+    seen = smallest_seen([-1.96 * error, 1.96 * error])
+    found = random.normal(seen, error, 10_000) - 1.96 * error > 0
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+    assert smallest_seen(None) is smallest_seen([None, None]) is None

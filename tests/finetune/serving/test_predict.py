@@ -215,8 +215,9 @@ def test_users_of_equal_scores_are_listed_by_their_id_as_many_as_the_report_cont
         labels = np.array([0, 1, 0, 1, 1])
         rows = ScoredRows("binary", labels, {"model": np.linspace(0, 1, 5)}, np.arange(5))
         assert contact(rows, np.full(5, np.datetime64(CUTOFF)), share, 0)["contacted_at"] == users
-        write_top(scores, share, folder, "1GB")
+        said = write_top(scores, share, folder, "1GB")
         assert read_rows(folder / "scores.top.csv") == top_rows(scores, users)
+        assert ("a spreadsheet would take 1 of the ids for formulas" in said) == (users >= 2)
 
 
 def test_a_stop_before_the_list_is_there_goes_on_to_it(model, log, tmp_path, monkeypatch):

@@ -1,0 +1,104 @@
+"""The Trainer of DP-SGD over users; see `finetune.training.privacy`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from data_prep import InputError
+from data_prep.checked_json import read_json
+from data_prep.files import write_whole
+from finetune.training.batching import Collator
+from finetune.training.privacy import Mechanism, UserDraws, add_clipped, new_secret
+from finetune.training.trainer import LengthGroupedTrainer
+
+STATE = "privacy.json"  # in a checkpoint: the secret of the draws, and what the accountant has counted
+
+
+class PrivateTrainer(LengthGroupedTrainer):
+    """A Trainer whose step sums the clipped gradients of users and adds noise.
+
+    `clip` takes the place of training.max_grad_norm: the noised gradient is not clipped once more.
+
+    Args:
+        mechanism: The noise, and who is drawn.
+        users: Whose each training row is, as numbers from 0 on, of shape (rows,).
+        not_covered: What the guarantee does not hold for.
+        settings: Of LengthGroupedTrainer.
+
+    Raises:
+        InputError: See LengthGroupedTrainer; or mixed precision that scales the loss.
+    """
+
+    def __init__(self, mechanism: Mechanism, users: np.ndarray, not_covered: list[str], **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.accelerator.scaler is not None:
+            raise InputError("finetuning.privacy clips gradients as they are", "train in bf16 or float32, not in fp16")
+        self.args.max_grad_norm = 0.0
+        self.mechanism, self.accountant, self.not_covered = mechanism, mechanism.accountant(), not_covered
+        assert isinstance(self.data_collator, Collator)
+        self.draws = UserDraws(self.train_dataset, users, mechanism, new_secret(), self.data_collator)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One entry a step."""
+        return DataLoader(self.draws, batch_size=1, collate_fn=_only, num_workers=self.args.dataloader_num_workers)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more: Any, **named: Any) -> torch.Tensor:
+        """The noised mean of the users' clipped gradients as the gradient, and the mean of their losses."""
+        counted = sum(steps for _, _, steps in self.accountant.history)
+        if counted != self.state.global_step:
+            raise InputError(
+                f"the accountant has counted {counted:,} steps, and training is at {self.state.global_step:,}",
+                "start anew with --training.resume_from_checkpoint false",
+            )
+        model.train()
+        throughput, settings = self.clock(), self.mechanism.settings
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        sums, losses = [torch.zeros_like(weight) for weight in weights], []
+        for batch in inputs["users"]:
+            batch = self._prepare_inputs(batch)
+            throughput.count(batch)
+            model.zero_grad()
+            with self.compute_loss_context_manager():
+                loss = cast(torch.Tensor, self.compute_loss(model, batch))
+            loss.backward()
+            add_clipped(sums, weights, settings.clip)
+            losses.append(loss.detach())
+        generator = self.draws.noise(self.state.global_step, self.args.device)
+        deviation = self.mechanism.noise_multiplier * settings.clip
+        for weight, total in zip(weights, sums, strict=True):
+            noise = torch.randn(total.shape, generator=generator, device=total.device, dtype=total.dtype)
+            weight.grad = (total + deviation * noise) / self.mechanism.expected
+        self.accountant.step(noise_multiplier=self.mechanism.noise_multiplier, sample_rate=self.mechanism.sample_rate)
+        return torch.stack(losses).mean() if losses else torch.zeros((), device=self.args.device)
+
+    def facts(self) -> dict:
+        """What was spent; see `Mechanism.facts`."""
+        return self.mechanism.facts(self.accountant, self.not_covered)
+
+    def save_more(self, checkpoint: Path) -> None:
+        """The accountant and the secret. A checkpoint is as private as the log."""
+        state = {"secret": f"{self.draws.secret:x}", "history": self.accountant.history}
+        write_whole(checkpoint / STATE, json.dumps(state))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        holds = {"secret": a_hexadecimal, "history": [[float]]}
+        state = read_json(
+            Path(resume_from_checkpoint) / STATE, holds, "start anew: --training.resume_from_checkpoint false"
+        )
+        self.draws.secret = int(state["secret"], 16)
+        self.accountant.history = [(noise, rate, int(steps)) for noise, rate, steps in state["history"]]
+
+
+def a_hexadecimal(content: Any) -> bool:
+    """Of 128 bits."""
+    return isinstance(content, str) and re.fullmatch("[0-9a-f]{1,32}", content) is not None
+
+
+def _only(parts: list[dict]) -> dict:
+    return parts[0]

@@ -1,0 +1,48 @@
+"""What a model and boosting are worth where the log is damaged: a page, and the same as JSON beside it.
+
+python scripts/stress.py --model runs/NAME/model --config runs/NAME/config.yaml
+
+Fields go missing; events are lost, come twice, late or in another order; prices rise; an event type has another name; a
+bot adds views; new values come. The labels stay those of the log as it is.
+"""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from finetune.command import CommandParser, guarded
+
+
+def run(given: Namespace) -> None:
+    """The page, and where it lies."""
+    # After the arguments are read, as it takes seconds.
+    from data_prep.files import write_whole
+    from finetune.parser import parse_experiment
+    from finetune.report.stress_page import stress_page
+    from finetune.trust.pages import refuse_output
+    from finetune.trust.stress import stress
+
+    experiment = parse_experiment("", ["--config", str(given.config)])
+    refuse_output(given.output, "stress", experiment.data)
+    found = stress(given.model, experiment, given.users, given.seed)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(given.output.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_whole(given.output, stress_page(found))
+    print(f"stress: {given.output}")
+
+
+if __name__ == "__main__":
+    parser = CommandParser(__doc__ or "")
+    parser.add_argument("--model", required=True, type=Path, help="runs/NAME/model, after scripts/evaluate.py.")
+    parser.add_argument("--config", required=True, type=Path, help="Its experiment; runs/NAME/config.yaml has it.")
+    parser.add_argument("--users", type=int, help="Draw so many users of the test split; by default all count.")
+    parser.add_argument("--seed", type=int, default=0, help="Of everything that is drawn.")
+    parser.add_argument("--output", type=Path, default=Path("stress.html"), help="The page; beside it NAME.json.")
+    arguments = parser.parse_args()
+    if arguments.users is not None and arguments.users < 1:
+        parser.error("--users is a number above zero")
+    if arguments.seed < 0:
+        parser.error("--seed is a number from zero on")
+    if arguments.output.suffix != ".html":
+        parser.error(f"--output {arguments.output} is to be a page; end it with .html")
+    guarded(lambda: run(arguments))
