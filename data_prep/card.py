@@ -4,6 +4,7 @@ from data_prep.config import TaskConfig
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
+from data_prep.labels import come_by
 from data_prep.leaks import describe_leak
 from data_prep.moments import in_words
 from data_prep.task import moment_words
@@ -13,6 +14,8 @@ _LABELS = {
     "exists": "Label 1 means {label}.",
     "count": "The label is the number of events, or its tier.",
     "sum": "The label is the sum, or its tier.",
+    "when": "The label is a list with an entry for each interval from one horizon to the next: 1 where the first such "
+    "event lies in it, 0 where none has come by its end, and -1 behind the event, or where the log ends before.",
     "which": "The label is a list of 0 and 1, one for each of the classes in `manifest.json`.",
 }
 
@@ -23,6 +26,8 @@ def _labels(counts: SplitFacts) -> str:
         return f"{counts['positive_rate']:.1%}"
     if "mean" in counts and "share_above_zero" in counts:
         return f"{counts['mean']:.4g} on average, {counts['share_above_zero']:.1%} above 0"
+    if "intervals" in counts:
+        return ", ".join(f"{share:.1%} within {name}" for name, share in come_by(counts["intervals"]).items())
     classes = sorted(counts.get("classes", {}).items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {n / counts['rows']:.1%}" for name, n in classes[:5])
     return shown + f" and {len(classes) - 5} more" * (len(classes) > 5)
@@ -39,8 +44,8 @@ def _row(task: TaskConfig) -> str:
     """What a row is, and which events its text and its label are of."""
     if not task.at_moments:
         return f"""One row is one user at one cutoff; its text and aggregates come
-from events strictly before the cutoff, its label from the {task.label.horizon} from the cutoff on."""
-    horizon = in_words(task.label.horizon)
+from events strictly before the cutoff, its label from the {task.label.window} from the cutoff on."""
+    horizon = in_words(task.label.window)
     return f"""One row is one user right after a moment, which stands in the column
 cutoff: {moment_words(task)}. Its text and aggregates come from the events up to that very
 instant, all of its own events included; its label from the {horizon} after it."""

@@ -88,14 +88,18 @@ class DataConfig:
 class Label:
     """The question asked at every cutoff, about the matching events in [cutoff, cutoff + horizon)."""
 
-    kind: Literal["absent", "exists", "sum", "count", "which"]
+    kind: Literal["absent", "exists", "sum", "count", "which", "when"]
     """absent: 1 if no event matches (churn). exists: 1 if one does (purchase, response). count: how many match. sum:
     the sum of `field` over them (value). which: for each of the `top` values of `field`, 1 if a matching event has it
-    (propensity)."""
+    (propensity). when: by which of the `horizons` the first one comes (time to event)."""
     where: str
     """SQL condition over an event's columns, such as: event_type = 'purchase' AND value > 0."""
-    horizon: str
+    horizon: str | None = None
     """Length of the label window: a number of minutes, hours, days or weeks, such as 14 days, 30 minutes or 2h."""
+    horizons: list[str] | None = None
+    """when: such lengths in ascending order, in the place of `horizon`: [7 days, 14 days, 28 days]. Each row has the
+    probability that a matching event comes by each. The window of a cutoff may pass the log's end, but for the first
+    horizon: what lies behind the end is not known (censored)."""
     field: str | None = None
     """sum: the column of numbers that is added up. which: the column of categories (or of lists of them)."""
     tiers: list[float] | None = None
@@ -105,8 +109,13 @@ class Label:
     """which: the number of classes, the most frequent values of `field` among the matching events in the training
     label windows."""
     name: str | None = None
-    """What is predicted, in reports and id2label. Default: churn (absent), purchase (exists), value (sum), count,
-    propensity (which)."""
+    """What is predicted, in reports and id2label. Default: churn (absent), purchase (exists and when), value (sum),
+    count, propensity (which)."""
+
+    @property
+    def window(self) -> str:
+        """The length of the whole label window: `horizon`, or the last one of `horizons`."""
+        return self.horizon or (self.horizons or [""])[-1]
 
 
 @dataclass
@@ -233,8 +242,8 @@ class TextConfig:
     10}}; each value that is kept is also a column for the baselines."""
 
 
-# Settings that came later: where they are null they are not written, so that nothing changes for those without them.
-LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes"}
+# Settings that came later, and one that not all have: null is not written, so that nothing changes without them.
+LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes", "horizon", "horizons"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

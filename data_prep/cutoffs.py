@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from data_prep import InputError
 from data_prep.config import CutoffRange, TaskConfig
 from data_prep.event_log import Count, EventLog
+from data_prep.labels import label_horizons
 from data_prep.moments import CUTOFF_YEARS, INSTANT, parse_duration, parse_moment, show
 from data_prep.sql import quote, timestamp
 
@@ -24,13 +25,14 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
     microsecond behind them, by which all events of that instant are history.
 
     Rules: a training label window ends no later than the first validation cutoff; a validation window no later than
-    the first test cutoff; every cutoff lies after the first event and every label window ends within the log (the day
-    of its last event counts as complete).
+    the first test cutoff; every cutoff lies after the first event and every label window ends by `log_end`, of `when`
+    its first interval: what lies behind the end is not known there.
 
     Raises:
         InputError: A rule is broken; the message has the dates.
     """
-    horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    horizons = label_horizons(task.label)
+    horizon = horizons[-1]
     if task.population.within is not None:
         parse_duration(task.population.within, "task.population.within")
     elif not task.at_moments or task.population.where != "true":
@@ -39,8 +41,7 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
             "give a length such as 28 days; only cutoffs at events or of task.examples can do without a population",
             setting="task.population.within",
         )
-    parse = _parse_bounds if task.at_moments else _parse_cutoffs
-    cutoffs = {split: parse(task, split) for split in SPLITS}
+    cutoffs = {split: _parsed(task, split) for split in SPLITS}
     for earlier, later in (("train", "validation"), ("validation", "test")):
         end, start = cutoffs[earlier][-1] + horizon, cutoffs[later][0]
         if end > start:
@@ -50,49 +51,89 @@ def resolve_cutoffs(task: TaskConfig, log: EventLog) -> dict[str, list[datetime]
                 f"move {later} to {show(end)} or later, or end {earlier} at {show(start - horizon)}",
                 setting="task.cutoffs",
             )
-    assert log.first is not None, "as a log without an event is refused"
-    assert log.last is not None, "as a log without an event is refused"
-    log_end = log.last.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
     for split in SPLITS:
-        for cutoff in cutoffs[split][-1 if task.at_moments else 0 :]:
-            if cutoff <= log.first:
-                raise InputError(
-                    f"the cutoff {show(cutoff)} is not after the log's first event "
-                    f"({show(log.first)}), so there is no history",
-                    "choose a later one",
-                    setting=f"task.cutoffs.{split}",
-                )
-            if cutoff + horizon > log_end:
-                raise InputError(
-                    f"the label window of the cutoff {show(cutoff)} ends on "
-                    f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
-                    f"choose a cutoff no later than {show(log_end - horizon)}",
-                    setting=f"task.cutoffs.{split}",
-                )
+        _refuse_outside(task, split, cutoffs[split], log, horizons[0])
     return cutoffs
 
 
-def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]]) -> list[str]:
+def resolve_split(task: TaskConfig, split: str, log: EventLog, labelled: bool = True) -> list[datetime]:
+    """The cutoffs of one split alone, as `resolve_cutoffs` gives them.
+
+    Args:
+        task: With its cutoffs.
+        split: Its name.
+        log: What the log has.
+        labelled: Whether the label windows have to end within the log.
+
+    Raises:
+        InputError: A cutoff lies outside of the log, or a label window ends behind it.
+    """
+    cutoffs = _parsed(task, split)
+    _refuse_outside(task, split, cutoffs, log, label_horizons(task.label)[0] if labelled else None)
+    return cutoffs
+
+
+def log_end(log: EventLog) -> datetime:
+    """What happens from then on is not known: the day of the last event counts as complete."""
+    assert log.last is not None, "as a log without an event is refused"
+    return log.last.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+
+
+def _refuse_outside(
+    task: TaskConfig, split: str, cutoffs: list[datetime], log: EventLog, horizon: timedelta | None
+) -> None:
+    """InputError where a cutoff has no history, or its first window, of this length, does not end within the log."""
+    assert log.first is not None, "as a log without an event is refused"
+    assert log.last is not None, "as a log without an event is refused"
+    for cutoff in cutoffs[-1 if task.at_moments else 0 :]:
+        if cutoff <= log.first:
+            raise InputError(
+                f"the cutoff {show(cutoff)} is not after the log's first event "
+                f"({show(log.first)}), so there is no history",
+                "choose a later one",
+                setting=f"task.cutoffs.{split}",
+            )
+        if horizon is not None and cutoff + horizon > log_end(log):
+            first = task.label.horizons[0] if task.label.horizons else None
+            raise InputError(
+                f"the {f'first horizon, {first},' if first else 'label window'} of the cutoff {show(cutoff)} ends on "
+                f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
+                f"choose a cutoff no later than {show(log_end(log) - horizon)}",
+                setting=f"task.cutoffs.{split}",
+            )
+
+
+def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[datetime]], log: EventLog) -> list[str]:
     """A sentence for each label window in whose last quarter (or day) nobody has a matching event.
 
-    The log, or the source of these events, may end there: the window would not be complete.
+    The log, or the source of these events, may end there: the window would not be complete. Of several horizons the
+    window ends at the last one that the log reaches.
     """
-    horizon = parse_duration(task.label.horizon, "task.label.horizon")
+    horizons = label_horizons(task.label)
     windows = {split: found[-1:] if task.at_moments else found for split, found in cutoffs.items()}
-    ends = {show(cutoff): cutoff + horizon for split in SPLITS for cutoff in windows[split]}
+    reached = {
+        cutoff: max(horizon for horizon in horizons if cutoff + horizon <= log_end(log))
+        for split in SPLITS
+        for cutoff in windows[split]
+    }
+    ends = {show(cutoff): (cutoff + horizon, horizon) for cutoff, horizon in reached.items()}
     counts = count(
         " UNION ALL ".join(
             f"""SELECT {quote(name)}, count(*) FROM log WHERE ({task.label.where}
                 ) AND event_time >= {timestamp(end - max(horizon / 4, timedelta(days=1)))}
                   AND event_time < {timestamp(end)}"""
-            for name, end in ends.items()
+            for name, (end, horizon) in ends.items()
         )
     )
     return [
         f"no event with {task.label.where} at the end of the label window {name} to {show(end)}; is the log complete?"
-        for name, end in ends.items()
+        for name, (end, _) in ends.items()
         if not counts[name]
     ]
+
+
+def _parsed(task: TaskConfig, split: str) -> list[datetime]:
+    return (_parse_bounds if task.at_moments else _parse_cutoffs)(task, split)
 
 
 def _parse_cutoffs(task: TaskConfig, split: str) -> list[datetime]:

@@ -16,7 +16,7 @@ from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
 from data_prep.attributes import RELATION, Attributes, fit_attributes
 from data_prep.config import TaskConfig, TextConfig, TextField
-from data_prep.cutoffs import SPLITS, split_file
+from data_prep.cutoffs import SPLITS, log_end, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
 from data_prep.given_users import UserRows
@@ -75,7 +75,7 @@ class Summary:
         self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
 
     def add(self, batch: Batch) -> None:
-        """Count a batch; of lists of labels only their sum is kept, of shape (1, classes)."""
+        """Count a batch; of lists of labels only how many are 1 and how many 0, of shape (1, 2, classes)."""
         self.rows[batch.group] += len(batch.table)
         self.users[batch.split] += batch.new_users
         self.asked[batch.split] += batch.asked
@@ -86,7 +86,8 @@ class Summary:
         labels = combined(batch.table["label"])
         if pa.types.is_list(labels.type):
             flat = labels.flatten().to_numpy()
-            labels = flat.reshape(len(labels), -1).sum(axis=0, dtype=np.int64)[None] if len(labels) else None
+            flat = flat.reshape(len(labels), -1) if len(labels) else None
+            labels = None if flat is None else np.stack([(flat == value).sum(axis=0) for value in (1, 0)])[None]
         else:
             labels = labels.to_numpy()
         if labels is not None:
@@ -116,6 +117,8 @@ class Examples:
     """Where users have cutoffs of their own; None takes those of the calendar."""
     users: UserRows | None = None
     """The table of data.users."""
+    splits: Collection[str] = (*SPLITS, UNLABELLED)
+    """Those that are made."""
 
     @property
     def aggregates(self) -> list[str]:
@@ -124,8 +127,13 @@ class Examples:
 
     def groups(self) -> list[tuple[str, datetime | None]]:
         """See `Batch.group`, in order; users outside of the population are taken at the last training cutoff."""
-        labelled = [(split, moment) for split in SPLITS for moment in ([None] if self.moments else self.cutoffs[split])]
-        return [*labelled, (UNLABELLED, self.cutoffs["train"][-1])]
+        labelled = [
+            (split, moment)
+            for split in SPLITS
+            if split in self.splits
+            for moment in ([None] if self.moments else self.cutoffs[split])
+        ]
+        return [*labelled, *([(UNLABELLED, self.cutoffs["train"][-1])] if UNLABELLED in self.splits else [])]
 
     def asked(self, labels: Labels, splits: Collection[str] = (*SPLITS, UNLABELLED)) -> Iterator[Asked]:
         """The batches of some users, in the order of the groups."""
@@ -205,7 +213,7 @@ class Examples:
         """
         self._refuse_empty(summary)
         described = {}
-        for split in SPLITS:
+        for split in (split for split in SPLITS if split in self.splits):
             rows = sum(rows for (of, _), rows in summary.rows.items() if of == split)
             names = class_names(self.task.label, self.rule.classes)
             labels = describe_labels(np.concatenate(summary.labels[split]), rows, names, split, self.task)
@@ -214,7 +222,9 @@ class Examples:
 
     def _refuse_empty(self, summary: Summary) -> None:
         population = self.task.members
-        for split, cutoff in self.groups()[:-1]:
+        for split, cutoff in self.groups():
+            if split == UNLABELLED:
+                continue
             asked = self.moments.asked().get(split, 0) if self.moments else 0
             if summary.asked[split] < asked:
                 raise InputError(
@@ -330,7 +340,7 @@ def fit_examples(
         task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
     )
     check_attributes(text, {"event_type": "VARCHAR"} | log.fields, users, aggregate_names(features))
-    rule = LabelRule(task, log.fields, classes)
+    rule = LabelRule(task, log.fields, classes, log_end(log))
     moments = moment_rule(task, cutoffs, given, log)
     serializer = EventSerializer.fit(con, text, features, before)
     examples = Examples(task, cutoffs, serializer, rule, moments, users)

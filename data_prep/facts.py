@@ -35,6 +35,7 @@ class SplitFacts(TypedDict):
     mean: NotRequired[float]
     share_above_zero: NotRequired[float]
     classes: NotRequired[dict[str, int]]
+    intervals: NotRequired[dict[str, dict[str, int]]]  # horizon -> at_risk and events of the interval that ends there
 
 
 class UserFacts(TypedDict):

@@ -48,8 +48,8 @@ def _as_event(names: list[str]) -> dict[str, str]:
 
 def _labels(values: pa.ChunkedArray, kind: str, label: Label) -> pa.Array:
     """The table's labels as those of the task."""
-    if label.kind == "which":
-        raise InputError("task.examples.label cannot be that of kind which", FROM_LOG, setting=SETTING)
+    if label.kind in ("which", "when"):
+        raise InputError(f"task.examples.label cannot be that of kind {label.kind}", FROM_LOG, setting=SETTING)
     if not NUMERIC.fullmatch(kind) and kind != "BOOLEAN":
         raise InputError(f"task.examples.label is {kind}, not a number", FROM_LOG, setting=SETTING)
     if values.null_count:

@@ -36,9 +36,14 @@ def parse_duration(text: str, setting: str) -> timedelta:
 def in_words(length: str) -> str:
     """30m -> 30 minutes; a length that is written in words stays as it is."""
     match = DURATION.fullmatch(length)
-    if not match or match[2] not in UNITS:
-        return length
-    return f"{match[1]} {UNITS[match[2]]}{'s' * (int(match[1]) != 1)}"
+    return spelled(length) if match and match[2] in UNITS else length
+
+
+def spelled(length: str) -> str:
+    """30m, 30minute and 30 minutes -> 30 minutes; the text has to be a length."""
+    match = DURATION.fullmatch(length)
+    assert match is not None, "by parse_duration"
+    return f"{match[1]} {UNITS.get(match[2], match[2])}{'s' * (int(match[1]) != 1)}"
 
 
 def show(moment: datetime) -> str:

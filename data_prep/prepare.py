@@ -129,7 +129,7 @@ def _write(
         engine.sample(sample_condition(log))
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users)
         examples.serializer.save_pretrained(folder)
-        doubts = doubtful_windows(engine.count, task, cutoffs)
+        doubts = doubtful_windows(engine.count, task, cutoffs, log)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
         parts, batches = engine.batches(examples, labels)
@@ -192,7 +192,9 @@ def _print_notes(log: EventLog, doubts: list[str]) -> None:
 
 def _never_seen(train: dict, serializer: EventSerializer) -> list[str]:
     """A sentence for each class without a training example, and for each field of which no value is kept."""
-    empty = [name for name, rows in train.get("classes", {}).items() if not rows]
+    intervals = train.get("intervals", {})
+    counts = train.get("classes", {}) | {f"first within {name}": of["events"] for name, of in intervals.items()}
+    empty = [name for name, rows in counts.items() if not rows]
     sentences = [f"no training example has the label '{name}', which the model cannot learn then" for name in empty]
     for name, fitted in serializer.fields.items():
         if not fitted.get("values", fitted.get("words", True)):

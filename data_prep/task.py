@@ -10,8 +10,8 @@ from data_prep.event_log import REQUIRED, Count
 from data_prep.event_words import event_noun, event_phrase, plural
 from data_prep.expressions import parse_expression
 from data_prep.history import MILLION, TOO_LARGE
-from data_prep.labels import check_label
-from data_prep.moments import in_words, parse_duration
+from data_prep.labels import check_label, label_horizons
+from data_prep.moments import in_words, parse_duration, spelled
 from data_prep.population import Whom, an_event
 from data_prep.sql import condition, identifier, refused
 
@@ -49,7 +49,7 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
             raise InputError(
                 f"{both:,} events with {task.at} are what the label looks for, too, and nothing keeps a cutoff out of "
                 f"the label window of the one before it",
-                f"set task.cutoffs.*.gap, such as {label.horizon}, or leave such events out of `at`",
+                f"set task.cutoffs.*.gap, such as {label.window}, or leave such events out of `at`",
                 setting="task.cutoffs.train.at",
             )
     if label.kind == "sum":
@@ -91,7 +91,7 @@ def check_loaded(path: Path, task: dict, types: dict[str, str]) -> None:
             parse_expression(con, setting, where, remedy, lambda: types)
             with refused(setting, remedy):
                 con.execute(f"SELECT {condition(where)} FROM (SELECT {nothing})")
-    parse_duration(label.horizon, f"{path}: task.label.horizon")
+    label_horizons(label, f"{path}: task.label")
     train = (task.get("cutoffs") or {}).get("train")
     own_moments = isinstance(train, dict) and not train.get("every")  # of users, which alone do without a population
     if whom.population or not own_moments:
@@ -112,6 +112,12 @@ def moment_words(task: TaskConfig) -> str:
     return "the row's cutoff in task.examples" if task.examples else ""
 
 
+def horizon_words(label: Label) -> str:
+    """7 days, 14 days or 28 days: the horizons of `when`."""
+    *first, last = map(spelled, label.horizons or [])
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def question(task: TaskConfig) -> str:
     """The task in one sentence, for reports and cards."""
     label, who, moment = task.label, "users", moment_words(task) or "the cutoff"
@@ -119,10 +125,12 @@ def question(task: TaskConfig) -> str:
         within = in_words(task.members.within or "")
         who = f"users with {an_event(task.members.where)} in the {within} before {moment}"
     after = "it" if task.members else moment
-    event, window = f"with {label.where}", f"in the {in_words(label.horizon)} after {after}"
+    event, window = f"with {label.where}", f"in the {in_words(label.window)} after {after}"
     if label.kind in ("absent", "exists"):
         verb = {"absent": "have no event", "exists": "have an event"}[label.kind]
         return f"Which {who} will {verb} {event} {window}?"
+    if label.kind == "when":
+        return f"When will {who} have an event {event}: within {horizon_words(label)} of {after}?"
     if label.kind == "which":
         return f"Which values of {label.field} will the events {event} of {who} have {window}?"
     if label.kind == "count":
@@ -139,13 +147,15 @@ def plain_question(task: TaskConfig) -> str:
         just = f"just had {event_phrase(task.at)}"
         had = f"{just}, {had}" if had else just
     had = had or "stood in the table"
-    noun, window = event_noun(label.where), f"in the next {in_words(label.horizon)}"
+    noun, window = event_noun(label.where), f"in the next {in_words(label.window)}"
     events = plural(noun) if noun else f"events with {label.where}"
     if label.kind == "absent":
         none = "none" if population and label.where == population.where else f"no {noun or f'event with {label.where}'}"
         return f"Who {had} and will have {none} {window}?"
     if label.kind == "exists":
         return f"Who {had} and will have {event_phrase(label.where)} {window}?"
+    if label.kind == "when":
+        return f"Who {had}, and when will they have {event_phrase(label.where)}: in the next {horizon_words(label)}?"
     field = (label.field or "").replace("_", " ")
     if label.kind == "which":
         return f"Of those who {had}: which {field} will their {events} have {window}?"

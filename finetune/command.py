@@ -12,6 +12,10 @@ from typing import Any, NoReturn
 from data_prep import InputError
 
 
+class AlarmError(Exception):
+    """What a command was to watch for has come: its sentence ends the command with code 3."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """The command line of a script that takes a trained model instead of an experiment; an error is one sentence."""
 
@@ -47,7 +51,7 @@ def at_home(path: Any) -> Any:
 
 
 def guarded(step: Callable[[], object]) -> None:
-    """Run a command's work: bad input ends it with one sentence and exit code 2, Ctrl-C with 130."""
+    """Run a command's work: bad input ends it with one sentence and exit code 2, an alarm with 3, Ctrl-C with 130."""
     from transformers.utils import logging as transformers_logging  # the arguments are read before this second
 
     if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
@@ -58,6 +62,9 @@ def guarded(step: Callable[[], object]) -> None:
         step()
     except InputError as error:
         refuse(error)
+    except AlarmError as alarm:
+        print(f"alarm: {alarm}", file=sys.stderr)
+        sys.exit(3)
     except OSError as error:
         if error.errno is None:
             raise

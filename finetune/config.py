@@ -127,8 +127,10 @@ class FinetuningConfig:
     value_loss: Literal["squared_error", "absolute_error"] = "squared_error"
     """What is made small for values: the squared error gives their mean, which adds up to what users will spend; the
     absolute error gives their median, which has the best MAE."""
-    log_scale: bool = False
-    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
+    log_scale: bool | Literal["auto"] = False
+    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money. auto
+    does so for absolute_error, whose median is the same on either scale, where a few labels are far above all others
+    (a skewness above 10)."""
     patience: NonNegativeInt = 3
     """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
     labelled_users: PositiveInt | None = None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from finetune.wording import missing, named
 
-MODEL, MAJORITY = "model", "majority"  # scorers: ours, and the baseline that says the same of everyone
+MODEL = "model"  # our scorer
+SAME_FOR_ALL = ("majority", "kaplan_meier")  # baselines that say the same of everyone; the second one of `when`
 BLEND = "blend"  # the mean of model and boosting, half and half
 NO_RIVALS = (BLEND, "stack")  # they know the model's score
 SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
@@ -191,6 +192,38 @@ MEASURES: dict[str, dict[str, Measure]] = {
             "Synerise score", "0.8 AUROC + 0.1 novelty + 0.1 diversity", places=("beside", "card")
         ),
     },
+    "survival": {
+        "concordance": Measure(
+            "Concordance",
+            "of two users of whom one has the event earlier, how often that one ranks above; chance is 0.5",
+            validation=True,
+            places=EVERYWHERE,
+        ),
+        "integrated_brier_score": Measure(
+            "Integrated Brier score",
+            "mean squared error of the probabilities, over the time between the horizons; lower is better",
+            True,
+            validation=True,
+            places=EVERYWHERE,
+        ),
+        "auroc": Measure("AUROC", "mean over the horizons; chance is 0.5", validation=True, places=("beside", "card")),
+        "average_precision": Measure(
+            "Average precision", "mean over the horizons", validation=True, places=("compare", "card")
+        ),
+        "log_loss": Measure(
+            "Log loss",
+            "how surprising the outcome of each interval is; lower is better",
+            True,
+            interval=False,
+            validation=True,
+        ),
+    },
+}
+# Of `when` each of these at each horizon, as auroc_1 for the first one, and so on.
+AT_HORIZON = {
+    "auroc": Measure("AUROC", "how often a row whose event has come by then ranks above one where it has not"),
+    "average_precision": Measure("Average precision", "precision averaged over every recall; chance is the share"),
+    "brier_score": Measure("Brier score", "mean squared error of the probability; lower is better", True),
 }
 AT_THRESHOLD = {  # of absent and exists
     "precision": Measure("Precision", "positives among the rows that reach the threshold"),
@@ -206,11 +239,20 @@ IN_UNITS = {name for known in MEASURES.values() for name, of_task in known.items
 LOWER_IS_BETTER = {name for known in MEASURES.values() for name, of_task in known.items() if of_task.lower_is_better}
 
 
+def at_horizon(name: str, number: int) -> str:
+    """The key of a measure at the horizon of this number, which counts from 1."""
+    return f"{name}_{number}"
+
+
 def measure(key: str, task: str) -> Measure:
     """The measure that a key of metrics.json is; an unknown one is called by its own words."""
     known = (AT_THRESHOLD if task == "binary" else {}) | MEASURES[task]
     if key in known:
         return known[key]
+    of_horizon = re.fullmatch(r"(\w+)_(\d+)", key)
+    if task == "survival" and of_horizon and of_horizon[1] in AT_HORIZON:
+        found = AT_HORIZON[of_horizon[1]]
+        return replace(found, title=f"{found.title}, horizon {of_horizon[2]}")
     at = re.fullmatch(r"(\w+_at_)(\d+)", key)
     if task == "propensity" and at and f"{at[1]}{TOP}" in known:  # there are fewer classes than TOP
         found = known[f"{at[1]}{TOP}"]
@@ -224,9 +266,10 @@ def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tu
     """The names of a task's measures, or of those that are shown at a place.
 
     Args:
-        task: binary, tiers, propensity or value.
+        task: binary, tiers, propensity, survival or value.
         place: See Measure.places; "interval" and "validation" are those that have them. None gives all.
-        classes: Of propensity; with fewer than TOP, precision_at_4 says it of the four that there are.
+        classes: Of propensity; with fewer than TOP, precision_at_4 says it of the four that there are. Of survival the
+            horizons.
     """
     chosen = [
         name
@@ -235,6 +278,8 @@ def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tu
     ]
     if task == "propensity" and classes < TOP:
         chosen = [name.replace(f"_at_{TOP}", f"_at_{classes}") for name in chosen]
+    if task == "survival" and place in (None, "interval"):
+        chosen += [at_horizon(name, number) for name in AT_HORIZON for number in range(1, classes + 1)]
     return tuple(chosen)
 
 

@@ -1,6 +1,6 @@
 """The measures of each kind of label: scikit-learn's where it has them, as a function and as an evaluate.Metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -25,8 +25,10 @@ from sklearn.metrics import (
 
 from data_prep import InputError
 from finetune.measures import SHARES, TOP, measure_names
+from finetune.survival import days, survival_metrics
 
 CALIBRATION_BINS = 15
+LISTS = ("propensity", "survival")  # tasks whose label is a list
 
 
 def compute_metrics(
@@ -35,6 +37,7 @@ def compute_metrics(
     scores: np.ndarray,
     deviation: float | None = None,
     popularity: np.ndarray | None = None,
+    horizons: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """The measures of a task, see `finetune.measures`.
 
@@ -43,13 +46,14 @@ def compute_metrics(
     them come first, such as lift, is its expected value over these orders.
 
     Args:
-        task: binary, tiers, propensity or value.
-        labels: 0 or 1 of shape (rows,), class indices of shape (rows,), 0 or 1 of shape (rows, classes), or values of
-            shape (rows,).
-        scores: Probabilities of shape (rows,) for binary, (rows, classes) for tiers and propensity; values of shape
-            (rows,).
+        task: binary, tiers, propensity, survival or value.
+        labels: 0 or 1 of shape (rows,), class indices of shape (rows,), 0 or 1 of shape (rows, classes), 1, 0 or -1 of
+            shape (rows, horizons) as `finetune.survival` has them, or values of shape (rows,).
+        scores: Probabilities of shape (rows,) for binary, (rows, classes) for tiers and propensity, (rows, horizons)
+            for survival; values of shape (rows,).
         deviation: Standard deviation of the training labels, for nmae.
         popularity: Of shape (classes,): how many training examples have each class, for novelty.
+        horizons: Of survival, such as 14 days.
 
     Returns:
         Metric -> figure. Propensity with fewer than ten classes says precision_at_4 where four are all there are.
@@ -59,13 +63,14 @@ def compute_metrics(
     """
     labels, scores = checked(task, labels, scores)
     if not len(labels):
-        return dict.fromkeys(
-            measure_names(task, classes=scores.shape[1] if task == "propensity" else TOP), float("nan")
-        )
+        return dict.fromkeys(measure_names(task, classes=scores.shape[-1]), float("nan"))
     if task == "value":
         return _value(labels, scores, deviation)
     if task == "propensity":
         return _propensity(labels, scores, popularity)
+    if task == "survival":
+        assert horizons is not None, "as its rows have them"
+        return survival_metrics(labels, scores, days(horizons))
     return {"binary": _binary, "tiers": _tiers}[task](labels, scores)
 
 
@@ -94,9 +99,11 @@ def checked(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "scor
         raise InputError(
             f"{name}: {strange:,} {rows} have probabilities that do not sum to 1", "give one for each tier"
         )
-    classes = scores.shape[1] if task == "tiers" else 2
-    if strange := _strange(~np.isin(labels, np.arange(classes))):
-        raise InputError(f"label: {strange:,} {rows} are none of 0 to {classes - 1}, as {task} labels are")
+    if task == "survival" and (strange := _strange(np.diff(scores) < -1e-9)):
+        raise InputError(f"{name}: {strange:,} {rows} fall from one horizon to the next", "give cumulative ones")
+    first, classes = -(task == "survival"), scores.shape[1] if task == "tiers" else 2
+    if strange := _strange(~np.isin(labels, np.arange(first, classes))):
+        raise InputError(f"label: {strange:,} {rows} are none of {first} to {classes - 1}, as {task} labels are")
     return labels.astype(np.int64), scores
 
 
@@ -347,8 +354,8 @@ class _Metrics(evaluate.Metric):
             inputs_description="references: labels; prediction_scores: scores; as compute_metrics takes them.",
             features=datasets.Features(
                 {
-                    "references": datasets.Sequence(label) if self.task == "propensity" else label,
-                    "prediction_scores": datasets.Sequence(score) if self.task in ("tiers", "propensity") else score,
+                    "references": datasets.Sequence(label) if self.task in LISTS else label,
+                    "prediction_scores": datasets.Sequence(score) if self.task in ("tiers", *LISTS) else score,
                 }
             ),
         )
@@ -381,4 +388,10 @@ class PropensityMetrics(_Metrics):
     task = "propensity"
 
 
-METRIC = {kind.task: kind for kind in (BinaryMetrics, TiersMetrics, ValueMetrics, PropensityMetrics)}
+class SurvivalMetrics(_Metrics):
+    """Of the probability that an event has come by each horizon."""
+
+    task = "survival"
+
+
+METRIC = {m.task: m for m in (BinaryMetrics, TiersMetrics, ValueMetrics, PropensityMetrics, SurvivalMetrics)}

@@ -101,6 +101,7 @@ SERIES = Alike(steps=[int], values=FIGURES)
 STEPS = _figures(101)  # shares of the users, in per cent
 CONTACT = {
     "cutoff": a_moment,
+    "horizon": MayLack(a_duration),
     "users": int,
     "total": float,
     "share": a_share,
@@ -143,6 +144,12 @@ CURVES: dict[str, dict[str, Any]] = {
     },
     "tiers": PAIRS | {"auroc": {str: NUMBER}, "roc": ROC},
     "value": {"gain": GAIN, "perfect_gain": MayBeEmpty(GAIN[str])},
+    "survival": {
+        "by_horizon": [Alike(rows=[int], predicted=FIGURES, observed=FIGURES)],
+        "by_risk": Alike(rows=[int], predicted=[FIGURES], observed=[FIGURES]),
+        "come_by": FIGURES,
+        "expected": FIGURES,
+    },
     "propensity": PAIRS
     | {
         "class_auroc": MayBeEmpty({"classes": [str], "positives": [int], "auroc": {str: FIGURES}}),
@@ -180,6 +187,8 @@ def read_metrics(folder: Path) -> Metrics:
     task, classes = metrics["task"], metrics.get("classes") or []
     if (task == "value") != (not classes) or (task == "binary" and len(classes) != 2):
         raise InputError(f"{path} is damaged (a {task} label with {len(classes)} classes)", remedy)
+    if task == "survival":
+        check(path, classes, [a_duration], remedy)
     holds = metrics_holds(task, len(classes))
     check(path, metrics, holds, remedy)
     lacking = {key: None for key, value in holds.items() if isinstance(value, MayLack)} | EMPTY

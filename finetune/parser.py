@@ -28,7 +28,7 @@ from finetune.measures import measure_names
 from finetune.settings import read_arguments, read_config
 from finetune.wording import listed
 
-KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which"}
+KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which", "survival": "when"}
 # Where a help text of transformers does not hold here.
 TRAINING_HELP = {
     "training.resume_from_checkpoint": (
@@ -238,6 +238,22 @@ def _shorten(made: Namespace) -> None:
     training |= {"max_steps": steps, "eval_steps": max(1, steps // 2), "logging_steps": 5}
 
 
-def command(description: str, step: Callable[[Experiment], object]) -> None:
-    """Run one step of an experiment as a command; see `finetune.command.guarded`."""
-    guarded(lambda: step(parse_experiment(description)))
+def command(description: str, step: Callable[[Experiment], object], arguments: list[str] | None = None) -> None:
+    """Run one step of an experiment as a command; see `finetune.command.guarded` and `parse_experiment`."""
+    guarded(lambda: step(parse_experiment(description, arguments)))
+
+
+def taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The text of an option that is no setting, and the arguments without it.
+
+    A mapping, or a file, is the section of that name, and stays.
+    """
+    rest, found = list(arguments), None
+    for place, argument in enumerate(arguments):
+        name, equals, text = argument.partition("=")
+        value = text if equals else " ".join(arguments[place + 1 : place + 2])
+        if name == f"--{option}" and value and not value.startswith(("{", "-")) and not os.path.isfile(value):
+            found = value
+            del rest[place : place + 1 + (not equals)]
+            break
+    return found, rest

@@ -13,6 +13,7 @@ import yaml
 
 from data_prep import InputError
 from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json
+from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
 from data_prep.labels import LABEL_NAMES
@@ -25,8 +26,11 @@ PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
 PRETRAINING = "pretraining"  # its checkpoints
 PREDICTIONS = "predictions"
 SWEEP = "sweep"
+BACKTESTS = "backtests"  # a folder for each time that the finished model was measured on
+START = "start"  # the older model's weights and words that a renewed run begins with
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+REGISTRY = "registry.jsonl"  # beside the runs: which model is in use since when
 TASK = "task.json"  # in a model's folder: what it predicts, for whom, and the windows of time that it was made from
 CALIBRATION = "calibration.json"  # in a model's folder, once the run was evaluated
 SETTINGS = "config.yaml"  # in a run's folder, like the next two
@@ -50,6 +54,13 @@ def seed_of(model_folder: Path) -> str | None:
     return found[1] if found else None
 
 
+def run_of(model_folder: Path) -> tuple[Path, str]:
+    """The folder of the run that a model's folder belongs to, and within it the folder of its seed, if it has one."""
+    folder = Path(model_folder)
+    run = folder.parent if folder.parent.name.strip(".") else folder.absolute().parent
+    return (run, "") if seed_of(run / MODEL_FOLDER) is None else (run.parent, run.name)
+
+
 def a_number_above_zero(content: Any) -> bool:
     """Of a temperature, or of a deviation."""
     return isinstance(content, int | float) and 0 < content < 1e300
@@ -71,17 +82,19 @@ def a_name_for_each_class(content: Any) -> bool:
     return {*map(str, names)} == {*map(str, range(len(names) or 1))} and all(isinstance(n, str) for n in names.values())
 
 
-TASKS = {"binary", "tiers", "propensity", "value"}  # see finetune.model.objective.Objective
+TASKS = {"binary", "tiers", "propensity", "survival", "value"}  # see finetune.model.objective.Objective
 LABEL = Only(
     kind={*LABEL_NAMES},
     where=str,
-    horizon=a_duration,
+    horizon=MayLack(a_duration),
+    horizons=MayLack([a_duration]),
     field=(None, str),
     tiers=(None, [float]),
     top=(None, int),
     name=(None, str),
 )
 SPLIT = {"rows": int, "users": int, "cutoffs": moments, "most_per_user": MayLack(int), "classes": MayLack({str: int})}
+SPLIT["intervals"] = MayLack({str: {"at_risk": int, "events": int}})
 TASK_HOLDS = {
     "name": str,
     "question": str,
@@ -153,6 +166,8 @@ def check_config(folder: Path, config: Any) -> None:
     if {"value": 1, "binary": 2}.get(task, classes) != classes or (task == "value") != (scale is not None):
         said = f"a {task} label with {classes} classes and {'no' if scale is None else 'a'} scale"
         raise InputError(f"{path} is damaged ({said})", remedy)
+    if task == "survival":
+        check(path, list(config.id2label.values()), [a_duration], remedy)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -176,6 +191,11 @@ def read_task(folder: Path) -> Task:
 def whom(task: Task) -> Whom:
     """Whom the task of a model's task.json asks about."""
     return asked_in(task["task"])
+
+
+def window_of(task: Task) -> str:
+    """The length of the whole label window, by a model's task.json."""
+    return Label(**task["task"]["label"]).window
 
 
 def read_calibration(folder: Path) -> dict:

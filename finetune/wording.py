@@ -3,7 +3,7 @@
 import math
 
 FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
-ABBREVIATIONS = {"rfm": "RFM"}
+ABBREVIATIONS = {"rfm": "RFM", "kaplan_meier": "Kaplan-Meier"}
 SETTINGS = {  # that their names do not say to everyone
     "per_device_train_batch_size": "examples in a step",
     "max_steps": "steps",

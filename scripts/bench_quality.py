@@ -92,7 +92,13 @@ LOGS = {  # config -> variable, and where its file lies in --logs
     "tmall": ("tmall", "tmall/events.parquet"),
     "ta_feng": ("ta_feng", "ta_feng/transactions.parquet"),
 }
-VALUE = ["--finetuning.value_loss", "absolute_error", *MEAN]  # of cells that sum: MAE is what the median has best
+VALUE = [
+    "--finetuning.value_loss",
+    "absolute_error",
+    "--finetuning.log_scale",
+    "auto",
+    *MEAN,
+]  # MAE is best by the median
 QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--training.eval_steps", "40"]
 
 

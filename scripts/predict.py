@@ -37,6 +37,9 @@ def arguments() -> Namespace:
         help="Also write scores.top.csv beside scores.parquet: the users with the highest scores, this share, such "
         "as 0.1, of all who are scored. Add --population for the users whom the report counts.",
     )
+    parser.add_argument(
+        "--embeddings", action="store_true", help="Also write a vector of each user (embedding): what the head reads."
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
         "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
@@ -64,6 +67,7 @@ def run(given: Namespace) -> None:
             population=given.population,
             part_users=given.part_users,
             top=given.top,
+            embeddings=given.embeddings,
             called="data.sources[0]" if given.config else "--events",
         )
 

@@ -11,8 +11,11 @@ CURVES = {
     "tiers": {key: {} for key in ("auroc", "roc", "calibration", "histograms")},
     "value": {key: {} for key in ("gain", "perfect_gain")},
     "propensity": {key: {} for key in ("class_auroc", "at_k", "calibration", "histograms")},
+    "survival": {"by_horizon": [], "by_risk": {"rows": [], "predicted": [], "observed": []}}
+    | {"come_by": [0.1, 0.2], "expected": [0.1, None]},
 }
 CLASSES = {"binary": ["no_churn", "churn"], "tiers": ["low", "middle", "high"], "propensity": ["a", "b", "c"]}
+CLASSES["survival"] = ["7 days", "14 days"]
 
 
 def least_metrics(name: str, task: str, validation: float | None, baselines: dict[str, float]) -> dict:
@@ -20,7 +23,7 @@ def least_metrics(name: str, task: str, validation: float | None, baselines: dic
 
     Args:
         name: Of the run.
-        task: binary, tiers, propensity or value.
+        task: binary, tiers, propensity, survival or value.
         validation: The main measure there.
         baselines: Baseline -> its main measure on the test rows.
     """

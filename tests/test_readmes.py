@@ -8,7 +8,7 @@ import pytest
 from finetune.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (".", ".github", "configs", "data_prep", "finetune", "finetune/serving", "scripts")
+FOLDERS = (".", ".github", "configs", "data_prep", "finetune", "finetune/serving", "finetune/upkeep", "scripts")
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text() for name in FOLDERS for page in sorted((ROOT / name).glob("*.md"))
 }

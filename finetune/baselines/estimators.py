@@ -1,4 +1,4 @@
-"""scikit-learn's estimators, fitted to any of the four tasks, with scores as the model has them."""
+"""scikit-learn's estimators, fitted to any of the five tasks, with scores as the model has them."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
@@ -16,7 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 from tqdm import tqdm
 
+from data_prep.labels import UNKNOWN
 from finetune.model.objective import Objective
+from finetune.survival import by_horizon, come_by, mean_known
 
 # 12 points; the number of trees comes from the validation curve of each.
 BOOSTING_GRID = [
@@ -39,7 +41,10 @@ MAX_ROWS = 10_000  # of each label, for one class of propensity
 
 
 class Fitted:
-    """An estimator after its fit; for propensity one for each class.
+    """An estimator after its fit; for propensity one for each class, for survival one for each interval.
+
+    That of an interval says its hazard and is fitted to the rows at risk (Cox: Regression models and life-tables, 1972,
+    section 6; Singer, Willett: It's about time, 1993).
 
     Where the rows have a single class there is nothing to fit, and everyone is given it.
 
@@ -47,7 +52,8 @@ class Fitted:
         objective: The task.
         estimator: Not fitted yet; it is copied.
         rows: Inputs of shape (rows, columns).
-        labels: Of shape (rows,), for propensity (rows, classes): some or all of the task's classes.
+        labels: Of shape (rows,), for propensity (rows, classes): some or all of the task's classes; for survival
+            (rows, horizons).
         seed: Of the rows that are drawn for propensity.
         bar: Counts the fits.
     """
@@ -64,9 +70,13 @@ class Fitted:
         self.objective, self.estimator, self.estimators, self.empty, self.odds = objective, estimator, [], [], []
         self.range = (labels.min(), labels.max())
         several = objective.task == "propensity"
-        for column in labels.T if several else [labels]:
-            alone = objective.task != "value" and (column == column[0]).all()
+        for column in labels.T if several or objective.task == "survival" else [labels]:
             drawn, odds = balanced(column, MAX_ROWS, seed) if several else (slice(None), 1.0)
+            if objective.task == "survival":
+                drawn = np.flatnonzero(column != UNKNOWN)
+                if not len(drawn):  # all have had the event: nobody is at risk, and nothing is known of the hazard
+                    drawn, column = slice(None), np.zeros_like(column)
+            alone = objective.task != "value" and (column[drawn] == column[drawn][0]).all()
             self.odds.append(odds)
             fitted_to = rows[drawn]
             self.empty.append(np.isnan(fitted_to).all(axis=0))
@@ -107,21 +117,26 @@ class Fitted:
         if self.objective.task == "value":
             return np.clip(found[0], *self.range)
         classes = len(self.objective.classes) if self.objective.task == "tiers" else 2
-        every = []
+        every: list[np.ndarray] = []
         for estimator, probabilities in zip(self.estimators, found, strict=True):
             every.append(np.zeros((len(probabilities), classes)))
             every[-1][:, estimator.classes_] = probabilities  # a class that no row had stays at zero
         if self.objective.task == "propensity":
             positive, odds = np.column_stack([probabilities[:, 1] for probabilities in every]), np.array(self.odds)
             return odds * positive / (odds * positive + 1 - positive)
+        if self.objective.task == "survival":
+            return come_by(np.column_stack([probabilities[:, 1] for probabilities in every]))
         return every[0] if self.objective.task == "tiers" else every[0][:, 1]
 
 
 def quality(task: str, labels: np.ndarray, scores: np.ndarray) -> float:
     """What settings are chosen by, higher is better: AUROC, the mean over the classes that some rows have and others
-    have not; for values minus the MAE. -inf where AUROC is not defined."""
+    have not, or over the horizons; for values minus the MAE. -inf where AUROC is not defined."""
     if task == "value":
         return -float(mean_absolute_error(labels, scores))
+    if task == "survival":
+        found = by_horizon(labels, scores)["auroc"]
+        return -np.inf if np.isnan(found).all() else mean_known(found)
     if task == "tiers":
         labels = labels[:, None] == np.arange(scores.shape[1])
     pairs = zip(labels.reshape(len(labels), -1).T, scores.reshape(len(scores), -1).T, strict=True)

@@ -1,6 +1,7 @@
 """What a user would pick instead of BERT, fitted on the training split's aggregates and tuned on validation.
 
-- majority: the same for everyone: the share of each class; for values mean or median.
+- majority: the same for everyone: the share of each class; for values mean or median. Of survival it is kaplan_meier,
+  the curve of Kaplan and Meier, and all others have a model for the hazard of each interval.
 - recency_rule: a logistic curve over the logarithm of the days since the last event of the kind that the label is
   about; for values a line, to the value or its logarithm.
 - rfm: logistic regression on recency, frequency and monetary value: those days, the counts of such events, and the
@@ -8,7 +9,7 @@
   ridge regression of the value or its logarithm.
 - logistic_regression, for values linear_regression: the same on all aggregates.
 - gradient_boosting: scikit-learn's histogram boosting on all aggregates; 12 points, each with the best number of
-  trees.
+  trees. Of survival 6 points, each with the same number of trees in all intervals.
 - word_regression and word_boosting, only where events have a text field, and not for propensity: the same two on
   all aggregates and on the words that the model reads, see `finetune.baselines.words`; boosting with 6 points.
 - stack, only with model_scores: see `fit_stack`; its aggregates are joined by the score of gradient_boosting, so
@@ -57,6 +58,7 @@ from finetune.baselines.pairs import (
     pair_rows,
 )
 from finetune.baselines.words import known_words, word_columns
+from finetune.metrics import LISTS
 from finetune.model.objective import Objective
 
 SMALL = 5000  # rows
@@ -72,7 +74,8 @@ class Baselines:
 
     Attributes:
         scores: Split -> baseline -> scores as `Objective.scores` has them (binary and value of shape (rows,), tiers and
-            propensity of shape (rows, classes)), in the split's order; split is validation or test.
+            propensity of shape (rows, classes), survival of (rows, horizons)), in the split's order; split is
+            validation or test.
         settings: Baseline -> the settings that validation chose.
     """
 
@@ -110,12 +113,12 @@ def score_baselines(
         model_scores: validation and test -> the model's scores of these rows; None leaves the stack out.
 
     Raises:
-        InputError: A stack of propensity, or data that is not prepared.
+        InputError: A stack of propensity or survival, or data that is not prepared.
     """
     objective = Objective.of(Label(**manifest["config"]["task"]["label"]), manifest["classes"])
-    if model_scores and objective.task == "propensity":
+    if model_scores and objective.task in LISTS:
         raise InputError(
-            "a stack of propensity would be one for each class", "leave it out", setting="evaluation.stack"
+            f"a stack of {objective.task} would be one for each class", "leave it out", setting="evaluation.stack"
         )
     data = _read(folder, manifest, objective, limits or {})
     tunings = _tunings(objective, manifest["aggregates"], data.features, seed)
@@ -254,8 +257,9 @@ class _Tuning:
 
     def fits(self, objective: Objective) -> int:
         """How many estimators `run` fits."""
-        classes = len(objective.classes) if self.per_class else 1
-        return classes + len(self.grid) * min(classes, TUNED_CLASSES) * (len(self.grid) > 1)
+        classes = len(objective.classes) if self.per_class or objective.task == "survival" else 1
+        tuned = min(classes, TUNED_CLASSES) if self.per_class else classes
+        return classes + len(self.grid) * tuned * (len(self.grid) > 1)
 
     def run(self, task: str, inputs: dict[str, Any], labels: dict[str, np.ndarray], bar: tqdm) -> tuple[Stages, dict]:
         """The best on validation, fitted on train, and its settings."""
@@ -276,7 +280,10 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
     value = objective.task == "value"
     rfm = [i for i, name in enumerate(names) if RFM.fullmatch(name)]
     curves = [{"alpha": 1, "log_scale": log} for log in (False, True)] if value else [{"C": 100}]
+    same = "kaplan_meier" if objective.task == "survival" else "majority"
     grid, points = (RIDGE_GRID, VALUE_BOOSTING_GRID) if value else (LOGISTIC_GRID, BOOSTING_GRID)
+    if objective.task == "survival":
+        points = _small_grid(objective)
 
     def recency() -> dict[str, np.ndarray]:
         days = {split: rows[:, [names.index("target_recency_days")]] for split, rows in features.items()}
@@ -290,7 +297,7 @@ def _tunings(objective: Objective, names: list[str], features: dict[str, np.ndar
 
     baseline = partial(_estimators, objective, seed)
     return [
-        baseline("majority", [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
+        baseline(same, [{"constant": c} for c in ("mean", "median")] if value else [{}], constant, recency),
         baseline("recency_rule", curves, linear, recency),
         baseline("rfm", grid, linear, some),
         baseline("linear_regression" if value else "logistic_regression", grid, linear, everything),
@@ -341,7 +348,7 @@ def _word_tunings(
 
 
 def _small_grid(objective: Objective) -> list[dict]:
-    """Half of boosting's: each point is fitted once a fold."""
+    """Half of boosting's: each point is fitted once a fold, or once an interval."""
     grid = VALUE_BOOSTING_GRID if objective.task == "value" else BOOSTING_GRID
     return [point for point in grid if point["min_samples_leaf"] == 50]
 

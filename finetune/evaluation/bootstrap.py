@@ -8,12 +8,13 @@ resample, which is what makes a thousand resamples of a million rows a matter of
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import csc_array
 from scipy.stats import poisson
 from tqdm import tqdm
 
+from finetune import survival
+from finetune.evaluation.counts import Ranking, Rows, score_bins
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import SHARES, TOP, measure_names
+from finetune.measures import AT_HORIZON, SHARES, TOP, at_horizon, measure_names
 from finetune.metrics import (
     checked,
     novelty,
@@ -22,7 +23,6 @@ from finetune.metrics import (
     row_popularity,
 )
 
-BINS = 2**14  # of scores; where there are more distinct ones, neighbours share a bin
 COARSE_BINS = 2**8  # of scores and of labels, for Spearman's table of both
 _DRAWN = np.searchsorted(poisson.cdf(np.arange(9), 1), (np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
 
@@ -59,9 +59,11 @@ def bootstrap(
         InputError: As compute_metrics.
     """
     task, everyone = scored.task, np.unique(scored.users if among is None else among)
-    rows = _Rows(np.searchsorted(everyone, scored.users), len(everyone))
-    more = {"value": {"deviation": scored.deviation}, "propensity": {"popularity": scored.popularity}}.get(task, {})
-    kind = {"binary": _Binary, "tiers": _Tiers, "value": _Value, "propensity": _Propensity}[task]
+    rows = Rows(np.searchsorted(everyone, scored.users), len(everyone))
+    needs = {"value": ["deviation"], "propensity": ["popularity"], "survival": ["horizons"]}.get(task, [])
+    more = {name: scored.known[name] for name in needs}
+    kinds = {"binary": _Binary, "tiers": _Tiers, "value": _Value, "propensity": _Propensity, "survival": _Survival}
+    kind = kinds[task]
     result, scorers = {}, {}
     for name, values in scored.scores.items():
         found, values = checked(task, scored.labels, values, name)
@@ -83,7 +85,7 @@ def bootstrap(
 
 def interval_names(task: str, scores: np.ndarray) -> tuple[str, ...]:
     """The measures that get an interval, of scores as compute_metrics takes them."""
-    return measure_names(task, "interval", scores.shape[1] if task == "propensity" else TOP)
+    return measure_names(task, "interval", scores.shape[-1])
 
 
 def bootstrap_at_threshold(
@@ -91,7 +93,7 @@ def bootstrap_at_threshold(
 ) -> dict[str, np.ndarray]:
     """precision, recall, f1 and accuracy of metrics.at_threshold on each resample of the users."""
     everyone, user = np.unique(users, return_inverse=True)
-    rows = _Rows(user, len(everyone))
+    rows = Rows(user, len(everyone))
     cells = rows.table((2 * labels + (scores >= threshold))[rows.order], 4)
     drawn = [cells(weights) for weights in _weights(len(everyone), resamples, seed)]
     tn, fp, fn, tp = np.concatenate(drawn, axis=1)
@@ -137,106 +139,9 @@ def _weights(users: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield drawn
 
 
-class _Rows:
-    """Rows in the order of their users.
-
-    Attributes:
-        order: Which row comes at each place.
-        user: The number of the user of the row at each place, rising.
-        starts: Where the rows of each user begin, and the end; of shape (users + 1,).
-    """
-
-    def __init__(self, user: np.ndarray, users: int) -> None:
-        self.order = np.argsort(user, kind="stable")
-        self.user = user[self.order]
-        self.starts = np.searchsorted(self.user, np.arange(users + 1))
-
-    def table(self, group: np.ndarray, groups: int, values: np.ndarray | None = None, each: int = 1) -> Callable:
-        """Sums by user and group (of rows, where there are no values), to be weighted.
-
-        Args:
-            group: Of each row, or of each of the `each` cells of each row.
-            groups: How many there are.
-            values: As group.
-            each: Cells of a row.
-
-        Returns:
-            From weights of shape (users, resamples) to sums of shape (groups, resamples).
-        """
-        values = np.ones(len(group)) if values is None else values
-        return _weighted(
-            csc_array((values, group.astype(np.int32), each * self.starts), shape=(groups, len(self.starts) - 1)),
-            len(group),
-        )
-
-    def means(self, *values: np.ndarray) -> Callable:
-        """From weights to the weighted mean of each of the values (of shape (rows,), nan left out); of shape (values,
-        resamples)."""
-        known, users = ~np.isnan(values), len(self.starts) - 1
-        # Less their middle, small sums keep their digits in float32.
-        middles = [part[some].mean() if some.any() else np.nan for part, some in zip(values, known, strict=True)]
-        left = np.where(known, np.array(values) - np.array(middles)[:, None], 0)
-        by_user = [np.bincount(self.user, part, minlength=users) for part in (*left, *known)]
-        sums = _weighted(csc_array(np.array(by_user)), len(self.user))
-
-        def mean(weights: np.ndarray) -> np.ndarray:
-            above, below = np.split(sums(weights), 2)
-            return np.array(middles)[:, None] + above / below
-
-        return mean
-
-
-def _weighted(sums: csc_array, rows: int) -> Callable:
-    """From weights of shape (users, resamples) to sums of shape (groups, resamples); sums of shape (groups, users).
-
-    Not by a dense product: BLAS with several threads took a hundred times longer beside other work.
-    """
-    # float32 counts up to 2^24, and Poisson(1) draws each row once on average.
-    kind = np.float32 if rows < 2**23 else np.float64
-    counted = sums.astype(kind)
-    return lambda weights: counted @ weights.astype(kind, copy=False)
-
-
-class _Ranking:
-    """Rows of two classes by score, highest first; called with weights, their curve."""
-
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows, each: int = 1) -> None:
-        bins = score_bins(scores)
-        self.counts = rows.table(2 * bins + labels, 2 * int(bins.max(initial=0)) + 2, each=each)
-
-    def __call__(self, weights: np.ndarray) -> "_Curve":
-        return _Curve(self.counts(weights))
-
-
-class _Curve:
-    """What is found, going down the scores of each resample; counts of shape (2 * bins, resamples), label 0 first."""
-
-    def __init__(self, counts: np.ndarray) -> None:
-        self.negative, self.positive = counts[0::2], counts[1::2]
-        self.above = np.cumsum(self.positive, axis=0, dtype=np.float64)
-        self.seen = np.cumsum(self.negative + self.positive, axis=0, dtype=np.float64)
-        self.positives, self.negatives = self.above[-1], self.seen[-1] - self.above[-1]
-        self.both = np.where((self.positives > 0) & (self.negatives > 0), 1, np.nan)
-
-    def auroc(self) -> np.ndarray:
-        # A negative is ranked below all positives above it and half of those it ties with.
-        below = np.sum(self.negative * (self.above - self.positive / 2), axis=0)
-        return self.both * below / (self.positives * self.negatives)
-
-    def average_precision(self) -> np.ndarray:
-        precision = np.divide(self.above, self.seen, out=np.zeros_like(self.seen), where=self.seen > 0)
-        return self.both * np.sum(self.positive * precision, axis=0) / self.positives
-
-    def recall(self, shares: np.ndarray) -> np.ndarray:
-        """At each share of the rows; of shape (shares, resamples)."""
-        seen, above = (np.vstack([np.zeros(len(part.T)), part]).T.copy() for part in (self.seen, self.above))
-        reached = [np.interp(shares * x[-1], x, y) for x, y in zip(seen, above, strict=True)]
-        return self.both * np.transpose(reached) / self.positives
-
-
 class _Binary:
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows) -> None:
-        self.ranking = _Ranking(labels, scores, rows)
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: Rows) -> None:
+        self.ranking = Ranking(labels, scores, rows)
         self.losses = rows.means(_surprise(np.where(labels == 1, scores, 1 - scores)), (scores - labels) ** 2)
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,9 +155,9 @@ class _Binary:
 
 
 class _Tiers:
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows) -> None:
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: Rows) -> None:
         classes = scores.shape[1]
-        self.rankings = [_Ranking((labels == i).astype(int), scores[:, i], rows) for i in range(classes)]
+        self.rankings = [Ranking((labels == i).astype(int), scores[:, i], rows) for i in range(classes)]
         self.confusion = rows.table(labels * classes + scores.argmax(axis=1), classes**2)
         right = scores[np.arange(len(labels)), labels] / scores.sum(axis=1)
         self.log_loss = rows.means(_surprise(right))
@@ -274,7 +179,7 @@ class _Tiers:
 
 
 class _Value:
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows, deviation: float | None) -> None:
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: Rows, deviation: float | None) -> None:
         self.errors = rows.means(np.abs(scores - labels), (scores - labels) ** 2)
         self.deviation = deviation or np.nan
         bins = score_bins(labels, COARSE_BINS), score_bins(scores, COARSE_BINS)
@@ -295,10 +200,10 @@ class _Value:
 
 
 class _Propensity:
-    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: _Rows, popularity: np.ndarray | None) -> None:
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: Rows, popularity: np.ndarray | None) -> None:
         classes = scores.shape[1]
-        self.rankings = [_Ranking(labels[:, i], scores[:, i], rows) for i in range(classes)]
-        self.micro = _Ranking(labels.ravel(), scores.ravel(), rows, each=classes)
+        self.rankings = [Ranking(labels[:, i], scores[:, i], rows) for i in range(classes)]
+        self.micro = Ranking(labels.ravel(), scores.ravel(), rows, each=classes)
         has = labels.sum(axis=1)
         recall = (recommended(scores) * labels).sum(axis=1) / np.where(has > 0, has, np.nan)
         self.recall_name = f"recall_at_{min(TOP, classes)}"
@@ -318,24 +223,40 @@ class _Propensity:
         }
 
 
-def score_bins(scores: np.ndarray, most: int = BINS) -> np.ndarray:
-    """The bin of each score, 0 for the highest; equal scores share one.
+class _Survival:
+    """The weights against censoring are those of all rows, in each resample the same."""
 
-    Each distinct score has its own where there are no more than `most`. Otherwise a bin holds one row at the top, and
-    further down 16 / most of the rows above it, up to 2 / most of all rows: what is asked of the top ranks (average
-    precision, lift) needs them finer. A score of more rows than that is alone.
-    """
-    _, group, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-    if len(counts) <= most:
-        return group
-    widest, borders = max(1, 2 * len(scores) // most), [0]
-    while borders[-1] < len(scores):
-        borders.append(borders[-1] + min(max(borders[-1] * 16 // most, 1), widest))
-    bins = np.searchsorted(borders, np.cumsum(counts) - counts, side="right")
-    return np.cumsum(np.r_[False, (np.diff(bins) > 0) | (counts[1:] > widest)])[group]
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, rows: Rows, horizons: Sequence[str]) -> None:
+        (come, weights), self.days = survival.weighted(labels), survival.days(horizons)
+        order = survival.risk(scores, self.days)
+        known = (labels >= 0) / np.maximum(survival.uncensored(labels), np.finfo(np.float64).eps)
+        self.intervals = [
+            Ranking(part.clip(0), order, rows, values=weight) for part, weight in zip(labels.T, known.T, strict=True)
+        ]
+        self.rankings = [
+            Ranking(label, score, rows, values=weight)
+            for label, score, weight in zip(come.T, scores.T, weights.T, strict=True)
+        ]
+        errors = np.where(weights.any(axis=0), weights * (come - scores) ** 2, np.nan)
+        self.errors = rows.means(*errors.T)
+
+    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        right = pairs = np.zeros(weights.shape[1])
+        for curve in (ranking(weights) for ranking in self.intervals):
+            right = right + np.nan_to_num(curve.auroc()) * curve.positives * curve.negatives
+            pairs = pairs + curve.positives * curve.negatives
+        curves = (ranking(weights) for ranking in self.rankings)
+        ranked = [(curve.auroc(), curve.average_precision()) for curve in curves]
+        at = dict(zip(AT_HORIZON, (*map(np.array, zip(*ranked, strict=True)), self.errors(weights)), strict=True))
+        return {
+            "concordance": right / pairs,
+            "integrated_brier_score": survival.integrated(at["brier_score"], self.days),
+            **{name: _mean_over_classes(at[name]) for name in ("auroc", "average_precision")},
+            **{at_horizon(name, n): values for name in at for n, values in enumerate(at[name], start=1)},
+        }
 
 
-def _captured(labels: np.ndarray, ranking: np.ndarray, rows: _Rows) -> Callable:
+def _captured(labels: np.ndarray, ranking: np.ndarray, rows: Rows) -> Callable:
     """From weights to the Gini coefficient of the labels' values by rank, as the metrics' value_gini before it is
     normalised."""
     bins = score_bins(ranking)

@@ -24,6 +24,7 @@ from finetune.report.comparison import take, verdict
 from finetune.runs import (
     METRICS,
     PREDICTIONS,
+    REGISTRY,
     SETTINGS,
     TRAINING_LOG,
     read_settings,
@@ -59,7 +60,7 @@ def compare_runs(
     interval without zero; those whose interval includes it are level with it.
 
     Args:
-        folders: Of the runs, runs/NAME; pages (.html) among them are passed over, so that runs/* works.
+        folders: Of the runs, runs/NAME; pages (.html) and the registry are passed over, so that runs/* works.
         against: What each run is compared with: the best, or the first that is given.
         resamples: Of the users.
         seed: Of the resamples.
@@ -79,13 +80,14 @@ def compare_runs(
     """
     runs = _read_all([Path(folder) for folder in folders])
     task, rows = runs[0].metrics["task"], runs[0].rows
-    labels, users = column_array(rows["label"]), rows["user_id"].to_numpy()
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     rival = _rival(runs, main)
     scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
-    drawn = bootstrap(ScoredRows(task, labels, scores, users), resamples, seed)
-    figures = {name: compute_metrics(task, labels, found) for name, found in scores.items()}
+    horizons = _classes(runs[0]) if task == "survival" else None
+    scored = ScoredRows(task, column_array(rows["label"]), scores, rows["user_id"].to_numpy(), horizons=horizons)
+    drawn = bootstrap(scored, resamples, seed)
+    figures = {name: compute_metrics(task, scored.labels, found, **scored.known) for name, found in scores.items()}
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])
@@ -98,9 +100,7 @@ def compare_runs(
         "main": main,
         "lower_is_better": sign < 0,
         "question": asked.get("plain_question") or asked["question"],
-        "rows": len(labels),
-        "users": len(np.unique(users)),
-        "positives": int((labels > 0).sum()),
+        **scored.counts(),
         "against": compared,
         "best": order[0] if entries[0]["standing"] == "best" else None,
         "settings": settings,
@@ -113,7 +113,7 @@ def compare_runs(
 
 def _read_all(folders: list[Path]) -> list[Run]:
     """The runs, whose rows are the same."""
-    folders = [folder for folder in folders if folder.suffix != ".html"]
+    folders = [folder for folder in folders if folder.suffix != ".html" and folder.name != REGISTRY]
     places = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
         if places[i] in places[:i]:

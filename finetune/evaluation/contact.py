@@ -1,14 +1,17 @@
 """Whom to contact at the last cutoff: how many of those who matter are reached by each share of the users."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 from scipy.sparse import csc_array
 
 from data_prep.moments import show
-from finetune.evaluation.bootstrap import interval, score_bins, user_weights
+from finetune.evaluation.bootstrap import interval, user_weights
+from finetune.evaluation.counts import score_bins
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MODEL
+from finetune.survival import weighted
 
 SHARES = np.linspace(0, 1, 101)  # of the users
 
@@ -21,7 +24,7 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     there are.
 
     Args:
-        scored: The test rows with the scores of the model and of the baselines; of a binary or value task.
+        scored: The test rows with the scores of the model and of the baselines; of a binary, value or survival task.
         cutoffs: Of each row, datetime64 of shape (rows,).
         share: Of the users who can be contacted.
         resamples: Of the bootstrap.
@@ -31,13 +34,17 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
         cutoff, users; total, the number of positives or the sum of the values; share; shares and contacted, of shape
         (101,); found, scorer -> of shape (101,); low and high, the interval of the model's; ahead, baseline -> low and
         high, the interval of the model minus it; and at `share` contacted_at, found_at, of each scorer, and
-        difference_at, of each baseline the model minus it, with the interval. None for tiers and propensity, for values
-        below zero, and where nobody is to be found.
+        difference_at, of each baseline the model minus it, with the interval; of survival horizon, the longest one that
+        the log reaches from there: whose event comes by it counts. None for tiers and propensity, for values below
+        zero, and where nobody is to be found.
     """
-    if scored.task not in ("binary", "value") or not len(cutoffs):
+    if scored.task not in ("binary", "value", "survival") or not len(cutoffs):
         return None
     last = cutoffs.max()
-    rows = scored.where(cutoffs == last)
+    rows, more = scored.where(cutoffs == last), {}
+    if rows.horizons is not None:
+        rows, horizon = _by_longest(rows, rows.horizons)
+        more = {"horizon": horizon}
     total = float(rows.labels.sum())
     if rows.labels.min() < 0 or total <= 0:
         return None
@@ -50,6 +57,7 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
     ahead = {name: _ends(drawn[MODEL] - values) for name, values in drawn.items() if name != MODEL}
     return {
         "cutoff": show(last.astype("datetime64[us]").astype(datetime)),
+        **more,
         "users": len(rows.labels),
         "total": total,
         "share": share,
@@ -67,6 +75,14 @@ def contact(scored: ScoredRows, cutoffs: np.ndarray, share: float, resamples: in
             for name, ends in ahead.items()
         },
     }
+
+
+def _by_longest(rows: ScoredRows, horizons: Sequence[str]) -> tuple[ScoredRows, str]:
+    """The rows of one cutoff as those of yes or no at the longest horizon at which all are known, and that one."""
+    come, weights = weighted(rows.labels)
+    at = int(np.flatnonzero((weights > 0).all(axis=0))[-1])  # the first one is always known
+    scores = {name: values[:, at] for name, values in rows.scores.items()}
+    return ScoredRows("binary", come[:, at], scores, rows.users), horizons[at]
 
 
 def contacted(share: float | np.ndarray, users: int) -> np.ndarray:

@@ -8,27 +8,29 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep.checked_json import MayLack
 from finetune.config import Experiment
-from finetune.measures import MAJORITY, MODEL
+from finetune.measures import MODEL, SAME_FOR_ALL
 from finetune.metrics import deciles, running_total
 from finetune.runs import read_pretraining_log, read_training_log
+from finetune.survival import days, kaplan_meier, risk
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
 GRID = 100  # steps of a difference between two curves
 DECIMALS = 6  # of a point; a page has a thousand pixels
 BARS, BARS_BY_LABEL = 40, 30  # of the histograms
 CLASSES = 15  # of propensity: that many of the most frequent are drawn
+BINS = 10  # of rows by their risk
 LONGEST = 20  # list of classes that is drawn
 
 
 def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dict[str, np.ndarray]) -> dict:
     """Curves, bins and medians of the rows that all scorers gave a score; their order does not matter.
 
-    The majority's are left out, as the same score for all is chance.
+    Those of the majority are left out, as the same score for all is chance.
 
     Args:
         task: See `finetune.model.objective.Objective`.
-        classes: Names of the tiers or of propensity's classes.
-        labels: Of shape (rows,), for propensity (rows, classes).
+        classes: Names of the tiers or of propensity's classes, or the horizons.
+        labels: Of shape (rows,), for propensity and survival (rows, classes).
         scores: "model" and the baselines -> scores of shape (rows,), or (rows, classes) for tiers and propensity; NaN
             where there is none.
 
@@ -39,6 +41,8 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
           differences, curve -> baseline -> the model minus it in GRID steps from 0 to 1 of what the curve runs over
         - tiers: auroc and roc of the model, by tier; calibration and histograms over pairs of row and tier
         - value: gain of each scorer, and perfect_gain
+        - survival: by_horizon, of each horizon bins of equal count by the model's score there, and by_risk, bins by
+          `finetune.survival.risk`, the least first: rows, the mean score and the share by Kaplan and Meier
         - propensity: class_auroc and at_k of each scorer; calibration and histograms over pairs of row and class
 
         An entry is empty where the labels cannot give it, such as a ROC curve of one class.
@@ -47,13 +51,15 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
     for values in scores.values():
         scored &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     labels = labels[scored]
-    scorers = {name: values[scored] for name, values in scores.items() if name != MAJORITY}
+    scorers = {name: values[scored] for name, values in scores.items() if name not in SAME_FOR_ALL}
     found = {"rows": len(labels), "unscored": int((~scored).sum())}
     if task == "binary":
         return found | _binary(labels, scorers)
     if task == "value":
         return found | _value(labels, scorers)
     assert classes is not None  # which values alone lack
+    if task == "survival":
+        return found | _survival(classes, labels, scorers[MODEL])
     if task == "tiers":
         return found | _tiers(classes, labels, scorers[MODEL])
     return found | _propensity(classes, labels, scorers)
@@ -151,6 +157,20 @@ def _propensity(classes: list[str], labels: np.ndarray, scorers: dict[str, np.nd
     found["class_auroc"] = {"classes": [classes[at] for at in drawn], "positives": counts[drawn], "auroc": areas}
     found["at_k"] = {name: _at_k(labels[has], scores[has]) for name, scores in scorers.items()}
     return found
+
+
+def _survival(horizons: list[str], labels: np.ndarray, scores: np.ndarray) -> dict:
+    def binned(order: np.ndarray, at: int | slice) -> dict:
+        bins = np.array_split(np.argsort(order, kind="stable"), min(BINS, len(order)))
+        return {
+            "rows": [len(rows) for rows in bins],
+            "predicted": [scores[rows].mean(axis=0)[at] for rows in bins],
+            "observed": [kaplan_meier(labels[rows])[at] for rows in bins],
+        }
+
+    whole = binned(risk(scores, days(horizons)), slice(None))
+    each = [binned(scores[:, at], at) for at in range(len(horizons))]
+    return {"by_horizon": each, "by_risk": whole, "come_by": kaplan_meier(labels), "expected": scores.mean(axis=0)}
 
 
 def _pairs(labels: np.ndarray, scores: np.ndarray, differ: bool) -> dict:

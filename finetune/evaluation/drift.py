@@ -40,24 +40,30 @@ def drift(train: pa.Table, test: pa.Table, aggregates: list[str]) -> list[dict]:
     tables = [table.take(sampled(len(table), SAMPLE)) for table in (train, test)]
     found = {}
     for name in aggregates:
-        values = [combined(t[name]).to_numpy(zero_copy_only=False).astype(np.float64) for t in tables]
-        found[name] = _stability(*_binned(*values))
-    read = [_read(combined(table["text"]).to_pylist()) for table in tables]
-    found["text_events"] = _stability(*_binned(*(lengths for lengths, _ in read)))
+        values = [numbers(table[name]) for table in tables]
+        found[name] = stability(*_binned(*values))
+    read = [read_texts(combined(table["text"]).to_pylist()) for table in tables]
+    found["text_events"] = stability(*_binned(*(lengths for lengths, _ in read)))
     for name in dict.fromkeys([*read[0][1], *read[1][1]]):
         counts = [fields.get(name, Counter({None: len(lengths)})) for lengths, fields in read]
-        found[f"newest_{name}"] = _stability(*_matched(*counts))
+        found[f"newest_{name}"] = stability(*_matched(*counts))
     order = sorted(found, key=lambda name: (np.isnan(found[name]), -np.nan_to_num(found[name]), name))
-    return [{"input": name, "psi": found[name], "ages": _ages(name, aggregates)} for name in order]
+    return [{"input": name, "psi": found[name], "ages": ages(name, aggregates)} for name in order]
 
 
-def _ages(name: str, aggregates: list[str]) -> bool:
+def ages(name: str, aggregates: list[str]) -> bool:
+    """Whether an input moves by construction as a log grows older; see `drift`."""
     windows = (other.removeprefix(f"{name}_") for other in aggregates if other.startswith(f"{name}_"))
     over_all_time = any(re.fullmatch(r"\d+[mhd]|session", window) for window in windows) and not name.endswith("_mean")
     return over_all_time or bool(AGING.fullmatch(name))
 
 
-def _stability(train: np.ndarray, test: np.ndarray) -> float:
+def numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers as float64, NaN where there is none."""
+    return combined(column).to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def stability(train: np.ndarray, test: np.ndarray) -> float:
     """The index of two counts of shape (bins,)."""
     if not train.sum() or not test.sum():
         return float("nan")
@@ -66,20 +72,26 @@ def _stability(train: np.ndarray, test: np.ndarray) -> float:
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def _binned(train: np.ndarray, test: np.ndarray) -> list[np.ndarray]:
-    """Rows by decile of the training rows, the missing ones at the end."""
+def decile_edges(train: np.ndarray) -> np.ndarray:
+    """Between the bins of a number, by the training rows."""
     known = train[~np.isnan(train)]
     edges = np.quantile(known, np.arange(1, BINS) / BINS, method="lower") if len(known) else np.zeros(0)
     # A value of more than a tenth of the rows ends its bin, or all that lies above a frequent 0 would be one with it.
-    edges = np.unique([*edges, *np.nextafter(edges[1:][edges[1:] == edges[:-1]], np.inf)])
-    found = []
-    for values in (train, test):
-        bins = np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right"))
-        found.append(np.bincount(bins, minlength=len(edges) + 2))
-    return found
+    return np.unique([*edges, *np.nextafter(edges[1:][edges[1:] == edges[:-1]], np.inf)])
 
 
-def _read(texts: list[str]) -> tuple[np.ndarray, dict[str, Counter]]:
+def bins_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each row, 0 to len(edges); len(edges) + 1 where the value is missing."""
+    return np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right"))
+
+
+def _binned(train: np.ndarray, test: np.ndarray) -> list[np.ndarray]:
+    """Rows by decile of the training rows, the missing ones at the end."""
+    edges = decile_edges(train)
+    return [np.bincount(bins_of(values, edges), minlength=len(edges) + 2) for values in (train, test)]
+
+
+def read_texts(texts: list[str]) -> tuple[np.ndarray, dict[str, Counter]]:
     """The number of events of each text; and of the newest events field -> value -> how often it is written, with the
     texts that do not write the field under None."""
     lengths, fields, having = np.zeros(len(texts)), defaultdict(Counter), Counter()

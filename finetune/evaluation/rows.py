@@ -1,5 +1,6 @@
 """Scored rows: what every measure, interval, curve and group of an evaluation is computed from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,13 @@ class ScoredRows:
     """Rows with their labels, the scores that each scorer gives them, and whose they are.
 
     Attributes:
-        task: binary, tiers, propensity or value; see `finetune.model.objective.Objective`.
+        task: binary, tiers, propensity, survival or value; see `finetune.model.objective.Objective`.
         labels: As `finetune.metrics.compute_metrics` takes them.
         scores: Scorer -> scores as compute_metrics takes them; "model" is ours.
         users: Whose row each is, of shape (rows,).
         deviation: Standard deviation of the training labels, for nmae.
         popularity: Of shape (classes,): how many training examples have each class, for novelty.
+        horizons: Of survival, their names.
     """
 
     task: str
@@ -27,6 +29,7 @@ class ScoredRows:
     users: np.ndarray
     deviation: float | None = None
     popularity: np.ndarray | None = None
+    horizons: Sequence[str] | None = None
 
     @property
     def model(self) -> np.ndarray:
@@ -35,8 +38,8 @@ class ScoredRows:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What is known of the training labels."""
-        return {"deviation": self.deviation, "popularity": self.popularity}
+        """What `compute_metrics` has to know of the task and of the training labels."""
+        return {"deviation": self.deviation, "popularity": self.popularity, "horizons": self.horizons}
 
     def of_model(self) -> "ScoredRows":
         """The same rows with the model's scores alone."""

@@ -28,7 +28,7 @@ from data_prep.prepared import read_manifest, read_split
 from data_prep.sql import column_types, identifier, refused
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import GAPS, MAIN, MODEL, RATES
+from finetune.measures import GAPS, MAIN, MODEL, RATES, at_horizon
 from finetune.metrics import compute_metrics
 from finetune.parser import Experiment
 
@@ -270,18 +270,25 @@ def by_cutoff(scored: ScoredRows, cutoffs: np.ndarray, resamples: int, seed: int
 
     Returns:
         Of each cutoff cutoff, rows, users, positives, the measures with their intervals and, after the first, the
-        main one's change since the first cutoff with the interval, paired by users, as many stand at both.
+        main one's change since the first cutoff with the interval, paired by users, as many stand at both; but not
+        where the log reaches other horizons from there, as another one is another question.
     """
     main, found, first = MAIN[scored.task], [], None
     for cutoff in np.unique(cutoffs):
         figures, drawn = _figures(scored.of_model().where(cutoffs == cutoff), resamples, seed, among=scored.users)
-        if first:
+        if first and _reached(scored, figures) == _reached(scored, first[0]):
             figures[f"{main}_change"] = figures[main] - first[0][main]
             figures[f"{main}_change_interval"] = interval(drawn[main] - first[1][main])
         first = first or (figures, drawn)
         moment = cutoff.astype("datetime64[us]").astype(datetime)
         found.append({"cutoff": show(moment), **figures})
     return found
+
+
+def _reached(scored: ScoredRows, figures: dict) -> list[bool]:
+    """Whether something is known at each horizon of survival; empty for other tasks."""
+    numbers = range(1, scored.model.shape[1] + 1) if scored.task == "survival" else ()
+    return [not math.isnan(figures[at_horizon("brier_score", number)]) for number in numbers]
 
 
 def _figures(

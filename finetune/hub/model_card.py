@@ -25,8 +25,8 @@ from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
-from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of, whom
-from finetune.wording import FEW_POSITIVES, number, span, worded
+from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of, whom, window_of
+from finetune.wording import FEW_POSITIVES, listed, number, span, worded
 
 ONNX_FILE = "model.onnx"  # beside the weights, where it was asked for
 LABEL_SQL = {
@@ -34,6 +34,7 @@ LABEL_SQL = {
     "exists": "count(*) FILTER ({window}) > 0",
     "count": "count(*) FILTER ({window})",
     "sum": 'sum("{field}") FILTER ({window})',
+    "when": "min(event_time) FILTER ({window}) - cutoff",
     "which": 'list(DISTINCT "{field}") FILTER ({window})',
 }
 
@@ -103,7 +104,7 @@ def write_card(
     metrics, seed, base = public_metrics(raw), seed_of(folder), hub_name(settings["model"].get("name_or_path"))
     figures = metrics["test"] if seed is None else metrics["seeds"][seed]
     examples = _examples(folder, task, model, tokenizer, calibration)
-    classes = len(model.config.id2label or ()) if metrics["task"] in ("tiers", "propensity") else 1
+    classes = len(model.config.id2label or ()) if metrics["task"] in ("tiers", "propensity", "survival") else 1
     picture = draw_card_picture(raw, classes * most_rows(task["splits"]["test"]), target)
     parts = (
         {"publication": publication, "base": base, "adapter": isinstance(model, PeftModel)},
@@ -182,7 +183,7 @@ def _metadata(
 def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
     """What is predicted, in words and in SQL."""
     label, objective = task["task"]["label"], Objective.of_model(model.config)
-    horizon = in_words(label["horizon"])
+    horizon = in_words(window_of(task))
     window = f"WHERE event_time >= cutoff AND event_time < cutoff + INTERVAL '{horizon}'"
     if moments := "most_per_user" in task["splits"]["test"]:
         window = f"WHERE event_time > cutoff AND event_time <= cutoff + INTERVAL '{horizon}'"
@@ -194,7 +195,7 @@ def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
         "whom": whom(task),
         "kind": objective.task,
         "classes": list(objective.classes),
-        "label_sql": LABEL_SQL[task["label_kind"]].format(window=window, field=label["field"]),
+        "label_sql": LABEL_SQL[task["label_kind"]].format(window=window, field=label.get("field")),
     }
 
 
@@ -234,6 +235,9 @@ def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibrat
         return f"The predicted {objective.classes[0]} is {number(score, None)}."
     if objective.task == "binary":
         return f"The score, the probability of {code(objective.classes[1])}, is {number(score)}."
+    if objective.task == "survival":
+        each = [f"{number(value)} within {name}" for name, value in zip(objective.classes, score, strict=True)]
+        return f"The event comes with a probability of {listed(each)}."
     return f"The highest score, that of {code(objective.classes[score.argmax()])}, is {number(score.max())}."
 
 

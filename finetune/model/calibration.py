@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss, precision_recall_curve
 from data_prep import InputError
 from data_prep.files import write_whole
 from finetune.runs import CALIBRATION, read_calibration
+from finetune.survival import come_by, hazards_of, log_losses, mean_known
 
 WITHIN_STEPS = 1e-6  # the part of a score by isotonic calibration that the uncalibrated score keeps
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end
@@ -50,8 +51,8 @@ class Calibration:
         Args:
             method: evaluation.calibration.
             task: See `finetune.model.objective.Objective`.
-            labels: Of shape (rows,), or (rows, classes) for propensity.
-            scores: Of shape (rows,), or (rows, classes) for tiers and propensity.
+            labels: Of shape (rows,), or (rows, classes) for propensity and survival.
+            scores: Of shape (rows,), or (rows, classes) for tiers, propensity and survival.
 
         Raises:
             InputError: A method that the task has no use for.
@@ -67,13 +68,16 @@ class Calibration:
             calibrated = cls("temperature", float(np.exp(log_temperature))).apply(scores, task)
             if task == "tiers":
                 return log_loss(labels, calibrated, labels=np.arange(scores.shape[1]))
+            if task == "survival":
+                return mean_known(log_losses(labels, calibrated))
             return log_loss(labels.ravel(), calibrated.ravel(), labels=[0, 1])
 
         found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         return cls("temperature", float(np.exp(found.x)))
 
     def apply(self, scores: np.ndarray, task: str) -> np.ndarray:
-        """Calibrated scores of the same shape; of tiers each row still adds up to 1."""
+        """Calibrated scores of the same shape; of tiers each row still adds up to 1, and of survival, where hazards are
+        calibrated, it still never falls."""
         if self.method == "none":
             return scores
         if self.method == "isotonic":
@@ -81,7 +85,9 @@ class Calibration:
             return (1 - WITHIN_STEPS) * np.interp(scores, self.x, self.y) + WITHIN_STEPS * scores
         if task == "tiers":
             return softmax(log_softmax(np.log(np.maximum(scores, SMALLEST)), axis=1) / self.temperature, axis=1)
-        return expit(logit(np.clip(scores, SMALLEST, 1 - SMALLEST)) / self.temperature)
+        said = hazards_of(scores) if task == "survival" else scores
+        calibrated = expit(logit(np.clip(said, SMALLEST, 1 - SMALLEST)) / self.temperature)
+        return come_by(calibrated) if task == "survival" else calibrated
 
     def save(self, folder: Path) -> None:
         """Write calibration.json beside the model."""

@@ -12,10 +12,13 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data_prep import InputError
 from data_prep.serving import BATCH
 from finetune.model.memory import SCORING_REMEDY, enough_memory
 from finetune.model.objective import Objective, Scale
 from finetune.model.packing import base_model, batches_for, pack
+from finetune.model.pooling import pooled_states
+from finetune.model.tokenization import padded
 from finetune.model.tokens import Tokens, tokenize
 
 # Tokens of a batch, padding included: more of them fill a GPU's cores, and no longer fit into a CPU's caches.
@@ -85,6 +88,34 @@ def score_texts(
     if accelerator and all_processes > 1:  # each row is zero but in one process: the sum is that row to the bit
         logits = cast(torch.Tensor, accelerator.reduce(logits.to(accelerator.device)))
     return scores_of(model, logits.cpu().numpy())
+
+
+@enough_memory(SCORING_REMEDY)
+@torch.inference_mode()
+def embed_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], batch_size: int = BATCH
+) -> np.ndarray:
+    """The state of each text that the classifier's head reads, float32 of shape (texts, hidden); see `pooled_states`.
+
+    Args:
+        model: A classifier, as it was loaded.
+        tokenizer: Its tokenizer.
+        texts: By the serializer.
+        batch_size: The most texts of a batch.
+
+    Raises:
+        InputError: An adapter of virtual tokens, without which the encoder says something else.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        raise InputError("an adapter of virtual tokens has no states of its own", "embed with another model")
+    base, device = base_model(model), next(model.parameters()).device
+    found = np.zeros((len(texts), base.config.hidden_size), np.float32)
+    for start, tokens in _chunks(tokenizer, texts):
+        for rows in sorted_batches(tokens.lengths, batch_size, AT_A_TIME[device.type]):
+            batch = padded(tokenizer, [tokens.ids[tokens.starts[row] : tokens.starts[row + 1]] for row in rows], 1)
+            found[rows + start] = pooled_states(base, batch.to(device)).float().cpu().numpy()
+    return found
 
 
 def _chunks(tokenizer: PreTrainedTokenizerBase, texts: list[str] | Tokens) -> Iterator[tuple[int, Tokens]]:

@@ -4,22 +4,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy.special import logit
+from scipy.stats import skew
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
 
 from data_prep import InputError
 from data_prep.config import Label
-from data_prep.labels import class_names, label_name
-from finetune import metrics
+from data_prep.labels import UNKNOWN, class_names, label_name
+from finetune import metrics, survival
 from finetune.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
+SKEWED = 10  # labels above that skewness are learned on the log scale where it is chosen
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 
 
@@ -62,16 +64,34 @@ class Scale:
         return np.expm1(values) if self.log else values
 
 
+def on_log_scale(asked: bool | Literal["auto"], value_loss: str, values: np.ndarray) -> bool:
+    """Whether values are learned as log(1 + value).
+
+    Args:
+        asked: finetuning.log_scale.
+        value_loss: Of VALUE_LOSSES.
+        values: The training labels, of shape (examples,).
+    """
+    if asked != "auto":
+        return asked
+    skewness = float(skew(values)) if values.min() < values.max() else 0.0
+    log = value_loss == "absolute_error" and values.min() >= 0 and skewness > SKEWED
+    print(f"values are learned as {'log(1 + value)' if log else 'they are'}: their skewness is {skewness:.1f}")
+    return log
+
+
 @dataclass(frozen=True)
 class Objective:
     """The classifier's outputs and how they are judged.
 
     Attributes:
-        task: binary (absent, exists), tiers, propensity (which) or value (sum and count without tiers).
-        classes: What each logit is called, as id2label says.
+        task: binary (absent, exists), tiers, propensity (which), survival (when) or value (sum and count without
+            tiers).
+        classes: What each logit is called, as id2label says; of survival the horizons, and a logit is that of the
+            hazard of the interval that ends there, see `finetune.survival`.
     """
 
-    task: Literal["binary", "tiers", "propensity", "value"]
+    task: Literal["binary", "tiers", "propensity", "survival", "value"]
     classes: tuple[str, ...]
 
     @classmethod
@@ -81,6 +101,8 @@ class Objective:
             task, names = "binary", class_names(label, None)
         elif label.kind == "which":
             task, names = "propensity", classes
+        elif label.kind == "when":
+            task, names = "survival", class_names(label, None)
         elif label.tiers is not None:
             task, names = "tiers", classes
         else:
@@ -97,13 +119,18 @@ class Objective:
     @property
     def labels(self) -> dict:
         """Of the transformers config."""
-        kinds = {"propensity": "multi_label_classification", "value": "regression"}
+        kinds = dict.fromkeys(("propensity", "survival"), "multi_label_classification") | {"value": "regression"}
         return {
             "num_labels": len(self.classes),
             "id2label": dict(enumerate(self.classes)),
             "label2id": {name: i for i, name in enumerate(self.classes)},
             "problem_type": kinds.get(self.task, "single_label_classification"),
         }
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What `finetune.metrics.compute_metrics` has to know of the task."""
+        return {"horizons": self.classes} if self.task == "survival" else {}
 
     @property
     def best(self) -> str:
@@ -130,6 +157,8 @@ class Objective:
             return partial(_taught_loss, alone, teacher, centered=self.task in ("binary", "tiers"))
         if self.task == "propensity":
             return partial(_mean_loss, functional.binary_cross_entropy_with_logits)
+        if self.task == "survival":
+            return _hazard_loss
         if self.task == "value":
             return partial(_mean_loss, VALUE_LOSSES[value_loss])
         return partial(mean_cross_entropy, label_smoothing=label_smoothing, weights=weights)
@@ -138,13 +167,15 @@ class Objective:
         """The logits that say how frequent each class is, of shape (classes,); None for values, which are centered.
 
         Args:
-            labels: Of the training rows, of shape (rows,), for propensity (rows, classes).
+            labels: Of the training rows, of shape (rows,), for propensity and survival (rows, classes).
             weights: Of each class, see `class_weights`.
         """
         if self.task == "value":
             return None
         if self.task == "propensity":
             return logit((labels.sum(axis=0) + 0.5) / (len(labels) + 1))
+        if self.task == "survival":
+            return logit(((labels == 1).sum(axis=0) + 0.5) / ((labels != UNKNOWN).sum(axis=0) + 1))
         counts = np.bincount(labels, minlength=len(self.classes)) + 0.5
         return np.log(counts / counts.sum()) + np.log(1.0 if weights is None else weights)
 
@@ -153,23 +184,28 @@ class Objective:
         that the teacher would have, then the labels, of one of several classes 1 for the right one.
 
         Args:
-            labels: Of shape (rows,), for propensity (rows, classes); values as they are learned.
+            labels: Of shape (rows,), for propensity and survival (rows, classes); values as they are learned.
             teacher: As `scores` has them; values as they are learned.
         """
         if self.task == "value":
             return np.stack([teacher, labels], axis=1)[:, :, None]
         if self.task == "propensity":
             return np.stack([log_odds(teacher), labels], axis=1)
+        if self.task == "survival":
+            return np.stack([log_odds(survival.hazards_of(teacher)), labels], axis=1)
         said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
         logits = np.log(np.clip(said, EDGE, 1))
         return np.stack([logits - logits.mean(axis=1, keepdims=True), np.eye(len(self.classes))[labels]], axis=1)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape
-        (rows, classes), or for values the output itself, of shape (rows,)."""
+        (rows, classes), that the event has come by each horizon, of shape (rows, horizons), which never falls, or for
+        values the output itself, of shape (rows,)."""
         outputs = torch.from_numpy(np.asarray(logits, np.float64))
         if self.task == "propensity":
             return torch.sigmoid(outputs).numpy()
+        if self.task == "survival":
+            return survival.come_by(torch.sigmoid(outputs).numpy())
         if self.task == "value":
             return outputs[:, 0].numpy()
         probabilities = torch.softmax(outputs, dim=-1).numpy()
@@ -182,7 +218,7 @@ class Objective:
             InputError: The model's scores are NaN, as after a learning rate that is too high.
         """
         metric = metrics.METRIC[self.task](keep_in_memory=True)
-        figures = metric.compute(references=labels, prediction_scores=scores)
+        figures = metric.compute(references=labels, prediction_scores=scores, **self.known)
         assert figures is not None  # each process computes its own
         return {name: figures[name] for name in measure_names(self.task, "validation")}
 
@@ -285,6 +321,24 @@ def _taught_loss(
         logits = logits - logits.mean(-1, keepdim=True)
     distance = functional.mse_loss(logits, said, reduction="sum") / count
     return share * distance + (1 - share) * alone(outputs, labels, count)
+
+
+def _hazard_loss(
+    outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Binary cross-entropy of each interval whose outcome is known, which is the likelihood of the event's time,
+    averaged over all intervals of a step, the unknown ones too: so each row weighs the same in every batch.
+
+    Args:
+        outputs: With logits of shape (rows, horizons).
+        labels: 1, 0 or UNKNOWN, of the same shape.
+        num_items_in_batch: What the Trainer counted: each entry of the labels.
+    """
+    known = (labels != UNKNOWN).to(outputs["logits"].dtype)
+    total = functional.binary_cross_entropy_with_logits(
+        outputs["logits"], labels * known, weight=known, reduction="sum"
+    )
+    return total / (num_items_in_batch if num_items_in_batch is not None else labels.numel())
 
 
 def _mean_loss(

@@ -1,5 +1,7 @@
 """What a classifier's head reads of each text: the state of its first token, or the mean of all."""
 
+from collections.abc import Mapping
+
 import torch
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -36,6 +38,22 @@ def pool(model: PreTrainedModel, how: str) -> None:
         encoder.pooler.register_forward_pre_hook(lambda part, values: (pooled(values[0]),))
     else:
         encoder.register_forward_hook(at_the_end)
+
+
+def pooled_states(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The encoder's last state of each text, of shape (texts, hidden): of its first token, or the mean of all tokens,
+    as the head of the classifier reads it (before the pooler, which some encoders have between).
+
+    Args:
+        model: A sequence classifier of which `pool` was told.
+        batch: Padded, with input_ids and attention_mask.
+    """
+    encoder = getattr(model, model.base_model_prefix)
+    states = encoder(**batch).last_hidden_state
+    by_itself = hasattr(model.config, "classifier_pooling") or getattr(encoder, "pooler", None) is not None
+    if model.config.eventscribe["pooling"] == "mean" and by_itself:  # else `pool` has put it in the first place
+        states = _mean_first(states, batch["attention_mask"])
+    return states[:, 0]
 
 
 def _of_packed(states: torch.Tensor, starts: torch.Tensor, how: str) -> torch.Tensor:

@@ -46,14 +46,12 @@ def verdict(compared: dict) -> dict[str, str]:
     if compared["best"]:
         others = "the other run" if len(runs) == 2 else f"each of the other {len(runs) - 1} runs"
         value = number(runs[0][main], _places(main))
-        sure = f"Its {title}, {value}, is better than that of {others}, and that is no chance"
+        sure = f"Its {title}, {value}, is better than that of {others}, by more than chance"
     else:
         level = [called[run["name"]] for run in runs if run["standing"] == "level"]
         behind = [called[run["name"]] for run in runs if run["standing"] == "behind"]
         sure = f"In {title} these rows cannot tell {listed(level)} apart, and of them it is the best on validation"
-        sure += (
-            f"; {listed(behind)} {'is' if len(behind) == 1 else 'are'} worse, and that is no chance" if behind else ""
-        )
+        sure += f"; {listed(behind)} {'is' if len(behind) == 1 else 'are'} worse, by more than chance" if behind else ""
     few = ""
     if task != "value" and compared["positives"] < FEW_POSITIVES:
         few = f" With only {compared['positives']} positives that is a guess."
@@ -88,10 +86,10 @@ def _beside_rival(compared: dict) -> str:
     apart = f"a difference of {number(run['to_rival'], places, '+')} ({span(run['to_rival_interval'], places, '+')})"
     said = f"{named(rival['name'])}, the best baseline, has {number(rival[main], places)} on the same rows: "
     if run["beside_rival"] == "behind":
-        return f"{said}it is better than this run, {apart} that is no chance; use it for this log."
+        return f"{said}it is better than this run by more than chance, {apart}; use it for this log."
     if run["beside_rival"] == "ahead":
-        return f"{said}this run is better, {apart} that is no chance."
-    return f"{said}it and this run cannot be told apart, {apart} that chance can make."
+        return f"{said}this run is better by more than chance, {apart}."
+    return f"{said}it and this run cannot be told apart, {apart}."
 
 
 def _places(key: str) -> int | None:
@@ -195,4 +193,4 @@ def _in_words(name: str, entry: dict, compared: dict) -> str:
     if bounds[0] * bounds[1] <= 0:
         return f"{name} cannot be told apart, {difference}"
     worse = (entry["difference"] > 0) == compared["lower_is_better"]
-    return f"{name} is {'worse' if worse else 'better'}, {difference}, and that is no chance"
+    return f"{name} is {'worse' if worse else 'better'}, {difference}, by more than chance"

@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any
 
+from data_prep.event_words import with_article
 from data_prep.moments import parse_duration
 from finetune.field_words import aggregate_reading
-from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, best_rival
+from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival
 from finetune.metrics_json import Metrics
 from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
 
@@ -35,7 +36,7 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
         "by_money": _by_money(metrics),
         "rows": [_row(contact, step) for step in STEPS],
         "slider": _slider(metrics, contact, rival, costs),
-        "counts": metrics["task"] == "binary",
+        "counts": metrics["task"] != "value",
     }
 
 
@@ -62,10 +63,13 @@ def advice(metrics: Metrics) -> str:
 def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
     """The main measure of both and the interval of their difference, in words, where words are shorter."""
     ours, theirs = metrics["test"][metrics["main"]], metrics["test"]["baselines"][name][metrics["main"]]
-    if metrics["task"] == "binary":
+    if metrics["task"] in ("binary", "survival"):
+        pair = f"a user who {_people(metrics)[1]} and one who did not"
+        if metrics["task"] == "survival":
+            pair = f"users of whom one had {_event(metrics)} earlier"
         low, high = (1000 * end for end in bounds)
         return (
-            f": of 1,000 pairs of a user who {_people(metrics)[1]} and one who did not, this model orders "
+            f": of 1,000 pairs of {pair}, this model orders "
             f"{number(1000 * ours, 0)} rightly and {worded(name)} {number(1000 * theirs, 0)}, a difference of "
             f"{number(1000 * ours - 1000 * theirs, 0, '+')} ({span([low, high], 0, '+')})"
         )
@@ -75,7 +79,7 @@ def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
             f": this model is off by {number(ours, None)} on average and {worded(name)} by {number(theirs, None)}, a "
             f"difference of {apart} ({span(bounds, None, '+')})"
         )
-    return ", and that is no chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
+    return ", by more than chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
 
 
 def _gain_of_blend(metrics: Metrics, found: str) -> str:
@@ -89,7 +93,7 @@ def _gain_of_blend(metrics: Metrics, found: str) -> str:
     if standing(over_rival, lower) != "ahead" or (found == "level" and standing(over_model, lower) != "behind"):
         return ""
     which = "still" if found == "behind" else "than either"
-    return f" The mean of this model and boosting is better {which}, and that is no chance."
+    return f" The mean of this model and boosting is better {which}, by more than chance."
 
 
 def answers(metrics: Metrics) -> list[tuple[str, str]]:
@@ -121,15 +125,16 @@ def _trust(metrics: Metrics) -> str:
         said.append(
             f"It expected that {percent(sums['mean_score'], 1)} {whom}, and {percent(sums['mean_label'], 1)} did."
         )
+    if metrics["task"] == "survival":
+        said.append(_expected(metrics))
     change = (
         _known(metrics["by_cutoff"][-1].get(f"{metrics['main']}_change_interval")) if metrics["by_cutoff"] else None
     )
     if change:
         became = {
             "ahead": f"It was better on the last of these {parts} than on the first.",
-            "behind": f"It was worse on the last of these {parts} than on the first, and that is no chance: "
-            "train again.",
-            "level": f"On the last of these {parts} it was as good as on the first, but for what chance can make.",
+            "behind": f"It was worse on the last of these {parts} than on the first, by more than chance: train again.",
+            "level": f"On the last of these {parts} it was as good as on the first, as far as this test can tell.",
         }
         said.append(became[standing(change, metrics["lower_is_better"])])
     moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]
@@ -158,6 +163,28 @@ def _learned(metrics: Metrics) -> str:
     )
 
 
+def _expected(metrics: Metrics) -> str:
+    """What the model expected by the longest horizon that the test tells of, and what came."""
+    curves, horizons = metrics["curves"], metrics["classes"]
+    known = [at for at, share in enumerate(curves["come_by"]) if not missing(share)]
+    if not known:
+        return ""
+    expected, came = curves["expected"][known[-1]], curves["come_by"][known[-1]]
+    return (
+        f"It expected that {percent(expected, 1)} would have {_event(metrics)} within {horizons[known[-1]]}, and "
+        f"{percent(came, 1)} did."
+    )
+
+
+def _event(metrics: Metrics) -> str:
+    return with_article(worded(metrics["label"]))
+
+
+def _window(metrics: Metrics, contact: dict) -> str:
+    """The time after the cutoff whose events count."""
+    return contact.get("horizon") or metrics["horizon"]
+
+
 def _known(interval: list[float] | None) -> list[float] | None:
     """An interval with both of its ends, or None."""
     return None if interval is None or any(map(missing, interval)) else interval
@@ -165,11 +192,14 @@ def _known(interval: list[float] | None) -> list[float] | None:
 
 def _people(metrics: Metrics) -> tuple[str, str]:
     label = metrics["label"]
+    if metrics["task"] == "survival":
+        return f"to have {_event(metrics)}", f"had {_event(metrics)}"
     return LEAVING.get(label, (f"to come out as {worded(label)}", f"came out as {worded(label)}"))
 
 
 def _headline(metrics: Metrics, contact: dict) -> str:
-    whom = f"most likely {_people(metrics)[0]}" if metrics["task"] == "binary" else "with the highest predictions"
+    whom = "with the highest predictions" if metrics["task"] == "value" else f"most likely {_people(metrics)[0]}"
+    whom += f" within {contact['horizon']}" if metrics["task"] == "survival" else ""
     return (
         f"Contact the {short_percent(contact['share'])} {whom}: "
         f"{number(contact['contacted_at'], 0)} of {number(contact['users'], 0)} users."
@@ -181,14 +211,14 @@ def _found(metrics: Metrics, contact: dict) -> str:
     times = _times(found, contacted, contact)
     day = contact["cutoff"][:10]
     bounds = _known(contact.get("found_at_interval"))
-    if metrics["task"] == "binary":
+    if metrics["task"] != "value":
         share = f" ({percent(found / contacted)})" if contacted else ""
         between = ""
         if bounds:
             between = f", and between {number(bounds[0], 0)} and {number(bounds[1], 0)} among other users like these"
         return (
             f"On {day}, the last day of the test, {number(found, 0)} of them{share} really {_people(metrics)[1]} in "
-            f"the {metrics['horizon']} after it: {number(times, 1)} times as many as by chance{between}."
+            f"the {_window(metrics, contact)} after it: {number(times, 1)} times as many as by chance{between}."
         )
     between = "" if bounds is None else f" (95\u00a0% interval {span(bounds, None)})"
     return (
@@ -206,15 +236,17 @@ def _times(found: float, contacted: float, contact: dict) -> float | None:
 
 def _beside(metrics: Metrics, contact: dict) -> str:
     """What as many contacts find by each way, the best first, and by chance."""
-    ours, places = contact["found_at"][MODEL], 0 if metrics["task"] == "binary" else None
-    rivals = {name: found for name, found in contact["found_at"].items() if name not in (MODEL, "majority", *NO_RIVALS)}
+    ours, places = contact["found_at"][MODEL], None if metrics["task"] == "value" else 0
+    rivals = {
+        name: found for name, found in contact["found_at"].items() if name not in (MODEL, *SAME_FOR_ALL, *NO_RIVALS)
+    }
     ways = [
-        f"{worded(name)} {number(found, places)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
+        f"{number(found, places)} by {worded(name)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
     ]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
     return (
-        f"As many contacts find {number(ours, places)} by this model, "
-        f"{listed([*ways, f'chance {number(chance, places)}'])}."
+        f"The same {number(contact['contacted_at'], 0)} contacts find {number(ours, places)} by this model, "
+        f"{listed([*ways, f'{number(chance, places)} by chance'])}."
     )
 
 
@@ -273,7 +305,7 @@ def _slider(metrics: Metrics, contact: dict, rival: str | None, costs: dict | No
         "start": round(100 * contact["share"]),
         "users": contact["users"],
         "total": contact["total"],
-        "counts": metrics["task"] == "binary",
+        "counts": metrics["task"] != "value",
         "contacted": contact["contacted"],
         "found": contact["found"][MODEL],
         "low": contact["low"],

@@ -7,7 +7,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 
 from data_prep.moments import parse_duration
-from finetune.measures import MAJORITY, MODEL, best_rival, digits, measure
+from finetune.measures import MODEL, SAME_FOR_ALL, best_rival, digits, measure
 from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
     AMBER,
@@ -37,7 +37,7 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
     names = [
         name
         for name, figures in baselines.items()
-        if name != MAJORITY and not missing(figures.get(f"{main}_difference"))
+        if name not in SAME_FOR_ALL and not missing(figures.get(f"{main}_difference"))
     ]
     if not names:
         return []
@@ -106,13 +106,13 @@ def contact_pictures(metrics: Metrics) -> list[Picture]:
     axes.plot(shares, apart, label=f"Model minus {worded(rival)}", **SOLID)
     axes.axhline(0, color=INK, linewidth=1.2)
     axes.set(
-        xlim=(0, 1), xlabel="Share contacted", ylabel="More found" if metrics["task"] == "binary" else "More brought"
+        xlim=(0, 1), xlabel="Share contacted", ylabel="More brought" if metrics["task"] == "value" else "More found"
     )
     axes.xaxis.set_major_formatter(percents())
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: number(value, 0, "+"))
     legend(figure, axes)
-    places, there = 0 if metrics["task"] == "binary" else None, contact["difference_at"][rival]
+    places, there = None if metrics["task"] == "value" else 0, contact["difference_at"][rival]
     apart_at, bounds = number(there["difference"], places, "+"), span(there["interval"], places, "+")
     clear = int(((low > 0) | (high < 0)).sum())
     reading = (

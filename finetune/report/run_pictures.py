@@ -93,10 +93,12 @@ def cutoff_pictures(metrics: Metrics) -> list[Picture]:
     where = ("at the first test cutoff", "at the last", "cutoff")
     if moments:
         where = (f"at test moments from {str(first['cutoff'])[:10]} on", "in the last period", "period")
+    changed = f": changed by {change} [{low}, {high}] since the first {where[2]} (95\u00a0% interval)"
+    if f"{main}_change" not in last:
+        changed = ", from which the log reaches fewer horizons, so that these are two questions"
     reading = (
         f"{name} is {number(first.get(main), digits(main))} {where[0]} and "
-        f"{number(last.get(main), digits(main))} {where[1]}: changed by {change} [{low}, {high}] since the first "
-        f"{where[2]} (95\u00a0% interval)."
+        f"{number(last.get(main), digits(main))} {where[1]}{changed}."
     )
     said = "; ".join(_sentence(str(point["cutoff"]), point, main) for point in points)
     return [Picture("By cutoff", reading, inline_svg(figure, "cutoffs", f"{name} with intervals by cutoff. {said}."))]

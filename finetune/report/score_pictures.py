@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import BLEND, MAJORITY, MODEL, SHARES, best_rival
+from finetune.measures import BLEND, MODEL, SAME_FOR_ALL, SHARES, best_rival
 from finetune.metrics_json import Metrics
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
@@ -25,6 +25,7 @@ from finetune.report.pictures import (
     styles,
     wide_figure,
 )
+from finetune.report.survival_pictures import calibration_by_horizon, measures_by_horizon, survival_curves
 from finetune.wording import listed, missing, named, number, percent, span, worded
 
 UNSURE = 5  # per cent of the positives: below it a precision rests on few rows
@@ -46,6 +47,8 @@ def ranking_pictures(metrics: Metrics) -> list[Picture]:
         return [deciles(metrics["test"]), value_gain(scorers, curves)]
     if task == "propensity" and curves["class_auroc"]:
         return [class_auroc(scorers, metrics["classes"], curves["class_auroc"]), at_k(scorers, curves["at_k"])]
+    if task == "survival" and curves["rows"]:
+        return [survival_curves(metrics["classes"], curves), measures_by_horizon(metrics["classes"], scorers)]
     return []
 
 
@@ -72,7 +75,7 @@ def curve_pictures(metrics: Metrics) -> list[Picture]:
 def _drawn(metrics: Metrics) -> dict[str, dict]:
     """The scorers that have a line: chance has one of its own, and the blend's hides behind those of its parts."""
     scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
-    return {name: figures for name, figures in scorers.items() if name not in (MAJORITY, BLEND)}
+    return {name: figures for name, figures in scorers.items() if name not in (*SAME_FOR_ALL, BLEND)}
 
 
 def probability_pictures(metrics: Metrics) -> list[Picture]:
@@ -82,6 +85,8 @@ def probability_pictures(metrics: Metrics) -> list[Picture]:
         metrics: The content of metrics.json.
     """
     curves, test = metrics["curves"], metrics["test"]
+    if metrics["task"] == "survival" and curves["rows"]:
+        return [calibration_by_horizon(metrics["classes"], curves)]
     if not curves.get("calibration"):
         return []
     calibration = metrics["calibration"] or {}

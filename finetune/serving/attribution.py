@@ -101,8 +101,8 @@ def attribute(
     """What each word of each text pushes.
 
     The output that is explained is the log-odds of a class, before any calibration: of label 1 for binary, of the
-    predicted tier, or of the likeliest class for propensity, unless `output` names another. Of values it is the value
-    in its own unit.
+    predicted tier, of the likeliest class for propensity, or of the event by the longest horizon for survival, unless
+    `output` names another. Of values it is the value in its own unit.
 
     Args:
         model: By `load_classifier`; its weights stop asking for gradients.
@@ -274,6 +274,9 @@ def explained(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, out
         return torch.expm1(value) if scale["log"] else value
     if task in ("value", "propensity"):
         return logit
+    if task == "survival":  # the log-odds of the event by the horizon
+        left = torch.nn.functional.logsigmoid(-logits).cumsum(dim=1).gather(1, outputs[:, None])[:, 0]
+        return torch.log(-torch.expm1(left)) - left
     others = torch.arange(logits.shape[1], device=logits.device) != outputs[:, None]
     return logit - torch.logsumexp(logits.masked_fill(~others, -torch.inf), dim=1)
 
@@ -281,7 +284,8 @@ def explained(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, out
 def chosen_outputs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], output: int | None
 ) -> np.ndarray:
-    """The class that is explained of each text: the one asked for, label 1 for binary, else the likeliest one."""
+    """The class that is explained of each text: the one asked for, label 1 for binary, the longest horizon for
+    survival, else the likeliest one."""
     objective = Objective.of_model(model.config)
     if output is None and objective.task in ("tiers", "propensity"):
         logits = np.empty((len(ids), len(objective.classes)))
@@ -290,7 +294,8 @@ def chosen_outputs(
                 text, mask = padded(tokenizer, [ids[i] for i in rows], 1).to(model.device).values()
                 logits[rows] = model(input_ids=text, attention_mask=mask).logits.cpu().numpy()
         return logits.argmax(axis=1)
-    return np.full(len(ids), output if output is not None else int(objective.task == "binary"))
+    default = {"binary": 1, "survival": len(objective.classes) - 1}.get(objective.task, 0)
+    return np.full(len(ids), default if output is None else output)
 
 
 def outputs_of(

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, cutoff_of, past_texts, read_past
 from data_prep.task import check_loaded
 from finetune.model.calibration import Calibration
-from finetune.model.inference import for_scoring, score_texts
+from finetune.model.inference import embed_texts, for_scoring, score_texts
 from finetune.model.loading import load_classifier, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode
@@ -114,8 +115,64 @@ class EventClassifier:
         Raises:
             InputError: A missing column, a value that does not fit, or no event before the cutoff.
         """
-        moment = cutoff_of(self.serializer, cutoff)
         check_size("batch_size", batch_size)
+
+        def answer(texts: pa.Table, bar: tqdm) -> pa.Table:
+            return self.answers(texts, text, batch_size, bar=bar)
+
+        return self._each(events, cutoff, population, users, answer)
+
+    def embed(
+        self,
+        events: Any,
+        cutoff: datetime | date | str,
+        batch_size: int = BATCH,
+        population: bool = False,
+        users: Any = None,
+    ) -> pa.Table:
+        """A vector of every user who has an event before the cutoff, for other models and for look-alikes.
+
+        It is the encoder's last state that the head reads: of the first token with model.pooling cls, the mean over all
+        tokens with mean; before the pooler (dense and tanh) that BERT has in between, and not normalized. Vectors of
+        two models, or of two trainings, have nothing to do with each other.
+
+        Args:
+            events: See `predict`, as the next ones.
+            cutoff: The moment of prediction.
+            batch_size: The most texts at a time.
+            population: Keep only the users whom the task asks about.
+            users: Their attributes, of a model that reads some.
+
+        Returns:
+            A row a user, in the order of the ids: user_id, cutoff and embedding, a fixed-size list of float32.
+
+        Raises:
+            InputError: See `predict`; or an adapter of virtual tokens.
+        """
+        check_size("batch_size", batch_size)
+
+        def answer(texts: pa.Table, bar: tqdm) -> pa.Table:
+            bar.update(len(texts))
+            return self._embedded(texts.select(["user_id", "cutoff"]), texts["text"].to_pylist(), batch_size)
+
+        return self._each(events, cutoff, population, users, answer)
+
+    def _embedded(self, table: pa.Table, texts: list[str], batch_size: int) -> pa.Table:
+        """A table with the column `embedding` of its rows' texts, see `embed`."""
+        vectors = embed_texts(self.model, self.tokenizer, texts, batch_size)
+        values = pa.array(vectors.ravel(), pa.float32())
+        return table.append_column("embedding", pa.FixedSizeListArray.from_arrays(values, vectors.shape[1]))
+
+    def _each(
+        self,
+        events: Any,
+        cutoff: datetime | date | str,
+        population: bool,
+        users: Any,
+        answer: Callable[[pa.Table, tqdm], pa.Table],
+    ) -> pa.Table:
+        """What an answer to user_id, cutoff and text says of each user of a log, in the order of the ids."""
+        moment = cutoff_of(self.serializer, cutoff)
         members = whom(self.task) if population else EVERYBODY
         limit = events.memory_limit if isinstance(events, DataConfig) else None
         with tempfile.TemporaryDirectory() as folder, connect(limit, Path(folder) / "spill") as con:
@@ -125,24 +182,30 @@ class EventClassifier:
                 print(note)
             parts = past_texts(con, log, self.serializer, Path(folder), moment, members)
             with tqdm(desc="score", total=None if population else log.users, unit="user") as bar:
-                found = pa.concat_tables([self.answers(part, text, batch_size, bar=bar) for part in parts])
+                found = pa.concat_tables([answer(part, bar) for part in parts])
         if not len(found):
             print(nobody(self.task, moment))
         return found.sort_by("user_id")
 
-    def answers(self, texts: pa.Table, text: bool, batch_size: int, bar: tqdm | None = None) -> pa.Table:
+    def answers(
+        self, texts: pa.Table, text: bool, batch_size: int, embeddings: bool = False, bar: tqdm | None = None
+    ) -> pa.Table:
         """Scores and labels in place of texts.
 
         For yes-or-no labels `score` is the probability, and `label` is the class's name: the positive one from
         calibration.threshold on, or above one half where none was chosen. For tiers `score` lists the probability of
         each class and `label` is the most probable. For propensity `score` lists the probability of each value and
-        `label` the values above one half, the most probable first. For values `score` is the value, without a label.
+        `label` the values above one half, the most probable first. For survival `score` lists the probability that the
+        event comes by each horizon, each of which stands in a column such as p_7_days, too, and `label` is the first
+        one by which it is more likely than not, `within 7 days`, or behind the last one `after 28 days`. For values
+        `score` is the value, without a label.
         The order of the classes stands in the metadata of the table, as JSON under `classes`.
 
         Args:
             texts: user_id, cutoff and text.
             text: Keep the text, without what the model did not read of it.
             batch_size: The most texts at a time.
+            embeddings: Also give the column of `embed`.
             bar: Counts texts.
         """
         written = texts["text"].to_pylist()
@@ -151,10 +214,15 @@ class EventClassifier:
         table = texts.select(["user_id", "cutoff"])
         if labels is not None:
             table = table.append_column("label", labels)
+        if self.objective.task == "survival":
+            for name, values in zip(self.objective.classes, scores.T, strict=True):
+                table = table.append_column(f"p_{name.replace(' ', '_')}", pa.array(values))
         kind = pa.float64() if scores.ndim == 1 else pa.list_(pa.float64())
         table = table.append_column("score", pa.array(scores if scores.ndim == 1 else list(scores), kind))
         if text:
             table = table.append_column("text", pa.array(self.texts_read(written), pa.string()))
+        if embeddings:
+            table = self._embedded(table, written, batch_size)
         return table.replace_schema_metadata({"classes": json.dumps(self.objective.classes)})
 
     def score(
@@ -191,6 +259,9 @@ class EventClassifier:
             order = np.argsort(-scores, axis=1, kind="stable")
             likely = [row[own[row] > 0.5] for row, own in zip(order, scores, strict=True)]
             return pa.array([[self.objective.classes[i] for i in row] for row in likely], pa.list_(pa.string()))
+        if task == "survival":
+            words = pa.array([*(f"within {name}" for name in names.to_pylist()), f"after {names[-1]}"])
+            return words.take(pa.array((scores <= 0.5).sum(axis=1)))
         if task == "tiers":
             return names.take(pa.array(scores.argmax(axis=1)))
         threshold = self.calibration.threshold

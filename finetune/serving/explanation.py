@@ -14,7 +14,7 @@ from data_prep.moments import in_words
 from data_prep.side_tables import all_logs
 from data_prep.sources import source_files
 from finetune.report.report import FEWEST, page_template
-from finetune.runs import read_notes, whom
+from finetune.runs import read_notes, whom, window_of
 from finetune.serving.attribution import Attribution
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.facts import aggregate_figure, figure, target_noun
@@ -85,7 +85,7 @@ def facts_of(classifier: EventClassifier, output: int, attributions: list[Attrib
         "class": objective.classes[output],
         "label": classifier.task["label"],
         "field": classifier.task["task"]["label"].get("field"),
-        "horizon": in_words(classifier.task["task"]["label"]["horizon"]),
+        "horizon": objective.classes[output] if objective.task == "survival" else in_words(window_of(classifier.task)),
         "whom": members.phrase(),
         "unit": "value" if objective.task == "value" else "log-odds",
         "calibration": classifier.calibration.method,

@@ -58,6 +58,7 @@ def predict_log(
     part_users: int = PART_USERS,
     called: str = "data.sources[0]",
     top: float | None = None,
+    embeddings: bool = False,
 ) -> Path:
     """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
 
@@ -76,6 +77,7 @@ def predict_log(
         part_users: About so many users are scored between two renames; what a stop loses at most in each process.
         called: What the events are called in messages.
         top: Also list the users with the highest scores, this share of those scored; see `write_top`.
+        embeddings: Also write a vector of each user, see `EventClassifier.embed`.
 
     Returns:
         The output.
@@ -85,22 +87,20 @@ def predict_log(
     """
     accelerator, output = _accelerator(), Path(output)
     _check(output, data, batch_size, part_users, top)
-    folder = model_folder(model)
-    classifier = _classifier(folder, top)
-    moment = cutoff_of(classifier.serializer, cutoff)
-    work = output.with_name(f"{output.name}.parts")
+    classifier = _classifier(folder := model_folder(model), top)
+    moment, work = cutoff_of(classifier.serializer, cutoff), output.with_name(f"{output.name}.parts")
     members = whom(classifier.task) if population else EVERYBODY
     with _alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
-            origin = {"cutoff": str(moment or LAST), "text": text, "population": population} | _origin(folder, data)
-            plan = _plan(work, origin, classifier, data, moment, part_users, called)
+            origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}
+            plan = _plan(work, origin | _origin(folder, data), classifier, data, moment, part_users, called)
         users = _users_by_part(plan)
         own = _own_parts(work, users, accelerator)
         with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
                 assert population or len(texts) == users[part]
-                _write(_scores(work, part), classifier.answers(texts, text, batch_size, bar=bar))
+                _write(_scores(work, part), classifier.answers(texts, text, batch_size, embeddings, bar))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _finish(work, list(users), output, classifier.task, moment, top, data.memory_limit or MEMORY)
@@ -211,7 +211,8 @@ def _plan(
     if (work / PLAN).is_file():
         remedy = f"delete {work} and run the same command again"
         plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
-        changed = [key for key in origin if plan["origin"].get(key) != origin[key]]
+        before = {"embeddings": False} | plan["origin"]  # of an older version, which could not write them
+        changed = [key for key in origin if before.get(key) != origin[key]]
         if changed:
             other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"
             raise InputError(

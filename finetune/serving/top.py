@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -21,8 +22,9 @@ def refuse_share(share: float) -> None:
 
 
 def refuse_lists(task: str) -> None:
-    """InputError where a user has a score for each class; the task is that of the model's objective."""
-    if task not in ("binary", "value"):
+    """InputError where a user has a score for each class; the task is that of the model's objective. Of survival the
+    score by the longest horizon counts."""
+    if task not in ("binary", "value", "survival"):
         raise InputError(
             "--top needs one score a user, and this model gives one for each class", "drop it", setting="--top"
         )
@@ -49,7 +51,7 @@ def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
     They are as many as the report contacts of so many users.
 
     Args:
-        scores: A Parquet file with one score a user.
+        scores: A Parquet file with one score a user, or a list of them of which the last one counts.
         share: Of its users.
         work: A folder for what is unfinished.
         memory_limit: DuckDB's.
@@ -58,8 +60,9 @@ def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
         What it wrote, in a line.
     """
     users = int(contacted(share, pq.read_metadata(scores).num_rows))
+    score = "score[-1]" if pa.types.is_list(pq.read_schema(scores).field("score").type) else "score"
     query = f"""SELECT row_number() OVER (ORDER BY score DESC, user_id) AS rank, user_id, score
-        FROM (SELECT user_id, score FROM scores ORDER BY score DESC, user_id LIMIT {users}) ORDER BY rank"""
+        FROM (SELECT user_id, {score} AS score FROM scores ORDER BY score DESC, user_id LIMIT {users}) ORDER BY rank"""
     with connect(memory_limit, work / "spill") as con:
         con.register("scores", ds.dataset(scores))  # by pyarrow, as DuckDB takes * and [ in a name for a glob
         con.sql(query).write_csv(str(work / "top.csv"))

@@ -132,7 +132,7 @@ def _check_together(settings: dict, experiment: Experiment, objective: Objective
 
 def _check_label(settings: dict, experiment: Experiment, objective: Objective) -> None:
     """Refuse what the kind of label has no use for."""
-    if settings["label_smoothing_factor"] and objective.task in ("value", "propensity"):
+    if settings["label_smoothing_factor"] and objective.task not in ("binary", "tiers"):
         raise InputError(
             f"a {objective.task} label has no classes to smooth",
             "leave it at 0",

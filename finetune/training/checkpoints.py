@@ -20,6 +20,7 @@ from data_prep.serializer import SERIALIZER
 from finetune.config import Experiment
 from finetune.effects import weight_settings, with_effect
 from finetune.runs import (
+    BACKTESTS,
     CHECKPOINTS,
     CHECKSUMS,
     EXPLANATION,
@@ -33,6 +34,7 @@ from finetune.runs import (
     PRETRAINING_LOG,
     REPORT,
     SETTINGS,
+    START,
     SWEEP,
     TENSORBOARD,
     TRAINING_LOG,
@@ -41,7 +43,7 @@ from finetune.runs import (
     seed_folder,
 )
 
-RUN_FOLDERS = (CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, SWEEP, TENSORBOARD)
+RUN_FOLDERS = (BACKTESTS, CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, START, SWEEP, TENSORBOARD)
 RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION_PAGE)
 OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate

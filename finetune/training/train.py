@@ -33,11 +33,12 @@ from finetune.config import Experiment
 from finetune.effects import weight_settings
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
-from finetune.model.objective import Objective, Scale, class_weights
+from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
 from finetune.model.tokens import CHUNK, tokens_of_split
 from finetune.runs import (
+    BACKTESTS,
     EXPLANATION,
     EXPLANATION_PAGE,
     METRICS,
@@ -86,13 +87,18 @@ def train(experiment: Experiment) -> list[Path]:
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
-    finished = [made_by(run.checkpoint_folder) == origin | {"finished": True} for run, origin in runs]
+    finished = [has_finished(run, manifest) for run, _ in runs]
     if all(finished) or starts_anew(experiment.training["resume_from_checkpoint"]):
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
             _train(run, manifest, origin)
     return [run.model_folder for run, _ in runs]
+
+
+def has_finished(run: Experiment, manifest: Manifest) -> bool:
+    """Whether a model of these settings and of this data is there already."""
+    return made_by(run.checkpoint_folder) == _origin(run, manifest) | {"finished": True}
 
 
 def _origin(run: Experiment, manifest: Manifest) -> dict:
@@ -274,7 +280,8 @@ def _learned(
             limit = experiment.limits["train"]
             said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
-        scale = Scale.fit(labels["train"], settings.log_scale)
+        log = on_log_scale(settings.log_scale, settings.value_loss, labels["train"])
+        scale = Scale.fit(labels["train"], log)
         labels = {split: scale.learned(values) for split, values in labels.items()}
         said = None if said is None else scale.learned(said)
     if said is not None:
@@ -285,7 +292,8 @@ def _learned(
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:
     """Put the model in its place, with the log."""
     for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
-        shutil.rmtree(folder / PREDICTIONS, ignore_errors=True)
+        for name in (PREDICTIONS, BACKTESTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (METRICS, REPORT, EXPLANATION, EXPLANATION_PAGE):
             (folder / name).unlink(missing_ok=True)
     with replacing(experiment.model_folder) as folder:

@@ -18,7 +18,7 @@ from tests.configs.facts import CONFIGS, DAY, KNOWN, SPLITS, Facts
 pytestmark = pytest.mark.xdist_group("known logs")  # one worker makes them
 
 # 84.51° Complete Journey, whose files come with a package; and those with cutoffs at events, see test_moments.py.
-OTHERS = {"departments", "quickstart", "churn_bert_base_lora", "churn_demographics"}
+OTHERS = {"departments", "next_purchase", "quickstart", "churn_bert_base_lora", "churn_demographics"}
 OTHERS |= {"campaign_response", "session_purchase", "retailrocket_session", "rees46_cosmetics_session"}
 
 

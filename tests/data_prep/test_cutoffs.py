@@ -13,12 +13,12 @@ def test_a_window_in_whose_end_nothing_happens_is_doubtful(shop):
     rows = [row for row in shop.regulars() if row["event_time"] < shop.day(64) or row["user_id"] == "looker"]
     with shop.log(rows) as (con, log):
         cutoffs = resolve_cutoffs(shop.task(), log)
-        assert doubtful_windows(count_on(con), shop.task(), cutoffs) == [
+        assert doubtful_windows(count_on(con), shop.task(), cutoffs, log) == [
             "no event with event_type = 'purchase' at the end of the label window 2024-02-29 to 2024-03-07; is the log "
             "complete?"
         ]
-    with shop.log(shop.regulars()) as (con, _):
-        assert doubtful_windows(count_on(con), shop.task(), cutoffs) == []
+    with shop.log(shop.regulars()) as (con, log):
+        assert doubtful_windows(count_on(con), shop.task(), cutoffs, log) == []
 
 
 def test_a_range_of_cutoffs_steps_from_first_to_last(shop):

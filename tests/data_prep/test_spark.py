@@ -144,14 +144,17 @@ def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):
 
 @pytest.mark.parametrize("given", [False, True])
 def test_moments_of_users_are_the_same_on_spark(shop, monkeypatch, tmp_path, given):
-    """Of events, drawn in each part by itself; and of a table of which each part takes its users' rows."""
+    """Of events, drawn in each part by itself, with several horizons; and of a table of which each part takes its
+    users' rows."""
     monkeypatch.setattr(parts_module, "PART_EVENTS", 40)
     kinds = ["purchase" if i % 13 == 0 else "view" for i in range(300)]
     rows = shop.regulars() + [shop.event(f"u{i % 9}", i / 4, kind, value=float(i)) for i, kind in enumerate(kinds)]
     days = {"train": ("2024-01-05", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
     days["test"] = ("2024-03-01", "2024-03-10")
     at = {} if given else {"at": "event_type = 'view'", "per_user": 3, "gap": "20h"}
-    task = shop.task(population={"within": None}, **{split: CutoffRange(*ends, **at) for split, ends in days.items()})
+    label = {} if given else {"kind": "when", "horizon": None, "horizons": ["12h", "7 days", "9 days"]}
+    ranges = {split: CutoffRange(*ends, **at) for split, ends in days.items()}
+    task = shop.task(label=label, population={"within": None}, **ranges)
     if given:
         moments = [row for row in rows if row["event_time"].hour == 6]
         shop.write(moments, tmp_path / "moments.parquet")

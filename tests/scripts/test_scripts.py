@@ -98,7 +98,7 @@ def test_a_script_that_takes_a_trained_model_explains_itself_without_loading_tor
     """Which takes seconds."""
     told = "import runpy, sys; sys.argv[1:] = ['--help']\ntry: runpy.run_path(path, run_name='__main__')\n"
     told += "except SystemExit: pass\nprint('loaded', sorted({'torch', 'transformers', 'sklearn'} & {*sys.modules}))"
-    for name in ("compare", "explain", "export", "predict", "publish"):
+    for name in ("compare", "explain", "export", "monitor", "predict", "publish", "renew"):
         command = [sys.executable, "-c", f"path = {str(ROOT / 'scripts' / name)!r} + '.py'\n{told}"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.splitlines()[-1] == "loaded []", name

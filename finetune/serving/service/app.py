@@ -20,7 +20,7 @@ from data_prep import InputError
 from data_prep.live import Unusable
 from data_prep.moments import parse_cutoff
 from data_prep.serving import trained_zone
-from finetune.runs import whom
+from finetune.runs import whom, window_of
 from finetune.serving.service import schemas
 from finetune.serving.service.door import Door
 from finetune.serving.service.engine import (
@@ -214,7 +214,7 @@ def _facts(engine: Engine) -> schemas.ModelFacts:
         task=classifier.objective.task,
         label=task["label"],
         classes=None if classifier.objective.task == "value" else list(classifier.objective.classes),
-        horizon=task["task"]["label"]["horizon"],
+        horizon=window_of(task),
         population=vars(whom(task)),
         threshold=classifier.calibration.threshold,
         calibration=classifier.calibration.method,

@@ -8,19 +8,19 @@ from sklearn import metrics as sklearn_metrics
 
 from data_prep import InputError
 from finetune.evaluation.bootstrap import (
-    _Rows,
     bootstrap,
     bootstrap_at_threshold,
     interval,
     interval_names,
-    score_bins,
     user_weights,
 )
+from finetune.evaluation.counts import Rows, score_bins
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MEASURES
 from finetune.metrics import compute_metrics
 
 POPULARITY = np.arange(1, 13)
+KNOWN = {"deviation": 3.0, "popularity": POPULARITY, "horizons": ("7 days", "14 days", "28 days")}
 
 
 def simulate(task: str, users: int, seed: int, rows: int = 3, levels: int | None = None):
@@ -39,6 +39,11 @@ def simulate(task: str, users: int, seed: int, rows: int = 3, levels: int | None
         labels = np.digitize(trait + random.normal(size=len(trait)), [-0.5, 1])
         odds = np.exp(-np.abs(seen[:, None] - np.array([-1, 0, 2])))
         scores = odds / odds.sum(axis=1, keepdims=True)
+    elif task == "survival":  # not censored, as resamples keep the weights against that
+        hazards = 1 / (1 + np.exp(-trait[:, None] - np.array([-1, 0, -1])))
+        labels = (random.random(hazards.shape) < hazards).astype(np.int8)
+        labels[:, 1:][np.cumsum(labels[:, :-1], axis=1) > 0] = -1
+        scores = 1 - np.cumprod(1 / (1 + np.exp(seen[:, None] + np.array([-1, 0, -1]))), axis=1)
     else:
         odds = seen[:, None] + np.linspace(-3, 0, 12)
         labels = (random.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(np.int8)
@@ -52,14 +57,13 @@ def test_a_resample_has_the_measures_of_its_rows_written_out(task, levels):
     labels, scores, users = simulate(task, 30, seed=1, levels=levels)
     shuffled = np.random.default_rng(0).permutation(len(users))
     labels, scores, users = labels[shuffled], scores[shuffled], users[shuffled]
-    more = {"deviation": 3.0, "popularity": POPULARITY}
-    drawn = bootstrap(ScoredRows(task, labels, {"a": scores}, users, **more), 40, seed=5)["a"]
+    drawn = bootstrap(ScoredRows(task, labels, {"a": scores}, users, **KNOWN), 40, seed=5)["a"]
     assert tuple(drawn) == interval_names(task, scores)
     weights = np.concatenate(list(user_weights(users, 40, seed=5)), axis=1).astype(int)
     of_row = np.searchsorted(np.unique(users), users)
     for i in range(40):
         rows = np.repeat(np.arange(len(users)), weights[of_row, i])
-        expected = compute_metrics(task, labels[rows], scores[rows], **more)
+        expected = compute_metrics(task, labels[rows], scores[rows], **KNOWN)
         found = {metric: values[i] for metric, values in drawn.items()}
         assert found == pytest.approx({metric: expected[metric] for metric in found}, rel=1e-4, abs=1e-6, nan_ok=True)
 
@@ -91,9 +95,8 @@ def test_a_resample_has_scikit_learns_measures_with_sample_weights(seed, levels,
 @pytest.mark.parametrize("task", MEASURES)
 def test_a_scorer_compared_with_itself_differs_by_nothing(task):
     labels, scores, users = simulate(task, 200, seed=0)
-    more = {"deviation": 3.0, "popularity": POPULARITY}
     drawn = bootstrap(
-        ScoredRows(task, labels, {"a": scores, "other": scores[::-1], "b": scores.copy()}, users, **more), 300
+        ScoredRows(task, labels, {"a": scores, "other": scores[::-1], "b": scores.copy()}, users, **KNOWN), 300
     )
     for metric, values in drawn["a"].items():
         assert interval(values - drawn["b"][metric]) == [0.0, 0.0]
@@ -212,7 +215,7 @@ def test_neighbouring_scores_share_a_bin_without_moving_the_measures():
 def test_a_score_that_many_rows_share_is_counted_to_the_last_row():
     """float32 alone would stop at 2^24 rows."""
     rows = 2**23 + 1
-    table = _Rows(np.zeros(rows, np.int8), 1).table(np.zeros(rows, np.int8), 1)
+    table = Rows(np.zeros(rows, np.int8), 1).table(np.zeros(rows, np.int8), 1)
     assert table(np.full((1, 1), 4, np.float32))[0, 0] == 4 * rows
 
 
@@ -238,8 +241,8 @@ def test_what_a_resample_cannot_tell_is_nan_and_left_out_of_the_interval():
 
 @pytest.mark.parametrize("task", MEASURES)
 def test_no_rows_have_no_intervals(task):
-    scores = np.empty((0, 12)) if task in ("tiers", "propensity") else np.empty(0)
-    labels = np.empty((0, 12), int) if task == "propensity" else np.empty(0, int)
+    scores = np.empty((0, 12)) if task in ("tiers", "propensity", "survival") else np.empty(0)
+    labels = np.empty((0, 12), int) if task in ("propensity", "survival") else np.empty(0, int)
     for among in (None, np.arange(4)):
         drawn = bootstrap(ScoredRows(task, labels, {"a": scores}, np.empty(0, int)), 7, among=among)["a"]
         assert tuple(drawn) == interval_names(task, scores)

@@ -14,10 +14,11 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 from data_prep import InputError
 from finetune.evaluation.compare import compare_runs
 from finetune.measures import MAIN
+from finetune.metrics import compute_metrics
 from finetune.report.comparison import table, write_page
 from tests.browser import assert_quiet_and_narrow
 from tests.commands import ROOT
-from tests.metrics_json import least_metrics
+from tests.metrics_json import CLASSES, least_metrics
 
 ROWS = 600
 
@@ -33,6 +34,8 @@ def rows(task: str) -> tuple[np.ndarray, np.ndarray]:
         return labels, labels.astype(float)
     classes = random.integers(0, 3, ROWS)
     perfect = np.eye(3)[classes]
+    if task == "survival":
+        return np.array([[1, -1], [0, 1], [0, 0]], np.int8)[classes], np.array([[1.0, 1], [0, 1], [0, 0]])[classes]
     return (classes if task == "tiers" else perfect.astype(np.int8)), perfect
 
 
@@ -46,7 +49,8 @@ def write_run(
     if task == "value":
         scores = perfect + 20 * noise * random.normal(size=perfect.shape)
     else:
-        scores = (1 - noise) * perfect + noise * random.random(perfect.shape)
+        chance = random.random(perfect.shape)
+        scores = (1 - noise) * perfect + noise * (np.sort(chance, axis=1) if task == "survival" else chance)
         scores = scores / scores.sum(axis=1, keepdims=True) if task == "tiers" else scores
     order = random.permutation(len(labels))
     baselines = {}
@@ -96,6 +100,8 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         labels, scores = (np.array(predictions[name].to_pylist()) for name in ("label", "score"))
         if task == "value":
             by_hand = mean_absolute_error(labels, scores)
+        elif task == "survival":
+            by_hand = compute_metrics(task, labels, scores, horizons=CLASSES[task])[main]
         else:
             by_hand = roc_auc_score(labels, scores, **{"multi_class": "ovr"} if task == "tiers" else {})
         assert run[main] == pytest.approx(by_hand)
@@ -105,7 +111,7 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         assert (low, high) == (0, 0) if run["name"] == "good" else (low > 0 if task == "value" else high < 0)
     assert compared["take"] == "good"
     assert compared["verdict"]["headline"] == "Of these runs take good."
-    assert "is better than that of each of the other 2 runs, and that is no chance" in compared["verdict"]["sure"]
+    assert "is better than that of each of the other 2 runs, by more than chance" in compared["verdict"]["sure"]
     assert compared["verdict"]["sure"].endswith("; lower is better.") == (task == "value")
     assert compared["verdict"]["rival"].endswith("evaluate them again to see boosting beside them.")
 
@@ -122,7 +128,7 @@ def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_be
         r"these rows cannot tell one \(\S+\), same \(\S+\) and two \(\S+\) apart", compared["verdict"]["sure"]
     )
     assert re.search(
-        r"the best on validation; bad \(0\.\d{4}\) is worse, and that is no chance\.", compared["verdict"]["sure"]
+        r"the best on validation; bad \(0\.\d{4}\) is worse, by more than chance\.", compared["verdict"]["sure"]
     )
     runs = by_name(compared)
     assert runs["same"]["difference"] == runs["two"]["difference"]
@@ -260,6 +266,7 @@ def folders(tmp_path_factory) -> Path:
     del metrics["validation"]
     (folder / "half" / "metrics.json").write_text(json.dumps(metrics))
     (folder / "compare.html").write_text("EventScribe comparison: an earlier page")
+    (folder / "registry.jsonl").write_text("")
     return folder
 
 
@@ -289,8 +296,9 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(folders, names, said
 
 
 def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders):
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py")]
-    done = subprocess.run([*command, "a", "b", "compare.html"], cwd=folders, capture_output=True, text=True, check=True)
+    given = ["a", "b", "compare.html", "registry.jsonl"]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *given]
+    done = subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("comparison: compare.html\n")
     assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", done.stdout, re.MULTILINE)
     page = (folders / "compare.html").read_text(encoding="utf-8")
@@ -309,8 +317,8 @@ def test_a_page_of_something_else_is_not_replaced(folders, tmp_path):
 @pytest.mark.parametrize(
     ("noise", "standing", "said"),
     [
-        (0.3, "behind", "it is better than this run, a difference of"),
-        (0.97, "ahead", "this run is better, a difference of"),
+        (0.3, "behind", "it is better than this run by more than chance, a difference of"),
+        (0.97, "ahead", "this run is better by more than chance, a difference of"),
     ],
 )
 def test_the_best_baseline_stands_beside_the_runs_on_the_same_rows(tmp_path, noise, standing, said):

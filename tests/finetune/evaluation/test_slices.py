@@ -148,6 +148,9 @@ def test_an_expression_that_gives_no_group_is_refused_in_one_sentence_that_names
     assert "\n" not in str(refusal.value)
 
 
+KNOWN = {"deviation": 10.0, "horizons": ("1 day", "2 days", "3 days", "4 days")}
+
+
 def rows(task: str, size: int = 400, seed: int = 0):
     """Labels, scores and users of a task; two rows a user."""
     random = np.random.default_rng(seed)
@@ -160,6 +163,9 @@ def rows(task: str, size: int = 400, seed: int = 0):
         return (random.random(size) < scores).astype(int), scores, users
     scores = random.dirichlet(np.ones(4), size)
     labels = random.integers(0, 4, size)
+    if task == "survival":
+        labels = np.array([[1, -1, -1, -1], [0, 1, -1, -1], [0, 0, 0, 1], [0, 0, -1, -1]], np.int8)[labels]
+        return labels, np.cumsum(scores, axis=1) * 0.9, users
     return (np.eye(4, dtype=np.int8)[labels] if task == "propensity" else labels), scores, users
 
 
@@ -167,13 +173,11 @@ def rows(task: str, size: int = 400, seed: int = 0):
 def test_the_figures_of_a_group_are_those_of_its_rows(task):
     labels, scores, users = rows(task)
     values = np.array(["a", "b", "b", "b", "c"] * 80)
-    found = slice_metrics(
-        ScoredRows(task, labels, {"model": scores}, users, deviation=10.0), values.tolist(), 0.5, 81, 50
-    )
+    found = slice_metrics(ScoredRows(task, labels, {"model": scores}, users, **KNOWN), values.tolist(), 0.5, 81, 50)
     assert found["too_small"] == [{"value": "a", "rows": 80}, {"value": "c", "rows": 80}]
     (group,) = found["groups"]
     inside = values == "b"
-    figures = compute_metrics(task, labels[inside], scores[inside], 10.0)
+    figures = compute_metrics(task, labels[inside], scores[inside], **KNOWN)
     assert (group["value"], group["rows"], group["users"]) == ("b", 240, len(np.unique(users[inside])))
     assert group["positives"] == (labels[inside] > 0).sum()
     np.testing.assert_equal({name: group[name] for name in figures}, figures)
@@ -227,14 +231,16 @@ def test_what_cannot_be_told_is_nan_and_never_a_crash(task):
     scores[:] = scores[0]  # constant scores
     values = ["one"] * 20 + ["both"] * 20
     for threshold in (None, 0.0, 2.0):
-        found = slice_metrics(ScoredRows(task, labels, {"model": scores}, users), values, threshold, 5, 20)
+        found = slice_metrics(ScoredRows(task, labels, {"model": scores}, users, **KNOWN), values, threshold, 5, 20)
         assert [group["rows"] for group in found["groups"]] == [20, 20]
         assert {"both", "one"} == {group["value"] for group in found["groups"]}
-    nothing = slice_metrics(ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0]), [], 0.5, 0, 20)
+    nothing = slice_metrics(ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0], **KNOWN), [], 0.5, 0, 20)
     assert (nothing["groups"], nothing["too_small"]) == ([], [])
     assert np.isnan(nothing["gaps"]["calibration"])
     assert (
-        by_cutoff(ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0]), np.array([], "datetime64[us]"), 20)
+        by_cutoff(
+            ScoredRows(task, labels[:0], {"model": scores[:0]}, users[:0], **KNOWN), np.array([], "datetime64[us]"), 20
+        )
         == []
     )
 
@@ -256,11 +262,11 @@ def test_each_cutoff_has_the_figures_of_its_rows_and_its_paired_change_since_the
     labels, scores, users = (np.concatenate([part] * 3) for part in rows(task, 200))
     scores[400:] = scores[400:][::-1]  # the third cutoff is ranked by chance
     cutoffs = np.repeat(np.array(["2024-01-01", "2024-02-01", "2024-03-01T12:00"], "datetime64[us]"), 200)
-    found = by_cutoff(ScoredRows(task, labels, {"model": scores}, users, deviation=10.0), cutoffs, 50)
+    found = by_cutoff(ScoredRows(task, labels, {"model": scores}, users, **KNOWN), cutoffs, 50)
     assert [entry["cutoff"] for entry in found] == ["2024-01-01", "2024-02-01", "2024-03-01 12:00"]
     main = MAIN[task]
     for entry, part in zip(found, (slice(0, 200), slice(200, 400), slice(400, 600)), strict=True):
-        figures = compute_metrics(task, labels[part], scores[part], 10.0)
+        figures = compute_metrics(task, labels[part], scores[part], **KNOWN)
         np.testing.assert_equal({name: entry[name] for name in figures}, figures)
         assert set(MEASURES[task]) & set(entry)
         assert entry[f"{main}_interval"][0] < entry[main] < entry[f"{main}_interval"][1]

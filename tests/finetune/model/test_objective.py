@@ -7,7 +7,7 @@ from torch.nn import functional
 from data_prep import InputError
 from data_prep.config import Label
 from finetune.measures import MAIN, MEASURES, measure_names
-from finetune.model.objective import Objective, Scale, class_weights
+from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
 
 RANDOM = np.random.default_rng(0)
 BINARY = Objective("binary", ("no_churn", "churn"))
@@ -96,6 +96,24 @@ def test_a_scale_is_undone(log):
 def test_a_log_scale_refuses_values_below_zero():
     with pytest.raises(InputError, match="a label is -3"):
         Scale.fit(np.array([1.0, -3.0]), True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "loss", "largest", "log"),
+    [
+        ("auto", "absolute_error", 100_000, True),
+        ("auto", "absolute_error", 60, False),  # no label is far above the others
+        ("auto", "squared_error", 100_000, False),  # whose mean is another one on the log scale
+        (True, "squared_error", 60, True),
+        (False, "absolute_error", 100_000, False),
+    ],
+)
+def test_skewed_values_are_learned_on_a_log_scale_if_that_is_chosen(capsys, asked, loss, largest, log):
+    values = np.append(RANDOM.uniform(0, 50, 500), largest)
+    assert on_log_scale(asked, loss, values) == log
+    assert ("their skewness is" in capsys.readouterr().out) == (asked == "auto")
+    assert not on_log_scale("auto", loss, -values)
+    assert not on_log_scale("auto", loss, np.zeros(5))
 
 
 def test_metrics_are_scikit_learns():

@@ -21,6 +21,7 @@ CLASSES = {
     "tiers": ["up to 0", "above 0 to 50", "above 50 to 200", "above 200"],
     "value": None,
     "propensity": [f"category {i}" for i in range(20)],
+    "survival": ["7 days", "14 days", "28 days"],
 }
 
 
@@ -40,6 +41,11 @@ def labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         labels = random.integers(0, 4, ROWS)
         logits = {name: 2 * np.eye(4)[labels] + random.normal(size=(ROWS, 4)) for name in names}
         return labels, {name: np.exp(of) / np.exp(of).sum(axis=1, keepdims=True) for name, of in logits.items()}
+    if task == "survival":
+        labels = (random.random((ROWS, 3)) < 0.3).astype(np.int8)
+        labels[:, 1:][np.cumsum(labels[:, :-1], axis=1) > 0] = -1
+        odds = {name: labels.clip(0) - 1 + random.normal(size=labels.shape) for name in names}
+        return labels, {name: 1 - np.cumprod(1 / (1 + np.exp(of)), axis=1) for name, of in odds.items()}
     labels = (random.random((ROWS, 20)) < np.linspace(0.3, 0.01, 20)).astype(np.int8)
     return labels, {name: 1 / (1 + np.exp(2 - labels - random.normal(size=labels.shape))) for name in names}
 
@@ -109,7 +115,8 @@ def make_run(folder: Path, task: str, bare: bool = False) -> Path:
     main = MAIN[task]
     later = part | {f"{main}_change": -0.0123, f"{main}_change_interval": [-0.0456, 0.0067]}
     labels, scores = labels_and_scores(task)
-    rows = ScoredRows(task, labels, scores, np.arange(len(labels)))
+    horizons = CLASSES[task] if task == "survival" else None
+    rows = ScoredRows(task, labels, scores, np.arange(len(labels)), horizons=horizons)
     metrics = {
         "contact": contact(rows, np.full(len(labels), np.datetime64("2017-10-09")), 0.1, 20),
         "timeline": {
@@ -236,13 +243,14 @@ RANKING = {
     "tiers": ["Confusion matrix", "ROC curve of each tier"],
     "value": ["Predicted and real", "Value captured"],
     "propensity": ["AUROC of the largest classes", "Precision and recall at k"],
+    "survival": ["Time to the event, by risk", "By horizon"],
 }
 
 
 CURVES = {"binary": ["ROC curve", "Precision and recall", "Cumulative gain"]}
 
 
-BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": []}
+BELIEF = {"binary": ["Calibration", "Scores by label", "Profit"], "value": [], "survival": ["Calibration by horizon"]}
 
 
 FOREST, LEARNED = (

@@ -92,13 +92,13 @@ def test_the_first_screen_says_whom_to_contact_and_what_that_finds_in_plain_word
     assert better == (
         "No, but as good. Over all days of the test it and gradient boosting, the best usual way, cannot be told "
         "apart: of 1,000 pairs of a user who left and one who did not, this model orders 829 rightly and gradient "
-        "boosting 830, a difference of \u22121 (\u22123 to +1). Keep gradient boosting if you have it. As many "
-        "contacts find 118 by this model, gradient boosting 118 and chance 41."
+        "boosting 830, a difference of \u22121 (\u22123 to +1). Keep gradient boosting if you have it. The same "
+        "203 contacts find 118 by this model, 118 by gradient boosting and 41 by chance."
     )
     assert trusted == (
         "It was tested on 2 days from 2017-09-25 to 2017-11-06, later than all that it learned from, with 2,253 users. "
         "It expected that 19.6\u00a0% would leave, and 20.5\u00a0% did. On the last of these days it was as good "
-        "as on the first, but for what chance can make. 2 things that it reads have changed much since its training, "
+        "as on the first, as far as this test can tell. 2 things that it reads have changed much since its training, "
         "most of all days since the last mailing. If that is here to stay, train again."
     )
     assert learned == (
@@ -143,7 +143,7 @@ def test_a_model_that_became_worse_says_so():
     worse = [{"cutoff": "2017-09-25"}, {"cutoff": "2017-11-06", "auroc_change_interval": [-0.05, -0.01]}]
     trusted = dict(answers(figures((-0.003, 0.001), by_cutoff=worse, drift=[])))["Can it be trusted?"]
     assert trusted.endswith(
-        "It was worse on the last of these days than on the first, and that is no chance: train again."
+        "It was worse on the last of these days than on the first, by more than chance: train again."
     )
     bare = figures((-0.003, 0.001), by_cutoff=[], curves={}, timeline=None, contact=None)
     assert [asked for asked, _ in answers(bare)] == ["Is it better than the usual ways?", "Can it be trusted?"]
@@ -154,7 +154,7 @@ def test_other_labels_and_other_shares_are_named_as_they_are():
     assert "the 12.5\u00a0% most likely to come out as refund" in said["headline"]
     found = contact_figures(found_at={"model": 118.0, "gradient_boosting": 110.0})
     better = dict(answers(figures((-0.003, 0.001), contact=found)))["Is it better than the usual ways?"]
-    assert "As many contacts find 118 by this model, gradient boosting 110 and chance " in better
+    assert "contacts find 118 by this model, 110 by gradient boosting and " in better
     assert decision(figures((-0.003, 0.001), contact=None)) is None
 
 
@@ -179,13 +179,13 @@ def test_other_labels_and_other_shares_are_named_as_they_are():
         (
             (-0.003, 0.001),
             (0.001, 0.004),
-            "The mean of this model and boosting is better than either, and that",
+            "The mean of this model and boosting is better than either, by more",
         ),
         ((-0.003, 0.001), (-0.001, 0.002), "Keep gradient boosting if you have it."),
         (
             (-0.005, -0.001),
             (0.001, 0.004),
-            "The mean of this model and boosting is better still, and that is no",
+            "The mean of this model and boosting is better still, by more than",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_every_number_of_the_answers_is_one_of_metrics_json(evaluated):
     known |= {words.number(1000 * value, 0).strip("\u2212") for value in pairs} | {"1,000"}
     known |= {words.percent(sums[key], 1).split("\u00a0")[0] for key in ("mean_score", "mean_label")}
     split = metrics["timeline"]["train"]
-    known |= {words.number(count, 0) for count in (test["users"], split["rows"])}
+    known |= {words.number(count, 0) for count in (test["users"], split["rows"], contact["contacted_at"])}
     known |= {str(len(cutoffs)) for cutoffs in (test["cutoffs"], split["cutoffs"])} | {metrics["horizon"].split()[0]}
     known.add(str(sum(not entry["ages"] and (entry["psi"] or 0) > 0.25 for entry in metrics["drift"])))
     days = {cutoff[:10] for cutoff in (*test["cutoffs"], *split["cutoffs"], metrics["made"]["log"]["first"])}

@@ -66,7 +66,7 @@ def test_the_page_refers_to_nothing_outside_itself(full, task: str):
     elements = Page(text).elements
     assert not {"iframe", "object", "embed"} & {tag for tag, _ in elements}
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)  # the slider's, which the policy knows by its hash
-    assert len(scripts) == (task in ("binary", "value"))
+    assert len(scripts) == (task in ("binary", "value", "survival"))
     for script in scripts:
         hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"script-src 'sha256-{hashed}'" in text
@@ -76,6 +76,7 @@ def test_the_page_refers_to_nothing_outside_itself(full, task: str):
 
 
 CONTACTED = {"binary": ["Found beyond majority"], "value": ["Found beyond recency rule"]}  # the best ones there
+CONTACTED["survival"] = CONTACTED["binary"]
 
 
 REST = ["By country", "Texts", "Training", "Drift of the inputs"]

@@ -1,0 +1,315 @@
+"""Scored rows -> what metrics.json says of them, beside the baselines on the same rows."""
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoTokenizer
+
+from data_prep import InputError
+from data_prep.cutoffs import split_file
+from data_prep.facts import Manifest
+from data_prep.files import replacing
+from data_prep.made_up import made_up_user
+from data_prep.population import Whom
+from data_prep.prepared import Limit, column_array, read_split, sampled
+from data_prep.serializer import EventSerializer
+from data_prep.task import plain_question
+from finetune.baselines.fit import Baselines, score_baselines
+from finetune.baselines.pairs import pair_columns
+from finetune.config import EvaluationConfig, Experiment
+from finetune.evaluation.contact import contact
+from finetune.evaluation.curves import curves, seconds_before, training
+from finetune.evaluation.drift import drift
+from finetune.evaluation.periods import history_groups, periods, times_of
+from finetune.evaluation.profit import profit_curve
+from finetune.evaluation.rows import ScoredRows
+from finetune.evaluation.scorers import blend, compare, over_seeds
+from finetune.evaluation.slices import by_cutoff, slice_metrics
+from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
+from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
+from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.metrics_json import Metrics
+from finetune.model.calibration import Calibration
+from finetune.model.objective import Objective
+from finetune.model.tokens import tokens_of_split
+
+SCORED = ("validation", "test")
+SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
+FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone. "
+LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
+
+
+@dataclass
+class Scored:
+    """The scores of validation and test; each mapping is by these splits.
+
+    Attributes:
+        labels: Of each row.
+        users: Whose each row is.
+        raw: The scores of each run as its model gives them.
+        fitted: The calibration of each run.
+        by_run: The calibrated scores of each run.
+        scores: Their mean.
+        threshold: From which on a row counts as positive, if one was asked for.
+    """
+
+    labels: dict[str, np.ndarray]
+    users: dict[str, np.ndarray]
+    raw: list[dict[str, np.ndarray]]
+    fitted: list[Calibration]
+    by_run: list[dict[str, np.ndarray]]
+    scores: dict[str, np.ndarray]
+    threshold: float | None
+
+
+def rows_to_score(experiment: Experiment, manifest: Manifest, task: str) -> dict[str, pa.Table]:
+    """The rows of validation and test, with their labels and what is measured of them.
+
+    Raises:
+        InputError: There is none, or one without a label.
+    """
+    limits = experiment.limits
+    columns = {"validation": ["user_id", "cutoff", "text", "label"]}
+    columns["test"] = [*columns["validation"], *manifest["aggregates"]]
+    if task == "propensity":
+        pair_columns(manifest)  # refuses data that has none
+        columns["test"].append("own")
+    rows = {split: read_split(experiment.data_folder, split, limits[split], columns[split]) for split in SCORED}
+    for split, table in rows.items():
+        if not len(table) or table["label"].null_count:
+            what = f"{table['label'].null_count:,} rows without a label" if len(table) else "no rows"
+            path = experiment.data_folder / split_file(split)
+            raise InputError(f"{path} has {what}", "run scripts/prepare.py again, or choose other cutoffs")
+    return rows
+
+
+def calibrated(
+    task: str,
+    rows: dict[str, pa.Table],
+    raw: list[dict[str, np.ndarray]],
+    fitted: list[Calibration],
+    threshold: float | None = None,
+) -> Scored:
+    """The scores of each run's model by its calibration, and their mean.
+
+    Args:
+        task: See `finetune.model.objective.Objective`.
+        rows: By `rows_to_score`.
+        raw: Of each run the scores of both splits as the model gives them.
+        fitted: The calibration of each run.
+        threshold: From which on a row counts as positive.
+    """
+    labels, users = labels_of(rows), {split: table["user_id"].to_numpy() for split, table in rows.items()}
+    by_run = [{split: how.apply(run[split], task) for split in SCORED} for how, run in zip(fitted, raw, strict=True)]
+    scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
+    return Scored(labels, users, raw, fitted, by_run, scores, threshold)
+
+
+def labels_of(rows: dict[str, pa.Table]) -> dict[str, np.ndarray]:
+    """The labels of each split, of shape (rows,) or (rows, classes)."""
+    return {split: column_array(table["label"]) for split, table in rows.items()}
+
+
+def measured(
+    experiment: Experiment,
+    manifest: Manifest,
+    rows: dict[str, pa.Table],
+    groups: dict[str, list[str]],
+    scored: Scored,
+    processes: int,
+) -> tuple[dict, dict[str, ScoredRows]]:
+    """The content of metrics.json, and the rows of both splits with the scores of model and baselines.
+
+    The baselines are fitted on the training rows of the experiment's data, and tuned on its validation rows.
+
+    Args:
+        experiment: Its data, its run, and its settings of the evaluation.
+        manifest: Of the data.
+        rows: By `rows_to_score`.
+        groups: Slice -> the group of each test row.
+        scored: By `calibrated`.
+        processes: That scored them.
+    """
+    objective = Objective.of(experiment.task.label, manifest["classes"])
+    task, settings, limits = objective.task, experiment.evaluation, experiment.limits
+    stacked = scored.scores if settings.stack else None
+    baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
+    train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
+    everyone = _everyone(objective, scored, baselines, column_array(train["label"]))
+    metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
+    for split in SCORED:
+        metrics[split] |= times_of(manifest["splits"][split])
+    metrics |= _timeline(experiment, manifest)
+    metrics["verdict"] = _verdict(experiment, metrics, scored)
+    metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
+    metrics["training"] = training(experiment, MAIN[task])
+    metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
+    metrics["lengths"] = _lengths(experiment, limits)
+    if experiment.seeds:
+        metrics |= _seeds(experiment, scored, everyone["test"])
+        metrics["verdict"] += " " + single_verdict(cast(Metrics, metrics))
+    metrics["made"] = _made(experiment, manifest, processes, baselines)
+    metrics["made"]["splits"] = {"train": len(train)} | {split: len(table) for split, table in rows.items()}
+    return metrics, everyone
+
+
+def _question(experiment: Experiment, manifest: Manifest, objective: Objective) -> dict:
+    """What was asked."""
+    task = objective.task
+    return {
+        "name": experiment.name,
+        "task": task,
+        "question": manifest["question"],
+        "plain_question": plain_question(experiment.task),
+        "label": manifest["label"],
+        "horizon": experiment.task.label.window,
+        "classes": None if task == "value" else list(objective.classes),
+        "main": MAIN[task],
+        "lower_is_better": MAIN[task] in LOWER_IS_BETTER,
+    }
+
+
+def _everyone(objective: Objective, scored: Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
+    """Model and baselines on both splits; `learned` are the training labels."""
+    task = objective.task
+    deviation = float(learned.std()) if task == "value" else None
+    popularity = learned.sum(axis=0) if task == "propensity" else None
+    made = {}
+    for split in SCORED:
+        scores = {MODEL: scored.scores[split], **baselines.scores[split]}
+        boosting = scores["pair_boosting" if task == "propensity" else "gradient_boosting"]
+        scores[BLEND] = blend(task, scores[MODEL], boosting)
+        labels, users = scored.labels[split], scored.users[split]
+        made[split] = ScoredRows(task, labels, scores, users, deviation, popularity, **objective.known)
+    return made
+
+
+def _compared(
+    settings: EvaluationConfig, rows: dict[str, pa.Table], scored: Scored, everyone: dict[str, ScoredRows]
+) -> dict:
+    """What each of them is worth."""
+    resamples = dict.fromkeys(SCORED, 0) | {"test": settings.bootstrap}
+    metrics = {split: compare(everyone[split], resamples[split], scored.threshold) for split in SCORED}
+    test = everyone["test"]
+    if test.task == "propensity":
+        had = column_array(rows["test"]["own"]) > 0
+        for name, scores in test.scores.items():
+            figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
+            figures |= repeat_and_new(test.labels, scores, had)
+    return metrics
+
+
+def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
+    """When the rows of each split are, and what is known of a user then: of one who is made up."""
+    splits = manifest["splits"]
+    shown, last = EventSerializer.from_pretrained(experiment.data_folder), splits["test"]["cutoffs"][-1]
+    whom = Whom(experiment.task.members, experiment.task.at)
+    return {
+        "timeline": {split: {"rows": counts["rows"]} | times_of(counts) for split, counts in splits.items()},
+        "made_up": made_up_user(shown, last, manifest["log"].get("has"), whom),
+    }
+
+
+def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> str:
+    """What the figures say, behind what makes them doubtful."""
+    same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
+    few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
+    return few + same + verdict(cast(Metrics, metrics))
+
+
+def _looked_into(
+    settings: EvaluationConfig,
+    manifest: Manifest,
+    rows: dict[str, pa.Table],
+    groups: dict[str, list[str]],
+    scored: Scored,
+    test: ScoredRows,
+) -> dict:
+    """What the test rows say of calibration, profit, single cutoffs and groups of users, and the curves."""
+    fitted, threshold, resamples = scored.fitted, scored.threshold, settings.bootstrap
+    profit = None
+    if settings.costs and test.task == "binary":
+        profit = profit_curve(test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
+    raw = np.mean([run["test"] for run in scored.raw], axis=0)
+    cutoffs = rows["test"]["cutoff"].to_numpy()
+    if moments := "most_per_user" in manifest["splits"]["test"]:
+        cutoffs, groups = periods(cutoffs), history_groups(rows["test"]) | groups
+    drawn = {name: scores for name, scores in test.scores.items() if name != BLEND}  # its curves hide behind others
+    return {
+        "calibration": {
+            "method": settings.calibration,
+            "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
+            "threshold": threshold,
+            "threshold_by": settings.threshold if threshold is not None else None,
+            "before": compute_metrics(test.task, test.labels, raw, **test.known),
+        },
+        "profit": profit,
+        "contact": None if moments else contact(test, cutoffs, settings.budget, resamples),
+        "by_cutoff": by_cutoff(test, cutoffs, resamples),
+        "slices": {
+            name: slice_metrics(test, values, threshold, settings.min_slice, resamples)
+            for name, values in groups.items()
+        },
+        "curves": curves(test.task, manifest["classes"], test.labels, drawn),
+    }
+
+
+def _seeds(experiment: Experiment, scored: Scored, test: ScoredRows) -> dict:
+    """What each seed is worth alone, and a single one on average."""
+    each = [run["test"] for run in scored.by_run]
+    rivals = replace(test, scores={name: scores for name, scores in test.scores.items() if name != MODEL})
+    return {
+        "seeds": {
+            str(seed): compute_metrics(test.task, test.labels, scores, **test.known)
+            for seed, scores in zip(experiment.seeds, each, strict=True)
+        },
+        "single": over_seeds(rivals, each, experiment.evaluation.bootstrap),
+    }
+
+
+def _made(experiment: Experiment, manifest: Manifest, processes: int, baselines: Baselines) -> dict:
+    """When, how and of what the figures were made."""
+    settings = experiment.evaluation
+    return {
+        "date": str(date.today()),
+        "seconds": seconds_before(experiment),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
+        "processes": processes,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "seed": experiment.seeds or experiment.training["seed"],
+        "bootstrap_resamples": settings.bootstrap,
+        "evaluation": asdict(settings),
+        "baseline_settings": baselines.settings,
+        "content_hash": manifest["content_hash"],
+        "log": manifest["log"],
+    }
+
+
+def _lengths(experiment: Experiment, limits: dict[str, Limit]) -> dict[str, dict]:
+    """How many tokens a text has, in bins of eight."""
+    tokenizer = AutoTokenizer.from_pretrained(experiment.seed_runs()[0].model_folder, trust_remote_code=False)
+    found = {}
+    for split in ("train", "test"):
+        lengths = tokens_of_split(tokenizer, experiment.data_folder, split, limits[split]).lengths
+        found[split] = lengths[sampled(len(lengths), LENGTH_SAMPLE)]
+    edges = np.arange(0, max(lengths.max() for lengths in found.values()) + 9, 8)
+    return {split: {"edges": edges, "counts": np.histogram(lengths, edges)[0]} for split, lengths in found.items()}
+
+
+def write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[str, ScoredRows]) -> None:
+    """Write user_id, cutoff, label and every score of each split into a folder, as a whole."""
+    with replacing(folder) as made:
+        for split, table in rows.items():
+            columns = {key: table[key] for key in ("user_id", "cutoff", "label")}
+            for name, values in everyone[split].scores.items():
+                columns["score" if name == MODEL else name] = pa.array(values if values.ndim == 1 else list(values))
+            pq.write_table(pa.table(columns), made / split_file(split))

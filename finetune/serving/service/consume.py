@@ -1,0 +1,220 @@
+"""Events from a stream into the store, and scores back: JSON lines of standard input, or a Redis stream.
+
+An event is acknowledged when the store has it, and its scores are written. What comes twice, after a stop in between,
+is one event in the store; its score may be written twice.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import IO, Any, Protocol
+
+from pydantic import ValidationError
+
+from data_prep import InputError
+from data_prep.moments import EPOCH, INSTANT
+from finetune.runs import whom
+from finetune.serving.service.engine import Append, Call, Engine, UnusableEventsError
+from finetune.serving.service.model import Answer, Asked
+from finetune.serving.service.schemas import Event, Scored
+from finetune.serving.service.store import StoreError
+
+TOGETHER = 200  # events that are kept in one transaction
+WAIT = 1_000  # milliseconds for a new entry of a Redis stream
+ABANDONED = 60_000  # milliseconds after which an entry that another consumer has not acknowledged is taken over
+GROUP = "eventscribe"
+
+
+@dataclass(frozen=True)
+class Line:
+    """An event as it came: by what it is acknowledged, and its JSON."""
+
+    place: str
+    text: str
+
+
+class Stream(Protocol):
+    """Where events come from, and scores go."""
+
+    def batches(self) -> Iterator[list[Line]]:
+        """Some lines at a time, until there are no more."""
+        ...
+
+    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
+        """Write scores, and then acknowledge the lines that they follow."""
+        ...
+
+
+def consume(engine: Engine, stream: Stream, complain: Callable[[str], None]) -> dict[str, int]:
+    """Keep the events of a stream, and write scores of their users as JSON, see `Scored`.
+
+    Of a model whose cutoffs are at events the score is written after the events that its task asks after, of others
+    after each batch with an event of the user. It is the score right behind the user's newest event.
+
+    Args:
+        engine: With model and store.
+        stream: Where events come from, and scores go.
+        complain: Is told of each event that cannot be used, by its place; it is acknowledged, as it never can be.
+
+    Returns:
+        How many events are new, known and unusable, and how many scores were written.
+    """
+    counts: dict[str, int] = dict.fromkeys(("new", "known", "unusable", "scores"), 0)
+    for lines in stream.batches():
+        events = _parsed(lines, complain)
+        kept, new = _keep(engine, events, complain)
+        users = list(dict.fromkeys(event["user_id"] for event in kept))
+        scores = engine.submit(Call(lambda users=users: _answers(engine, users))).result() if users else []
+        stream.done(lines, [Scored.of(answer).model_dump_json() for answer in scores])
+        found = {"new": new, "known": len(kept) - new, "unusable": len(lines) - len(kept), "scores": len(scores)}
+        counts = {name: counts[name] + found[name] for name in counts}
+    return counts
+
+
+def _parsed(lines: Sequence[Line], complain: Callable[[str], None]) -> dict[str, dict]:
+    """Place -> event, of those that are events."""
+    events = {}
+    for line in lines:
+        try:
+            events[line.place] = Event.model_validate_json(line.text).plain()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            named = ".".join(map(str, first["loc"]))
+            complain(f"{line.place}: {named + ': ' if named else ''}{first['msg']}")
+    return events
+
+
+def _keep(engine: Engine, events: dict[str, dict], complain: Callable[[str], None]) -> tuple[list[dict], int]:
+    """The events that are in the store now, and how many of them are new."""
+    places, kept = list(events), list(events.values())
+    if not kept:
+        return [], 0
+    try:
+        return kept, engine.submit(Append(kept)).result()
+    except UnusableEventsError as error:
+        for row, why in error.why.items():
+            complain(f"{places[row]}: {why}")
+        usable = {place: event for row, (place, event) in enumerate(events.items()) if row not in error.why}
+        return _keep(engine, usable, complain)
+
+
+def _answers(engine: Engine, users: list[str]) -> list[Answer]:
+    """The scores right behind each user's newest event, of those that the task asks for; by the engine's thread."""
+    model = engine.model
+    histories = model.histories(users, engine.store)
+    after = INSTANT * (not model.classifier.serializer.features.moments)  # such a model counts the instant itself
+    asked = [
+        Asked(user, EPOCH + timedelta(microseconds=int(history.time[-1])) + after)
+        for user, history in histories.items()
+    ]
+    answers = model.score_histories(histories, asked)
+    trigger = whom(model.classifier.task).at is not None
+    return [answer for answer in answers if answer.in_population or not trigger]
+
+
+class JsonLines:
+    """Events of a file of JSON lines, such as standard input; scores go to another one."""
+
+    def __init__(self, read: IO[str], written: IO[str]) -> None:
+        self.read, self.written = read, written
+
+    def batches(self) -> Iterator[list[Line]]:
+        """See Stream: the lines that have come, at most TOGETHER; a slow sender's line does not wait for others."""
+        waiting: queue.Queue[str | None] = queue.Queue(TOGETHER)
+
+        def read() -> None:
+            for text in self.read:
+                waiting.put(text)
+            waiting.put(None)
+
+        threading.Thread(target=read, name="lines", daemon=True).start()
+        number, text = 0, waiting.get()
+        while text is not None:
+            lines: list[Line] = []
+            while text is not None:
+                number += 1
+                lines += [Line(f"line {number}", text)] if text.strip() else []
+                if waiting.empty() or len(lines) >= TOGETHER:
+                    break
+                text = waiting.get()
+            if lines:
+                yield lines
+            text = waiting.get() if text is not None else None
+
+    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
+        """See Stream."""
+        self.written.writelines(f"{score}\n" for score in scores)
+        self.written.flush()
+
+
+class RedisStream:
+    """Events of a Redis stream, each entry with the JSON in its field `event`; scores go to NAME:scores as `score`.
+
+    Several consumers of a group share the entries. What one of them did not acknowledge, as it was stopped, it reads
+    first when it starts again, and after a minute another one takes it over.
+
+    Args:
+        url: Of the server.
+        name: Of the stream.
+        consumer: Of this process, in the group GROUP.
+        last: Whether to end where nothing new has come for a second, and not to wait on.
+    """
+
+    def __init__(self, url: str, name: str, consumer: str, last: bool = False) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise InputError("a Redis stream needs redis", "pip install -e '.[redis]'", setting="--stream") from error
+        self.name, self.consumer, self.last, self.failed = name, consumer, last, (redis.RedisError, OSError)
+        self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=WAIT / 1000 + 5)
+        try:
+            self.client.xgroup_create(name, GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):  # it is there already
+                raise InputError(f"--stream {name}: {error}", setting="--stream") from error
+        except self.failed as error:
+            raise InputError(
+                f"--stream: no Redis answers there ({error})", "start it, or check the address", setting="--stream"
+            ) from error
+
+    def batches(self) -> Iterator[list[Line]]:
+        """See Stream; first what this consumer was given before a stop."""
+        start = "0"
+        while True:
+            entries = self._read(start)
+            if entries:
+                yield [Line(place, (fields or {}).get("event", "")) for place, fields in entries]
+            elif start == "0":
+                start = ">"
+            elif self.last:
+                return
+
+    def _read(self, start: str) -> list[tuple[str, dict[str, str] | None]]:
+        """Entries of this consumer that are not acknowledged, from 0 on; new ones from > on, or abandoned ones."""
+        with self._errors():
+            given: Any = self.client.xreadgroup(GROUP, self.consumer, {self.name: start}, count=TOGETHER, block=WAIT)
+            if given and given[0][1]:
+                return given[0][1]
+            if start == "0":
+                return []
+            taken: Any = self.client.xautoclaim(self.name, GROUP, self.consumer, ABANDONED, count=TOGETHER)
+            return taken[1]
+
+    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
+        """See Stream: all of it or nothing."""
+        with self._errors():
+            pipe = self.client.pipeline(transaction=True)
+            for score in scores:
+                pipe.xadd(f"{self.name}:scores", {"score": score})
+            pipe.xack(self.name, GROUP, *(line.place for line in lines))
+            pipe.execute()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self.failed as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from error

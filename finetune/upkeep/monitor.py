@@ -1,0 +1,270 @@
+"""A month of a model in use beside the time it was made in: inputs, words, scores and, once known, outcomes."""
+
+import json
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import InputError
+from data_prep.config import Cutoffs, TaskConfig
+from data_prep.facts import Manifest
+from data_prep.files import write_whole
+from data_prep.moments import parse_cutoff, show
+from data_prep.prepared import column_array, read_split, sampled
+from data_prep.serializer import EventSerializer
+from data_prep.task import plain_question
+from finetune.config import Experiment
+from finetune.evaluation.backtest import raw_scores, refuse_other_question, run_and_data, score_later
+from finetune.evaluation.bootstrap import bootstrap, interval
+from finetune.evaluation.rows import ScoredRows
+from finetune.measures import MAIN, MODEL
+from finetune.metrics_json import read_metrics, without_nan
+from finetune.model.calibration import Calibration
+from finetune.model.loading import load_classifier
+from finetune.model.objective import Objective
+from finetune.model.tokens import tokenize, tokens_of_split
+from finetune.report.monitoring import refuse_other_page, write_monitor_page
+from finetune.runs import refuse_untrained, run_of
+from finetune.upkeep.alarms import DRAWS, LEVEL, signals
+from finetune.upkeep.months import (
+    CALIBRATION,
+    LIFT,
+    Month,
+    input_family,
+    inputs_of,
+    outcome_family,
+    outcomes,
+    score_family,
+    score_line,
+    word_family,
+)
+
+MOST = 20_000  # rows of a month that are looked at; more would move an index by less than .001
+LATER = ("validation", "test")  # rows that the model was not trained on
+
+
+def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int = DRAWS) -> dict[str, Any]:
+    """Watch a cutoff, and write PAGE (.html), and beside it the same as .json and, for Prometheus, as .prom.
+
+    The reference of the inputs are the run's training rows. Words, scores and outcomes are compared with its validation
+    and test rows, which neither the words nor the weights were fitted to. Outcomes are looked at where the label window
+    has ended within the log. See `finetune.upkeep.alarms` for the thresholds.
+
+    Args:
+        model: Its folder, runs/NAME/model, evaluated.
+        newer: Its log, its label and its population count.
+        cutoff: That is watched.
+        page: The page that is written.
+        draws: Months that are drawn again for the thresholds of each family.
+
+    Returns:
+        What the JSON file holds; `alarm` is a sentence, or None where nothing rings.
+
+    Raises:
+        InputError: The run's data is gone, another question is asked, or the log cannot be used.
+    """
+    refuse_other_page(page)
+    refuse_untrained(model)
+    moment = show(parse_cutoff(cutoff))
+    task = _at(newer.task, moment)
+    refuse_other_question(model, task)
+    base, part = run_of(model)
+    run, manifest = run_and_data(base, part)
+    metrics = read_metrics(base)
+    train, later = _reference(model, run, manifest)
+    train, later = ([month for month in months if month.cutoff != moment] for months in (train, later))
+    if not later:
+        raise InputError(
+            f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", setting="--cutoff"
+        )
+    at_hand = _at_hand(model, newer, task, moment, manifest)
+    kind, threshold, promised = metrics["task"], Calibration.load(model).threshold, _promised(metrics["task"], later)
+    families = [
+        input_family(train, later, at_hand, manifest["aggregates"]),
+        word_family(later, at_hand),
+        score_family(later, at_hand, threshold),
+        *([] if at_hand.labels is None else [outcome_family(later, at_hand, kind, promised)]),
+    ]
+    found = signals(families, at_hand.rows, draws=draws)
+    result = {
+        "model": str(model),
+        "name": metrics["name"],
+        "question": plain_question(newer.task),
+        "task": kind,
+        "cutoff": moment,
+        "rows": at_hand.rows,
+        "reference": {"inputs": [m.cutoff for m in train], "later": [m.cutoff for m in later]},
+        "level": LEVEL,
+        "draws": draws,
+        "signals": [asdict(signal) | {"rings": signal.rings} for signal in found],
+        "scores": _score_curves(later, at_hand, threshold),
+        "outcomes": None if at_hand.labels is None else _outcomes(kind, at_hand, promised, metrics, newer),
+    }
+    result = without_nan(result | {"alarm": _sentence(result)})
+    _write(result, page)
+    return result
+
+
+def _write(result: dict[str, Any], page: Path) -> None:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_monitor_page(result, page)
+    write_whole(page.with_suffix(".json"), json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_whole(page.with_suffix(".prom"), prometheus(result))
+
+
+def _at(task: TaskConfig, moment: str) -> TaskConfig:
+    if task.at_moments:
+        raise InputError(
+            "a monitor watches cutoffs that are dates, and those of this task are moments of users",
+            "measure a later time with scripts/evaluate.py --model",
+            setting="task.cutoffs",
+        )
+    return replace(task, cutoffs=Cutoffs(task.cutoffs.train, task.cutoffs.validation, [moment]))
+
+
+def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[Month], list[Month]]:
+    """The months of training, and those of validation and test with scores and labels."""
+    _, tokenizer = load_classifier(model)
+    serializer, calibration = EventSerializer.from_pretrained(model), Calibration.load(model)
+    task = Objective.of(run.task.label, manifest["classes"]).task
+    found: dict[str, list[Month]] = {}
+    for split in ("train", *LATER):
+        names = ["cutoff", "text", "label", *manifest["aggregates"]]
+        rows = read_split(run.data_folder, split, run.limits[split], names)
+        tokens = tokens_of_split(tokenizer, run.data_folder, split, run.limits[split])
+        values, words = inputs_of(rows, tokens, tokenizer, serializer, manifest["aggregates"])
+        labels = column_array(rows["label"])
+        scores = calibration.apply(raw_scores(model, run.data_folder, split, run), task) if split in LATER else None
+        found[split] = _months(rows["cutoff"].to_numpy(), values, words, scores, labels)
+    return found["train"], [*found["validation"], *found["test"]]
+
+
+def _months(
+    cutoffs: np.ndarray,
+    values: dict[str, np.ndarray],
+    words: dict[str, np.ndarray],
+    scores: np.ndarray | None,
+    labels: np.ndarray | None,
+) -> list[Month]:
+    """Rows by their cutoffs, of each at most MOST."""
+    months = []
+    for cutoff in np.unique(cutoffs):
+        rows = np.flatnonzero(cutoffs == cutoff)
+        rows = rows[sampled(len(rows), MOST)]
+        months.append(
+            Month(
+                show(cutoff.astype("datetime64[us]").astype(datetime)),
+                {name: column[rows] for name, column in values.items()},
+                {name: counted[:, rows] for name, counted in words.items()},
+                None if scores is None else scores[rows],
+                None if labels is None else labels[rows],
+            )
+        )
+    return months
+
+
+def _at_hand(model: Path, newer: Experiment, task: TaskConfig, moment: str, manifest: Manifest) -> Month:
+    later = score_later(model, newer.data, task, labelled=False)
+    _, tokenizer = load_classifier(model)
+    tokens = tokenize(tokenizer, later.rows["text"].to_pylist())
+    serializer = EventSerializer.from_pretrained(model)
+    values, words = inputs_of(later.rows, tokens, tokenizer, serializer, manifest["aggregates"])
+    known = later.found.cutoffs[-1] <= later.found.labelled_until
+    labels = column_array(later.rows["label"]) if known else None
+    (month,) = _months(later.rows["cutoff"].to_numpy(), values, words, later.scores, labels)
+    return month
+
+
+def _promised(task: str, later: list[Month]) -> dict[str, float]:
+    """The outcomes of all rows that the model was not trained on."""
+    labels, scores = (np.concatenate([getattr(month, name) for month in later]) for name in ("labels", "scores"))
+    return outcomes(task, labels, scores)
+
+
+def _score_curves(later: list[Month], at_hand: Month, threshold: float | None) -> dict[str, Any]:
+    """Histograms of the scores, and the share from the threshold on."""
+    spread = {
+        "reference": np.concatenate([score_line(month.scores) for month in later if month.scores is not None]),
+        "month": score_line(at_hand.scores) if at_hand.scores is not None else np.empty(0),
+    }
+    everything = np.concatenate([*spread.values()])
+    edges = np.linspace(everything.min(), everything.max(), 31)
+    found: dict[str, Any] = {"edges": edges, "threshold": threshold}
+    for name, scores in spread.items():
+        found[name] = {"shares": np.histogram(scores, edges)[0] / len(scores), "mean": scores.mean()}
+        found[name]["above"] = None if threshold is None else np.mean(scores >= threshold)
+    return found
+
+
+def _outcomes(
+    task: str, at_hand: Month, promised: dict[str, float], metrics: Any, newer: Experiment
+) -> list[dict[str, Any]]:
+    """Each measure of the month with its interval, beside what metrics.json says of the test rows."""
+    assert at_hand.labels is not None
+    assert at_hand.scores is not None
+    scored = ScoredRows(task, at_hand.labels, {MODEL: at_hand.scores}, np.arange(at_hand.rows))
+    drawn = bootstrap(scored, newer.evaluation.bootstrap)[MODEL]
+    now, test = outcomes(task, *_of(at_hand)), metrics["test"]
+    found = [
+        {
+            "name": name,
+            "value": now[name],
+            "interval": interval(drawn[name]),
+            "promised": test.get(name),
+            "promised_interval": test.get(f"{name}_interval"),
+        }
+        for name in (MAIN[task], LIFT)
+        if name in now
+    ]
+    random, (labels, scores) = np.random.default_rng(0), _of(at_hand)
+    known = labels.mean(axis=1) if labels.ndim > 1 else labels
+    apart = score_line(scores) - known
+    means = [apart[random.integers(0, len(apart), len(apart))].mean() for _ in range(newer.evaluation.bootstrap)]
+    gap = {"name": CALIBRATION, "value": now[CALIBRATION], "interval": interval(np.array(means))}
+    return [*found, gap | {"promised": promised[CALIBRATION], "promised_interval": None}]
+
+
+def _of(month: Month) -> tuple[np.ndarray, np.ndarray]:
+    assert month.labels is not None
+    assert month.scores is not None
+    return month.labels, month.scores
+
+
+def _sentence(result: dict[str, Any]) -> str | None:
+    """What rings, the loudest first."""
+    ringing = [signal for signal in result["signals"] if signal["rings"]]
+    if not ringing:
+        return None
+    shown = ", ".join(f"{signal['name']} ({signal['family']})" for signal in ringing[:3])
+    more, lies = f" and {len(ringing) - 3} more" if len(ringing) > 3 else "", "lie" if len(ringing) > 1 else "lies"
+    return f"at {result['cutoff']} {shown}{more} {lies} further from the time of {result['model']} than quiet months do"
+
+
+def prometheus(result: dict[str, Any]) -> str:
+    """The signals in Prometheus' text format, for the node exporter's textfile collector or a push gateway."""
+    model, found = f'model="{_escaped(result["model"])}"', result["signals"]
+    each = [f'{model},family="{signal["family"]}",signal="{_escaped(signal["name"])}"' for signal in found]
+    gauges = {
+        "value": ("How far the month lies from the reference.", each, [signal["value"] for signal in found]),
+        "threshold": ("Above which it rings.", each, [signal["threshold"] for signal in found]),
+        "alarm": ("Whether it rings.", each, [int(signal["rings"]) for signal in found]),
+        "alarms": ("How many signals ring.", [model], [sum(signal["rings"] for signal in found)]),
+        "rows": ("Users at the cutoff.", [model], [result["rows"]]),
+        "cutoff_seconds": ("The cutoff, in seconds since 1970.", [model], [_seconds(result["cutoff"])]),
+    }
+    lines = []
+    for name, (told, labels, values) in gauges.items():
+        lines += [f"# HELP eventscribe_monitor_{name} {told}", f"# TYPE eventscribe_monitor_{name} gauge"]
+        lines += [f"eventscribe_monitor_{name}{{{of}}} {value:.10g}" for of, value in zip(labels, values, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(moment: str) -> int:
+    return int((datetime.fromisoformat(moment) - datetime(1970, 1, 1)).total_seconds())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,42 @@
+"""Train the successor of a model on later cutoffs, and put it in use only where it is not worse on the same new rows.
+
+python scripts/renew.py --model runs/june/model --config june.yaml --shift "30 days" --name july
+python scripts/renew.py --model runs/june/model --config june.yaml --shift "30 days" --name july --cold --margin 0.002
+python scripts/renew.py --model runs/july/model --rollback   # july is out of use, and june is in use again
+
+The config is that of the model, on the newer log; settings may follow, as --training.max_steps 200. What is in use, by
+which figures, stands in runs/registry.jsonl.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+from finetune.command import CommandParser, guarded
+
+
+def run(given: Namespace, settings: list[str]) -> None:
+    """Renew, or roll back."""
+    from finetune.parser import parse_experiment  # after the arguments are read, as it takes seconds
+    from finetune.upkeep.registry import roll_back
+    from finetune.upkeep.renew import described, renew
+
+    if given.rollback:
+        print(f"in use: {roll_back(given.model)['in_use']}")
+        return
+    experiment = parse_experiment(__doc__ or "", ["--config", given.config, "--name", given.name, *settings])
+    print(described(renew(given.model, experiment, given.shift, given.cold, given.margin)))
+
+
+if __name__ == "__main__":
+    parser = CommandParser(__doc__ or "")
+    parser.add_argument("--model", type=Path, required=True, help="The model in use, runs/NAME/model.")
+    parser.add_argument("--config", help="The YAML that it was trained with, on the newer log.")
+    parser.add_argument("--name", help="Of the successor, and of its folders.")
+    parser.add_argument("--shift", help="How far all cutoffs move, such as '30 days'.")
+    parser.add_argument("--cold", action="store_true", help="Train from scratch, and not from the model's weights.")
+    parser.add_argument("--margin", type=float, help="How much worse is not worse; default 0.005 of AUROC.")
+    parser.add_argument("--rollback", action="store_true", help="Put the model before --model in use again.")
+    arguments, rest = parser.parse_known_args()
+    if not arguments.rollback and not (arguments.config and arguments.name and arguments.shift):
+        parser.error("--config, --name and --shift are needed")
+    guarded(lambda: run(arguments, rest))

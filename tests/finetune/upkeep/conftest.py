@@ -1,0 +1,45 @@
+"""One renewal for all of these tests: a tiny model of spring, and its successor two weeks later."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from finetune.config import RunsConfig
+from finetune.parser import parse_experiment
+
+SHIFT = "14 days"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def boosting_of_few_trees(few_trees):
+    """For all of these tests."""
+
+
+@pytest.fixture(scope="session")
+def spring(evaluated, tmp_path_factory):
+    """An evaluated run in a folder of its own, beside which its successors lie."""
+    folder = tmp_path_factory.mktemp("upkeep")
+    shutil.copytree(evaluated.run_folder, folder / evaluated.name)
+    return replace(evaluated, runs=RunsConfig(str(folder)))
+
+
+@pytest.fixture(scope="session")
+def settings(prepared, spring):
+    """Of the successor: those of the model, in its folder of runs, under another name."""
+
+    def settings(name: str, *more: str):
+        given = ["--config", str(prepared), "--runs.folder", spring.runs.folder, "--name", name]
+        return parse_experiment("", [*given, "--pretraining.max_steps", "0", *more])
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def renewed(spring, settings):
+    """The entry of the registry, and the experiment of the successor."""
+    from finetune.upkeep.renew import renew
+
+    entry = renew(spring.model_folder, settings("summer"), SHIFT)
+    return SimpleNamespace(entry=entry, run=settings("summer"))
