@@ -4,7 +4,7 @@ Of a user's rows the newest one that was known strictly before the cutoff counts
 before that very moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -180,7 +180,7 @@ def fit_attributes(
     return {name: {"type": types[name], **learned} for name, learned in fitted.items()}
 
 
-def needed(names: Sequence[str] | dict[str, str]) -> InputError:
+def needed(names: Iterable[str]) -> InputError:
     """What is said where a model's attributes are not given."""
     return InputError(
         f"the model reads attributes of users ({', '.join(names)}), and no table of users is given",

@@ -112,7 +112,7 @@ def read_users(
 
 def no_users(types: dict[str, str]) -> pa.Table:
     """The table of users without any, given the kind of each attribute."""
-    kinds = dict(zip(KINDS, (pa.int64(), pa.float64(), pa.bool_(), pa.string()), strict=True))
+    kinds: dict[str, pa.DataType] = dict(zip(KINDS, (pa.int64(), pa.float64(), pa.bool_(), pa.string()), strict=True))
     columns = {name: pa.array([], kinds[kind]) for name, kind in types.items()}
     return pa.table({"user_id": pa.array([], pa.string()), SINCE: pa.array([], pa.int64()), **columns})
 

@@ -20,7 +20,7 @@ from data_prep.connections import connect
 from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
-from data_prep.examples import UNLABELLED, SplitWriter, Summary, fit_examples
+from data_prep.examples import UNLABELLED, Examples, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
@@ -148,11 +148,8 @@ def _write(
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
         bar.set_postfix_str("done")
     doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
-    if examples.moments:
-        doubts += examples.moments.left_out()
-    if users and known:
-        doubts += users.notes
-        log.notes.append(user_notes(known, log.users))
+    doubts += [*(examples.moments.left_out() if examples.moments else []), *(users.notes if users else [])]
+    log.notes += [user_notes(known, log.users)] if known else []
     _print_notes(log, doubts)
     return ({"users": known} if known else {}) | {
         "format": FORMAT,
@@ -166,17 +163,20 @@ def _write(
         UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
         "warnings": doubts,
         "suspected_leaks": leaks,
-        "aggregates": examples.aggregates,
-        "class_aggregates": list(OWN) if examples.rule.classes else [],
-        **_columns(examples.serializer),
+        **_columns(examples),
         "content_hash": files_hash(folder.iterdir()),
     }
 
 
-def _columns(serializer: EventSerializer) -> dict[str, list[str]]:
-    """What the texts can tell of."""
-    attributes = {"attributes": list(serializer.attributes)} if serializer.attributes else {}
-    return {"text_columns": serializer.columns()} | attributes
+def _columns(examples: Examples) -> dict[str, list[str]]:
+    """The columns of the splits, and what the texts can tell of."""
+    serializer = examples.serializer
+    return {
+        "aggregates": examples.aggregates,
+        "class_aggregates": list(OWN) if examples.rule.classes else [],
+        "text_columns": serializer.columns(),
+        **({"attributes": list(serializer.attributes)} if serializer.attributes else {}),
+    }
 
 
 def _print_notes(log: EventLog, doubts: list[str]) -> None:

@@ -41,13 +41,11 @@ def explain_sample(
 
     Args:
         classifier: The model.
-        events: As EventClassifier.predict takes them.
-        cutoff: As EventClassifier.predict takes it.
+        events, cutoff, users: As EventClassifier.predict takes them.
         sample: The number of users; all, where there are fewer.
         output: The name of the class; needed for tiers and propensity, where each user's likeliest would be mixed.
         steps: The most steps of the integration.
         population: Draw only from the users whom the task asks about.
-        users: As EventClassifier.predict takes them.
 
     Returns:
         What the page shows, ready for JSON: the facts (see `facts_of`); cutoff, users, users_asked (from whom they were

@@ -38,12 +38,10 @@ def explain_user(
 
     Args:
         classifier: The model.
-        events: As EventClassifier.predict takes them.
-        cutoff: As EventClassifier.predict takes it.
+        events, cutoff, users: As EventClassifier.predict takes them.
         user: The id; with data.pseudonymize its keyed hash.
         output: The name of the class that is explained; see `attribute` for what None means.
         steps: The most steps of the integration.
-        users: As EventClassifier.predict takes them.
 
     Returns:
         What the page shows, ready for JSON: the facts (see `facts_of`); user_id, cutoff, in_population; `reasons`, see

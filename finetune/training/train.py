@@ -324,7 +324,7 @@ def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, man
         name_for_others(folder)
         trainer.model.config.save_pretrained(folder)  # an adapter is saved without the labels' names
         EventSerializer.from_pretrained(experiment.data_folder).save_pretrained(folder)
-        task = {key: manifest[key] for key in TASK_FACTS if key in manifest} | {
+        task = {key: value for key, value in manifest.items() if key in TASK_FACTS} | {
             "task": settings_of(replace(experiment.task, examples=None))
         }
         task["splits"] = {split: manifest["splits"][split] for split in SPLITS}

@@ -61,7 +61,7 @@ def run(tmp_path_factory):
     config["text"]["attributes"] = {"age": {"bins": 4}, "plan": {"top": 3}, "interests": {"words": 2, "vocabulary": 9}}
     config["pretraining"] = {"max_steps": 0}
     config["evaluation"] |= {"slices": {"plan": "plan", "grown": "age > 40", "what": "event_type"}, "min_slice": 5}
-    (folder / "users.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "users.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     experiment = parse_experiment("", ["--config", str(folder / "users.yaml")])
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     train(experiment)
