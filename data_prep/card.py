@@ -59,7 +59,8 @@ def _columns(manifest: Manifest) -> str:
         return columns
     return (
         f"{columns}. Attributes of\nthe users that header and aggregates tell of, as known before the cutoff: "
-        f"{inline(', '.join(manifest['attributes']))};\n{manifest['users']['with_events']:,} of the log's users have some"
+        f"{inline(', '.join(manifest['attributes']))};\n{manifest['users']['with_events']:,} of the log's users have "
+        "some"
     )
 
 
