@@ -240,7 +240,12 @@ def test_deciles_share_what_ties_across_their_borders():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(list(MEASURES)).flatmap(lambda task: st.tuples(st.just(task), sample(task))), st.randoms())
+@given(
+    st.sampled_from([task for task in MEASURES if task != "survival"]).flatmap(
+        lambda task: st.tuples(st.just(task), sample(task))
+    ),
+    st.randoms(),
+)
 def test_no_measure_depends_on_the_order_of_the_rows(case, random):
     task, (labels, scores) = case
     order = list(range(len(labels)))

@@ -56,6 +56,12 @@ def test_measures_are_those_worked_out_by_hand():
     np.testing.assert_allclose(survival.risk(SCORES, survival.days(HORIZONS)), [7.0, 3.5, 3.15, 1.4, 5.95, 4.9])
 
 
+def test_no_measure_depends_on_the_order_of_the_rows():
+    found = compute_metrics("survival", LABELS, SCORES, horizons=HORIZONS)
+    order = np.random.default_rng(0).permutation(len(LABELS))
+    assert found == pytest.approx(compute_metrics("survival", LABELS[order], SCORES[order], horizons=HORIZONS))
+
+
 def test_without_censoring_each_horizon_is_a_question_of_yes_or_no():
     labels = LABELS[[0, 1, 2, 3, 5]]
     scores, come = SCORES[[0, 1, 2, 3, 5]], np.array([[1, 1], [1, 1], [0, 1], [0, 0], [0, 0]])
