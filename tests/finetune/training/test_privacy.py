@@ -11,12 +11,17 @@ import torch
 from opacus.accountants import RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
+import finetune.training.private_trainer as private_trainer
 from data_prep import InputError
+from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest, read_split
 from finetune.config import Privacy
 from finetune.evaluation.evaluate import evaluate
 from finetune.hub.model_card import write_model_card
+from finetune.model.inference import score_texts
+from finetune.model.loading import load_classifier
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import PRIVACY
@@ -25,6 +30,7 @@ from finetune.training.pretrain import pretrain
 from finetune.training.privacy import Mechanism, UserDraws, add_clipped
 from finetune.training.private_trainer import STATE, PrivateTrainer
 from finetune.training.train import build_trainer, train
+from tests.finetune.trust.planted import planted_config, write_planted
 
 PRIVATE = {
     "--pretraining.max_steps": 0,
@@ -181,6 +187,22 @@ def test_report_card_and_metrics_say_what_was_spent_and_what_is_not_covered(run)
     for text in (page, re.sub(r"\s+", " ", card)):
         assert f"epsilon {spent['epsilon']:.2f} and delta 1e-05 for each user" in text
         assert all(part in text for part in spent["not_covered"])
+
+
+def test_what_all_users_have_in_common_is_learned_through_the_noise(tmp_path, monkeypatch):
+    """Ranks a planted label nearly without fault, of users whom it has not learned from, too."""
+    monkeypatch.setattr(private_trainer, "new_secret", lambda: 7)
+    write_planted(tmp_path / "log.csv")
+    steps = {"max_steps": 40, "per_device_train_batch_size": 60, "learning_rate": 1e-2, "weight_decay": 0}
+    steps |= {"warmup_steps": 0, "lr_scheduler_type": "constant"}
+    changes = {f"training.{name}": value for name, value in steps.items()}
+    changes["finetuning.privacy"] = "{epsilon: 50, delta: 1e-5}"
+    experiment = private(planted_config(tmp_path), tmp_path / "runs", **changes)
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    (model,) = train(experiment)
+    rows = read_split(experiment.data_folder, "test", None, ["text", "label"])
+    scores = score_texts(*load_classifier(model), rows["text"].to_pylist())
+    assert roc_auc_score(rows["label"].to_numpy(), scores) > 0.9
 
 
 def test_adapters_train_with_privacy_too(prepared, tmp_path):
