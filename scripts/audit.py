@@ -6,7 +6,6 @@ The recipe is trained 1 + SHADOWS times on random halves of the prepared trainin
 touched. On a CPU take few steps, users or shadows.
 """
 
-import json
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -17,19 +16,17 @@ from finetune.command import CommandParser, guarded
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from data_prep.files import write_whole
     from finetune.parser import parse_experiment
     from finetune.report.audit_page import audit_page
+    from finetune.report.beside import refuse_output, write_beside
     from finetune.trust.audit import audit
-    from finetune.trust.pages import refuse_output
 
     experiment = parse_experiment("", ["--config", str(given.config), *given.settings])
-    refuse_output(given.output, "audit", experiment.data)
+    refuse_output(given.output, experiment.data, "audit")
     given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".audit", dir=given.output.parent) as folder:
         found = audit(experiment, Path(folder), given.shadows, given.canaries, given.seed)
-    write_whole(given.output.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write_whole(given.output, audit_page(found))
+    write_beside(given.output, audit_page(found), found)
     print(f"audit: {given.output}")
 
 

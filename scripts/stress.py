@@ -6,7 +6,6 @@ Fields go missing; events are lost, come twice, late or in another order; prices
 bot adds views; new values come. The labels stay those of the log as it is.
 """
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -16,18 +15,15 @@ from finetune.command import CommandParser, guarded
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from data_prep.files import write_whole
     from finetune.parser import parse_experiment
+    from finetune.report.beside import refuse_output, write_beside
     from finetune.report.stress_page import stress_page
-    from finetune.trust.pages import refuse_output
     from finetune.trust.stress import stress
 
     experiment = parse_experiment("", ["--config", str(given.config)])
-    refuse_output(given.output, "stress", experiment.data)
+    refuse_output(given.output, experiment.data, "stress")
     found = stress(given.model, experiment, given.users, given.seed)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(given.output.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write_whole(given.output, stress_page(found))
+    write_beside(given.output, stress_page(found), found)
     print(f"stress: {given.output}")
 
 

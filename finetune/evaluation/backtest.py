@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.config import CutoffRange, DataConfig, Label, TaskConfig, settings_of
@@ -96,17 +97,18 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
         objective = Objective.of(run.task.label, manifest["classes"])
         rows = rows_to_score(experiment, assembled, objective.task)
         groups = slice_values(experiment, rows[SPLIT]) if settings.slices else {}
-        raw = {split: raw_scores(model, folder, split, experiment) for split in SCORED}
+        raw = raw_scores(*load_classifier(Path(model)), folder, SCORED, experiment)
         scored = calibrated(objective.task, rows, [raw], [calibration], calibration.threshold)
         metrics, everyone = measured(experiment, assembled, rows, groups, scored, 1)
         metrics["made"]["seconds"] = {"evaluate": round(time.perf_counter() - started, 1)}
+        metrics = without_nan(metrics)
         output = base / part / BACKTESTS / _named(found.cutoffs)
         with replacing(output) as made:
             write_predictions(made / PREDICTIONS, rows, everyone)
-            write_whole(made / METRICS, json.dumps(without_nan(metrics), indent=1, allow_nan=False) + "\n")
+            write_whole(made / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
             write_whole(made / SETTINGS, newer.resolved)
             shutil.copy(base / part / TRAINING_LOG, made / TRAINING_LOG)
-    return cast(Metrics, without_nan(metrics)), output
+    return cast(Metrics, metrics), output
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,17 @@ def refuse_seen(model: Path, task: TaskConfig) -> None:
         )
 
 
-def raw_scores(model: Path, folder: Path, split: str, experiment: Experiment) -> np.ndarray:
-    """The uncalibrated scores of a split of prepared data."""
-    classifier, tokenizer = load_classifier(Path(model))
-    tokens = tokens_of_split(tokenizer, folder, split, experiment.limits[split])
-    batch = experiment.training["per_device_eval_batch_size"]
-    return score_texts(for_scoring(classifier), tokenizer, tokens, batch, split)
+def raw_scores(
+    classifier: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    splits: Sequence[str],
+    experiment: Experiment,
+) -> dict[str, np.ndarray]:
+    """The uncalibrated scores of some splits of prepared data."""
+    scoring, batch = for_scoring(classifier), experiment.training["per_device_eval_batch_size"]
+    tokens = {split: tokens_of_split(tokenizer, folder, split, experiment.limits[split]) for split in splits}
+    return {split: score_texts(scoring, tokenizer, tokens[split], batch, split) for split in splits}
 
 
 def run_and_data(base: Path, part: str = "") -> tuple[Experiment, Manifest]:

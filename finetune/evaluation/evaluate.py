@@ -24,7 +24,7 @@ from finetune.evaluation.figures import (
     rows_to_score,
     write_predictions,
 )
-from finetune.evaluation.slices import intersections, slice_values
+from finetune.evaluation.slices import slice_values
 from finetune.metrics import LISTS
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
@@ -70,7 +70,6 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     groups = {}
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
-        groups |= intersections(groups) if settings.slice_pairs else {}
     raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.seed_runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()

@@ -39,7 +39,7 @@ PLAIN = re.compile(r"BOOLEAN|FLOAT|DOUBLE|DECIMAL.*|U?(TINY|SMALL|BIG|HUGE)INT|U
 
 
 def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]:
-    """The group of each test example in each of evaluation.slices.
+    """The group of each test example in each of evaluation.slices, and with slice_pairs in every two of them together.
 
     An expression may use user_id, cutoff and the aggregates, which stand in the prepared split, and the log's columns.
     Of those it sees each user's newest value strictly before the cutoff (the largest of several at the same moment),
@@ -91,10 +91,11 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
             lock_down(con)
         joins += "".join(f' LEFT JOIN "#newest_{i}" USING ("#row")' for i in range(len(newest)))
         con.execute(f"CREATE TEMP VIEW examples AS SELECT * FROM test_rows{joins}")
-        return {
+        found = {
             name: _groups(con, f"evaluation.slices.{name}: {sql}", sql, kinds[name], len(rows))
             for name, sql in slices.items()
         }
+    return found | (intersections(found) if experiment.evaluation.slice_pairs else {})
 
 
 def intersections(groups: dict[str, list[str]]) -> dict[str, list[str]]:

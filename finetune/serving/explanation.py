@@ -11,10 +11,9 @@ from data_prep.config import DataConfig
 from data_prep.event_words import event_phrase
 from data_prep.files import write_whole
 from data_prep.moments import in_words
-from data_prep.side_tables import all_logs
-from data_prep.sources import source_files
+from finetune.report import beside
 from finetune.report.report import FEWEST, page_template
-from finetune.runs import read_notes, whom, window_of
+from finetune.runs import whom, window_of
 from finetune.serving.attribution import Attribution
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.facts import aggregate_figure, figure, target_noun
@@ -25,15 +24,7 @@ SHOWN = 8  # words on each side of a list on the page; the JSON has all
 
 def refuse_output(path: Path, events: DataConfig) -> None:
     """The JSON beside the page replaces nothing but an earlier explanation; InputError otherwise."""
-    beside = path.with_suffix(".json")
-    read = {source.resolve() for log in all_logs(events) for source in source_files(log) or []}
-    own = not beside.exists() or bool(read_notes(beside, {"captum": str}))
-    if not own or read & {path.resolve(), beside.resolve()}:
-        raise InputError(
-            f"--output {path} would replace {beside}, which is no explanation",
-            "choose another name",
-            setting="--output",
-        )
+    beside.refuse_output(path, events, "captum", "is no explanation")
 
 
 def write_page(explanation: dict, path: Path) -> Path:

@@ -127,8 +127,9 @@ def _at(task: TaskConfig, moment: str) -> TaskConfig:
 
 def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[Month], list[Month]]:
     """The months of training, and those of validation and test with scores and labels."""
-    _, tokenizer = load_classifier(model)
+    classifier, tokenizer = load_classifier(model)
     serializer, calibration = EventSerializer.from_pretrained(model), Calibration.load(model)
+    raw = raw_scores(classifier, tokenizer, run.data_folder, LATER, run)
     task = Objective.of(run.task.label, manifest["classes"]).task
     found: dict[str, list[Month]] = {}
     for split in ("train", *LATER):
@@ -137,7 +138,7 @@ def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[M
         tokens = tokens_of_split(tokenizer, run.data_folder, split, run.limits[split])
         values, words = inputs_of(rows, tokens, tokenizer, serializer, manifest["aggregates"])
         labels = column_array(rows["label"])
-        scores = calibration.apply(raw_scores(model, run.data_folder, split, run), task) if split in LATER else None
+        scores = calibration.apply(raw[split], task) if split in LATER else None
         found[split] = _months(rows["cutoff"].to_numpy(), values, words, scores, labels)
     return found["train"], [*found["validation"], *found["test"]]
 

@@ -7,7 +7,6 @@ is one event in the store; its score may be written twice.
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO, Any, Protocol
@@ -20,7 +19,7 @@ from finetune.runs import whom
 from finetune.serving.service.engine import Append, Call, Engine, UnusableEventsError
 from finetune.serving.service.model import Answer, Asked
 from finetune.serving.service.schemas import Event, Scored
-from finetune.serving.service.store import StoreError
+from finetune.serving.service.store import redis_errors
 
 TOGETHER = 200  # events that are kept in one transaction
 WAIT = 1_000  # milliseconds for a new entry of a Redis stream
@@ -194,7 +193,7 @@ class RedisStream:
 
     def _read(self, start: str) -> list[tuple[str, dict[str, str] | None]]:
         """Entries of this consumer that are not acknowledged, from 0 on; new ones from > on, or abandoned ones."""
-        with self._errors():
+        with redis_errors(self.failed):
             given: Any = self.client.xreadgroup(GROUP, self.consumer, {self.name: start}, count=TOGETHER, block=WAIT)
             if given and given[0][1]:
                 return given[0][1]
@@ -205,16 +204,9 @@ class RedisStream:
 
     def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
         """See Stream: all of it or nothing."""
-        with self._errors():
+        with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=True)
             for score in scores:
                 pipe.xadd(f"{self.name}:scores", {"score": score})
             pipe.xack(self.name, GROUP, *(line.place for line in lines))
             pipe.execute()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self.failed as error:
-            raise StoreError(f"{type(error).__name__}: {error}") from error

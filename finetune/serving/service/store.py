@@ -168,7 +168,7 @@ class RedisStore:
 
     def add(self, events: Sequence[Kept]) -> list[bool]:
         """See Store."""
-        with self._errors():
+        with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=True)
             for user, key, event in events:
                 pipe.hsetnx(self.PREFIX + user, key, event)
@@ -179,7 +179,7 @@ class RedisStore:
     def events(self, users: Iterable[str]) -> dict[str, list[dict]]:
         """See Store."""
         asked = list(users)
-        with self._errors():
+        with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=False)
             for user in asked:
                 pipe.hvals(self.PREFIX + user)
@@ -188,13 +188,13 @@ class RedisStore:
 
     def users(self, start: str, limit: int) -> list[str]:
         """See Store."""
-        with self._errors():
+        with redis_errors(self.failed):
             low, high = (f"[{start}", f"[{start}\U0010ffff") if start else ("-", "+")
             return list(map(str, self.client.zrangebylex(self.USERS, low, high, 0, limit)))
 
     def forget(self, user: str) -> int:
         """See Store: the log is written anew without them, in the background of the server."""
-        with self._errors():
+        with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=True)
             pipe.hlen(self.PREFIX + user)
             pipe.delete(self.PREFIX + user)
@@ -208,10 +208,11 @@ class RedisStore:
         """See Store."""
         self.client.close()
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Redis' complaints become a StoreError."""
-        try:
-            yield
-        except self.failed as error:
-            raise StoreError(f"{type(error).__name__}: {error}") from error
+
+@contextmanager
+def redis_errors(failed: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Redis' complaints, which are of these types, become a StoreError."""
+    try:
+        yield
+    except failed as error:
+        raise StoreError(f"{type(error).__name__}: {error}") from error

@@ -10,13 +10,13 @@ import yaml
 from data_prep import InputError
 from data_prep.later import write_later
 from data_prep.serializer import EventSerializer
-from finetune.config import RunsConfig
 from finetune.evaluation.backtest import backtest, score_later
 from finetune.metrics_json import read_metrics
 from finetune.model.calibration import Calibration
 from finetune.parser import changed, parse_experiment, taken
 from finetune.report.report import write_report
 from finetune.runs import BACKTESTS, METRICS
+from tests.finetune.conftest import in_own_folder
 
 LATER = ["2024-04-08", "2024-04-15"]
 
@@ -24,9 +24,7 @@ LATER = ["2024-04-08", "2024-04-15"]
 @pytest.fixture(scope="module")
 def run(evaluated, tmp_path_factory):
     """An evaluated run in a folder of this module's own, to which backtests are added."""
-    folder = tmp_path_factory.mktemp("backtested")
-    shutil.copytree(evaluated.run_folder, folder / evaluated.name)
-    return replace(evaluated, runs=RunsConfig(str(folder)))
+    return in_own_folder(evaluated, tmp_path_factory.mktemp("backtested"))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from finetune.serving.explain import explain_user
 from finetune.serving.predict import predict_log
 from finetune.training.train import train
 from tests.conftest import tiny_config, write_log
+from tests.finetune.serving.own_log import log_of
 
 VIEW = "event_type = 'view'"
 
@@ -44,14 +45,6 @@ def run(tmp_path_factory):
     write_model_card(experiment.run_folder)
     write_report(experiment.run_folder)
     return experiment, metrics, EventClassifier.from_pretrained(experiment.model_folder)
-
-
-def log_of(experiment) -> list[dict]:
-    columns = ("user_id", "event_time", "event_type", "amount", "shop")
-    path = experiment.data.sources[0].path
-    with open(path, encoding="utf-8") as lines:
-        rows = [dict(zip(columns, line.rstrip("\n").split(","), strict=True)) for line in lines][1:]
-    return [row | {"amount": float(row["amount"]) if row["amount"] else None} for row in rows]
 
 
 def test_texts_and_scores_are_those_of_the_prepared_rows(run):

@@ -33,6 +33,7 @@ from finetune.serving.service.model import ServedModel
 from finetune.serving.service.store import open_store
 from finetune.training.train import train
 from tests.conftest import tiny_config, write_log
+from tests.finetune.serving.own_log import log_of
 
 CUTOFF = "2024-04-01"
 NAMES = ["user_id", "known_from", "age", "plan", "interests"]
@@ -69,13 +70,6 @@ def run(tmp_path_factory):
     write_model_card(experiment.run_folder)
     write_report(experiment.run_folder)
     return experiment, metrics, EventClassifier.from_pretrained(experiment.model_folder)
-
-
-def log_of(experiment) -> list[dict]:
-    columns = ("user_id", "event_time", "event_type", "amount", "shop")
-    with open(experiment.data.sources[0].path, encoding="utf-8") as lines:
-        rows = [dict(zip(columns, line.rstrip("\n").split(","), strict=True)) for line in lines][1:]
-    return [row | {"amount": float(row["amount"]) if row["amount"] else None} for row in rows]
 
 
 def users_of() -> list[dict]:

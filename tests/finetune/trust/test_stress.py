@@ -5,7 +5,6 @@ import runpy
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,8 @@ from finetune.parser import parse_experiment
 from finetune.report.stress_page import answers, stress_page
 from finetune.training.train import train
 from finetune.trust.stress import stress
+from tests.commands import ROOT
 from tests.finetune.trust.planted import planted_config, write_planted
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,28 +1,19 @@
 """One renewal for all of these tests: a tiny model of spring, and its successor two weeks later."""
 
-import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from finetune.config import RunsConfig
 from finetune.parser import parse_experiment
+from tests.finetune.conftest import in_own_folder
 
 SHIFT = "14 days"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def boosting_of_few_trees(few_trees):
-    """For all of these tests."""
 
 
 @pytest.fixture(scope="session")
 def spring(evaluated, tmp_path_factory):
     """An evaluated run in a folder of its own, beside which its successors lie."""
-    folder = tmp_path_factory.mktemp("upkeep")
-    shutil.copytree(evaluated.run_folder, folder / evaluated.name)
-    return replace(evaluated, runs=RunsConfig(str(folder)))
+    return in_own_folder(evaluated, tmp_path_factory.mktemp("upkeep"))
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ from finetune.evaluation.backtest import score_later
 from finetune.metrics_json import read_metrics
 from finetune.parser import changed, parse_experiment
 from finetune.upkeep.monitor import monitor
+from tests.commands import ROOT
 from tests.conftest import write_log
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

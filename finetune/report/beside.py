@@ -1,0 +1,36 @@
+"""A page and the same as JSON beside it."""
+
+import json
+from pathlib import Path
+
+from data_prep import InputError
+from data_prep.config import DataConfig
+from data_prep.files import write_whole
+from data_prep.side_tables import all_logs
+from data_prep.sources import source_files
+from finetune.runs import read_notes
+
+
+def refuse_output(path: Path, events: DataConfig, key: str, other: str = "is something else") -> None:
+    """InputError where the JSON beside a page would replace something else than an earlier one, or what is read.
+
+    Args:
+        path: The page.
+        events: That are read, with the table of users.
+        key: An earlier one has it.
+        other: What is said of any other file.
+    """
+    beside = path.with_suffix(".json")
+    read = {source.resolve() for log in all_logs(events) for source in source_files(log) or []}
+    own = not beside.exists() or bool(read_notes(beside, {key: str}))
+    if not own or read & {path.resolve(), beside.resolve()}:
+        raise InputError(
+            f"--output {path} would replace {beside}, which {other}", "choose another name", setting="--output"
+        )
+
+
+def write_beside(path: Path, page: str, content: dict) -> None:
+    """Write the JSON, and then the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_whole(path, page)
