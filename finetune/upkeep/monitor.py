@@ -116,6 +116,12 @@ def _write(result: dict[str, Any], page: Path) -> None:
 
 
 def _at(task: TaskConfig, moment: str) -> TaskConfig:
+    if task.label.kind == "when":
+        raise InputError(
+            "a monitor watches labels with one horizon",
+            "measure a later time with scripts/evaluate.py --model",
+            setting="task.label.kind",
+        )
     if task.at_moments:
         raise InputError(
             "a monitor watches cutoffs that are dates, and those of this task are moments of users",

@@ -106,13 +106,12 @@ def beside(champion: Path, challenger: Path, experiment: Experiment, task: TaskC
         name: score_later(model, experiment.data, task)
         for name, model in ((CHAMPION, champion), (CHALLENGER, challenger))
     }
-    kind = Objective.of(task.label, []).task
-    return _compared(kind, found, experiment.evaluation.bootstrap)
+    return _compared(Objective.of(task.label, []), found, experiment.evaluation.bootstrap)
 
 
-def _compared(kind: str, found: dict[str, LaterScores], resamples: int) -> dict[str, Any]:
+def _compared(objective: Objective, found: dict[str, LaterScores], resamples: int) -> dict[str, Any]:
     champion, challenger = found[CHAMPION], found[CHALLENGER]
-    rows, main = champion.rows, MAIN[kind]
+    kind, rows, main = objective.task, champion.rows, MAIN[objective.task]
     keys = ["user_id", "cutoff"]
     assert rows.select(keys).equals(challenger.rows.select(keys)), "as log and cutoffs are the same"
     labels, scores = column_array(rows["label"]), {name: later.scores for name, later in found.items()}
@@ -120,9 +119,11 @@ def _compared(kind: str, found: dict[str, LaterScores], resamples: int) -> dict[
         both = [name for name in champion.classes if name in challenger.classes]
         own = {name: [later.classes.index(of_class) for of_class in both] for name, later in found.items()}
         labels, scores = labels[:, own[CHAMPION]], {name: scores[name][:, own[name]] for name in scores}
-    scored = ScoredRows(kind, labels, scores, rows["user_id"].to_numpy())
+    scored = ScoredRows(kind, labels, scores, rows["user_id"].to_numpy(), **objective.known)
     drawn = {name: measures[main] for name, measures in bootstrap(scored, resamples).items()}
-    figures = {name: compute_metrics(kind, scored.labels, values)[main] for name, values in scores.items()}
+    figures = {
+        name: compute_metrics(kind, scored.labels, values, **objective.known)[main] for name, values in scores.items()
+    }
     cutoffs = [f"{cutoff:%Y-%m-%d}" for cutoff in found[CHAMPION].found.cutoffs]
     said = {"metric": main, "cutoffs": cutoffs} | scored.counts()
     for name in scores:

@@ -25,6 +25,8 @@ from finetune.serving.classifier import EventClassifier
 from finetune.serving.explain import explain_user
 from finetune.serving.service.model import ServedModel
 from finetune.training.train import train
+from finetune.upkeep.monitor import monitor
+from finetune.upkeep.renew import beside
 
 HORIZONS = ["7 days", "2 weeks", "28d"]
 NAMES = ("7 days", "2 weeks", "28 days")
@@ -189,3 +191,13 @@ def test_a_setting_that_several_horizons_have_no_use_for_is_refused(run, argumen
     path = run.run_folder / "config.yaml"
     with pytest.raises(InputError, match=named):
         check_evaluation(parse_experiment("", ["--config", str(path), *arguments]))
+
+
+def test_two_models_are_compared_on_later_rows_and_a_monitor_says_that_it_takes_one_horizon(run, metrics, tmp_path):
+    found = beside(run.model_folder, run.model_folder, run, run.task)
+    assert found["metric"] == "concordance"
+    assert found["champion"]["value"] == pytest.approx(metrics["test"]["concordance"])
+    assert found["difference"] == 0
+    assert found["difference_interval"] == [0, 0]
+    with pytest.raises(InputError, match=r"task\.label\.kind: a monitor watches labels with one horizon"):
+        monitor(run.model_folder, run, "2024-04-15", tmp_path / "drift.html")
