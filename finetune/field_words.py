@@ -17,7 +17,7 @@ BOTH = {
     r"gap_mean": "days between {of}event days, mean",
     r"gap_std": "days between {of}event days, deviation",
     r"gap_median": "days between {of}event days, median",
-    r"gap_q90": "days between {of}event days, nine in ten",
+    r"gap_q90": "days between {of}event days, at most in nine of ten",
     r"gap_max": "days between {of}event days, most",
     r"gap_last": "days between the last two {of}event days",
     r"gap_last3": "days between {of}event days, mean of the last three",

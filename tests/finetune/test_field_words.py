@@ -11,7 +11,7 @@ from finetune.field_words import aggregate_reading, field_reading
 READINGS = {
     "target_recency_days": "days since the last target event",
     "tenure_days": "days since the first event",
-    "gap_q90": "days between event days, nine in ten",
+    "gap_q90": "days between event days, at most in nine of ten",
     "target_gap_last_over_mean": "days between the last two target event days, as a multiple of the mean",
     "target_active_days_28d": "days with a target event in the last 28 days",
     "active_days": "days with an event in all",
