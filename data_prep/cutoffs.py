@@ -95,10 +95,11 @@ def _refuse_outside(
             )
         if horizon is not None and cutoff + horizon > log_end(log):
             first = task.label.horizons[0] if task.label.horizons else None
+            until = "before" if task.at_moments else "no later than"  # a window opens right after its moment
             raise InputError(
                 f"the {f'first horizon, {first},' if first else 'label window'} of the cutoff {show(cutoff)} ends on "
                 f"{show(cutoff + horizon)}, but the log ends on {show(log.last)}",
-                f"choose a cutoff no later than {show(log_end(log) - horizon)}",
+                f"choose a cutoff {until} {show(log_end(log) - horizon)}",
                 setting=f"task.cutoffs.{split}",
             )
 

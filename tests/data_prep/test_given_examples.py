@@ -1,6 +1,7 @@
 """task.examples: a table with the moments, and perhaps the labels, that a team has already."""
 
 import re
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +94,13 @@ def test_rows_between_the_splits_are_said(shop, capsys):
 )
 def test_a_row_that_cannot_be_an_example_is_refused(shop, user, day, said):
     assert said in refusal(shop, [*rows_of(shop), (user, shop.day(day))])
+
+
+def test_a_moment_whose_window_ends_right_after_the_log_is_refused_with_the_bound_that_it_must_lie_before(shop):
+    task = task_of(table(shop, [*rows_of(shop), ("buyer", datetime(2024, 3, 30))]))
+    task.cutoffs.test.last = "2024-03-30 00:00"
+    assert "task.cutoffs.test: the label window" in refusal(shop, [], task)
+    assert "but the log ends on 2024-03-30 12:00; choose a cutoff before 2024-03-30" in refusal(shop, [], task)
 
 
 def test_a_row_without_a_history_is_refused(shop):
