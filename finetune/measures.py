@@ -93,7 +93,7 @@ MEASURES: dict[str, dict[str, Measure]] = {
         **{
             f"lift_at_{share}": Measure(
                 f"Lift at the top {share}\u00a0%",
-                "positives among the highest-scored rows, times the base rate",
+                "how many times as frequent positives are among the highest-scored rows as among all",
                 places=("beside", "card") if share == 10 else (),
             )
             for share in SHARES

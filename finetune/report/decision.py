@@ -101,7 +101,10 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     contact = metrics.get("contact")
     beside = _beside(metrics, contact) if contact else ""
     share = metrics["training"].get("teacher")
-    taught = f"Boosting and regression taught it {percent(share)} of what it learned." if share else ""
+    taught = ""
+    if share:
+        own = f", and {percent(1 - share)} from what users did" if share < 1 else ""
+        taught = f"It learned {percent(share)} from what boosting and regression say of a user{own}."
     found = [
         ("Is it better than the usual ways?", " ".join(filter(None, [advice(metrics), beside, taught]))),
         ("Can it be trusted?", _trust(metrics)),
@@ -112,19 +115,18 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
 
 def _trust(metrics: Metrics) -> str:
     """When it was tested, whether its scores add up, and whether it became worse in the meantime."""
-    test, label = metrics["test"], metrics["label"]
+    test = metrics["test"]
     days = [str(cutoff)[:10] for cutoff in test["cutoffs"]]
     when = f"on {days[0]}" if len(days) == 1 else f"on {len(days)} days from {days[0]} to {days[-1]}"
     parts = "days"
     if "most_per_user" in test:
         when, parts = f"at moments from {days[0]} to {days[-1]}", "periods"
-    said = [f"It was tested {when}, later than all that it learned from, with {number(test['users'], 0)} users."]
+    asked = f"{number(test['rows'], 0)} times about {number(test['users'], 0)} users"
+    said = [f"It was asked {asked}, {when}, later than all that it learned from."]
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
-        whom = "would leave" if label in LEAVING else f"would come out as {worded(label)}"
-        said.append(
-            f"It expected that {percent(sums['mean_score'], 1)} {whom}, and {percent(sums['mean_label'], 1)} did."
-        )
+        expected, came = percent(sums["mean_score"], 1), percent(sums["mean_label"], 1)
+        said.append(f"It expected {expected} of these {_people(metrics)[0]}, and {came} did.")
     if metrics["task"] == "survival":
         said.append(_expected(metrics))
     change = (
@@ -134,7 +136,8 @@ def _trust(metrics: Metrics) -> str:
         became = {
             "ahead": f"It was better on the last of these {parts} than on the first.",
             "behind": f"It was worse on the last of these {parts} than on the first, by more than chance: train again.",
-            "level": f"On the last of these {parts} it was as good as on the first, as far as this test can tell.",
+            "level": f"On the last of these {parts} it was as good as on the first, as far as this test can tell"
+            f"{_first_and_last(metrics)}.",
         }
         said.append(became[standing(change, metrics["lower_is_better"])])
     moved = [entry for entry in metrics["drift"] if not entry.get("ages") and (entry["psi"] or 0) > DRIFT[1]]
@@ -159,7 +162,20 @@ def _learned(metrics: Metrics) -> str:
     end = datetime.fromisoformat(max(timeline["train"]["cutoffs"])) + parse_duration(metrics["horizon"], "horizon")
     return (
         f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and what "
-        f"came in the {metrics['horizon']} after it. It has seen nothing from {end:%Y-%m-%d} on."
+        f"came in the {metrics['horizon']} after it. Nothing from {end:%Y-%m-%d} on taught it; the time from then to "
+        "the test only chose between versions of it."
+    )
+
+
+def _first_and_last(metrics: Metrics) -> str:
+    """The main measure at the last and at the first test cutoff, in words, where there are some."""
+    last, first = (metrics["by_cutoff"][at].get(metrics["main"]) for at in (-1, 0))
+    if missing(last) or missing(first):
+        return ""
+    if metrics["task"] in ("binary", "survival"):
+        return f" ({number(1000 * last, 0)} of 1,000 pairs in the right order, after {number(1000 * first, 0)})"
+    return (
+        f" (off by {number(last, None)} on average, after {number(first, None)})" if metrics["task"] == "value" else ""
     )
 
 
@@ -171,7 +187,7 @@ def _expected(metrics: Metrics) -> str:
         return ""
     expected, came = curves["expected"][known[-1]], curves["come_by"][known[-1]]
     return (
-        f"It expected that {percent(expected, 1)} would have {_event(metrics)} within {horizons[known[-1]]}, and "
+        f"It expected {percent(expected, 1)} of these to have {_event(metrics)} within {horizons[known[-1]]}, and "
         f"{percent(came, 1)} did."
     )
 
@@ -244,9 +260,12 @@ def _beside(metrics: Metrics, contact: dict) -> str:
         f"{number(found, places)} by {worded(name)}" for name, found in sorted(rivals.items(), key=lambda one: -one[1])
     ]
     chance = contact["total"] * contact["contacted_at"] / contact["users"]
+    bounds, sway = _known(contact.get("found_at_interval")), ""
+    if bounds and metrics["task"] != "value":
+        sway = f"; among other users like these a count may be {number((bounds[1] - bounds[0]) / 2, 0)} more or less"
     return (
-        f"The same {number(contact['contacted_at'], 0)} contacts find {number(ours, places)} by this model, "
-        f"{listed([*ways, f'{number(chance, places)} by chance'])}."
+        f"On the last day alone, the same {number(contact['contacted_at'], 0)} contacts find {number(ours, places)} by "
+        f"this model, {listed([*ways, f'{number(chance, places)} by chance'])}{sway}."
     )
 
 

@@ -118,7 +118,7 @@ def contact_pictures(metrics: Metrics) -> list[Picture]:
     reading = (
         f"What the model's list holds beyond one of {worded(rival)} of the same length: "
         f"at {short_percent(contact['share'])} {apart_at} ({bounds}). "
-        f"The band leaves zero out at {clear} of the {len(shares) - 1} shares."
+        f"The difference is more than chance at {clear or 'none'} of the {len(shares) - 1} shares."
     )
     title = f"Found beyond {worded(rival)}"
     return [Picture(title, reading, inline_svg(figure, "contact", f"A line within its interval. {reading}"))]

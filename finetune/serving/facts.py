@@ -132,7 +132,7 @@ class Facts:
         if not summed:
             return said
         total = f"{plain(field)}_sum_{MONTH}d"
-        return f"{said}; {figure(self._found(total))} in the last {MONTH} days{self._typical(total)}"
+        return f"{said}; {figure(self._found(total))} in all in the last {MONTH} days{self._typical(total)}"
 
     def _value(self, theme: Theme, events: list[int]) -> str | None:
         """In how many of the events that the model reads a value is, or what the header says of a type of events."""

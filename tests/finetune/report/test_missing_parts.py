@@ -120,4 +120,7 @@ def test_what_a_teacher_said_is_told(bare):
     run = bare("binary")
     assert "of what it learned" not in read_page(run)  # also of runs that were evaluated before there was one
     edit_run(run, {"teacher": 0.7}, "training")
-    assert "Boosting and regression taught it 70\u00a0% of what it learned." in read_page(run)
+    assert (
+        "It learned 70\u00a0% from what boosting and regression say of a user, and 30\u00a0% from what users did."
+        in read_page(run)
+    )

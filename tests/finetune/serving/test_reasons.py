@@ -67,7 +67,7 @@ def test_the_sentences_say_what_was_counted_by_hand(classifier):
         Theme("rhythm"): "Usually 9 days between events (typical user: 6), 16.3 on average the last 3 times",
         Theme("tenure"): "The first event was 88 days ago",
         Theme("amount", "amount"): "Average amount of the last 3 purchases: 10, about half of the 20 before (typical "
-        "user: 30); 0 in the last 28 days",
+        "user: 30); 0 in all in the last 28 days",
         Theme("value", "event_type", "view"): "1 of the last 5 events is a view, the latest 10 days ago",
         Theme("value", "event_type", "purchase"): "4 of the last 5 events are purchases, the latest 41 days ago",
         Theme("value", "shop", "north"): "4 of the last 5 events have shop north, the latest 10 days ago",
@@ -78,7 +78,7 @@ def test_the_sentences_say_what_was_counted_by_hand(classifier):
 def test_events_without_an_amount_are_not_among_those_whose_amount_is_told(classifier):
     log = [event("a", days, "purchase", amount) for days, amount in ((3, 7.0), (9, None), (20, 9.0), (30, 1e12))]
     said = sentences(classifier, log, "a")[Theme("amount", "amount")]
-    assert said == "Average amount of 2 events with amount: 8; 16 in the last 28 days"
+    assert said == "Average amount of 2 events with amount: 8; 16 in all in the last 28 days"
 
 
 def test_of_a_single_event_only_what_exists_is_told(classifier):
@@ -87,7 +87,7 @@ def test_of_a_single_event_only_what_exists_is_told(classifier):
         Theme("frequency"): "1 purchase in the last 28 days, 1 in all",
         Theme("rhythm"): None,
         Theme("tenure"): "The first event was 12 days ago",
-        Theme("amount", "amount"): "Average amount of 1 purchase: 8; 8 in the last 28 days",
+        Theme("amount", "amount"): "Average amount of 1 purchase: 8; 8 in all in the last 28 days",
         Theme("value", "event_type", "purchase"): "The only event is a purchase, 12 days ago",
         Theme("value", "shop", "north"): "The only event has shop north, 12 days ago",
     }
