@@ -18,7 +18,7 @@ from data_prep.event_log import REQUIRED, RESERVED
 from data_prep.expressions import CONTROLS, check_column
 from data_prep.log_files import READERS, column_names, found_files, reading, refuse_copies, refuse_open_quote, suffix
 from data_prep.sniffing import sniffed
-from data_prep.source_sql import TRUST, check_source, refuse_missing
+from data_prep.source_sql import TRUST, check_source, refuse_missing, refuse_special
 from data_prep.sql import column_types, identifier, refused
 from data_prep.users import EXACT
 
@@ -208,11 +208,14 @@ def named_files(con: duckdb.DuckDBPyConnection, config: DataConfig, i: int) -> l
     """The files and globs that DuckDB reads for a source."""
     source, name = config.sources[i], f"data.sources[{i}]"
     if source.path is not None:
-        return [expand(source.path, config, f"{name}.path")]
+        path = expand(source.path, config, f"{name}.path")
+        refuse_special(f"{name}.path", [path])
+        return [path]
     if source.database is not None or source.sql is None:
         return []
     names = check_source(con, name, expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), True)
     refuse_missing(name, names)
+    refuse_special(name, names)
     return names
 
 

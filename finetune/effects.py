@@ -104,10 +104,16 @@ def pretraining_settings(experiment: Experiment) -> dict[str, str]:
 def with_effect(settings: dict[str, str], effects: set[Effect] | None = None) -> dict[str, str]:
     """Of settings that were written down those that change the weights, or have one of these effects.
 
-    An earlier version wrote down more, had other names, and did not have the settings of ADDED.
+    An earlier version wrote down more, had other names, and did not have the settings of ADDED. What a file has under a
+    name that no section begins stays, so that it is told as a difference.
     """
     named = ADDED | {RENAMED.get(key, key): value for key, value in settings.items()}
-    return {key: value for key, value in named.items() if effect(key) in (effects or {"pretraining", "training"})}
+    wanted = effects or {"pretraining", "training"}
+    return {key: value for key, value in named.items() if not _is_known(key) or effect(key) in wanted}
+
+
+def _is_known(setting: str) -> bool:
+    return any(setting.startswith(name) for name in EFFECTS)
 
 
 def _written(value: object) -> object:

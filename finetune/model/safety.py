@@ -25,7 +25,7 @@ def refuse_code(folder: Path) -> None:
     for name, settings in LOADERS.items():
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # the library says it
         named = [key for key in settings if isinstance(content, dict) and content.get(key) not in (None, *BUILT_IN)]
         if named:

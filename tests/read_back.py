@@ -1,0 +1,302 @@
+"""Every file that is read back, its reader, and a campaign of damage: python -m tests.read_back --mutations 1000
+
+Each damaged file must be read well, or be refused by an InputError of one sentence: no other exception, nothing that
+takes longer than SECONDS, and no memory beyond MEMORY. It works on the committed run of tests/finetune/older_run.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep import InputError
+from tests.mutations import mutated
+
+SECONDS, MEMORY = 5, 2 * 2**30
+OLDER = Path(__file__).parent / "finetune" / "older_run" / "tiny"
+TIMES = ("2024-01-03 10:00:00", "2024-03-20 08:30:00", "2024-03-28 23:59:59")
+EVENTS = [
+    {"user_id": f"u{user}", "event_time": time, "event_type": kind, "amount": 10.5 * user, "shop": "north"}
+    for user in range(3)
+    for time, kind in zip(TIMES, ("view", "purchase", "purchase"), strict=True)
+]
+RUN, MODEL, DATA, SHADOW = Path("runs/tiny"), Path("runs/tiny/model"), Path("data/tiny"), Path("runs/other")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A file, how much of it a damage understands (see `mutated`), and what reads it."""
+
+    path: Path
+    kind: str
+    read: Callable[[], object]
+
+
+def lay_out() -> None:
+    """Put all that is read back into the current folder."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    from data_prep.prepare import prepare
+    from finetune.parser import parse_experiment
+    from finetune.training.checkpoints import write_checksums
+    from finetune.upkeep.registry import add_entry
+    from tests.conftest import write_log
+
+    write_log(Path("log.csv"))
+    for run in (RUN, SHADOW):
+        shutil.copytree(OLDER, run)
+    experiment = parse_experiment("", ["--config", str(RUN / "config.yaml")])
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    shutil.copytree(MODEL, "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(MODEL)
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"]))
+    adapted.peft_config["default"].base_model_name_or_path = str(MODEL.resolve())
+    Path("adapter/model.safetensors").unlink()
+    adapted.save_pretrained("adapter")
+    checkpoint = RUN / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir()
+    shutil.copy(MODEL / "model.safetensors", checkpoint)
+    write_checksums(checkpoint)
+    shutil.copy(RUN / "config.yaml", "best.yaml")
+    for number in range(3):
+        add_entry(Path("runs/registry.jsonl"), "promoted", RUN / f"model-{number}", MODEL, "better", challenger="x")
+    causes = [{"cause": "few purchases", "users": 50, "score_change": 0.1, "raises": "a", "lowers": None}] * 3
+    (RUN / "explanation.json").write_text(json.dumps({"causes": causes}))
+    Path("watched.json").write_text(json.dumps({"audit": "tiny"}))
+
+
+def readers() -> list[Reader]:
+    """Of the current folder, where `lay_out` was called. What they need is imported by the first of them."""
+    model = ("config.json", "tokenizer.json", "tokenizer_config.json", "serializer.json", "task.json")
+    adapter = (("adapter_config.json", "json"), ("adapter_model.safetensors", "bytes"))
+    return [
+        *(Reader(MODEL / name, "json", _scored(MODEL)) for name in (*model, "calibration.json")),
+        Reader(MODEL / "model.safetensors", "bytes", _scored(MODEL)),
+        *(Reader(Path("adapter") / name, kind, _scored(Path("adapter"))) for name, kind in adapter),
+        *(Reader(RUN / name, "json", _reported) for name in ("metrics.json", "explanation.json")),
+        Reader(RUN / "config.yaml", "yaml", _described),
+        Reader(RUN / "training_log.json", "json", _described),
+        Reader(RUN / "predictions" / "test.parquet", "bytes", _compared),
+        Reader(RUN / "pretrained" / "pretraining_log.json", "json", _pretrained),
+        Reader(RUN / "checkpoints" / "origin.json", "json", _resumed),
+        Reader(RUN / "checkpoints" / "checkpoint-1" / "checksums.json", "json", _resumed),
+        Reader(DATA / "manifest.json", "json", _prepared),
+        *(Reader(DATA / f"{split}.parquet", "bytes", _read_rows) for split in ("train", "test", "unlabelled")),
+        Reader(DATA / "serializer.json", "json", _data_serializer),
+        Reader(Path("runs/registry.jsonl"), "jsonl", _registered),
+        Reader(Path("best.yaml"), "yaml", _parsed),
+        Reader(Path("watched.json"), "json", _replaced),
+    ]
+
+
+def _scored(folder: Path) -> Callable[[], object]:
+    def read() -> object:
+        from finetune import EventClassifier
+
+        classifier = EventClassifier.from_pretrained(folder)
+        return classifier.predict(EVENTS, "2024-04-01", text=True, population=True)
+
+    return read
+
+
+def _reported() -> object:
+    from finetune.report.report import write_report
+
+    return write_report(RUN)
+
+
+def _described() -> object:
+    """The card, and the curves and times of the training."""
+    from finetune.evaluation.curves import seconds_before, training
+    from finetune.hub.model_card import write_model_card
+    from finetune.runs import LOGGED, read_trained_settings, read_training_log
+
+    experiment = _experiment()
+    read_training_log(RUN, LOGGED)
+    read_trained_settings(RUN)
+    return write_model_card(RUN), training(experiment, "auroc"), seconds_before(experiment)
+
+
+def _experiment(path: Path = SHADOW / "config.yaml") -> "object":
+    from finetune.parser import parse_experiment
+
+    return parse_experiment("", ["--config", str(path)])
+
+
+def _compared() -> object:
+    from finetune.evaluation.compare import compare_runs
+
+    return compare_runs([RUN, SHADOW], "best", 2)
+
+
+def _pretrained() -> object:
+    from finetune.evaluation.curves import seconds_before, training
+
+    shutil.copytree(RUN / "pretrained", SHADOW / "pretrained", dirs_exist_ok=True)
+    experiment = _experiment()
+    return training(experiment, "auroc"), seconds_before(experiment)
+
+
+def _resumed() -> object:
+    from transformers import TrainingArguments
+
+    from finetune.training.checkpoints import checkpoint_to_resume, made_by
+
+    folder = RUN / "checkpoints"
+    arguments = TrainingArguments(str(folder), save_only_model=True, use_cpu=True)
+    return made_by(folder), checkpoint_to_resume(arguments, {"training": {}, "content_hash": ""})
+
+
+def _prepared() -> object:
+    from data_prep.card import dataset_card
+    from data_prep.prepared import prepared_for
+
+    experiment = _experiment()
+    return dataset_card("tiny", experiment.task, prepared_for(DATA, experiment.task, experiment.text))
+
+
+def _read_rows() -> object:
+    from data_prep.prepared import Labelled, column_array, read_split, split_texts
+
+    found = []
+    for split in ("train", "validation", "test"):
+        table = read_split(DATA, split, Labelled(20), ["user_id", "cutoff", "text", "label"])
+        found.append(column_array(table["label"]).sum())
+        found.append([len(part) for part in split_texts(DATA, split, None, 50)[1]])
+    return found, [len(part) for part in split_texts(DATA, "unlabelled", None, 50)[1]]
+
+
+def _data_serializer() -> object:
+    from data_prep.serializer import EventSerializer
+
+    serializer = EventSerializer.from_pretrained(DATA)
+    serializer.save_pretrained("again")
+    return serializer.transform(EVENTS, __import__("datetime").datetime(2024, 4, 1))
+
+
+def _registered() -> object:
+    from finetune.upkeep.registry import in_use, read_registry, refuse_not_in_use
+
+    refuse_not_in_use(MODEL)
+    return in_use(read_registry(Path("runs/registry.jsonl")), MODEL)
+
+
+def _parsed() -> object:
+    return _experiment(Path("best.yaml"))
+
+
+def _replaced() -> object:
+    from data_prep.config import DataConfig
+    from finetune.report.beside import refuse_output
+
+    return refuse_output(Path("watched.html"), DataConfig([]), "audit")
+
+
+class HangError(Exception):
+    """A reader that takes longer than SECONDS."""
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Let nothing take longer than SECONDS, nor say anything."""
+
+    def stop(*_: object) -> None:
+        raise HangError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor's time, as others may use it, too
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def fault(read: Callable[[], object]) -> str | None:
+    """What is wrong with how a reader takes the present file, on several lines; None where nothing is.
+
+    It stands for `refused` where the file is refused as it should be.
+    """
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with limited():
+            read()
+        said = None
+    except InputError as error:
+        said = str(error)
+    except Exception:
+        return traceback.format_exc()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if grown > MEMORY:
+        return f"it took {grown / 2**30:.1f} GiB"
+    if said is None:
+        return None
+    try:
+        said.encode()
+    except UnicodeEncodeError:
+        return f"half a character in {said!a}"
+    if len(said.splitlines()) != 1 or len(said) > 1_500 or not said.isprintable():
+        return f"no sentence of {len(said)} characters: {said[:300]!a}"
+    return REFUSED
+
+
+REFUSED = "refused"
+
+
+def damage(reader: Reader, seeds: range) -> Iterator[tuple[int, str | None]]:
+    """Each seed with its `fault`; the file is whole again behind it."""
+    whole = reader.path.read_bytes()
+    content = whole
+    try:
+        for seed in seeds:
+            reader.path.write_bytes(mutated(content, reader.kind, f"{reader.path} {seed}"))
+            yield seed, fault(reader.read)
+    finally:
+        reader.path.write_bytes(whole)
+
+
+def campaign(mutations: int, only: str, start: int) -> None:
+    """Print of each file how many damaged ones were read and refused, and each kind of fault once."""
+    total = Counter()
+    for reader in readers():
+        if only not in str(reader.path):
+            continue
+        counts, kinds, begun = Counter(), {}, time.monotonic()
+        for seed, found in damage(reader, range(start, start + mutations)):
+            what = "read" if found is None else "refused" if found == REFUSED else "FAULT"
+            counts[what] += 1
+            if what == "FAULT":
+                kinds.setdefault(tuple(found.strip().splitlines()[-3:]), (seed, found))
+        print(f"{reader.path}: {dict(counts)} in {time.monotonic() - begun:.0f} s", flush=True)
+        for seed, found in kinds.values():
+            lines = [line for line in found.splitlines() if "safe/" in line or "main/" not in line][-7:]
+            print(f"  seed {seed}: " + "\n    ".join(line[:300] for line in lines), flush=True)
+        total += counts
+    print(f"all: {dict(total)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutations", type=int, default=1000)
+    parser.add_argument("--only", default="", help="Files whose path has it.")
+    parser.add_argument("--start", type=int, default=0, help="The first seed.")
+    given = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        lay_out()
+        campaign(given.mutations, given.only, given.start)
