@@ -34,7 +34,12 @@ NOT_THE_SAME = {
     *("json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep", "current_query"),
     *("current_localtime", "current_localtimestamp"),
 }
-SPREADING = {"unnest", "unlist", "generate_subscripts"}  # functions that make several rows of one
+SPREADING = {
+    "unnest",
+    "unlist",
+    "generate_subscripts",
+    "regexp_split_to_table",
+}  # functions that make several rows of one
 # Names that are functions without parentheses where no column is called so.
 BARE = {
     *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "user"),
