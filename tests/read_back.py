@@ -19,12 +19,21 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from data_prep import InputError
 from tests.mutations import mutated
 
+if TYPE_CHECKING:
+    from finetune.config import Experiment
+
 SECONDS, MEMORY = 5, 2 * 2**30
+DESCRIBED = (("config.yaml", "yaml"), ("training_log.json", "json"), ("metrics.json", "json"))
 OLDER = Path(__file__).parent / "finetune" / "older_run" / "tiny"
 TIMES = ("2024-01-03 10:00:00", "2024-03-20 08:30:00", "2024-03-28 23:59:59")
 EVENTS = [
@@ -42,6 +51,7 @@ class Reader:
     path: Path
     kind: str
     read: Callable[[], object]
+    share: float = 1.0  # of the mutations that it is worth: a page takes seconds
 
 
 def lay_out() -> None:
@@ -76,26 +86,31 @@ def lay_out() -> None:
     causes = [{"cause": "few purchases", "users": 50, "score_change": 0.1, "raises": "a", "lowers": None}] * 3
     (RUN / "explanation.json").write_text(json.dumps({"causes": causes}))
     Path("watched.json").write_text(json.dumps({"audit": "tiny"}))
+    _experiment()  # before its file is damaged
 
 
 def readers() -> list[Reader]:
     """Of the current folder, where `lay_out` was called. What they need is imported by the first of them."""
-    model = ("config.json", "tokenizer.json", "tokenizer_config.json", "serializer.json", "task.json")
+    loaded = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    parts = {"serializer.json": _texts, "task.json": _task, "calibration.json": _calibration}
     adapter = (("adapter_config.json", "json"), ("adapter_model.safetensors", "bytes"))
     return [
-        *(Reader(MODEL / name, "json", _scored(MODEL)) for name in (*model, "calibration.json")),
+        *(Reader(MODEL / name, "json", _scored(MODEL)) for name in loaded),
+        *(Reader(MODEL / name, "json", read) for name, read in parts.items()),
+        *(Reader(MODEL / name, "json", _scored(MODEL), 0.05) for name in parts),
         Reader(MODEL / "model.safetensors", "bytes", _scored(MODEL)),
         *(Reader(Path("adapter") / name, kind, _scored(Path("adapter"))) for name, kind in adapter),
-        *(Reader(RUN / name, "json", _reported) for name in ("metrics.json", "explanation.json")),
-        Reader(RUN / "config.yaml", "yaml", _described),
-        Reader(RUN / "training_log.json", "json", _described),
+        Reader(RUN / "metrics.json", "json", _measured),
+        *(Reader(RUN / name, "json", _reported, 0.05) for name in ("metrics.json", "explanation.json")),
+        Reader(RUN / "config.yaml", "yaml", _configured),
+        Reader(RUN / "training_log.json", "json", _logged),
+        *(Reader(RUN / name, kind, _described, 0.05) for name, kind in DESCRIBED),
         Reader(RUN / "predictions" / "test.parquet", "bytes", _compared),
         Reader(RUN / "pretrained" / "pretraining_log.json", "json", _pretrained),
         Reader(RUN / "checkpoints" / "origin.json", "json", _resumed),
         Reader(RUN / "checkpoints" / "checkpoint-1" / "checksums.json", "json", _resumed),
         Reader(DATA / "manifest.json", "json", _prepared),
         *(Reader(DATA / f"{split}.parquet", "bytes", _read_rows) for split in ("train", "test", "unlabelled")),
-        Reader(DATA / "serializer.json", "json", _data_serializer),
         Reader(Path("runs/registry.jsonl"), "jsonl", _registered),
         Reader(Path("best.yaml"), "yaml", _parsed),
         Reader(Path("watched.json"), "json", _replaced),
@@ -112,28 +127,66 @@ def _scored(folder: Path) -> Callable[[], object]:
     return read
 
 
+def _texts(folder: Path = MODEL) -> object:
+    from data_prep.serializer import EventSerializer
+
+    serializer = EventSerializer.from_pretrained(folder)
+    serializer.save_pretrained("again")
+    return serializer.transform(EVENTS, datetime(2024, 4, 1))
+
+
+def _task() -> object:
+    from data_prep.serving import trained_zone
+    from data_prep.task import check_loaded
+    from finetune.runs import read_task, whom, window_of
+
+    task = read_task(MODEL)
+    check_loaded(MODEL / "task.json", task["task"], {"event_type": "VARCHAR", "amount": "DOUBLE", "shop": "VARCHAR"})
+    return whom(task).phrase(), whom(task).within, window_of(task), trained_zone(task)
+
+
+def _calibration() -> object:
+    from finetune.model.calibration import Calibration
+
+    return Calibration.load(MODEL).apply(np.linspace(0, 1, 11), "binary")
+
+
 def _reported() -> object:
     from finetune.report.report import write_report
 
     return write_report(RUN)
 
 
-def _described() -> object:
-    """The card, and the curves and times of the training."""
-    from finetune.evaluation.curves import seconds_before, training
-    from finetune.hub.model_card import write_model_card
+def _measured() -> object:
+    from finetune.metrics_json import read_metrics
+
+    return read_metrics(RUN)
+
+
+def _configured() -> object:
+    from finetune.runs import CONFIGURED, read_settings
+
+    return read_settings(RUN, CONFIGURED)
+
+
+def _logged() -> object:
     from finetune.runs import LOGGED, read_trained_settings, read_training_log
 
-    experiment = _experiment()
-    read_training_log(RUN, LOGGED)
-    read_trained_settings(RUN)
-    return write_model_card(RUN), training(experiment, "auroc"), seconds_before(experiment)
+    return read_training_log(RUN, LOGGED), read_trained_settings(RUN)
 
 
-def _experiment(path: Path = SHADOW / "config.yaml") -> "object":
-    from finetune.parser import parse_experiment
+def _described() -> object:
+    """The comparison, the card, and the curves and times of the training."""
+    from finetune.evaluation.curves import seconds_before, training
+    from finetune.hub.model_card import write_model_card
 
-    return parse_experiment("", ["--config", str(path)])
+    _compared()
+    return write_model_card(RUN), training(_experiment(), "auroc"), seconds_before(_experiment())
+
+
+@cache
+def _experiment() -> "Experiment":
+    return _parsed(RUN / "config.yaml")
 
 
 def _compared() -> object:
@@ -145,9 +198,7 @@ def _compared() -> object:
 def _pretrained() -> object:
     from finetune.evaluation.curves import seconds_before, training
 
-    shutil.copytree(RUN / "pretrained", SHADOW / "pretrained", dirs_exist_ok=True)
-    experiment = _experiment()
-    return training(experiment, "auroc"), seconds_before(experiment)
+    return training(_experiment(), "auroc"), seconds_before(_experiment())
 
 
 def _resumed() -> object:
@@ -164,8 +215,8 @@ def _prepared() -> object:
     from data_prep.card import dataset_card
     from data_prep.prepared import prepared_for
 
-    experiment = _experiment()
-    return dataset_card("tiny", experiment.task, prepared_for(DATA, experiment.task, experiment.text))
+    task, text = _experiment().task, _experiment().text
+    return dataset_card("tiny", task, prepared_for(DATA, task, text))
 
 
 def _read_rows() -> object:
@@ -179,14 +230,6 @@ def _read_rows() -> object:
     return found, [len(part) for part in split_texts(DATA, "unlabelled", None, 50)[1]]
 
 
-def _data_serializer() -> object:
-    from data_prep.serializer import EventSerializer
-
-    serializer = EventSerializer.from_pretrained(DATA)
-    serializer.save_pretrained("again")
-    return serializer.transform(EVENTS, __import__("datetime").datetime(2024, 4, 1))
-
-
 def _registered() -> object:
     from finetune.upkeep.registry import in_use, read_registry, refuse_not_in_use
 
@@ -194,8 +237,10 @@ def _registered() -> object:
     return in_use(read_registry(Path("runs/registry.jsonl")), MODEL)
 
 
-def _parsed() -> object:
-    return _experiment(Path("best.yaml"))
+def _parsed(path: Path = Path("best.yaml")) -> "Experiment":
+    from finetune.parser import parse_experiment
+
+    return parse_experiment("", ["--config", str(path)])
 
 
 def _replaced() -> object:
@@ -277,12 +322,14 @@ def campaign(mutations: int, only: str, start: int) -> None:
         if only not in str(reader.path):
             continue
         counts, kinds, begun = Counter(), {}, time.monotonic()
-        for seed, found in damage(reader, range(start, start + mutations)):
+        for seed, found in damage(reader, range(start, start + max(1, int(mutations * reader.share)))):
             what = "read" if found is None else "refused" if found == REFUSED else "FAULT"
             counts[what] += 1
             if what == "FAULT":
                 kinds.setdefault(tuple(found.strip().splitlines()[-3:]), (seed, found))
-        print(f"{reader.path}: {dict(counts)} in {time.monotonic() - begun:.0f} s", flush=True)
+        print(
+            f"{reader.path} by {reader.read.__name__}: {dict(counts)} in {time.monotonic() - begun:.0f} s", flush=True
+        )
         for seed, found in kinds.values():
             lines = [line for line in found.splitlines() if "safe/" in line or "main/" not in line][-7:]
             print(f"  seed {seed}: " + "\n    ".join(line[:300] for line in lines), flush=True)
