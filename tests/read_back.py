@@ -51,7 +51,8 @@ class Reader:
     path: Path
     kind: str
     read: Callable[[], object]
-    share: float = 1.0  # of the mutations that it is worth: a page takes seconds
+    share: float = 1.0  # of the campaign's mutations that it is worth: a page takes seconds
+    tried: int = 40  # mutations that the tests try
 
 
 def lay_out() -> None:
@@ -95,16 +96,16 @@ def readers() -> list[Reader]:
     parts = {"serializer.json": _texts, "task.json": _task, "calibration.json": _calibration}
     adapter = (("adapter_config.json", "json"), ("adapter_model.safetensors", "bytes"))
     return [
-        *(Reader(MODEL / name, "json", _scored(MODEL)) for name in loaded),
+        *(Reader(MODEL / name, "json", _scored(MODEL), tried=10) for name in loaded),
         *(Reader(MODEL / name, "json", read) for name, read in parts.items()),
-        *(Reader(MODEL / name, "json", _scored(MODEL), 0.05) for name in parts),
+        *(Reader(MODEL / name, "json", _scored(MODEL), 0.05, 2) for name in parts),
         Reader(MODEL / "model.safetensors", "bytes", _scored(MODEL)),
-        *(Reader(Path("adapter") / name, kind, _scored(Path("adapter"))) for name, kind in adapter),
+        *(Reader(Path("adapter") / name, kind, _scored(Path("adapter")), tried=10) for name, kind in adapter),
         Reader(RUN / "metrics.json", "json", _measured),
-        *(Reader(RUN / name, "json", _reported, 0.05) for name in ("metrics.json", "explanation.json")),
+        *(Reader(RUN / name, "json", _reported, 0.05, 1) for name in ("metrics.json", "explanation.json")),
         Reader(RUN / "config.yaml", "yaml", _configured),
         Reader(RUN / "training_log.json", "json", _logged),
-        *(Reader(RUN / name, kind, _described, 0.05) for name, kind in DESCRIBED),
+        *(Reader(RUN / name, kind, _described, 0.05, 1) for name, kind in DESCRIBED),
         Reader(RUN / "predictions" / "test.parquet", "bytes", _compared),
         Reader(RUN / "pretrained" / "pretraining_log.json", "json", _pretrained),
         Reader(RUN / "checkpoints" / "origin.json", "json", _resumed),
@@ -112,7 +113,7 @@ def readers() -> list[Reader]:
         Reader(DATA / "manifest.json", "json", _prepared),
         *(Reader(DATA / f"{split}.parquet", "bytes", _read_rows) for split in ("train", "test", "unlabelled")),
         Reader(Path("runs/registry.jsonl"), "jsonl", _registered),
-        Reader(Path("best.yaml"), "yaml", _parsed),
+        Reader(Path("best.yaml"), "yaml", _parsed, tried=20),
         Reader(Path("watched.json"), "json", _replaced),
     ]
 
@@ -251,18 +252,18 @@ def _replaced() -> object:
 
 
 class HangError(Exception):
-    """A reader that takes longer than SECONDS."""
+    """A reader that takes too long."""
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
-    """Let nothing take longer than SECONDS, nor say anything."""
+def limited(seconds: float) -> Iterator[None]:
+    """Let nothing take longer, nor say anything."""
 
     def stop(*_: object) -> None:
         raise HangError
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor's time, as others may use it, too
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # of the processor's time, as others may use it, too
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -272,14 +273,11 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def fault(read: Callable[[], object]) -> str | None:
-    """What is wrong with how a reader takes the present file, on several lines; None where nothing is.
-
-    It stands for `refused` where the file is refused as it should be.
-    """
+def fault(read: Callable[[], object], seconds: float = SECONDS) -> str | None:
+    """What is wrong with how a reader takes the present file; None where it is read, REFUSED where it is refused so."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        with limited():
+        with limited(seconds):
             read()
         said = None
     except InputError as error:
