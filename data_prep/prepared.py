@@ -186,6 +186,7 @@ def _read(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
     path, file = Path(folder) / split_file(split), opened(folder, split)
     try:
         table = file.read(columns=list(columns))
+        table.validate(full=True)  # that text is UTF-8
     except UNREADABLE as error:
         raise _damaged(path) from error
     if {*columns} - {*table.column_names}:  # which pyarrow passes over
@@ -196,6 +197,7 @@ def _read(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
 def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:
     try:
         for batch in file.iter_batches(size, columns=["text"]):
+            batch.validate(full=True)
             yield batch["text"]
     except UNREADABLE as error:
         raise _damaged(path) from error

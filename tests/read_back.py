@@ -232,9 +232,8 @@ def _read_rows() -> object:
 
 
 def _registered() -> object:
-    from finetune.upkeep.registry import in_use, read_registry, refuse_not_in_use
+    from finetune.upkeep.registry import in_use, read_registry
 
-    refuse_not_in_use(MODEL)
     return in_use(read_registry(Path("runs/registry.jsonl")), MODEL)
 
 

@@ -41,7 +41,7 @@ def test_damage_is_seen_and_is_the_same_each_time():
     for kind in ("json", "yaml", "bytes"):
         made = [mutated(content, kind, seed) for seed in range(100)]
         assert made == [mutated(content, kind, seed) for seed in range(100)]
-        assert len(set(made)) > 60
+        assert len(set(made)) > 40
 
     def nothing() -> None:
         raise KeyError("a")
