@@ -10,14 +10,14 @@ if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1] / "
     sys.excepthook = lambda kind, *more: os._exit(130) if kind is KeyboardInterrupt else sys.__excepthook__(kind, *more)
 
 
-LONGEST = 2_000  # characters of a message
+LONGEST = 1_000  # characters of a problem, and of a remedy
 
 
 class InputError(ValueError):
     """The user's config, log or files cannot be used; the message is one sentence, "PROBLEM; REMEDY".
 
     Commands print it without a traceback and exit with code 2. What it quotes of a file or a config becomes a part of
-    the line: no line break, no character that steers a terminal, no half character, and no more than LONGEST in all.
+    the line: no line break, no character that steers a terminal, no half character, no part longer than LONGEST.
 
     Args:
         problem: What is wrong. It begins with the setting, or stands behind it and a colon.

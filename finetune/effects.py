@@ -83,8 +83,9 @@ ADDED = {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}  
 
 
 def effect(setting: str) -> Effect:
-    """What a setting changes, by its name with dots."""
-    return EFFECTS[max((name for name in EFFECTS if setting.startswith(name)), key=len)]
+    """What a setting changes, by its name with dots; one of another version may have changed the weights."""
+    known = [name for name in EFFECTS if setting.startswith(name)]
+    return EFFECTS[max(known, key=len)] if known else "training"
 
 
 def weight_settings(experiment: Experiment) -> dict[str, str]:
@@ -104,16 +105,10 @@ def pretraining_settings(experiment: Experiment) -> dict[str, str]:
 def with_effect(settings: dict[str, str], effects: set[Effect] | None = None) -> dict[str, str]:
     """Of settings that were written down those that change the weights, or have one of these effects.
 
-    An earlier version wrote down more, had other names, and did not have the settings of ADDED. What a file has under a
-    name that no section begins stays, so that it is told as a difference.
+    An earlier version wrote down more, had other names, and did not have the settings of ADDED.
     """
     named = ADDED | {RENAMED.get(key, key): value for key, value in settings.items()}
-    wanted = effects or {"pretraining", "training"}
-    return {key: value for key, value in named.items() if not _is_known(key) or effect(key) in wanted}
-
-
-def _is_known(setting: str) -> bool:
-    return any(setting.startswith(name) for name in EFFECTS)
+    return {key: value for key, value in named.items() if effect(key) in (effects or {"pretraining", "training"})}
 
 
 def _written(value: object) -> object:

@@ -123,7 +123,7 @@ CALIBRATION_HOLDS = Only(
 )
 EVENTSCRIBE = {  # an entry of a model's config.json
     "task": TASKS,
-    "scale": MayLack({"log": bool, "mean": float, "deviation": a_number_above_zero}),
+    "scale": (None, {"log": bool, "mean": float, "deviation": a_number_above_zero}),
     "pooling": {"cls", "mean"},
     "base": MayLack(str),
 }

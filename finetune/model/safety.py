@@ -1,12 +1,11 @@
 """What could run code when a model's folder or repository is loaded: it is refused, or never looked at."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep import InputError
-from data_prep.checked_json import LARGEST
+from data_prep.checked_json import LARGEST, read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")  # loading one may run whatever it holds
 # Settings by which the libraries import a module that the folder names, or fetch and run what others have compiled.
@@ -30,11 +29,10 @@ def refuse_code(folder: Path) -> None:
     if large:
         raise InputError(f"{large[0]} is larger than {LARGEST >> 20} MiB", "take another model")
     for name, settings in LOADERS.items():
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue  # the library says it
-        named = [key for key in settings if isinstance(content, dict) and content.get(key) not in (None, *BUILT_IN)]
+        if not (folder / name).is_file():
+            continue
+        content = read_json(folder / name, {}, "train again, or get the whole model")
+        named = [key for key in settings if content.get(key) not in (None, *BUILT_IN)]
         if named:
             raise InputError(
                 f"{folder / name}: {named[0]} would load code, which EventScribe never does",
