@@ -281,7 +281,9 @@ def fault(read: Callable[[], object], seconds: float = SECONDS) -> str | None:
         said = None
     except InputError as error:
         said = str(error)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a panic of Rust is no Exception
         return traceback.format_exc()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     if grown > MEMORY:

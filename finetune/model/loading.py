@@ -25,8 +25,10 @@ from data_prep import InputError
 from finetune.model.modeling import weights_hash
 from finetune.model.pooling import pool
 from finetune.model.safety import PICKLES, refuse_code, refuse_listing
-from finetune.model.tokenization import first_line
+from finetune.model.tokenization import encode, first_line
 from finetune.runs import check_config, check_tokenizer, refuse_untrained
+
+PROBE = ["", "a [SEP] gap=first \u00e9t\u00e9"]  # texts that any tokenizer of a model can take
 
 
 def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
@@ -154,6 +156,7 @@ def _tokenizer(folder: Path, config: PreTrainedConfig, model: PreTrainedModel) -
         most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
         if most > takes > 0:
             raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
+        encode(tokenizer, PROBE)
     return tokenizer
 
 
@@ -162,5 +165,9 @@ def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
     """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # which tokenizers' Rust raises
+            raise
         raise InputError(f"{problem} ({first_line(error)})", remedy) from error

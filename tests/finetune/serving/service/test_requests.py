@@ -134,7 +134,7 @@ SQL = (
 def test_sql_in_any_name_and_any_value_of_a_request_is_a_name_and_a_value(service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    events = [EVENT | {"user_id": f"{sql} u", "shop": sql, sql: sql, "event_type": f"a {sql}"} for sql in SQL]
+    events = [EVENT | {"user_id": f"{sql} u", "shop": f"x {sql}", sql: sql, "event_type": f"a {sql}"} for sql in SQL]
     assert service.append(events) == {"stored": len(SQL), "known": 0}
     # No word of theirs was known in training, so that all of them are one and the same to the model.
     asked = {"events": events, "at": "2024-03-02", "text": True}
