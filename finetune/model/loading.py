@@ -166,8 +166,7 @@ def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (
-            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
-        ):  # which tokenizers' Rust raises
+        panics = type(error).__name__ == "PanicException"  # of the Rust of tokenizers, and no Exception
+        if not isinstance(error, Exception) and not panics:
             raise
         raise InputError(f"{problem} ({first_line(error)})", remedy) from error
