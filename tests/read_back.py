@@ -98,14 +98,14 @@ def readers() -> list[Reader]:
     return [
         *(Reader(MODEL / name, "json", _scored(MODEL), tried=10) for name in loaded),
         *(Reader(MODEL / name, "json", read) for name, read in parts.items()),
-        *(Reader(MODEL / name, "json", _scored(MODEL), 0.05, 2) for name in parts),
+        *(Reader(MODEL / name, "json", _scored(MODEL), 0.02, 2) for name in parts),
         Reader(MODEL / "model.safetensors", "bytes", _scored(MODEL)),
         *(Reader(Path("adapter") / name, kind, _scored(Path("adapter")), tried=10) for name, kind in adapter),
         Reader(RUN / "metrics.json", "json", _measured),
-        *(Reader(RUN / name, "json", _reported, 0.05, 1) for name in ("metrics.json", "explanation.json")),
+        *(Reader(RUN / name, "json", _reported, 0.02, 1) for name in ("metrics.json", "explanation.json")),
         Reader(RUN / "config.yaml", "yaml", _configured),
         Reader(RUN / "training_log.json", "json", _logged),
-        *(Reader(RUN / name, kind, _described, 0.05, 1) for name, kind in DESCRIBED),
+        *(Reader(RUN / name, kind, _described, 0.02, 1) for name, kind in DESCRIBED),
         Reader(RUN / "predictions" / "test.parquet", "bytes", _compared),
         Reader(RUN / "pretrained" / "pretraining_log.json", "json", _pretrained),
         Reader(RUN / "checkpoints" / "origin.json", "json", _resumed),
@@ -314,11 +314,11 @@ def damage(reader: Reader, seeds: range) -> Iterator[tuple[int, str | None]]:
         reader.path.write_bytes(whole)
 
 
-def campaign(mutations: int, only: str, start: int) -> None:
+def campaign(mutations: int, only: list[str], start: int) -> None:
     """Print of each file how many damaged ones were read and refused, and each kind of fault once."""
     total = Counter()
-    for reader in readers():
-        if only not in str(reader.path):
+    for reader in sorted(readers(), key=lambda reader: -reader.share):
+        if only and not any(part in str(reader.path) for part in only):
             continue
         counts, kinds, begun = Counter(), {}, time.monotonic()
         for seed, found in damage(reader, range(start, start + max(1, int(mutations * reader.share)))):
@@ -339,7 +339,7 @@ def campaign(mutations: int, only: str, start: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=1000)
-    parser.add_argument("--only", default="", help="Files whose path has it.")
+    parser.add_argument("--only", nargs="*", default=[], help="Files whose path has one of these.")
     parser.add_argument("--start", type=int, default=0, help="The first seed.")
     given = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
