@@ -189,14 +189,16 @@ def moments(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(map(a_moment, content))
 
 
-@cache
 def a_time_zone(content: Any) -> bool:
     """A name of a time zone that DuckDB knows."""
-    if not isinstance(content, str):
-        return False
+    return isinstance(content, str) and _is_known(content)
+
+
+@cache
+def _is_known(zone: str) -> bool:
     with duckdb.connect() as con:
         try:
-            con.execute("SET TimeZone = '" + content.replace("'", "''") + "'")
+            con.execute("SET TimeZone = '" + zone.replace("'", "''") + "'")
         except duckdb.Error:
             return False
     return True

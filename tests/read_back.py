@@ -322,9 +322,8 @@ def campaign(mutations: int, only: list[str], start: int) -> None:
             continue
         counts, kinds, begun = Counter(), {}, time.monotonic()
         for seed, found in damage(reader, range(start, start + max(1, int(mutations * reader.share)))):
-            what = "read" if found is None else "refused" if found == REFUSED else "FAULT"
-            counts[what] += 1
-            if what == "FAULT":
+            counts["read" if found is None else "refused" if found == REFUSED else "FAULT"] += 1
+            if found not in (None, REFUSED):
                 kinds.setdefault(tuple(found.strip().splitlines()[-3:]), (seed, found))
         print(
             f"{reader.path} by {reader.read.__name__}: {dict(counts)} in {time.monotonic() - begun:.0f} s", flush=True
