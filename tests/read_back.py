@@ -213,11 +213,9 @@ def _resumed() -> object:
 
 
 def _prepared() -> object:
-    from data_prep.card import dataset_card
     from data_prep.prepared import prepared_for
 
-    task, text = _experiment().task, _experiment().text
-    return dataset_card("tiny", task, prepared_for(DATA, task, text))
+    return prepared_for(DATA, _experiment().task, _experiment().text)
 
 
 def _read_rows() -> object:
