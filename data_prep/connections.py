@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from glob import escape, glob
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from data_prep import InputError
 from data_prep.sql import quote, refused, text_list
 
 GLOB = r"[*?\[]"
+AGAIN = 0.5  # seconds after which what begins behind the limit of time is stopped, too
 
 
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -60,3 +63,38 @@ def lock_down(
             SET lock_configuration = true"""
     )
     return con
+
+
+@contextmanager
+def stopped_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+    """Stop what the connection does in the block when the block has taken that long; None lets it go on.
+
+    Raises:
+        InputError: It was stopped.
+    """
+    if seconds is None:
+        yield
+        return
+    done, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not done.wait(seconds):
+            over.set()
+            while not done.wait(AGAIN):
+                con.interrupt()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except (InputError, duckdb.Error) as error:
+        if over.is_set():
+            raise InputError(
+                f"reading the sources took longer than {seconds:g} seconds",
+                "raise it, or mend what multiplies rows",
+                setting="data.time_limit",
+            ) from error
+        raise
+    finally:
+        done.set()
+        thread.join()

@@ -9,9 +9,10 @@ import duckdb
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
-from data_prep.connections import lock_down
+from data_prep.connections import lock_down, stopped_after
 from data_prep.event_log import REQUIRED, SPAN, EventLog, count_on, leave_out
 from data_prep.log_files import family
+from data_prep.moments import parse_duration
 from data_prep.rejected import detail_sql, insert_broken_lines, move_rejected, reason_sql
 from data_prep.sources import named_files, open_source, refuse_events_twice, refused_source
 from data_prep.sql import column_types, identifier, quote, refused, text_sql
@@ -23,21 +24,23 @@ from data_prep.users import EXACT, given_user_sql, hmac_sha256, read_key, user_s
 def confined(con: duckdb.DuckDBPyConnection, config: DataConfig, *folders: Path) -> Iterator[None]:
     """Within the block the connection reads the files of the sources and no others, without network or extensions.
 
-    Behind it, and with data.trust_sql only there, it is locked (see `lock_down`).
+    Behind it, and with data.trust_sql only there, it is locked (see `lock_down`). After data.time_limit it is stopped.
 
     Args:
         con: No other one than for these sources.
         config: The sources.
         folders: Where it may read and write during the block and behind it.
     """
-    if config.trust_sql:
-        print("data.trust_sql: the SQL of data.sources runs without limits")
-        con.execute("SET autoinstall_known_extensions = true")
+    limit = config.time_limit and parse_duration(config.time_limit, "data.time_limit").total_seconds()
+    with stopped_after(con, limit or None):
+        if config.trust_sql:
+            print("data.trust_sql: the SQL of data.sources runs without limits")
+            con.execute("SET autoinstall_known_extensions = true")
+            yield
+            lock_down(con, folders)
+            return
+        lock_down(con, folders, [name for i in range(len(config.sources)) for name in named_files(con, config, i)])
         yield
-        lock_down(con, folders)
-        return
-    lock_down(con, folders, [name for i in range(len(config.sources)) for name in named_files(con, config, i)])
-    yield
 
 
 def read_events(

@@ -29,12 +29,17 @@ EXPRESSIONS = {
     *("LAMBDA", "LAMBDA_REF", "COLLATE", "STAR", "ORDER_MODIFIER", "ORDER_DEFAULT", "ASCENDING", "DESCENDING"),
 }
 # Functions that DuckDB holds for the same each time, or that a source has no use for: they read settings, plan other
-# statements, or wait.
+# statements, wait, or tell the SQL around them, in which the key of data.pseudonymize stands.
 NOT_THE_SAME = {
-    *("json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep"),
+    *("json_serialize_plan", "current_setting", "getvariable", "write_log", "sleep_ms", "pg_sleep", "current_query"),
     *("current_localtime", "current_localtimestamp"),
 }
-SPREADING = {"unnest", "unlist", "generate_subscripts"}  # functions that make several rows of one
+SPREADING = {
+    "unnest",
+    "unlist",
+    "generate_subscripts",
+    "regexp_split_to_table",
+}  # functions that make several rows of one
 # Names that are functions without parentheses where no column is called so.
 BARE = {
     *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_user", "user"),

@@ -25,5 +25,10 @@ def paragraph(text: object) -> str:
     return f"\\{said}" if BLOCK.match(said) else said
 
 
+def cell(value: object) -> str:
+    """The same within a table."""
+    return inline(value).replace("|", "\\|")
+
+
 def _shown(text: str) -> str:
     return TAG.sub("&lt;", text).replace("](", "]\\(")

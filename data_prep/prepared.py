@@ -43,6 +43,7 @@ MANIFEST_HOLDS = {
 }
 
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises of a damaged file
 AGAIN = "run scripts/prepare.py with the same arguments first"
 
 
@@ -162,7 +163,7 @@ def opened(folder: Path, split: str) -> pq.ParquetFile:
         raise InputError(f"{path} is missing", "run scripts/prepare.py with the same --config first")
     try:
         return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+    except UNREADABLE as error:
         raise _damaged(path) from error
 
 
@@ -182,17 +183,23 @@ def sampled(rows: int, limit: int | None) -> np.ndarray:
 
 
 def _read(folder: Path, split: str, columns: Sequence[str]) -> pa.Table:
+    path, file = Path(folder) / split_file(split), opened(folder, split)
     try:
-        return opened(folder, split).read(columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(Path(folder) / split_file(split)) from error
+        table = file.read(columns=list(columns))
+        table.validate(full=True)  # that text is UTF-8
+    except UNREADABLE as error:
+        raise _damaged(path) from error
+    if {*columns} - {*table.column_names}:  # which pyarrow passes over
+        raise _damaged(path)
+    return table
 
 
 def _texts(file: pq.ParquetFile, size: int, path: Path) -> Iterator[pa.Array]:
     try:
         for batch in file.iter_batches(size, columns=["text"]):
+            batch.validate(full=True)
             yield batch["text"]
-    except (pa.ArrowInvalid, OSError) as error:
+    except UNREADABLE as error:
         raise _damaged(path) from error
 
 

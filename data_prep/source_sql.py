@@ -30,6 +30,7 @@ INTERVALS = {  # how DuckDB reads INTERVAL 7 DAYS
     *("trunc", "to_years", "to_months", "to_weeks", "to_days", "to_hours", "to_minutes", "to_seconds"),
     *("to_quarters", "to_milliseconds", "to_microseconds"),
 }
+SYSTEM = ("/proc/", "/sys/")  # of the process and the machine
 TRUST = "set data.trust_sql: true if you wrote it yourself or trust who did"
 
 
@@ -97,8 +98,9 @@ def _one_select(con: duckdb.DuckDBPyConnection, setting: str, sql: str) -> dict:
     if error or len(statements) != 1:
         try:  # what it does, where that is not just a wrong word
             found = [one for one in duckdb.extract_statements(sql) if one.type != duckdb.StatementType.SELECT]
-        except duckdb.Error:
-            raise InputError(str(error), "check the SQL and what it reads", setting=setting) from None
+        except (duckdb.Error, ValueError):  # the latter of statements that DuckDB's Python has no name for
+            said = error or "several statements"
+            raise InputError(said, "check the SQL, which may only be one SELECT", setting=setting) from None
         first = re.sub(r"--[^\n]*|/\*.*?\*/", " ", found[0].query, flags=re.S).split()[0].upper() if found else ""
         if re.search(r"\bPIVOT\b", sql, re.I):  # DuckDB makes several statements of it, to look for the values first
             raise InputError(
@@ -125,6 +127,24 @@ def refuse_missing(setting: str, names: Iterable[str]) -> None:
                 "check the SQL and the path, which starts at the current folder",
                 setting=setting,
             )
+
+
+def refuse_special(setting: str, names: Iterable[str]) -> None:
+    """InputError where a name stands for something else than files and folders of a disk.
+
+    The system's own ones tell of this process, as /proc/self/environ does, and devices and pipes may never end.
+    """
+    for name in names:
+        path = os.path.expanduser(name)
+        for found in {path, *glob(path, recursive=True)}:
+            real = os.path.realpath(found)
+            special = os.path.exists(real) and not os.path.isfile(real) and not os.path.isdir(real)
+            if special or (real + "/").startswith(SYSTEM):
+                raise InputError(
+                    f"'{name}' is no file of a disk, but the system's own, a device or a pipe",
+                    f"name a file, or {TRUST}",
+                    setting=setting,
+                )
 
 
 def _tables(con: duckdb.DuckDBPyConnection, setting: str, nodes: list[dict]) -> Iterator[str]:

@@ -18,9 +18,11 @@ from data_prep.event_log import REQUIRED, RESERVED
 from data_prep.expressions import CONTROLS, check_column
 from data_prep.log_files import READERS, column_names, found_files, reading, refuse_copies, refuse_open_quote, suffix
 from data_prep.sniffing import sniffed
-from data_prep.source_sql import TRUST, check_source, refuse_missing
+from data_prep.source_sql import TRUST, check_source, refuse_missing, refuse_special
 from data_prep.sql import column_types, identifier, refused
 from data_prep.users import EXACT
+
+FREE = ("HOME",)  # of the environment: it is no secret
 
 
 def open_source(
@@ -208,11 +210,14 @@ def named_files(con: duckdb.DuckDBPyConnection, config: DataConfig, i: int) -> l
     """The files and globs that DuckDB reads for a source."""
     source, name = config.sources[i], f"data.sources[{i}]"
     if source.path is not None:
-        return [expand(source.path, config, f"{name}.path")]
+        path = expand(source.path, config, f"{name}.path")
+        refuse_special(f"{name}.path", [path])
+        return [path]
     if source.database is not None or source.sql is None:
         return []
     names = check_source(con, name, expand(source.sql, config, f"{name}.sql").strip().rstrip(";"), True)
     refuse_missing(name, names)
+    refuse_special(name, names)
     return names
 
 
@@ -275,19 +280,41 @@ def expanded(config: DataConfig) -> list[str]:
 
 
 def expand(text: str, config: DataConfig, setting: str) -> str:
-    """Replace ${name} by data.variables, the environment, or the folder of the example log."""
+    """Replace ${name} by data.variables, what data.environment names of the environment, or the folder of the example
+    log; InputError where it is none of them."""
 
     def value(match: re.Match) -> str:
         name = match[1]
         if name in config.variables:
             return config.variables[name]
-        if name in os.environ:
-            return os.environ[name]
         if name == "examples":
             return _examples_folder()
-        raise InputError(f"${{{name}}} is not set", "add it to data.variables or to the environment", setting=setting)
+        return from_environment(name, config.environment, f"${{{name}}}", setting)
 
     return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def from_environment(name: str, allowed: list[str] | None, written: str, setting: str) -> str:
+    """The value of an environment variable that the config may read.
+
+    Args:
+        name: Of the variable.
+        allowed: data.environment.
+        written: How the config names it, for messages.
+        setting: Where.
+
+    Raises:
+        InputError: It is not set, or not named in data.environment.
+    """
+    if name not in (*FREE, *(allowed or ())):
+        raise InputError(
+            f"{written} is neither in data.variables nor named in data.environment",
+            f"give its value in data.variables, or allow it with data.environment: [{name}]",
+            setting=setting,
+        )
+    if name not in os.environ:
+        raise InputError(f"{written} is not set", f"export {name}, or set it in data.variables", setting=setting)
+    return os.environ[name]
 
 
 def _examples_folder() -> str:

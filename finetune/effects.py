@@ -83,8 +83,9 @@ ADDED = {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}  
 
 
 def effect(setting: str) -> Effect:
-    """What a setting changes, by its name with dots."""
-    return EFFECTS[max((name for name in EFFECTS if setting.startswith(name)), key=len)]
+    """What a setting changes, by its name with dots; one of another version may have changed the weights."""
+    known = [name for name in EFFECTS if setting.startswith(name)]
+    return EFFECTS[max(known, key=len)] if known else "training"
 
 
 def weight_settings(experiment: Experiment) -> dict[str, str]:

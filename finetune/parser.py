@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.config import TextConfig
+from data_prep.sources import from_environment
 from finetune.command import at_home, guarded
 from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.measures import measure_names
@@ -198,28 +199,26 @@ def _check(made: Namespace) -> None:
 
 def _expand_folders(made: Namespace) -> None:
     """A leading ~ and $NAME of the environment, in every setting that names a file or a folder."""
-    made.data.folder = _expanded(made.data.folder, "data.folder")
-    made.runs.folder = _expanded(made.runs.folder, "runs.folder")
-    made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path")
+    allowed = made.data.environment
+    made.data.folder = _expanded(made.data.folder, "data.folder", allowed)
+    made.runs.folder = _expanded(made.runs.folder, "runs.folder", allowed)
+    made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path", allowed)
     for key in ("resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"):
-        made.training[key] = _expanded(made.training[key], f"training.{key}")
+        made.training[key] = _expanded(made.training[key], f"training.{key}", allowed)
     if made.task.examples is not None:
-        made.task.examples.path = _expanded(made.task.examples.path, "task.examples.path", r"\$(\w+)")
+        made.task.examples.path = _expanded(made.task.examples.path, "task.examples.path", allowed, r"\$(\w+)")
     if made.data.users is not None:
-        made.data.users.path = _expanded(made.data.users.path, "data.users.path", r"\$(\w+)")
-    for i, source in enumerate(made.data.sources):
-        source.path = _expanded(source.path, f"data.sources[{i}].path", r"\$(\w+)")  # ${name} may be of data.variables
+        made.data.users.path = _expanded(made.data.users.path, "data.users.path", allowed, r"\$(\w+)")
+    for i, source in enumerate(made.data.sources):  # whose ${name} may be of data.variables
+        source.path = _expanded(source.path, f"data.sources[{i}].path", allowed, r"\$(\w+)")
 
 
-def _expanded(path: Any, setting: str, variable: str = r"\$(?:(\w+)|\{(\w+)\})") -> Any:
+def _expanded(path: Any, setting: str, allowed: list[str] | None, variable: str = r"\$(?:(\w+)|\{(\w+)\})") -> Any:
     if not isinstance(path, str):
         return path
 
     def value(match: re.Match) -> str:
-        name = next(filter(None, match.groups()))
-        if name not in os.environ:
-            raise InputError(f"the environment has no {name}, which '{path}' names", "export it", setting=setting)
-        return os.environ[name]
+        return from_environment(next(filter(None, match.groups())), allowed, match[0], setting)
 
     try:
         return at_home(re.sub(variable, value, path))

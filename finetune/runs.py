@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 
 from data_prep import InputError
-from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json
+from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_moment, check, moments, read_json, text_of
 from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
 from data_prep.labels import LABEL_NAMES
 from data_prep.population import Whom
 from data_prep.task import asked_in
+from finetune.yaml_tree import composed
 
 MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
 CHECKPOINTS = "checkpoints"
@@ -122,7 +123,7 @@ CALIBRATION_HOLDS = Only(
 )
 EVENTSCRIBE = {  # an entry of a model's config.json
     "task": TASKS,
-    "scale": MayLack({"log": bool, "mean": float, "deviation": a_number_above_zero}),
+    "scale": (None, {"log": bool, "mean": float, "deviation": a_number_above_zero}),
     "pooling": {"cls", "mean"},
     "base": MayLack(str),
 }
@@ -258,9 +259,11 @@ def read_settings(folder: Path, holds: dict) -> dict:
     path, remedy = Path(folder) / SETTINGS, "run scripts/train.py again"
     if not path.is_file():
         raise InputError(f"{path} is missing", "give the folder runs/NAME/model where scripts/train.py left it")
+    text = text_of(path, remedy)
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        composed(text)  # refuses what unfolds to too much
+        settings = yaml.safe_load(text)
+    except Exception as error:  # of a damaged file PyYAML raises what it stumbles over
         raise InputError(f"{path} is damaged (it is no YAML)", remedy) from error
     check(path, settings, holds, remedy)
     return settings

@@ -30,6 +30,7 @@ from jsonargparse.typing import (
 from transformers import TrainingArguments
 
 from data_prep import InputError
+from data_prep.checked_json import text_of
 from finetune.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
 from finetune.yaml_tree import TAG, Loader, composed, is_null, move_value, pairs_of
 
@@ -219,7 +220,7 @@ def _read(node: yaml.Node, hint: Any, name: str) -> Any:
     section = _of_kind(kinds, is_dataclass)
     if isinstance(node, yaml.ScalarNode):
         if section and len(kinds) == 1 and os.path.isfile(node.value):  # a section may lie in a file of its own
-            return _section(composed(Path(node.value).read_text(encoding="utf-8")), section, name, whole=False)
+            return _section(composed(text_of(Path(node.value), "save it as UTF-8")), section, name, whole=False)
         return _scalar(node, kinds, name)
     is_mapping = isinstance(node, yaml.MappingNode)
     if is_mapping and section:
@@ -279,7 +280,7 @@ def _scalar(node: yaml.ScalarNode, kinds: tuple[Any, ...], name: str) -> Any:
         for kind in [str] if node.style and str in kinds else kinds:  # in quotes it is text
             try:
                 return _value(node, kind)
-            except (ValueError, TypeError, yaml.YAMLError):
+            except (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):  # of tags, such as !!int ""
                 continue
     return _refuse(node, kinds, name)
 

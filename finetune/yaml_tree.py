@@ -7,6 +7,7 @@ import yaml
 from data_prep import InputError
 
 MOST_VALUES = 100_000  # of a file: its aliases may repeat each other
+LONGEST = 1_000_000  # characters of a file
 TAG = "tag:yaml.org,2002:"
 
 
@@ -50,6 +51,8 @@ def _under(node: yaml.Node, name: str) -> list[yaml.Node]:
 
 def composed(text: str) -> yaml.Node:
     """The tree of a YAML text, with aliases as the nodes that they name."""
+    if len(text) > LONGEST:
+        raise InputError(f"it has more than {LONGEST:,} characters", "settings are short")
     try:
         root = yaml.compose(text, Loader) or yaml.ScalarNode(f"{TAG}null", "")
         if _size(root, {}) > MOST_VALUES:

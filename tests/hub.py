@@ -226,7 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "private": repository.private,
                 "tags": [],
                 "downloads": 0,
-                "siblings": [{"rfilename": path} for path in sorted(repository.files)],
+                "siblings": [
+                    {"rfilename": path, "size": len(repository.files[path])} for path in sorted(repository.files)
+                ],
                 "cardData": yaml.safe_load(card[1]) if card else {},
             }
             return 200, about, {}

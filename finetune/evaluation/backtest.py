@@ -14,7 +14,6 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep import InputError
@@ -25,7 +24,7 @@ from data_prep.files import files_hash, replacing, write_whole
 from data_prep.labels import label_horizons
 from data_prep.later import SPLIT, Later, write_later
 from data_prep.moments import parse_moment, show
-from data_prep.prepared import MANIFEST, find_manifest, read_split
+from data_prep.prepared import MANIFEST, find_manifest, opened, read_split
 from data_prep.serializer import SERIALIZER, EventSerializer
 from finetune.config import Experiment, RunsConfig
 from finetune.evaluation.evaluate import check_evaluation
@@ -254,7 +253,7 @@ def _classes(names: list[str] | None, task: TaskConfig) -> list[str] | None:
 
 
 def _columns(folder: Path) -> list[str]:
-    return pq.read_schema(folder / split_file(SPLIT)).names
+    return opened(folder, SPLIT).schema_arrow.names
 
 
 def _named(cutoffs: list[datetime]) -> str:

@@ -14,18 +14,16 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 
 from data_prep import InputError
 from data_prep.connections import connect, lock_down
-from data_prep.cutoffs import split_file
 from data_prep.events import confined, read_events
 from data_prep.expressions import check_types, parse_expression
 from data_prep.given_users import read_users
 from data_prep.history import combined
 from data_prep.moments import show
-from data_prep.prepared import read_manifest, read_split
+from data_prep.prepared import opened, read_manifest, read_split
 from data_prep.sql import column_types, identifier, refused
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
 from finetune.evaluation.rows import ScoredRows
@@ -68,7 +66,7 @@ def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]
         tempfile.TemporaryDirectory(prefix=".slices", dir=folder.parent) as spill,
         connect(experiment.data.memory_limit, Path(spill)) as con,
     ):
-        _make_empty(con, pq.read_schema(folder / split_file("test")), list(stored.values()), log_columns)
+        _make_empty(con, opened(folder, "test").schema_arrow, list(stored.values()), log_columns)
         remedy = (
             f"use user_id, cutoff, the log's columns ({', '.join(log_columns)}) or the aggregates that "
             f"{folder / 'manifest.json'} lists"

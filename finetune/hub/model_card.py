@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import finetune
 from data_prep.facts import Task
-from data_prep.markdown import inline, paragraph
+from data_prep.markdown import cell, inline, paragraph
 from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
 from finetune.hub.card_picture import PICTURE, draw_card_picture
@@ -140,7 +140,7 @@ def _template() -> Template:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "cell": _cell,
+        "cell": cell,
         "condition": _condition,
         "inline": inline,
         "paragraph": paragraph,
@@ -350,8 +350,3 @@ def _settings(settings: dict, seed: str | None, log: dict, metrics: Metrics) -> 
 def _condition(where: str) -> str:
     """A condition of the config within brackets, which a comment at its end must not take away."""
     return f"{where}\n" if "--" in where else where
-
-
-def _cell(value: object) -> str:
-    """A user's text inside of a Markdown table."""
-    return inline(value).replace("|", "\\|")

@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
@@ -22,9 +24,11 @@ from transformers import (
 from data_prep import InputError
 from finetune.model.modeling import weights_hash
 from finetune.model.pooling import pool
-from finetune.model.safety import PICKLES, refuse_code
-from finetune.model.tokenization import first_line
+from finetune.model.safety import PICKLES, refuse_code, refuse_listing
+from finetune.model.tokenization import encode, first_line
 from finetune.runs import check_config, check_tokenizer, refuse_untrained
+
+PROBE = ["", "a [SEP] gap=first \u00e9t\u00e9"]  # texts that any tokenizer of a model can take
 
 
 def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
@@ -39,6 +43,7 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
         return Path(name_or_path)
     try:
         never_read = ["*.onnx*", "*.py", *PICKLES]
+        refuse_listing(str(name_or_path), _sizes(str(name_or_path), token, revision, never_read))
         return Path(snapshot_download(str(name_or_path), token=token, revision=revision, ignore_patterns=never_read))
     except HFValidationError:
         raise InputError(f"{name_or_path} is no folder, and no name of a repository such as me/churn") from None
@@ -51,6 +56,18 @@ def model_folder(name_or_path: str | Path, token: str | bool | None = None, revi
             f"{name_or_path} is no folder, and the hub does not give it ({first_line(error)})",
             "check the name, or log in with `hf auth login` if it is private",
         ) from error
+
+
+def _sizes(name: str, token: str | bool | None, revision: str | None, without: list[str]) -> dict[str, int | None]:
+    """The files of a repository that would be fetched, with their sizes; none where the hub does not tell them."""
+    try:
+        files = HfApi().model_info(name, revision=revision, token=token, files_metadata=True).siblings or []
+    except Exception:  # whatever it is: fetching says it, or finds in the cache what was fetched before
+        return {}
+    return {
+        file.rfilename: file.size
+        for file in filter_repo_objects(files, ignore_patterns=without, key=attrgetter("rfilename"))
+    }
 
 
 def load_classifier(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -118,7 +135,7 @@ def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTra
             dtype=torch.float32,
             output_loading_info=True,
             trust_remote_code=False,
-            use_safetensors=True if base is None else None,
+            use_safetensors=True,
         )
         if info["missing_keys"] and base is None:  # an adapter has the head, and its base may lack it
             raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
@@ -139,6 +156,7 @@ def _tokenizer(folder: Path, config: PreTrainedConfig, model: PreTrainedModel) -
         most, takes = tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or -1
         if most > takes > 0:
             raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
+        encode(tokenizer, PROBE)
     return tokenizer
 
 
@@ -147,5 +165,8 @@ def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
     """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        panics = type(error).__name__ == "PanicException"  # of the Rust of tokenizers, and no Exception
+        if not isinstance(error, Exception) and not panics:
+            raise
         raise InputError(f"{problem} ({first_line(error)})", remedy) from error

@@ -28,6 +28,7 @@ from finetune.config import ModelConfig
 from finetune.model.objective import Objective
 from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
+from finetune.model.safety import refuse_loaders
 from finetune.model.tokenization import first_line
 
 # Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
@@ -193,6 +194,7 @@ def _encoder_config(start: str | Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False)
     except Exception as error:  # of a damaged file transformers raises what it stumbles over
         raise _not_loaded(start, error) from error
+    refuse_loaders(start, config)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
             f"'{start}' is a {config.model_type} model and no encoder",
@@ -207,7 +209,12 @@ def _load(kind: type, start: str | Path, config: PreTrainedConfig) -> tuple[PreT
     try:
         # float32: mixed precision training keeps its master weights in it, and a checkpoint may carry another type.
         model, info = kind.from_pretrained(
-            start, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            start,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,  # a pickle could run code
         )
         return model, {key.rpartition(".")[0] for key in info["missing_keys"]}
     except MemoryError:

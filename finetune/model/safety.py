@@ -1,9 +1,11 @@
 """What could run code when a model's folder or repository is loaded: it is refused, or never looked at."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from data_prep import InputError
+from data_prep.checked_json import LARGEST, read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")  # loading one may run whatever it holds
 # Settings by which the libraries import a module that the folder names, or fetch and run what others have compiled.
@@ -12,6 +14,7 @@ LOADERS = {
     "adapter_config.json": ("megatron_config",),
 }
 BUILT_IN = ("eager", "sdpa")
+LARGEST_REPOSITORY = 10 * 2**30  # bytes that are fetched of one
 
 
 def refuse_code(folder: Path) -> None:
@@ -20,14 +23,16 @@ def refuse_code(folder: Path) -> None:
     Code beside the weights (*.py, auto_map) needs no look: trust_remote_code is off wherever something is loaded.
 
     Raises:
-        InputError: Weights as a pickle alone, or a setting that loads code.
+        InputError: Weights as a pickle alone, a setting that loads code, or a JSON file larger than LARGEST.
     """
+    large = [path for path in sorted(folder.glob("*.json")) if path.stat().st_size > LARGEST]
+    if large:
+        raise InputError(f"{large[0]} is larger than {LARGEST >> 20} MiB", "take another model")
     for name, settings in LOADERS.items():
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # the library says it
-        named = [key for key in settings if isinstance(content, dict) and content.get(key) not in (None, *BUILT_IN)]
+        if not (folder / name).is_file():
+            continue
+        content = read_json(folder / name, {}, "train again, or get the whole model")
+        named = [key for key in settings if content.get(key) not in (None, *BUILT_IN)]
         if named:
             raise InputError(
                 f"{folder / name}: {named[0]} would load code, which EventScribe never does",
@@ -40,4 +45,41 @@ def refuse_code(folder: Path) -> None:
             f"{folder} has no {prefix}.safetensors, and {pickles[0]} is a pickle, which could run code and is never "
             f"read",
             "train again, or get the whole model",
+        )
+
+
+def refuse_loaders(name: str | Path, config: Any) -> None:
+    """The same of the config of weights to start from, as transformers has read it.
+
+    Raises:
+        InputError: A setting that loads code.
+    """
+    for key in LOADERS["config.json"]:
+        if getattr(config, key, None) not in (None, *BUILT_IN):
+            raise InputError(
+                f"'{name}': {key} in its config.json would load code, which EventScribe never does",
+                "take it out, or take another checkpoint",
+                setting="model.name_or_path",
+            )
+
+
+def refuse_listing(name: str, sizes: Mapping[str, int | None]) -> None:
+    """Let pass the files of a repository that are to be fetched.
+
+    Args:
+        name: Of the repository.
+        sizes: File -> bytes, where they are known.
+
+    Raises:
+        InputError: A file that would lie outside of the repository's own folder, or more than LARGEST_REPOSITORY.
+    """
+    for file in sizes:
+        path = PurePosixPath(file.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            raise InputError(f"{name} has a file '{file}', which would lie elsewhere", "take another model")
+    total = sum(size or 0 for size in sizes.values())
+    if total > LARGEST_REPOSITORY:
+        raise InputError(
+            f"{name} has {total / 2**30:.1f} GiB, and {LARGEST_REPOSITORY >> 30} are fetched at most",
+            "fetch what you need with `hf download`, and give its folder",
         )

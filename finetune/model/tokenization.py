@@ -124,7 +124,7 @@ def padded(
     return BatchEncoding({"input_ids": torch.from_numpy(found), "attention_mask": torch.from_numpy(mask.astype(int))})
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first sentence of an exception; of a KeyError more than the key."""
     said = "" if isinstance(error, KeyError) else str(error).strip()
     return (said.splitlines() or [f"{type(error).__name__} {error}".strip()])[0].rstrip(".")

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from data_prep import InputError
 from data_prep.connections import connect
-from data_prep.sql import quote
 from finetune.evaluation.contact import contacted
 
 COLUMNS = ("rank", "user_id", "score")
-FORMULA = r"^[=+@\t\r]|^-[^0-9]"  # what ids begin with that a spreadsheet computes
+# Ids that a spreadsheet computes: they begin so, and are no plain numbers.
+FORMULA = r"regexp_matches(user_id, '^[-=+@\t\r]') AND NOT regexp_full_match(user_id, '[-+]?[0-9]+(\.[0-9]+)?')"
 
 
 def refuse_share(share: float) -> None:
@@ -50,7 +50,8 @@ def refuse_other(path: Path) -> None:
 def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
     """Write `top_file`: rank, user_id and score, the highest score first, equal ones by user_id.
 
-    They are as many as the report contacts of so many users.
+    They are as many as the report contacts of so many users. An id that a spreadsheet would take for a formula has an
+    apostrophe before it (OWASP: CSV Injection), which is told.
 
     Args:
         scores: A Parquet file with one score a user, or a list of them of which the last one counts.
@@ -65,14 +66,14 @@ def write_top(scores: Path, share: float, work: Path, memory_limit: str) -> str:
     score = "score[-1]" if pa.types.is_list(pq.read_schema(scores).field("score").type) else "score"
     query = f"""SELECT row_number() OVER (ORDER BY score DESC, user_id) AS rank, user_id, score
         FROM (SELECT user_id, {score} AS score FROM scores ORDER BY score DESC, user_id LIMIT {users}) ORDER BY rank"""
-    formulas = f"SELECT count(*) FROM ({query}) WHERE regexp_matches(user_id, {quote(FORMULA)})"
+    safe = f"SELECT * REPLACE (if({FORMULA}, chr(39) || user_id, user_id) AS user_id) FROM ({query}) ORDER BY rank"
     with connect(memory_limit, work / "spill") as con:
         con.register("scores", ds.dataset(scores))  # by pyarrow, as DuckDB takes * and [ in a name for a glob
-        con.sql(query).write_csv(str(work / "top.csv"))
-        strange = con.execute(formulas).fetchall()[0][0]
+        con.sql(safe).write_csv(str(work / "top.csv"))
+        strange = con.execute(f"SELECT count(*) FROM ({query}) WHERE {FORMULA}").fetchall()[0][0]
     os.replace(work / "top.csv", top_file(scores))
     whom = "user with the highest score" if users == 1 else "users with the highest scores"
     said = f"{top_file(scores)}: the {users:,} {whom}"
     if strange:
-        said += f"; a spreadsheet would take {strange:,} of the ids for formulas, so import that column as text"
+        said += f"; {strange:,} of the ids, which a spreadsheet would compute, have an apostrophe before them"
     return said

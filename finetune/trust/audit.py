@@ -23,7 +23,7 @@ from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest
 from data_prep.made_up import made_up_fields
-from data_prep.prepared import MANIFEST, column_array, prepared_for, read_split
+from data_prep.prepared import MANIFEST, column_array, opened, prepared_for, read_split
 from data_prep.serializer import SERIALIZER, EventSerializer
 from finetune.config import Experiment
 from finetune.metrics_json import without_nan
@@ -116,7 +116,7 @@ def _check(experiment: Experiment, manifest: Manifest, shadows: int) -> None:
 
 def _rows(experiment: Experiment, manifest: Manifest, canaries: int, seed: int) -> pa.Table:
     """The training rows, and those of canaries."""
-    names = pq.read_schema(experiment.data_folder / split_file("train")).names
+    names = opened(experiment.data_folder, "train").schema_arrow.names
     rows = read_split(experiment.data_folder, "train", experiment.limits["train"], names)
     if not canaries:
         return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack, a_moment, check
+from data_prep.checked_json import MayLack, a_moment, parse_json, text_of
 from data_prep.files import held
 from finetune.runs import REGISTRY, run_of
 
@@ -33,14 +33,9 @@ def read_registry(path: Path) -> list[dict[str, Any]]:
         InputError: A line is no entry.
     """
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
-        place, remedy = Path(f"{path}:{number}"), "mend or delete the line"
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place} is damaged", remedy) from error
-        check(place, entry, ENTRY, remedy)
-        entries.append(entry)
+    text = text_of(path, "mend it, or move it away") if path.is_file() else ""
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        entries.append(parse_json(Path(f"{path}:{number}"), line, ENTRY, "mend or delete the line"))
     return entries
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack, Only, a_moment, check, moments, read_json
+from data_prep.checked_json import MayLack, Only, a_moment, a_time_zone, check, moments, read_json
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,8 @@ def test_what_is_as_it_must_be_passes(tmp_path, content, holds):
         ({"a": 1, "b": 2}, Only(a=int), "b is unknown"),
         ({"a": "soon"}, {"a": a_moment}, 'a is "soon", not a moment'),
         ({"a": []}, {"a": moments}, r"a is \[\], not moments"),
+        ({"a": {}}, {"a": a_time_zone}, r"a is \{\}, not a time zone"),
+        ({"a": "Europe/Nowhere"}, {"a": a_time_zone}, 'a is "Europe/Nowhere", not a time zone'),
     ],
 )
 def test_what_is_not_is_named_with_its_place(tmp_path, content, holds, said):

@@ -24,6 +24,7 @@ from tests.data_prep.small_files import message, shop_csv
 EVENTS = [("a", "2024-01-01 12:00:00", "view", None), ("b", "2024-01-02 00:00:00", "buy", 2.5)]
 
 QUERY = "SELECT user_id, event_time, event_type, price FROM events"
+TRUSTED = {"trust_sql": True, "environment": ["SHOP_PASSWORD"]}
 
 
 def rows(data: DataConfig) -> list[tuple]:
@@ -51,7 +52,7 @@ def test_sqlite_is_read_in_its_own_dialect(sqlite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHOP", "shop")
     for address in ("sqlite:///shop.db", "sqlite:///${SHOP}.db"):
-        assert rows(DataConfig([Source(sql=QUERY, database=address)])) == EXPECTED
+        assert rows(DataConfig([Source(sql=QUERY, database=address)], environment=["SHOP"])) == EXPECTED
     united = DataConfig([Source(sql=QUERY, database="sqlite:///shop.db"), Source(path=str(shop_csv(tmp_path)))])
     assert len(rows(united)) == 102
 
@@ -75,7 +76,7 @@ def test_a_column_of_sqlite_may_be_empty_for_long(sqlite):
         ({"sql": "SELECT 1 AS user_id"}, "has no column event_time and no column event_type (it has user_id)"),
         ({"sql": None, "path": "log.csv"}, "`database` needs the query to run there as `sql`"),
         ({"sql": None}, "needs either `sql` or `path`"),
-        ({"database": "sqlite:///${NO_SUCH_NAME}"}, "${NO_SUCH_NAME} is not set"),
+        ({"database": "sqlite:///${NO_SUCH_NAME}"}, "${NO_SUCH_NAME} is neither in data.variables nor"),
     ],
 )
 def test_a_database_that_cannot_be_asked_is_refused(sqlite, change, reason):
@@ -152,14 +153,14 @@ def shop_postgresql(postgresql, monkeypatch) -> str:
 
 def test_postgresql_is_read_with_its_types(shop_postgresql, monkeypatch):
     source = Source(sql="SELECT * FROM events", database=shop_postgresql)
-    assert rows(DataConfig([source], trust_sql=True)) == EXPECTED
+    assert rows(DataConfig([source], **TRUSTED)) == EXPECTED
     with connect() as con:
-        fields = read_events(con, DataConfig([source], trust_sql=True)).fields
+        fields = read_events(con, DataConfig([source], **TRUSTED)).fields
     assert fields["price"] == "DOUBLE"
     assert fields["tags"] == "VARCHAR[]"
     monkeypatch.setenv("PGPASSWORD", "s3cret-w0rd")
     without = shop_postgresql.replace(":${SHOP_PASSWORD}", "")
-    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=without)], trust_sql=True)) == EXPECTED
+    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=without)], **TRUSTED)) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,9 @@ def test_times_of_postgresql_keep_their_zone(shop_postgresql, time, utc):
     sql = f"SELECT user_id, {time} AS event_time, event_type FROM events WHERE user_id = 'a'"
     unit = "seconds" if "epoch" in time else None
     data = DataConfig(
-        [Source(sql=sql, database=shop_postgresql, time_unit=unit)], timezone="Europe/Berlin", trust_sql=True
+        [Source(sql=sql, database=shop_postgresql, time_unit=unit)],
+        timezone="Europe/Berlin",
+        **TRUSTED,
     )
     with connect() as con:
         assert read_events(con, data).first == utc
@@ -193,7 +196,12 @@ def test_times_of_postgresql_keep_their_zone(shop_postgresql, time, utc):
 )
 def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypatch, capfd, password, reason):
     monkeypatch.setenv("SHOP_PASSWORD", password)
-    text = message(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)], trust_sql=True))
+    text = message(
+        DataConfig(
+            [Source(sql="SELECT * FROM events", database=shop_postgresql)],
+            **TRUSTED,
+        )
+    )
     assert reason in text
     shown = text + "".join(capfd.readouterr())
     assert not any(part in shown for part in (password, "s3cret", "w0rd", "wr0ng"))
@@ -211,8 +219,16 @@ def test_a_failed_login_tells_nothing_of_the_password(shop_postgresql, monkeypat
     ],
 )
 def test_sql_that_postgresql_refuses_is_refused_and_changes_nothing(shop_postgresql, sql, reason):
-    assert reason in message(DataConfig([Source(sql=sql, database=shop_postgresql)], trust_sql=True))
-    assert rows(DataConfig([Source(sql="SELECT * FROM events", database=shop_postgresql)], trust_sql=True)) == EXPECTED
+    assert reason in message(DataConfig([Source(sql=sql, database=shop_postgresql)], **TRUSTED))
+    assert (
+        rows(
+            DataConfig(
+                [Source(sql="SELECT * FROM events", database=shop_postgresql)],
+                **TRUSTED,
+            )
+        )
+        == EXPECTED
+    )
 
 
 def test_a_server_that_does_not_answer_is_refused():
@@ -236,7 +252,7 @@ def test_no_file_of_the_output_has_the_password(shop, shop_postgresql, tmp_path)
     sql = """SELECT u AS user_id, timestamp '2024-01-01 12:00' + d * interval '1 day' AS event_time,
                     CASE u WHEN 'buyer' THEN 'purchase' ELSE 'view' END AS event_type
              FROM generate_series(0, 89) d, (VALUES ('buyer'), ('looker')) users(u)"""
-    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path), trust_sql=True)
+    data = DataConfig([Source(sql=sql, database=shop_postgresql)], folder=str(tmp_path), **TRUSTED)
     folder = prepare("shop", data, shop.task(), shop.text(fields={"event_type": TextField(top=3)}, header=["recency"]))
     assert "${SHOP_PASSWORD}" in (folder / "manifest.json").read_text()
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -295,6 +311,7 @@ def test_sqlite_answers_one_select_from_a_file_of_any_name(tmp_path, statement):
 def test_an_address_of_a_database_needs_the_owners_trust(monkeypatch):
     monkeypatch.setenv("EVENTSCRIBE_SECRET", "s3cret")
     data = DataConfig([Source(sql="SELECT 1", database="postgresql://u:${EVENTSCRIBE_SECRET}@example.org/x")])
+    data.environment = ["EVENTSCRIBE_SECRET"]
     with connect() as con, pytest.raises(InputError, match=r"postgresql:// is an address.*data\.trust_sql") as refusal:
         read_events(con, data)
     assert "s3cret" not in str(refusal.value)

@@ -233,7 +233,7 @@ def test_a_changed_config_makes_it_prepare_again(shop):
 def test_a_changed_variable_of_the_environment_makes_it_prepare_again(shop, monkeypatch):
     path = shop.write(shop.regulars() + [shop.event("new", day) for day in range(90)])
     sql = f"SELECT * FROM '{path}' WHERE user_id <> '${{LEFT_OUT}}'"
-    data = DataConfig([Source(sql=sql)], folder=str(path.parent / "out"))
+    data = DataConfig([Source(sql=sql)], folder=str(path.parent / "out"), environment=["LEFT_OUT"])
     for user, users in (("new", 2), ("nobody", 3)):
         monkeypatch.setenv("LEFT_OUT", user)
         assert read_manifest(prepare("shop", data, shop.task(), shop.text()))["log"]["users"] == users

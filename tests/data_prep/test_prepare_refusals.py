@@ -59,7 +59,7 @@ def test_a_text_that_does_not_fit_leaves_nothing_behind(shop, text, reason):
 def test_a_source_that_cannot_be_read_leaves_nothing_behind(shop):
     data = shop.data(shop.regulars())
     assert "no file matches" in refused(shop, replace(data, sources=[Source(path="nowhere/*.parquet")]))
-    assert "not set" in refused(shop, replace(data, sources=[Source(path="${NO_SUCH_VARIABLE}")]))
+    assert "neither in data.variables nor" in refused(shop, replace(data, sources=[Source(path="${NO_SUCH_VARIABLE}")]))
     assert "only one of them" in refused(
         shop, replace(data, sources=[Source(path=data.sources[0].path, sql="SELECT 1")])
     )

@@ -18,7 +18,7 @@ COPY = "COPY (SELECT 1) TO 'out.csv'"
 
 def read(sql: str, **changes: object) -> None:
     """Read a log as a command does that was given a YAML."""
-    data = DataConfig([Source(sql=sql)], **changes)
+    data = DataConfig([Source(sql=sql)], environment=["EVENTSCRIBE_SECRET"], **changes)
     with connect() as con, confined(con, data):
         read_events(con, data)
 

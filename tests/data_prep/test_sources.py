@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime
 
 import duckdb
@@ -6,8 +7,8 @@ import pytest
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
-from data_prep.connections import connect
-from data_prep.events import read_events
+from data_prep.connections import connect, stopped_after
+from data_prep.events import confined, read_events
 from data_prep.sources import expand, source_files
 from tests.data_prep.reading import ONE, from_sql, message, read
 
@@ -138,16 +139,38 @@ def test_everyday_column_names_are_accepted(name):
     assert list(read(from_sql(f"{ONE}, 1 AS {name}"))[0].fields) == [name]
 
 
-def test_an_unknown_variable_is_named(monkeypatch):
-    monkeypatch.delenv("SHOP_FOLDER", raising=False)
-    text = message(from_sql("SELECT * FROM '${SHOP_FOLDER}/log.parquet'"))
-    assert "data.sources[0].sql: ${SHOP_FOLDER} is not set; add it to data.variables" in text
+def test_a_variable_is_of_the_config_or_named_by_it_and_set_in_the_environment(monkeypatch):
+    monkeypatch.setenv("SHOP_FOLDER", "s3cret")
+    data = from_sql("SELECT * FROM '${SHOP_FOLDER}/log.parquet'")
+    text = message(data)
+    assert "data.sources[0].sql: ${SHOP_FOLDER} is neither in data.variables nor named in data.environment" in text
+    assert "allow it with data.environment: [SHOP_FOLDER]" in text
+    assert "s3cret" not in text
+    allowed = replace(data, environment=["SHOP_FOLDER"])
+    assert "s3cret/log.parquet" in message(allowed)
+    monkeypatch.delenv("SHOP_FOLDER")
+    assert "data.sources[0].sql: ${SHOP_FOLDER} is not set; export SHOP_FOLDER" in message(allowed)
 
 
 def test_variables_come_before_the_environment(monkeypatch):
     monkeypatch.setenv("A", "environment")
-    assert expand("${A}", DataConfig([], variables={"A": "config"}), "x") == "config"
-    assert expand("${A} $B {C}", DataConfig([]), "x") == "environment $B {C}"
+    assert expand("${A}", DataConfig([], variables={"A": "config"}, environment=["A"]), "x") == "config"
+    assert expand("${A} $B {C}", DataConfig([], environment=["A"]), "x") == "environment $B {C}"
+
+
+def test_what_takes_longer_than_the_limit_is_stopped():
+    said = r"^data\.time_limit: reading the sources took longer than 0\.01 seconds; raise it, or mend"
+    with connect() as con, pytest.raises(InputError, match=said), stopped_after(con, 0.01):
+        con.execute("SELECT count(*) FROM range(10000000) a, range(10000000) b")
+    with connect() as con, pytest.raises(duckdb.Error), stopped_after(con, 60):
+        con.execute("SELECT no_such_column")
+    data = replace(from_sql(ONE), time_limit="soon")
+    with (
+        connect() as con,
+        pytest.raises(InputError, match=r"^data\.time_limit: 'soon' is not a length"),
+        confined(con, data),
+    ):
+        read_events(con, data)
 
 
 def test_a_mapped_column_that_the_file_lacks_is_named_with_those_it_has(shop):

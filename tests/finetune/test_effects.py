@@ -25,6 +25,7 @@ def test_each_entry_of_the_table_is_a_setting_or_begins_one(settings):
 
 
 def test_each_setting_has_an_effect_and_the_longest_name_holds(settings):
+    assert all(any(name.startswith(entry) for entry in EFFECTS) for name in settings)
     assert {effect(name) for name in settings} == {"pretraining", "training", "evaluation", "nothing"}
     assert effect("model.max_tokens") == "pretraining"
     assert effect("model.peft.r") == "training"
@@ -34,6 +35,7 @@ def test_each_setting_has_an_effect_and_the_longest_name_holds(settings):
         assert effect(f"training.{name}") == "nothing"
     assert effect("data.sources") == "pretraining"
     assert effect("data.folder") == "nothing"
+    assert effect("a setting of another version") == "training"
 
 
 def test_pretrained_weights_do_not_depend_on_what_comes_after_them(tiny):

@@ -64,7 +64,11 @@ def test_every_config_of_the_repository_parses(config):
         (["--model.max_tokens", "2"], "max_tokens 2"),
         (["--evaluation.slices", '{"": user_id}'], "evaluation.slices: a slice needs a name"),
         (["--evaluation.threshold", "money"], "needs evaluation.costs"),
-        (["--data.folder", "$NOWHERE/data"], "data.folder: the environment has no NOWHERE"),
+        (["--data.folder", "$NOWHERE/data"], "data.folder: $NOWHERE is neither in data.variables nor named in"),
+        (
+            ["--data.folder", "$NOWHERE/data", "--data.environment", "[NOWHERE]"],
+            "data.folder: $NOWHERE is not set; export NOWHERE",
+        ),
         (["--smoke", "yes"], "unrecognized arguments: yes"),
     ],
 )
@@ -105,7 +109,7 @@ def test_a_home_folder_and_the_environment_are_known_in_every_path(tiny, monkeyp
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setenv("SHOP", "/mnt/shop")
     config = yaml.safe_load(tiny.read_text())
-    config["data"] |= {"folder": "~/data", "sources": [{"path": "$SHOP/${examples}/*.csv"}]}
+    config["data"] |= {"folder": "~/data", "environment": ["SHOP"], "sources": [{"path": "$SHOP/${examples}/*.csv"}]}
     config["runs"]["folder"] = "${SHOP}/runs"
     config["training"]["resume_from_checkpoint"] = "~/checkpoint-8"
     tiny.write_text(yaml.safe_dump(config))

@@ -3,13 +3,19 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
+from data_prep.card import dataset_card
+from data_prep.config import TaskConfig
 from data_prep.markdown import inline, paragraph
+from data_prep.prepared import read_manifest
 from finetune.hub.model_card import write_model_card
+from finetune.parser import parse_experiment
 from tests.finetune.hub.published import write_metrics
 
 PAYLOADS = (
@@ -44,6 +50,24 @@ def test_a_payload_changes_neither_the_structure_of_a_card_nor_its_metadata(runs
     plain, hostile = (card_with(runs, tmp_path / name, text) for name, text in (("a", "words"), ("b", payload)))
     assert ModelCard(hostile).data.to_dict() == ModelCard(plain).data.to_dict()
     assert blocks(hostile) == blocks(plain)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_payload_changes_neither_the_structure_of_a_dataset_card_nor_its_metadata(runs, payload):
+    run = yaml.safe_load((runs["full"].parent / "config.yaml").read_text())
+    manifest = read_manifest(Path(run["data"]["folder"]) / "tiny")
+    task = parse_experiment("", ["--config", str(runs["full"].parent / "config.yaml")]).task
+    plain, hostile = (said_of(manifest, task, text) for text in ("words", payload))
+    assert DatasetCard(hostile).data.to_dict() == DatasetCard(plain).data.to_dict()
+    assert blocks(hostile) == blocks(plain)
+
+
+def said_of(manifest: dict, task: TaskConfig, text: str) -> str:
+    split = {key: value for key, value in manifest["splits"]["test"].items() if key != "positive_rate"}
+    classes = {"classes": {text: 5, f"{text} 2": 3}}
+    users = {"users": {"with_events": 3, "columns": {}}, "attributes": [text]}
+    columns = {"text_columns": [text], "question": text, "label": text, "classes": [text], "label_kind": "absent"}
+    return dataset_card(text, task, manifest | users | columns | {"splits": {"test": split | classes}})
 
 
 def blocks(card: str) -> list[str]:

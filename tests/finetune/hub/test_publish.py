@@ -21,7 +21,7 @@ from finetune.command import guarded
 from finetune.hub.publish import divide_logits, publish
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
-from finetune.model.loading import load_classifier
+from finetune.model.loading import load_classifier, model_folder
 from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from tests.commands import ROOT
@@ -160,6 +160,21 @@ def test_nothing_that_is_published_has_a_user_id_a_real_text_or_a_path_of_this_m
             assert "0.123457" not in written, name  # tells of the group that is hidden
             assert "0.987123" not in written, name  # a curve of few rows has each of them
             assert not [text for text in real if text in written], name
+
+
+def test_a_repository_with_a_file_that_would_lie_elsewhere_or_too_much_in_it_is_not_fetched(hub, monkeypatch):
+    files = {"config.json": b"{}", "model.safetensors": b"0" * 100, "model.onnx": b"0" * 1000}
+    hub.repositories["model me/evil"] = Repository("model", False, files | {"../evil.json": b"{}"})
+    with pytest.raises(InputError, match=r"^me/evil has a file '../evil.json', which would lie elsewhere"):
+        model_folder("me/evil")
+    monkeypatch.setattr("finetune.model.safety.LARGEST_REPOSITORY", 50)
+    hub.repositories["model me/evil"] = Repository("model", False, files)
+    with pytest.raises(InputError, match=r"^me/evil has .* are fetched at most"):
+        model_folder("me/evil")
+    assert not [request for request in hub.requests if "/resolve/" in request]
+    monkeypatch.setattr("finetune.model.safety.LARGEST_REPOSITORY", 102)  # what is not fetched does not count
+    with pytest.raises(InputError, match="the hub cannot be reached"):  # as the double serves no file to this process
+        model_folder("me/evil")
 
 
 def test_a_second_publication_updates_in_one_commit_and_leaves_no_file_of_the_first(hub, runs):

@@ -14,14 +14,20 @@ import pytest
 
 import data_prep.serving
 from data_prep import InputError
+from data_prep.checked_json import LARGEST
 from data_prep.connections import connect
 from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
 from data_prep.serving import past_texts, read_past
-from finetune.model.safety import refuse_code
+from finetune.config import ModelConfig
+from finetune.model.modeling import build_classifier
+from finetune.model.objective import Objective
+from finetune.model.safety import LARGEST_REPOSITORY, refuse_code, refuse_listing
+from finetune.model.tokenization import load_tokenizer
 from finetune.serving.classifier import EventClassifier
 
 CUTOFF = datetime(2024, 4, 1)
+OBJECTIVE = Objective("binary", ("no_churn", "churn"))
 COPY = "COPY (SELECT 1) TO 'out.csv'"
 
 
@@ -78,6 +84,8 @@ def forge(path: Path, keys: tuple, value: object) -> None:
         ("calibration.json", ("threshold",), COPY),
         ("config.json", ("quantization_config",), {"quant_method": "evil"}),
         ("config.json", ("attn_implementation",), "evil/kernel"),
+        ("config.json", ("id2label", "0"), "\ud800"),
+        ("config.json", ("eventscribe",), {"task": "binary", "pooling": "cls"}),
         ("config.json", ("_attn_implementation",), "evil/kernel:run"),
         ("adapter_config.json", ("megatron_config",), {"model": 1}),
     ],
@@ -162,6 +170,45 @@ def test_a_pickle_beside_the_weights_is_ignored_and_one_in_their_place_is_refuse
         EventClassifier.from_pretrained(folder)
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(InputError, match=r"no model\.safetensors, and model\.pkl is a pickle, .*; train again"):
+        EventClassifier.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "attn_implementation"])
+def test_weights_to_start_from_load_no_code_and_are_no_pickle(trained, folder, key):
+    def build() -> None:
+        settings = ModelConfig(name_or_path=str(folder), max_tokens=64)
+        build_classifier(settings, OBJECTIVE, folder, load_tokenizer(folder, 64), 1)
+
+    build()
+    forge(folder / "config.json", (key,), {"quant_method": "evil"} if key.startswith("quant") else "evil/kernel")
+    with pytest.raises(InputError, match=r"model\.name_or_path: .* would load code, which EventScribe never does"):
+        build()
+    forge(folder / "config.json", (key,), None)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(InputError, match=r"^model\.name_or_path: '.*' could not be loaded \(.*safetensors"):
+        build()
+
+
+@pytest.mark.parametrize(
+    "file", ["../evil.json", "a/../../evil", "/etc/passwd", "..\\evil", "C:\\evil", "c:evil", "..", "a/.."]
+)
+def test_a_file_of_a_repository_that_would_lie_elsewhere_is_refused(file):
+    refuse_listing("me/churn", {"model.safetensors": 7, "a/b..json": None, "...": 1})
+    with pytest.raises(InputError, match=r"^me/churn has a file .* which would lie elsewhere; take another model"):
+        refuse_listing("me/churn", {"config.json": 1, file: 7})
+
+
+def test_a_repository_that_is_too_large_is_not_fetched():
+    refuse_listing("me/churn", {"model.safetensors": LARGEST_REPOSITORY})
+    with pytest.raises(InputError, match=r"^me/churn has 10\.0 GiB, and 10 are fetched at most; fetch what you need"):
+        refuse_listing("me/churn", {"model.safetensors": LARGEST_REPOSITORY, "config.json": 1})
+
+
+def test_a_json_of_a_model_that_is_too_large_is_refused(folder):
+    with (folder / "special_tokens_map.json").open("wb") as file:
+        file.truncate(LARGEST + 1)  # a hole, which takes no room
+    with pytest.raises(InputError, match=r"special_tokens_map\.json is larger than 256 MiB"):
         EventClassifier.from_pretrained(folder)
 
 

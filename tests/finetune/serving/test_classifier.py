@@ -318,7 +318,7 @@ def test_a_folder_that_lacks_a_file_says_which(trained, tmp_path, gone, named):
 @pytest.mark.parametrize(
     ("file", "content", "named"),
     [
-        ("config.json", "{", r"config\.json .* cannot be read"),
+        ("config.json", "{", r"config\.json is damaged"),
         ("adapter_config.json", '{"peft_type": "MAGIC"}', r"adapter_config\.json cannot be read"),
         ("serializer.json", json.dumps({"version": VERSION}), "damaged"),
         ("task.json", "{}", r"task\.json is damaged"),

@@ -216,8 +216,27 @@ def test_users_of_equal_scores_are_listed_by_their_id_as_many_as_the_report_cont
         rows = ScoredRows("binary", labels, {"model": np.linspace(0, 1, 5)}, np.arange(5))
         assert contact(rows, np.full(5, np.datetime64(CUTOFF)), share, 0)["contacted_at"] == users
         said = write_top(scores, share, folder, "1GB")
-        assert read_rows(folder / "scores.top.csv") == top_rows(scores, users)
-        assert ("a spreadsheet would take 1 of the ids for formulas" in said) == (users >= 2)
+        listed = [
+            row | {"user_id": {"=c": "'=c"}.get(row["user_id"], row["user_id"])} for row in top_rows(scores, users)
+        ]
+        assert read_rows(folder / "scores.top.csv") == listed
+        assert ("1 of the ids, which a spreadsheet would compute, have an apostrophe" in said) == (users >= 2)
+
+
+@pytest.mark.parametrize(
+    ("user", "computed"),
+    [
+        *((text, True) for text in ("=1+1", "@SUM(1)", "+1+cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!D2", "-", "\t=1")),
+        *((text, True) for text in ('=HYPERLINK("http://evil","x")', "+49 30 1", "-a", "\r=1", "=\n1", "+.5e9")),
+        *((text, False) for text in ("u1", "-7", "+7", "-7.25", "7=7", "a@b.c", "'=1", "\u202e=1", "12-3")),
+    ],
+)
+def test_an_id_that_a_spreadsheet_would_compute_is_listed_as_text(tmp_path, user, computed):
+    scores = tmp_path / "scores.parquet"
+    pq.write_table(pa.table({"user_id": [user], "score": [0.5]}), scores)
+    write_top(scores, 1.0, tmp_path, "1GB")
+    (row,) = read_rows(tmp_path / "scores.top.csv")
+    assert row["user_id"] == (f"'{user}" if computed else user)
 
 
 def test_a_stop_before_the_list_is_there_goes_on_to_it(model, log, tmp_path, monkeypatch):

@@ -109,6 +109,47 @@ def test_strange_values_that_json_has_are_kept_and_scored(service):
     assert service.client.delete("/users/a%2Fb%20c%25%C3%BC%3F%23%00").json() == {"events": 1}
 
 
+SQL = (
+    *(
+        "x'); COPY (SELECT 1) TO 'out.csv'; --",
+        "'; DROP TABLE log; --",
+        "\"; ATTACH 'x.db'; --",
+        "1); INSTALL httpfs; --",
+    ),
+    *("(SELECT content FROM read_text('/etc/passwd'))", "${HOME}", "$1", "?", "current_setting('threads')", "E'\\\\'"),
+    *("read_csv('/etc/passwd')", "unnest([1])", "COLUMNS(*)", "*", "x\\", "$$", "/*", "--", ";", "'", '"', "\\", "%s"),
+    *(
+        "\uff07; DROP",
+        "x\ny",
+        "NULL",
+        "getenv('HOME')",
+        "FROM glob('*')",
+        "query('SELECT 1')",
+        "{{ 7 * 7 }}",
+        "<script>",
+    ),
+)
+
+
+def test_sql_in_any_name_and_any_value_of_a_request_is_a_name_and_a_value(service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    events = [EVENT | {"user_id": f"{sql} u", "shop": f"x {sql}", sql: sql, "event_type": f"a {sql}"} for sql in SQL]
+    assert service.append(events) == {"stored": len(SQL), "known": 0}
+    # No word of theirs was known in training, so that all of them are one and the same to the model.
+    asked = {"events": events, "at": "2024-03-02", "text": True}
+    scored = service.client.post("/score", json=asked).json()["scores"]
+    assert len({(one["score"], one["text"]) for one in scored}) == 1
+    assert sorted(one["user_id"] for one in scored) == sorted({f"{sql} u" for sql in SQL})
+    for sql in SQL:
+        assert service.client.post("/score", json=asked | {"at": sql}).status_code == 422
+        body = {"users": [sql], "at": "2024-03-02"}
+        assert service.client.post("/users/scores", json=body).json() == {"scores": [], "without_history": [sql]}
+        assert service.client.get("/users", params={"start": sql, "limit": 1000}).status_code == 200
+    assert service.client.post("/score", json=asked | {"users": [{"user_id": sql} for sql in SQL]}).status_code == 422
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_moment_that_is_none_is_told(service):
     service.append([EVENT])
     for at in ("soon", "0001-01-01", "9999-12-31"):
