@@ -101,7 +101,8 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     contact = metrics.get("contact")
     beside = _beside(metrics, contact) if contact else ""
     share = metrics["training"].get("teacher")
-    taught = f"Boosting and regression taught it {percent(share)} of what it learned." if share else ""
+    teacher = "Another model" if metrics["training"].get("teacher_model") else "Boosting and regression"
+    taught = f"{teacher} taught it {percent(share)} of what it learned." if share else ""
     found = [
         ("Is it better than the usual ways?", " ".join(filter(None, [advice(metrics), beside, taught]))),
         ("Can it be trusted?", _trust(metrics)),
