@@ -177,6 +177,21 @@ def test_a_second_publication_updates_in_one_commit_and_leaves_no_file_of_the_fi
     assert set(repository.commits[1]["files"]) == {"README.md", "metrics.json"}
 
 
+def test_a_tag_names_the_commit_and_is_never_moved(hub, runs, capsys):
+    publish(runs["full"], "me/model", tag="june")
+    repository = hub.repositories["model me/model"]
+    first = repository.sha
+    write_metrics(runs["full"], verdict="It got better.")
+    publish(runs["full"], "me/model", tag="july")
+    with pytest.raises(InputError, match=r"me/model is published, without the tag june"):
+        publish(runs["full"], "me/model", tag="june")
+    write_metrics(runs["full"])
+    assert repository.tags["june"] == first != repository.tags["july"]
+    assert "tag: july" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is no tag"):
+        publish(runs["full"], "me/model", tag="../x")
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("request_", ["POST /api/repos/create", "POST .*/commit/"])
 def test_a_refusal_is_one_sentence_and_leaves_no_half_made_repository(hub, runs, monkeypatch, capsys, end, request_):
