@@ -43,9 +43,7 @@ if __name__ == "__main__":
     parser.add_argument("--shift", help="How far all cutoffs move, such as '30 days'.")
     parser.add_argument("--cold", action="store_true", help="Train from scratch, and not from the model's weights.")
     parser.add_argument("--margin", type=float, help="How much worse is not worse; default 0.005 of AUROC.")
-    parser.add_argument(
-        "--publish", metavar="OWNER/NAME", help="Publish a promoted model there, its name as the tag."
-    )
+    parser.add_argument("--publish", metavar="OWNER/NAME", help="Publish a promoted model there, its name as the tag.")
     parser.add_argument("--private", action="store_true", help="With --publish: make a new repository private.")
     parser.add_argument("--license", help="With --publish: see scripts/publish.py.")
     parser.add_argument("--rollback", action="store_true", help="Put the model before --model in use again.")
