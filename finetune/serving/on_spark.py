@@ -8,9 +8,9 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -74,15 +74,9 @@ def predict_on_spark(
     """
     output, work = Path(output), Path(output).with_name(f"{Path(output).name}.parts")
     check_arguments(output, data, batch_size, part_users, top)
-    if several_processes():
-        raise InputError("--engine spark and several processes of accelerate launch exclude each other", "drop one")
     classifier = to_score(folder := model_folder(model), top)
     moment, members = cutoff_of(classifier.serializer, cutoff), whom(classifier.task) if population else EVERYBODY
-    if (work / PLAN).is_file():
-        raise InputError(
-            f"{work} holds the parts of a command that was stopped",
-            "run it again without --engine spark, delete the folder, or choose another --output",
-        )
+    _refuse_started(work)
     own, limit = work / "log", data.memory_limit or MEMORY
     with alone(work, True), spark_session(spark) as session, connect(limit, work / "spill") as con:
         shutil.rmtree(own, ignore_errors=True)
@@ -95,11 +89,19 @@ def predict_on_spark(
         score = partial(
             _scored, name=name, cutoff=moment, whom=members, text=text, batch_size=batch_size, embeddings=embeddings
         )
-        with _written(work / "all.parquet") as write:
-            for table in engine.tables(score):
-                write(table)
+        _write(engine.tables(score), work / "all.parquet")
         take_place(work, output, classifier.task, moment, top, limit)
     return output
+
+
+def _refuse_started(work: Path) -> None:
+    if several_processes():
+        raise InputError("--engine spark and several processes of accelerate launch exclude each other", "drop one")
+    if (work / PLAN).is_file():
+        raise InputError(
+            f"{work} holds the parts of a command that was stopped",
+            "run it again without --engine spark, delete the folder, or choose another --output",
+        )
 
 
 def _sent(engine: SparkLog, folder: Path, attributes: bool, own: Path) -> str:
@@ -115,22 +117,13 @@ def _sent(engine: SparkLog, folder: Path, attributes: bool, own: Path) -> str:
     return path.name
 
 
-@contextmanager
-def _written(path: Path) -> Iterator:
-    """Writes tables of one schema into a file, one after the other."""
-    writer = None
-
-    def write(table: pa.Table) -> None:
-        nonlocal writer
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-        if len(table):
-            writer.write_table(table)
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
+def _write(tables: Iterator[pa.Table], path: Path) -> None:
+    """Write tables of one schema into a file, one after the other; there is one at least."""
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            if len(table):
+                writer.write_table(table)
 
 
 # What runs on executors

@@ -28,7 +28,7 @@ class KafkaStream:
 
     def __init__(self, servers: str, name: str, last: bool = False) -> None:
         try:
-            import confluent_kafka as kafka
+            import confluent_kafka as kafka  # pyright: ignore[reportMissingImports] - an extra
         except ImportError as error:
             raise InputError(
                 "a Kafka topic needs confluent-kafka", "pip install -e '.[kafka]'", setting="--stream"
