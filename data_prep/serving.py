@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
-from data_prep.event_log import RESERVED
+from data_prep.event_log import RESERVED, EventLog
 from data_prep.events import confined, read_events
 from data_prep.expressions import execute_one
 from data_prep.facts import Task
 from data_prep.in_memory import in_memory
 from data_prep.likeness import doubts
 from data_prep.moments import parse_cutoff, show
-from data_prep.parts import number_of_parts, read_part, write_parts
+from data_prep.parts import number_of_parts, read_part, sample_condition, write_parts
 from data_prep.population import Whom
 from data_prep.serializer import EventSerializer
 from data_prep.served_users import give_users, users_without
 from data_prep.sources import file_columns, refuse_twice
+from data_prep.spark import SparkLog
 from data_prep.sql import column_types, identifier, refused, timestamp
 
 FIT = "give each column the type that it had in training"
@@ -149,32 +151,99 @@ def read_past(
         with confined(con, data, *filter(None, [folder])):
             log = read_events(con, data, types=serializer.features.types)
     said = give_users(con, serializer.attributes, data, users)
-    columns = column_types(con, "log")
+    past = past_span(con, serializer, cutoff).to_pylist()[0]
+    return _served(con, data, log, past, serializer, cutoff, task, said)
+
+
+def read_past_on_spark(
+    engine: SparkLog,
+    serializer: EventSerializer,
+    cutoff: datetime | None,
+    task: Task,
+    folder: Path,
+    part_users: int,
+    called: str,
+) -> ServedLog:
+    """Read a log on Spark as `read_past` does on one machine, and hand it out in parts of about so many users.
+
+    Where it has more than SAMPLE_USERS users, the log is compared with that of training on about as many.
+
+    Args:
+        engine: Its connection gets the events of these users as the table `log`, the view `past`, and what the model
+            reads of users as `RELATION`.
+        serializer: Of the model.
+        cutoff: By `cutoff_of`.
+        task: The model's task.json.
+        folder: Where the connection may write.
+        part_users: Users of a part.
+        called: See `read_past`.
+
+    Raises:
+        InputError: See `read_past`.
+    """
+    con, data = engine.con, engine.config
+    with _called(called), confined(con, data, folder):
+        log = engine.read(folder)
+    said, condition = give_users(con, serializer.attributes, data, None), sample_condition(log)
+    engine.sample(condition)
+    con.execute("DROP TABLE log; ALTER TABLE rows RENAME TO log")
+    past_span(con, serializer, cutoff)
+    spans = pa.concat_tables(engine.tables(partial(past_span, serializer=serializer, cutoff=cutoff))).to_pydict()
+    past = {"first": min(filter(None, spans["first"]), default=None)}
+    past |= {"last": max(filter(None, spans["last"]), default=None)}
+    past |= {name: sum(spans[name]) for name in ("events", "users")}
+    if condition is not None:
+        said.append("what follows was found on a sample of the users")
+    served = _served(con, data, log, past, serializer, cutoff, task, said)
+    engine.part(_parts(served, part_users))
+    return served
+
+
+def past_span(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime | None) -> pa.Table:
+    """Make the view `past` of the table `log`, see `read_past`; returns first, last, events and users in one row."""
+    _make_past(con, serializer, cutoff)
     with refused("events", FIT):
-        execute_one(
-            con,
-            f"CREATE TEMP VIEW past AS SELECT {serializer.casts(columns)} FROM log "
-            + (f"WHERE event_time < {timestamp(serializer.past_of(cutoff))}" if cutoff else ""),
-        )
+        return con.sql(
+            """SELECT min(event_time) AS first, max(event_time) AS last, count(*) AS events,
+                      count(DISTINCT user_id) AS users FROM past"""
+        ).to_arrow_table()
+
+
+def _make_past(con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime | None) -> None:
+    until = f"WHERE event_time < {timestamp(serializer.past_of(cutoff))}" if cutoff else ""
+    casts = serializer.casts(column_types(con, "log"))
     with refused("events", FIT):
-        span = con.execute(
-            "SELECT min(event_time), max(event_time), count(*), count(DISTINCT user_id) FROM past"
-        ).fetchall()[0]
-    *_, events, users = span
-    if not events and cutoff:
+        execute_one(con, f"CREATE TEMP VIEW past AS SELECT {casts} FROM log {until}")
+
+
+def _served(
+    con: duckdb.DuckDBPyConnection,
+    data: DataConfig,
+    log: EventLog,
+    past: dict[str, Any],
+    serializer: EventSerializer,
+    cutoff: datetime | None,
+    task: Task | None,
+    said: list[str],
+) -> ServedLog:
+    """What there is to say of a log, given the row of `past_span`."""
+    if not past["events"] and cutoff:
         raise InputError(
             f"no event lies before the cutoff {show(cutoff)}, as the log begins on {log.first:%Y-%m-%d}",
             "give a later cutoff",
         )
+    columns = column_types(con, "log")
     has, known = ({name.lower() for name in names} for names in (columns, serializer.types))
     missing = [name for name in serializer.columns() if name.lower() not in has]
     ignored = [name for name in columns if name.lower() not in known]
+    span, zone = tuple(past.values()), trained_zone(task) if task else None
     with refused("events", FIT):
         seen = cutoff or log.last
         assert seen is not None, "as a log without an event is refused"
         said += users_without(con, "past") if serializer.attributes else []
         said += [*_zone_notes(data.timezone, zone), *doubts(con, span, serializer, task, seen)] if task else []
-    return ServedLog(events, users, log.users - users, log.rejected, missing, ignored, log.notes, said)
+    without = log.users - past["users"]
+    return ServedLog(past["events"], past["users"], without, log.rejected, missing, ignored, log.notes, said)
 
 
 def trained_zone(task: Task) -> str | None:
@@ -195,12 +264,15 @@ def _zone_notes(used: str, trained: str | None) -> list[str]:
 
 def write_past(con: duckdb.DuckDBPyConnection, log: ServedLog, folder: Path, part_users: int) -> dict[int, int]:
     """Write `past` into the new folder in parts of about so many users, and drop `log`; see `write_parts`."""
-    needed = max(log.users / part_users, number_of_parts(log.events), 1)
-    parts = min(1 << (int(-(-needed // 1)) - 1).bit_length(), 65_536)
     with refused("events", FIT):
-        users = write_parts(con, "SELECT * FROM past", parts, folder)
+        users = write_parts(con, "SELECT * FROM past", _parts(log, part_users), folder)
     con.execute("DROP VIEW past; DROP TABLE log")
     return users
+
+
+def _parts(log: ServedLog, part_users: int) -> int:
+    needed = max(log.users / part_users, number_of_parts(log.events), 1)
+    return min(1 << (int(-(-needed // 1)) - 1).bit_length(), 65_536)
 
 
 def part_texts(
@@ -218,6 +290,16 @@ def part_texts(
         f"CREATE OR REPLACE TEMP VIEW rows AS SELECT {serializer.casts(serializer.types)} FROM "
         f"({read_part(folder, part)})",
     )
+    with refused("events", FIT):
+        return serializer.examples(con, cutoff, whom).select(["user_id", "cutoff", "text"])
+
+
+def log_texts(
+    con: duckdb.DuckDBPyConnection, serializer: EventSerializer, cutoff: datetime | None, whom: Whom
+) -> pa.Table:
+    """user_id, cutoff and text of the users in the table `log` of a part on Spark, in the order of their ids."""
+    _make_past(con, serializer, cutoff)
+    con.execute("CREATE TEMP VIEW rows AS FROM past")
     with refused("events", FIT):
         return serializer.examples(con, cutoff, whom).select(["user_id", "cutoff", "text"])
 

@@ -50,10 +50,22 @@ class SparkLog:
         types: The type of each column.
         number_of_parts: Each has whole users.
         parts: A DataFrame whose partition i has the events of part i.
+
+    Args:
+        spark: The session.
+        con: Of the driver.
+        config: The sources.
+        trained: See `data_prep.events.read_events`.
     """
 
-    def __init__(self, spark: "SparkSession", con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
-        self.spark, self.con, self.config = spark, con, config
+    def __init__(
+        self,
+        spark: "SparkSession",
+        con: duckdb.DuckDBPyConnection,
+        config: DataConfig,
+        trained: dict[str, str] | None = None,
+    ) -> None:
+        self.spark, self.con, self.config, self.trained = spark, con, config, trained
         self.changes: list[str] = []  # SQL that each part's table `log` is changed by, in order
 
     def read(self, folder: Path) -> EventLog:
@@ -62,9 +74,10 @@ class SparkLog:
         The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet.
         """
         con = self.con
-        notes = fill_log(con, self.config, read=False)
+        notes = fill_log(con, self.config, read=False, types=self.trained)
         tasks = _tasks(self.config)
-        read = partial(_read, config=self.config, tasks=tasks, types=column_types(con, "log"))
+        types = column_types(con, "log")
+        read = partial(_read, config=self.config, tasks=tasks, types=types, trained=self.trained)
         pieces = self.spark.range(len(tasks), numPartitions=len(tasks)).mapInArrow(read, PIECES).persist()
         with _one_sentence():
             counts = {row[0]: row[1] for row in pieces.groupBy("key").sum("n").collect()}
@@ -72,21 +85,25 @@ class SparkLog:
             _insert(con, "log", row["data"])
         rejected = move_rejected(con, self.config, sum(counts.values()), folder)
         self.types = column_types(con, "log")
-        usable = pieces.where("key >= 0")
-        self._part(usable, sum(n for slot, n in counts.items() if slot >= 0))
+        self.pieces = pieces.where("key >= 0")
+        self._part(number_of_parts(sum(n for slot, n in counts.items() if slot >= 0)))
         log = EventLog(rejected=rejected, fields=self.types, notes=notes)
         leave_out(log, self.config, self.count, self.changes.append)
-        if self.number_of_parts != min(number_of_parts(log.events), SLOTS):
-            self.parts.unpersist()
-            self._part(usable, log.events)
+        self.part(number_of_parts(log.events))
         firsts, lasts = zip(*(span for span in self._answers(_span) if span[0] is not None), strict=True)
         log.first, log.last = min(firsts), max(lasts)
         return log
 
-    def _part(self, pieces: "DataFrame", events: int) -> None:
-        self.number_of_parts = min(number_of_parts(events), SLOTS)
+    def part(self, number: int) -> None:
+        """Hand the users out anew, to so many parts or as many as there can be."""
+        if self.number_of_parts != min(number, SLOTS):
+            self.parts.unpersist()
+            self._part(number)
+
+    def _part(self, number: int) -> None:
+        self.number_of_parts = min(number, SLOTS)
         part = _integer(f"key * {self.number_of_parts} div {SLOTS}")
-        self.parts = pieces.repartitionById(self.number_of_parts, part).persist()
+        self.parts = self.pieces.repartitionById(self.number_of_parts, part).persist()
 
     def count(self, sql: str) -> dict[str, int]:
         """See `data_prep.event_log.Count`."""
@@ -121,6 +138,14 @@ class SparkLog:
                 (_, batch, data), *more = pieces
                 tables = [_unpacked(data), *(_unpacked(data) for _, _, data in more)]
                 yield replace(batch, table=pa.concat_tables(tables))
+
+    def tables(self, work: Callable[[duckdb.DuckDBPyConnection], pa.Table]) -> Iterator[pa.Table]:
+        """What `work` gives for a connection with the table `log` of each part; the parts in their order."""
+        # A partition of its own for each, as for `batches`: the executors make all, and the driver holds one.
+        made = self._map(partial(_table, work=work)).repartitionById(self.number_of_parts, _integer("key"))
+        for _, rows in groupby(_rows(made), key=lambda row: row["key"]):
+            pieces = sorted((pickle.loads(row["data"]) for row in rows), key=lambda piece: piece[0])
+            yield pa.concat_tables([_unpacked(data) for _, data in pieces])
 
     def _map(self, work: Callable) -> "DataFrame":
         """What `work` gives for a connection with the table `log` of a part, and the number of the part."""
@@ -214,7 +239,11 @@ def _tasks(config: DataConfig) -> list[tuple[int, str | None]]:
 
 
 def _read(
-    batches: Iterator[pa.RecordBatch], config: DataConfig, tasks: list[tuple[int, str | None]], types: dict[str, str]
+    batches: Iterator[pa.RecordBatch],
+    config: DataConfig,
+    tasks: list[tuple[int, str | None]],
+    types: dict[str, str],
+    trained: dict[str, str] | None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of some tasks in pieces by slot; rejected ones have the slot -1."""
     for batch in batches:
@@ -226,7 +255,7 @@ def _read(
                 _create(con, "log", types)
                 config = replace(config, sources=sources)
                 with confined(con, config):
-                    fill_log(con, config, only=i)
+                    fill_log(con, config, only=i, types=trained)
                 users = (
                     f"SELECT user_id AS id, {BUCKET} * {SLOTS} // 65536 AS slot FROM (SELECT DISTINCT user_id FROM log)"
                 )
@@ -275,6 +304,11 @@ def _count(con: duckdb.DuckDBPyConnection, part: int, sql: str) -> Iterator[pa.R
 def _select(con: duckdb.DuckDBPyConnection, part: int, condition: str) -> Iterator[pa.RecordBatch]:
     for n, data in _packed(con.sql(f"SELECT * FROM log WHERE {condition}").to_arrow_table()):
         yield _row(part, n, data)
+
+
+def _table(con: duckdb.DuckDBPyConnection, part: int, work: Callable) -> Iterator[pa.RecordBatch]:
+    for place, (n, data) in enumerate(_packed(work(con))):
+        yield _row(part, n, pickle.dumps((place, data)))
 
 
 def _examples(con: duckdb.DuckDBPyConnection, part: int, examples: Examples, groups: int) -> Iterator[pa.RecordBatch]:

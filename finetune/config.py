@@ -140,6 +140,9 @@ class FinetuningConfig:
     """Share of what is learned that a teacher says, and not the label: boosting and regression on the aggregates, each
     row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels
     alone."""
+    teacher_model: str | None = None
+    """Instead of these a finished model is the teacher, such as runs/large/model: a large one teaches a small one. It
+    has to be of the same prepared data. It has seen the labels of the rows that it teaches."""
     event_dropout: ShareBelowOne = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     value_loss: Literal["squared_error", "absolute_error"] = "squared_error"

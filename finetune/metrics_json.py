@@ -245,6 +245,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
             "device": MayLack(str),
             "class_weights": MayLack(_figures(classes)),
             "teacher": FIGURE,
+            "teacher_model": MayLack(str),
             "privacy": MayLack(PRIVACY),
         },
         "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),

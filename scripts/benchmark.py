@@ -23,6 +23,7 @@ import re
 import signal
 import sys
 import tempfile
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -103,7 +104,7 @@ def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | N
         measuring.write_json(json, {"machine": _machine(), "growth": found})
 
 
-def serve(model: Path, users: int, seconds: int, rate: int) -> None:
+def serve(model: Path, users: int, seconds: int, rate: int, slow: int) -> None:
     """Print how fast scripts/serve.py answers on this machine, whose cores the clients use as well."""
     from finetune.runs import read_task
 
@@ -114,12 +115,14 @@ def serve(model: Path, users: int, seconds: int, rate: int) -> None:
     _print_row(*["---"] * 10)
     with tempfile.TemporaryDirectory() as folder, serving.served(model, Path(folder)) as port:
         serving.fill(port, events, users, cutoff)
-        for name, ask in serving.loads(users, cutoff, fresh).items():
-            loads = [(1, None), (8, None), (32, None), (32, rate)] if name == "a score" else [(1, None), (8, None)]
-            for clients, due in loads:
-                run = serving.under_load(port, ask, clients, due, seconds)
-                times = [f"{run[key]:.1f}" for key in ("per_second", "p50", "p95", "p99", "cpu")]
-                _print_row(name, clients, f"{due} a second" if due else "at once", *times, run["failed"], run["mib"])
+        with serving.slow_clients(port, slow) if slow else nullcontext():
+            for name, ask in serving.loads(users, cutoff, fresh).items():
+                loads = [(1, None), (8, None), (32, None), (32, rate)] if name == "a score" else [(1, None), (8, None)]
+                for clients, due in loads:
+                    run = serving.under_load(port, ask, clients, due, seconds)
+                    times = [f"{run[key]:.1f}" for key in ("per_second", "p50", "p95", "p99", "cpu")]
+                    asked = f"{due} a second" if due else "at once"
+                    _print_row(name, clients, asked, *times, run["failed"], run["mib"])
 
 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
@@ -323,6 +326,14 @@ def _add_serve(steps: "argparse._SubParsersAction[_Parser]") -> None:
     step.add_argument("--seconds", type=int, choices=range(1, 3601), metavar="N", default=10, help="For each row.")
     step.add_argument(
         "--rate", type=int, choices=range(1, 100_001), metavar="N", default=100, help="Scores a second, in its row."
+    )
+    step.add_argument(
+        "--slow",
+        type=int,
+        choices=range(0, 10_001),
+        metavar="N",
+        default=0,
+        help="Slow clients beside these.",
     )
 
 

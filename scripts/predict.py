@@ -6,16 +6,20 @@ accelerate launch scripts/predict.py --model me/churn --events 'logs/*.parquet' 
     --output scores.parquet --columns '{user_id: visitorid, event_time: ts, event_type: action}' \
     --time-unit milliseconds
 
+python scripts/predict.py --model runs/quickstart/model --config my.yaml --cutoff 2024-03-01 --output scores.parquet \
+    --engine spark --spark.master yarn
+
 Everyone with an event before the cutoff is scored; --top 0.1 also lists the tenth with the highest scores.
-The same command after a stop goes on where it was.
+The same command after a stop goes on where it was; on Spark it begins anew.
 """
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from data_prep.serving import BATCH, MEMORY, PART_USERS
 from finetune.command import CommandParser, guarded
-from finetune.serving.given_log import add_log_arguments, given_log, own_names
+from finetune.serving.given_log import add_log_arguments, given_log, given_spark, own_names
 
 
 def arguments() -> Namespace:
@@ -42,34 +46,40 @@ def arguments() -> Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
-        "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
+        "--part-users", type=int, default=PART_USERS, help="Users between two saves, or of a task of Spark."
     )
+    parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb", help="This machine, or Spark.")
+    parser.add_argument("--spark.master", dest="master", help="Such as local[4], yarn or spark://HOST:7077.")
+    parser.add_argument("--spark.settings", dest="settings", help="'{spark.executor.memory: 8g}': Spark's properties.")
     given = parser.parse_args()
     if min(given.batch_size, given.part_users) < 1:
         parser.error("--batch-size and --part-users must be 1 or more")
+    if given.engine != "spark" and (given.master or given.settings):
+        parser.error("--spark.master and --spark.settings belong to --engine spark")
     return given
 
 
 def run(given: Namespace) -> None:
     """Score what the command line says."""
-    from finetune.model.loading import model_folder
-    from finetune.serving.predict import predict_log  # after the arguments are read, as it takes seconds
+    from finetune.model.loading import model_folder  # after the arguments are read, as it takes seconds
 
     given.model = model_folder(given.model)
     with own_names(given):
-        predict_log(
-            given.model,
-            given_log(given, given.memory_limit),
-            given.cutoff,
-            given.output,
-            text=given.text,
-            batch_size=given.batch_size,
-            population=given.population,
-            part_users=given.part_users,
-            top=given.top,
-            embeddings=given.embeddings,
-            called="data.sources[0]" if given.config else "--events",
-        )
+        data, settings = given_log(given, given.memory_limit), _settings(given)
+        if given.engine == "spark":
+            from finetune.serving.on_spark import predict_on_spark
+
+            predict_on_spark(given.model, data, given.cutoff, given.output, given_spark(given), **settings)
+        else:
+            from finetune.serving.predict import predict_log
+
+            predict_log(given.model, data, given.cutoff, given.output, **settings)
+
+
+def _settings(given: Namespace) -> dict[str, Any]:
+    names = ("text", "batch_size", "population", "part_users", "top", "embeddings")
+    called = "data.sources[0]" if given.config else "--events"
+    return {name: getattr(given, name) for name in names} | {"called": called}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--onnx", action="store_true", help="Also publish model.onnx; needs pip install -e '.[export]'."
     )
+    parser.add_argument("--tag", help="Of the commit on the hub, such as 2024-07; it must be a new one.")
     parser.add_argument("--license", help="By the hub's name, such as mit; without one nobody else may use the model.")
     parser.add_argument(
         "--install",

@@ -17,6 +17,7 @@ import yaml
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.commands import TREES, command_server
+from tests.spark import LOCAL
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
@@ -175,3 +176,16 @@ def evaluated(trained, few_trees, tmp_path_factory):
     write_model_card(experiment.run_folder)
     write_report(experiment.run_folder)
     return experiment
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """One Spark for all tests, as it takes seconds to start; they are in the group `Spark` of pytest-xdist."""
+    from data_prep.spark import spark_session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("SHOP_KEY", "a key of more than sixteen letters")  # executors have the environment of their start
+        with spark_session(LOCAL):
+            yield LOCAL

@@ -24,6 +24,7 @@ class Repository:
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[dict] = field(default_factory=list)  # each with its summary, files and deleted
+    tags: dict[str, str] = field(default_factory=dict)  # name -> sha
 
     @property
     def sha(self) -> str:
@@ -212,6 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
         if rest.startswith("/commit/"):
             self._check_token()
             return self._committed(name, repository, [json.loads(line) for line in body.splitlines()])
+        if rest == "/tag/main":
+            self._check_token()
+            tag = json.loads(body)["tag"]
+            if tag in repository.tags:
+                raise _Refused(409, "Reference already exists")
+            repository.tags[tag] = repository.sha
+            return 201, {}, {}
         if rest.startswith("/tree/"):
             entries = [
                 {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}

@@ -109,6 +109,7 @@ def write_card(
     picture = draw_card_picture(raw, classes * most_rows(task["splits"]["test"]), target)
     parts = (
         {"publication": publication, "base": base, "adapter": isinstance(model, PeftModel)},
+        {"model_type": model.config.model_type},
         {"version": finetune.__version__, "onnx_file": ONNX_FILE, "licence": licence_sentence(publication.licence)},
         _question(task, model),
         _how_to_read(model, tokenizer),

@@ -67,6 +67,7 @@ def publish(
     licence: str | None = None,
     install: str | None = None,
     onnx: bool = False,
+    tag: str | None = None,
 ) -> None:
     """Publish a run's model, and on request the data that it learned from.
 
@@ -83,15 +84,14 @@ def publish(
         licence: By the hub's name for it. It is not guessed: without one the card says that nobody else may use it.
         install: The command that installs EventScribe at a reader's, for the card.
         onnx: Publish the model as ONNX, too.
+        tag: Of the model's commit on the hub, by which it can be asked for when another one has taken its place.
 
     Raises:
         InputError: Something is missing, must not be published, or the hub refuses.
     """
     folder = Path(folder).resolve()
-    _check_names(repo_id, licence)
+    check_publication(repo_id, licence, tag, dry_run)
     dataset = f"{repo_id}-data" if with_dataset else None
-    if not dry_run and get_token() is None:
-        raise InputError(f"no login at {HfApi().endpoint}", "run `hf auth login`, or set HF_TOKEN")
     if licence is None:
         print("no licence was named, so that nobody else may use what is published; name one as --license")
     publication = Publication(repo_id, licence, dataset, install, onnx)
@@ -106,11 +106,18 @@ def publish(
             print("\n".join(f"{size:>14,}  {file}" for file, size in sizes.items()))
             if not dry_run:
                 print(f"published: {upload(files, name, kind, private)}")
+        if tag is not None and not dry_run:
+            _tag(repo_id, tag)
         if dry_run:
             print((staged[repo_id][1] / "README.md").read_text(encoding="utf-8"))
 
 
-def _check_names(repo_id: str, licence: str | None) -> None:
+def check_publication(repo_id: str, licence: str | None, tag: str | None = None, dry_run: bool = False) -> None:
+    """InputError where a name is none, or there is no login; see `publish`."""
+    if not dry_run and get_token() is None:
+        raise InputError(f"no login at {HfApi().endpoint}", "run `hf auth login`, or set HF_TOKEN")
+    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
+        raise InputError(f"--tag {tag!r} is no tag", "write letters, digits, dots and dashes", setting="--tag")
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -254,6 +261,16 @@ def upload(staged: Path, repo_id: str, kind: str, private: bool) -> str:
             print(f"\n{repo_id}: {left}")
             raise
         raise InputError(f"{_why(error, api, repo_id)} ({repo_id}: {left})") from error
+
+
+def _tag(repo_id: str, tag: str) -> None:
+    """Call the newest commit so."""
+    api = HfApi()
+    try:
+        api.create_tag(repo_id, tag=tag, tag_message="By EventScribe")
+    except FAILURES as error:
+        raise InputError(f"{_why(error, api, repo_id)} ({repo_id} is published, without the tag {tag})") from error
+    print(f"tag: {tag}")
 
 
 def _existing(api: HfApi, repo_id: str, kind: str) -> ModelInfo | DatasetInfo | None:

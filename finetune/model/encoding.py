@@ -14,6 +14,7 @@ from data_prep.phrases import SHORT_UNITS, event_starts
 
 # How these split a text, what stands between two spaces becomes the same tokens alone as within its text.
 BY_WORD = ("WhitespaceSplit", "BertPreTokenizer", "ByteLevel")
+MOST_KEPT = 100_000  # words, of any texts
 NUMBER = re.compile(r"\d+")
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids, events and lengths of texts one after the other
@@ -26,10 +27,12 @@ class Encoder:
 
     Args:
         tokenizer: A fast one.
+        keep: Whether to keep the tokens of words for the next texts, as few texts are made of words seen before.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, keep: bool = False) -> None:
         self.tokenizer, self.most = tokenizer, tokenizer.model_max_length
+        self.kept: dict[str, list[int]] | None = {} if keep else None
         self.by_word = type(backend(tokenizer).pre_tokenizer).__name__ in BY_WORD
         self.kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         whole = tokenizer("a", verbose=False)
@@ -67,8 +70,7 @@ class Encoder:
         event -= np.repeat(event[starts] - begins[starts], counts) + 1
         # A byte-level tokenizer takes the space before a word for a part of it.
         code = np.where(first, code + len(known), code)
-        words = [f" {word}" for word in known] + known
-        tokens = self.tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = self._of_words([f" {word}" for word in known] + known)
         sizes = np.fromiter(map(len, tokens), np.int64, len(tokens))
         flat = np.fromiter((token for row in tokens for token in row), self.kind, sizes.sum())
         of_word = sizes[code]
@@ -79,6 +81,18 @@ class Encoder:
             event = np.repeat(event, of_word)
         lengths = np.add.reduceat(of_word, starts)
         return self._with_special(ids, event, lengths)
+
+    def _of_words(self, words: list[str]) -> list[list[int]]:
+        """The tokens of each word."""
+        if self.kept is None:
+            return self.tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+        new = [word for word in words if word not in self.kept]
+        if new:
+            if len(self.kept) + len(new) > MOST_KEPT:
+                self.kept, new = {}, words
+            found = self.tokenizer(new, add_special_tokens=False, verbose=False)["input_ids"]
+            self.kept.update(zip(new, found, strict=True))
+        return [self.kept[word] for word in words]
 
     def _with_special(self, ids: np.ndarray, event: np.ndarray, lengths: np.ndarray) -> Parts:
         """Put the tokenizer's special tokens around each text."""

@@ -75,16 +75,16 @@ class Tokens(Dataset):
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] | pa.Array | pa.ChunkedArray, threads: int = 1
+    tokenizer: PreTrainedTokenizerBase | Encoder, texts: Sequence[str] | pa.Array | pa.ChunkedArray, threads: int = 1
 ) -> Tokens:
     """The tokens of texts in memory; see `Encoder`.
 
     Args:
-        tokenizer: Cuts at its model_max_length.
+        tokenizer: Cuts at its model_max_length; or an encoder of it.
         texts: By the serializer.
         threads: How many chunks are encoded at a time.
     """
-    encoder = Encoder(tokenizer)
+    encoder = tokenizer if isinstance(tokenizer, Encoder) else Encoder(tokenizer)
     column: Any = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else pa.array(texts, pa.large_string())
     chunks = [column.slice(start, CHUNK) for start in range(0, len(column), CHUNK)]
     return _joined(list(_encoded(encoder, chunks, threads)))

@@ -103,8 +103,9 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     share = metrics["training"].get("teacher")
     taught = ""
     if share:
+        teacher = "another model says" if metrics["training"].get("teacher_model") else "boosting and regression say"
         own = f", and {percent(1 - share)} from what users did" if share < 1 else ""
-        taught = f"It learned {percent(share)} from what boosting and regression say of a user{own}."
+        taught = f"It learned {percent(share)} from what {teacher} of a user{own}."
     found = [
         ("Is it better than the usual ways?", " ".join(filter(None, [advice(metrics), beside, taught]))),
         ("Can it be trusted?", _trust(metrics)),

@@ -210,7 +210,7 @@ class EventClassifier:
         """
         written = texts["text"].to_pylist()
         scores = self.score(written, batch_size, bar=bar)
-        labels = self._labels(scores)
+        labels = self.labels(scores)
         table = texts.select(["user_id", "cutoff"])
         if labels is not None:
             table = table.append_column("label", labels)
@@ -251,7 +251,8 @@ class EventClassifier:
             found.append(text)
         return found
 
-    def _labels(self, scores: np.ndarray) -> pa.Array | None:
+    def labels(self, scores: np.ndarray) -> pa.Array | None:
+        """The label of each score, see `answers`; None of values."""
         task, names = self.objective.task, pa.array(self.objective.classes)
         if task == "value":
             return None

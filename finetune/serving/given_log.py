@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep import InputError
-from data_prep.config import DataConfig, UsersTable
+from data_prep.config import DataConfig, SparkConfig, UsersTable
 from data_prep.connections import connect
 from data_prep.serving import file_source, trained_zone
 from data_prep.times import MICROSECONDS
@@ -87,6 +87,17 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     return DataConfig(
         [source], timezone=timezone, max_rejected=given.max_rejected, memory_limit=memory_limit, users=users
     )
+
+
+def given_spark(given: Namespace) -> SparkConfig:
+    """Where Spark runs: the section `spark` of --config, and what --spark.master and --spark.settings say instead."""
+    from finetune.parser import parse_experiment  # here, as it loads transformers
+    from finetune.settings import read_text
+
+    config = parse_experiment("", ["--config", given.config, "--engine", "spark"]).spark if given.config else None
+    config = config or SparkConfig()
+    settings = read_text(given.settings or "{}", dict[str, str], "--spark.settings")
+    return SparkConfig(given.master or config.master, config.settings | settings)
 
 
 def _columns(text: str | None) -> dict[str, str]:

@@ -42,7 +42,15 @@ from finetune.serving.top import refuse_lists, refuse_other, refuse_share, top_f
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 USERS = "users.parquet"  # attributes of users, where the model reads them
-BEFORE_PLAN = {"lock", "log", "spill", f".{PLAN}", USERS, "users.unfinished"}  # what may lie there without a plan
+BEFORE_PLAN = {
+    "lock",
+    "log",
+    "spill",
+    f".{PLAN}",
+    USERS,
+    "users.unfinished",
+    "all.parquet",
+}  # what may lie there without a plan
 READS = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a model's folder that scores depend on
 
 
@@ -86,11 +94,11 @@ def predict_log(
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
     accelerator, output = _accelerator(), Path(output)
-    _check(output, data, batch_size, part_users, top)
-    classifier = _classifier(folder := model_folder(model), top)
+    check_arguments(output, data, batch_size, part_users, top)
+    classifier = to_score(folder := model_folder(model), top)
     moment, work = cutoff_of(classifier.serializer, cutoff), output.with_name(f"{output.name}.parts")
     members = whom(classifier.task) if population else EVERYBODY
-    with _alone(work, accelerator.is_main_process):
+    with alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
             origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}
@@ -114,7 +122,13 @@ def _accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
 
 
-def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top: float | None) -> None:
+def several_processes() -> bool:
+    """Whether accelerate or torchrun launched more than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def check_arguments(output: Path, data: DataConfig, batch_size: int, part_users: int, top: float | None) -> None:
+    """InputError where one of the arguments of `predict_log` is none, or a file would be written that must not."""
     check_size("batch_size", batch_size)
     check_size("part_users", part_users)
     if output.suffix != ".parquet" or output.is_dir():
@@ -129,7 +143,8 @@ def _check(output: Path, data: DataConfig, batch_size: int, part_users: int, top
     refuse_other(top_file(output))
 
 
-def _classifier(folder: Path, top: float | None) -> EventClassifier:
+def to_score(folder: Path, top: float | None) -> EventClassifier:
+    """The model; InputError where it cannot be loaded, or its scores cannot be listed."""
     classifier = EventClassifier.from_pretrained(folder)
     if top is not None:
         refuse_lists(classifier.objective.task)
@@ -164,17 +179,14 @@ def users_by_part(content: Any) -> bool:
 
 
 @contextmanager
-def _alone(work: Path, main: bool) -> Iterator[None]:
+def alone(work: Path, main: bool) -> Iterator[None]:
     """The folder of the parts, held by one command at a time; a kill lets go of it."""
     if not main:
         yield
         return
     shutil.rmtree(_finished(work), ignore_errors=True)  # of a command that was killed behind its last step
     found = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    if (
-        found - {"lock", "log", "spill", f".{PLAN}", USERS, f"{Path(USERS).stem}.unfinished"}
-        and not (work / PLAN).is_file()
-    ):
+    if found - BEFORE_PLAN and not (work / PLAN).is_file():
         raise InputError(f"{work} holds something else than parts of scores", "move it or choose another --output")
     work.mkdir(parents=True, exist_ok=True)
     with held(work / "lock", f"{work} is being written by another command; wait for it or stop it"):
@@ -276,13 +288,20 @@ def _finish(
 
     The list comes before the parts are gone, so that a command that was stopped between writes it the next time.
     """
-    schema, rows = pq.read_schema(_scores(work, parts[0])), 0
+    schema = pq.read_schema(_scores(work, parts[0]))
     with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:
         for part in parts:
             table = pq.read_table(_scores(work, part))
-            rows += len(table)
             if len(table):
                 writer.write_table(table)
+    take_place(work, output, task, cutoff, top, memory_limit)
+
+
+def take_place(
+    work: Path, output: Path, task: Task, cutoff: datetime | None, top: float | None, memory_limit: str
+) -> None:
+    """See `_finish`: put WORK/all.parquet in the place of the output."""
+    rows = pq.read_metadata(work / "all.parquet").num_rows
     top_file(output).unlink(missing_ok=True)  # a list of other scores, once these take their place
     os.replace(work / "all.parquet", output)
     listed = None if top is None else write_top(output, top, work, memory_limit)

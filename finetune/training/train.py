@@ -66,6 +66,7 @@ from finetune.training.private_trainer import PrivateTrainer
 from finetune.training.rehearsal import rehearse
 from finetune.training.start import starting_point
 from finetune.training.teacher import taught
+from finetune.training.teacher_model import refuse_teacher, taught_by_model
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "attributes", "content_hash")
@@ -88,6 +89,7 @@ def train(experiment: Experiment) -> list[Path]:
     refuse_unprotected(experiment)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
+    refuse_teacher(experiment.finetuning, manifest)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
     finished = [has_finished(run, manifest) for run, _ in runs]
@@ -189,6 +191,7 @@ def build_trainer(
         "metric": arguments.metric_for_best_model,
         "class_weights": weights,
         "teacher": experiment.finetuning.teacher,
+        "teacher_model": experiment.finetuning.teacher_model,
     }
 
 
@@ -300,7 +303,10 @@ def _learned(
     if settings.teacher:
         with arguments.main_process_first(local=False):
             limit = experiment.limits["train"]
-            said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
+            if settings.teacher_model is not None:
+                said = taught_by_model(Path(settings.teacher_model), experiment.data_folder, limit)
+            else:
+                said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
         log = on_log_scale(settings.log_scale, settings.value_loss, labels["train"])
         scale = Scale.fit(labels["train"], log)

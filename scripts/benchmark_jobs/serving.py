@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 EVENTS = 50  # of each user before the clock starts
+DRIBBLE = 2.0  # seconds between two bytes of a slow client
 TOGETHER = 100  # users or events of a request that has many
 
 
@@ -148,6 +150,39 @@ def under_load(
         "failed": sum(client.failed for client in workers),
         "mib": after["resident_memory_bytes"] / 2**20,
     }
+
+
+@contextmanager
+def slow_clients(port: int, number: int) -> Iterator[None]:
+    """Connections that send a byte of a request every DRIBBLE seconds, and come again when they are let go."""
+    head, going, held = b"GET /health HTTP/1.1\r\nX-Slow: " + b"x" * 10_000, threading.Event(), {}
+
+    def work() -> None:
+        while not going.is_set():
+            for i in range(number):
+                try:
+                    if i not in held:
+                        held[i] = [socket.create_connection(("127.0.0.1", port), timeout=5), 0]
+                        held[i][0].setblocking(False)
+                    client, sent = held[i]
+                    client.sendall(head[sent : sent + 1])
+                    held[i][1] += 1
+                except OSError:
+                    held.pop(i, None)
+                if i % 100 == 0 and going.wait(DRIBBLE * 100 / number):
+                    return
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while len(held) < number * 0.9:
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        going.set()
+        thread.join()
+        for client, _ in held.values():
+            client.close()
 
 
 def fill(port: int, events: list[dict], users: int, cutoff: str) -> None:

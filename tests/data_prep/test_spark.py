@@ -1,7 +1,6 @@
 """Spark on local[2] against one machine; needs Java 17."""
 
 import filecmp
-import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -13,23 +12,17 @@ from hypothesis import strategies as st
 
 import data_prep.parts as parts_module
 from data_prep import InputError
-from data_prep.config import CutoffRange, DataConfig, ExamplesTable, Source, SparkConfig, TextField, UsersTable
+from data_prep.config import CutoffRange, DataConfig, ExamplesTable, Source, TextField, UsersTable
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
+from tests.spark import LOCAL
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17"),
     pytest.mark.xdist_group("Spark"),  # one worker starts it
+    pytest.mark.usefixtures("spark"),
 ]
 
-LOCAL = SparkConfig(
-    master="local[2]",
-    settings={
-        **{"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"},
-        "spark.sql.shuffle.partitions": "2",  # of a grouping; by default 200 tasks for a few rows
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",  # compiling well takes longer than these logs
-    },
-)
 EXAMPLES = 200
 HISTORY = st.lists(
     st.tuples(
@@ -57,19 +50,6 @@ def drawn_histories() -> list[list[tuple]]:
 
     draw()
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session():
-    """One Spark for all tests: it takes seconds to start."""
-    from data_prep.spark import spark_session
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        patch.setenv("SHOP_KEY", "a key of more than sixteen letters")  # executors have the environment of their start
-        with spark_session(LOCAL):
-            yield
 
 
 def both(shop, data: DataConfig, task, text) -> tuple[Path, Path]:

@@ -74,7 +74,7 @@ def make_app(engine: Engine, key: str | None = None) -> FastAPI:
     return app
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:  # plain functions would be called in another thread
     return request.app.state.engine
 
 

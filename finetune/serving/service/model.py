@@ -4,9 +4,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.history import History, side_by_side
@@ -17,6 +16,7 @@ from data_prep.serving import trained_zone
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.reading import reading, words_of
+from finetune.serving.service.scoring import Scoring
 from finetune.serving.service.store import Kept, Store
 
 MOST_USERS, MOST_EVENTS = 20_000, 2_000_000  # whose histories are held, a few hundred bytes an event
@@ -56,6 +56,7 @@ class ServedModel:
     def __init__(self, name: str, classifier: EventClassifier) -> None:
         self.name, self.classifier = name, classifier
         zone = trained_zone(classifier.task) or "UTC"
+        self.scoring = Scoring(classifier, Path(name))
         self.live = LiveEvents(classifier.serializer, zone, whom(classifier.task))
         self.held: OrderedDict[str, History] = OrderedDict()
         self.held_events = 0
@@ -175,25 +176,22 @@ class ServedModel:
                     written[user, cutoff] = text, member
         if not written:
             return []
-        rows = [(*key, text) for key, (text, _) in written.items()]
-        table = self._answers([text for *_, text in rows], any(one.text for one in asked))
-        said = dict(zip(written, table, strict=True))
+        texts = [text for text, _ in written.values()]
+        scores, labels = self._answers(texts)
+        said = dict(zip(written, zip(scores, labels, strict=True), strict=True))
+        read = {key: written[key][0] for key in {(one.user, one.cutoff) for one in asked if one.text} if key in said}
+        read = dict(zip(read, self.classifier.texts_read(list(read.values())), strict=True)) if read else {}
         return [
-            Answer(
-                one.user,
-                one.cutoff,
-                said[key].get("label"),
-                said[key]["score"],
-                written[key][1],
-                said[key]["text"] if one.text else None,
-            )
+            Answer(one.user, one.cutoff, said[key][1], said[key][0], written[key][1], read[key] if one.text else None)
             for one in asked
             if (key := (one.user, one.cutoff)) in said
         ]
 
-    def _answers(self, texts: list[str], text: bool = False) -> list[dict]:
-        columns = {"user_id": [""] * len(texts), "cutoff": [EPOCH] * len(texts), "text": texts}
-        return self.classifier.answers(pa.table(columns), text, max(len(texts), 1)).to_pylist()
+    def _answers(self, texts: list[str]) -> tuple[list, list]:
+        """The score and the label of each text, as `EventClassifier.answers` has them."""
+        scores = self.scoring(texts)
+        labels = self.classifier.labels(scores)
+        return scores.tolist(), [None] * len(texts) if labels is None else labels.to_pylist()
 
     # Why
 
@@ -217,12 +215,12 @@ class ServedModel:
         (answer,) = answers
         left_out = self.live.without_each(LEFT_OUT, cutoff)
         texts = [text for _, text in left_out if text is not None]
-        others = iter(self._answers(texts)) if texts else iter(())
+        others = iter(self._answers(texts)[0] if texts else ())
         place = max(range(len(answer.score)), key=answer.score.__getitem__) if isinstance(answer.score, list) else None
         score = answer.score if place is None else answer.score[place]
         words, told = self._words(answer.text or ""), []
         for number, (time, text) in enumerate(left_out):
-            found = None if text is None else next(others)["score"]
+            found = None if text is None else next(others)
             without = found[place] if place is not None and found is not None else found
             change = None if without is None else score - without
             read = words[number] if number < len(words) else None

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from safetensors.numpy import load
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from data_prep import InputError
@@ -190,6 +192,38 @@ def test_a_second_publication_updates_in_one_commit_and_leaves_no_file_of_the_fi
     assert repository.files["LICENSE"] == b"mine"
     assert "It got better." in card(hub, "me/model")
     assert set(repository.commits[1]["files"]) == {"README.md", "metrics.json"}
+
+
+def test_a_published_bert_has_what_text_embeddings_inference_reads(hub, runs, tmp_path):
+    """By backends/candle/src/models/bert.rs and router/src/lib.rs as of 2026-11; no such server runs here."""
+    publish(runs["full"], "me/model")
+    files = hub.repositories["model me/model"].files
+    config, weights = json.loads(files["config.json"]), load(files["model.safetensors"])
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    needed = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act pad_token_id"
+    needed += " hidden_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps label2id"
+    assert set(needed.split()) <= config.keys()
+    assert weights["classifier.weight"].shape == (len(config["id2label"]), config["hidden_size"])
+    assert {"bert.pooler.dense.weight", "bert.encoder.layer.0.attention.self.query.bias"} <= weights.keys()
+    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    assert tokenizer.encode("gap=1").ids[0] == tokenizer.token_to_id("[CLS]")
+    assert tokenizer.get_vocab_size() == config["vocab_size"]
+    assert "text-embeddings-router" in card(hub, "me/model")
+
+
+def test_a_tag_names_the_commit_and_is_never_moved(hub, runs, capsys):
+    publish(runs["full"], "me/model", tag="june")
+    repository = hub.repositories["model me/model"]
+    first = repository.sha
+    write_metrics(runs["full"], verdict="It got better.")
+    publish(runs["full"], "me/model", tag="july")
+    with pytest.raises(InputError, match=r"me/model is published, without the tag june"):
+        publish(runs["full"], "me/model", tag="june")
+    write_metrics(runs["full"])
+    assert repository.tags["june"] == first != repository.tags["july"]
+    assert "tag: july" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is no tag"):
+        publish(runs["full"], "me/model", tag="../x")
 
 
 @pytest.mark.parametrize("end", ENDS)

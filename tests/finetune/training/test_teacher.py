@@ -15,7 +15,7 @@ from data_prep.prepared import read_split
 from finetune.baselines.pairs import PairRows
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
-from finetune.model.objective import EDGE, Objective
+from finetune.model.objective import EDGE, Objective, log_odds
 from finetune.parser import parse_experiment
 from finetune.runs import TRAINING_LOG
 from finetune.training import teacher
@@ -230,3 +230,44 @@ def test_a_run_of_values_learns_what_its_teacher_says(prepared, tmp_path, loss):
         *load_classifier(model), read_split(asked.data_folder, "validation", None, ["text"])["text"].to_pylist()
     )
     assert np.abs(scores - 7).mean() < np.abs(scores - said.mean()).mean()
+
+
+LEARNS = ["--model.pooling", "mean", "--training.learning_rate", "0.005"]
+LEARNS += ["--training.max_steps", "120", "--training.eval_steps", "120"]
+
+
+@pytest.fixture
+def large(prepared, tmp_path):
+    """The folder of a model of the same data that has learned something."""
+    (folder,) = train(experiment(prepared, tmp_path / "large", "--finetuning.teacher", "0", *LEARNS))
+    return folder
+
+
+def test_a_small_model_learns_the_log_odds_of_a_finished_one(prepared, large, tmp_path):
+    texts, found = [], {}
+    for name, more in (("labels", ["0"]), ("taught", ["1", "--finetuning.teacher_model", str(large)])):
+        student = experiment(prepared, tmp_path / name, *LEARNS, "--finetuning.teacher", *more)
+        student.training["seed"] = 7  # another beginning than the teacher's
+        (found[name],) = train(student)
+        texts = texts or read_split(student.data_folder, "train", None, ["text"])["text"].to_pylist()
+    of_teacher = log_odds(score_texts(*load_classifier(large), texts))
+    apart = {
+        name: np.abs(log_odds(score_texts(*load_classifier(folder), texts)) - of_teacher).mean()
+        for name, folder in found.items()
+    }
+    assert apart["taught"] < 0.5 * np.abs(of_teacher - of_teacher.mean()).mean()
+    assert apart["taught"] < apart["labels"]
+    assert json.loads((student.run_folder / TRAINING_LOG).read_text())["teacher_model"] == str(large)
+
+
+def test_a_model_that_may_not_teach_is_refused(prepared, large, tmp_path):
+    model = ["--finetuning.teacher_model", str(large)]
+    with pytest.raises(InputError, match="say its share"):
+        train(experiment(prepared, tmp_path / "runs", "--finetuning.teacher", "0", *model))
+    model += ["--finetuning.teacher", "0.5"]
+    with pytest.raises(InputError, match="labels of more users"):
+        train(experiment(prepared, tmp_path / "runs", *model, "--finetuning.labelled_users", "50"))
+    task = json.loads((large / "task.json").read_text())
+    (large / "task.json").write_text(json.dumps(task | {"content_hash": "of later cutoffs"}))
+    with pytest.raises(InputError, match="trained on other data"):
+        train(experiment(prepared, tmp_path / "runs", *model))
