@@ -7,6 +7,8 @@ from dataclasses import replace
 
 # One thread: tiny models gain nothing from a second one, and lose much where another process holds it.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+# What finetune.command.guarded sets, before transformers is imported, which reads it then.
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 from pathlib import Path
 
