@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 
 from data_prep.attributes import column_names
 from data_prep.given_users import SETTING
@@ -132,6 +131,8 @@ class _Ways:
 
     def auroc(self, values: np.ndarray) -> float:
         """The highest one over the columns of labels, above one half whatever the direction."""
+        from scipy.stats import rankdata  # here, as a refused config need not wait for it
+
         ranks = rankdata(rankdata(values) + self.groups * (len(values) + 1))
         auroc = (ranks @ self.labels - self.least) / self.pairs
         return float(np.maximum(auroc, 1 - auroc).max(initial=0.5))

@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("leaves nothing behind", database=None, dea
 hypothesis.settings.load_profile("leaves nothing behind")
 
 
+def pytest_collection_modifyitems(items):
+    """A module's tests run in one worker, or each worker would make what they share."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_finish():
     """What the imported libraries hold stays: no collection, of which each training makes one, looks at it again."""
     gc.collect()
