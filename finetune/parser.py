@@ -139,7 +139,7 @@ def changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
 
 def _experiment(parser: ArgumentParser, arguments: list[str]) -> Experiment:
     parsed = parser.parse_args(arguments)
-    resolved = parser.dump(parsed.clone())
+    resolved = parser.dump(parsed.clone(), skip_validation=True)  # as it has just been parsed
     made = parser.instantiate(parsed)
     training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
     made.training = {name: _plain(value) for name, value in training.items()}

@@ -93,12 +93,12 @@ class Commands:
 
     def start(
         self,
-        script: str,
+        script: str | Path,
         *arguments: object,
         largest_file: int | None = None,
         environment: dict[str, object] | None = None,
     ) -> Command:
-        """Start scripts/SCRIPT, with more variables of the environment, and a limit in bytes on every file."""
+        """Start scripts/SCRIPT or a file, with more variables of the environment and a limit in bytes on files."""
         self.started += 1
         output = self.folder / str(self.started)
         order = {"command": [str(ROOT / "scripts" / script), *map(str, arguments)], "output": str(output)}
