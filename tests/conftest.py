@@ -18,7 +18,7 @@ import pytest
 import yaml
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from tests.commands import TREES, command_server
+from tests.commands import POINTS, TREES, command_server
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
@@ -161,12 +161,14 @@ def trained(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few_trees():
-    """Boosting grows 50 trees instead of 300, so that the tests are fast."""
-    from finetune.baselines import estimators, pairs
+    """Boosting grows 50 trees instead of 300, at two points of its grid, so that the tests are fast."""
+    from finetune.baselines import estimators, fit, pairs
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (estimators, pairs):
             patch.setattr(module, "MAX_TREES", TREES)
+        for grid in ("BOOSTING_GRID", "VALUE_BOOSTING_GRID"):
+            patch.setattr(fit, grid, getattr(fit, grid)[POINTS])
         yield
 
 

@@ -11,7 +11,7 @@ from data_prep import InputError
 from data_prep.aggregates import lists
 from data_prep.features import OWN
 from data_prep.prepare import prepare
-from finetune.baselines import estimators
+from finetune.baselines import estimators, fit
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -106,16 +106,19 @@ def world():
 def made(world, few_trees, tmp_path_factory):
     """The baselines of each task, with warnings as errors; the test split that they read has no labels at all."""
     found = {}
-    for task in TASKS:
-        folder = tmp_path_factory.mktemp(task)
-        for split, (columns, labels) in world.items():
-            users = {"user_id": [str(i) for i in range(ROWS[split])]}
-            label = {} if split == "test" else {"label": pa.array(list(labels[task]))}
-            own = own_columns(labels["propensity"]) if task == "propensity" else {}
-            pq.write_table(pa.table(users | columns | own | label), folder / f"{split}.parquet")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found[task] = score_baselines(folder, manifest(task))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "BOOSTING_GRID", BOOSTING_GRID)  # the whole grids, of which other tests see a part
+        patch.setattr(fit, "VALUE_BOOSTING_GRID", VALUE_BOOSTING_GRID)
+        for task in TASKS:
+            folder = tmp_path_factory.mktemp(task)
+            for split, (columns, labels) in world.items():
+                users = {"user_id": [str(i) for i in range(ROWS[split])]}
+                label = {} if split == "test" else {"label": pa.array(list(labels[task]))}
+                own = own_columns(labels["propensity"]) if task == "propensity" else {}
+                pq.write_table(pa.table(users | columns | own | label), folder / f"{split}.parquet")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found[task] = score_baselines(folder, manifest(task))
     return found
 
 
