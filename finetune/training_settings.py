@@ -29,7 +29,7 @@ def _classes(module: str) -> Iterator[ast.ClassDef]:
     return (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
 
 
-def _choices() -> dict[str, type[Enum]]:
+def _choices() -> dict[str, Any]:
     """The enumerations by their names."""
     found = (node for module in ("training_args", "trainer_utils", "debug_utils") for node in _classes(module))
     return {
