@@ -102,23 +102,29 @@ def world():
     return {split: make_rows(rows, random) for split, rows in ROWS.items()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole_grids(few_trees):
+    """Of boosting; other tests see a part of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "BOOSTING_GRID", BOOSTING_GRID)
+        patch.setattr(fit, "VALUE_BOOSTING_GRID", VALUE_BOOSTING_GRID)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(world, few_trees, tmp_path_factory):
+def made(world, tmp_path_factory):
     """The baselines of each task, with warnings as errors; the test split that they read has no labels at all."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "BOOSTING_GRID", BOOSTING_GRID)  # the whole grids, of which other tests see a part
-        patch.setattr(fit, "VALUE_BOOSTING_GRID", VALUE_BOOSTING_GRID)
-        for task in TASKS:
-            folder = tmp_path_factory.mktemp(task)
-            for split, (columns, labels) in world.items():
-                users = {"user_id": [str(i) for i in range(ROWS[split])]}
-                label = {} if split == "test" else {"label": pa.array(list(labels[task]))}
-                own = own_columns(labels["propensity"]) if task == "propensity" else {}
-                pq.write_table(pa.table(users | columns | own | label), folder / f"{split}.parquet")
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                found[task] = score_baselines(folder, manifest(task))
+    for task in TASKS:
+        folder = tmp_path_factory.mktemp(task)
+        for split, (columns, labels) in world.items():
+            users = {"user_id": [str(i) for i in range(ROWS[split])]}
+            label = {} if split == "test" else {"label": pa.array(list(labels[task]))}
+            own = own_columns(labels["propensity"]) if task == "propensity" else {}
+            pq.write_table(pa.table(users | columns | own | label), folder / f"{split}.parquet")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found[task] = score_baselines(folder, manifest(task))
     return found
 
 
