@@ -191,9 +191,9 @@ def test_two_workers_share_a_study(prepared, tmp_path, commands):
 @pytest.mark.parametrize(("pruning", "pruned"), [("median", True), ("none", False)])
 def test_pruning_ends_the_worse_trials_early(prepared, tmp_path, pruning, pruned):
     steps = ["--training.max_steps", "6", "--training.eval_steps", "2", "--sweep.pruning", pruning]
-    sweep(experiment(prepared, tmp_path, RATES, "--sweep.trials", "7", "--finetuning.patience", "0", *steps))
+    sweep(experiment(prepared, tmp_path, RATES, "--sweep.trials", "9", "--finetuning.patience", "0", *steps))
     early = [trial for trial in trials(tmp_path) if trial.state.name == "PRUNED"]
-    assert len(trials(tmp_path)) == 7
+    assert len(trials(tmp_path)) == 9
     assert bool(early) == pruned
     assert all(trial.last_step < 6 for trial in early)
 
