@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 
 from data_prep.attributes import column_names
 from data_prep.given_users import SETTING
@@ -55,15 +54,15 @@ def suspected_leaks(path: Path, aggregates: list[str], serializer: EventSerializ
         values = combined(table[name]).to_numpy(zero_copy_only=False).astype(np.float64)  # null becomes NaN
         # What is missing is below or above all else, whichever tells more.
         ends = (-np.inf, np.inf) if np.isnan(values).any() else (0,)
-        found[name] = max(way.auroc(np.where(np.isnan(values), end, values)) for end in ends for way in ways)
+        found[name] = max(_told(np.where(np.isnan(values), end, values), ways) for end in ends)
     for name, columns in of_users.items():  # each as a whole
         alone = [found.pop(column) for column in columns]
         if serializer.attributes[name]["kind"] == "categorical":
             value = np.argmax([table[column].to_numpy() for column in columns], axis=0)
-            alone += [way.auroc(rates) for rates in _rates(value, labels, table["user_id"].to_numpy()) for way in ways]
+            alone += [_told(rates, ways) for rates in _rates(value, labels, table["user_id"].to_numpy())]
         found[f"{SETTING}.{name}"] = max(alone)
     for name, present in _words(table["text"].to_pylist(), serializer):
-        found[name] = max(way.auroc(present) for way in ways)
+        found[name] = _told(present, ways)
     suspected = [{"input": name, "auroc": round(auroc, 4)} for name, auroc in found.items() if auroc > SUSPICIOUS]
     return sorted(suspected, key=lambda leak: -leak["auroc"])
 
@@ -130,11 +129,22 @@ class _Ways:
         self.least = (positives * before[:, None] + positives * (positives + 1) / 2).sum(axis=0)[enough]
         self.pairs = (positives * negatives).sum(axis=0)[enough]
 
-    def auroc(self, values: np.ndarray) -> float:
-        """The highest one over the columns of labels, above one half whatever the direction."""
-        ranks = rankdata(rankdata(values) + self.groups * (len(values) + 1))
+    def auroc(self, order: np.ndarray) -> float:
+        """The highest one over the columns of labels, above one half whatever the direction.
+
+        Args:
+            order: The place of each row's value among all different ones, of shape (rows,).
+        """
+        _, place, rows = np.unique(order + self.groups * len(order), return_inverse=True, return_counts=True)
+        ranks = (np.cumsum(rows) - (rows - 1) / 2)[place]  # equal values have the mean of their ranks
         auroc = (ranks @ self.labels - self.least) / self.pairs
         return float(np.maximum(auroc, 1 - auroc).max(initial=0.5))
+
+
+def _told(values: np.ndarray, ways: list[_Ways]) -> float:
+    """The highest AUROC of an input."""
+    _, order = np.unique(values, return_inverse=True)
+    return max(way.auroc(order) for way in ways)
 
 
 def _words(texts: list[str], serializer: EventSerializer) -> Iterator[tuple[str, np.ndarray]]:

@@ -52,11 +52,8 @@ def at_home(path: Any) -> Any:
 
 def guarded(step: Callable[[], object]) -> None:
     """Run a command's work: bad input ends it with one sentence and exit code 2, an alarm with 3, Ctrl-C with 130."""
-    from transformers.utils import logging as transformers_logging  # the arguments are read before this second
-
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # tables of new weights and bars of single files
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # no tables of new weights and bars of single files, once imported
+        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
         step()

@@ -4,13 +4,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jsonargparse import set_parsing_settings
-from transformers import TrainingArguments
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
 from data_prep.prepared import Labelled, Limit
 from finetune.runs import CHECKPOINTS, MODEL_FOLDER, PRETRAINED, seed_folder
+from finetune.training_settings import TrainingSettings
 
 if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
     ClosedUnitInterval = float
@@ -52,7 +51,6 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,  # by auroc, for values by mae; see finetune.model.objective
     "restore_callback_states_from_checkpoint": True,  # or a resumed run would stop early at another step
     "train_sampling_strategy": "group_by_length",  # little padding
-    "dataloader_pin_memory": torch.cuda.is_available(),  # without a GPU it only warns
     "ddp_find_unused_parameters": False,  # every trained weight is used in every step
     "report_to": "tensorboard",  # files beside the run, without an account or a server
     "disable_tqdm": False,
@@ -330,7 +328,7 @@ SECTIONS = {
     "model": ModelConfig,
     "pretraining": PretrainingConfig,
     "finetuning": FinetuningConfig,
-    "training": TrainingArguments,
+    "training": TrainingSettings,
     "evaluation": EvaluationConfig,
     "sweep": SweepConfig,
 }

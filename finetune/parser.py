@@ -7,6 +7,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from enum import Enum
 from functools import cache
 from textwrap import shorten
 from typing import Any, Literal, NoReturn
@@ -18,7 +19,6 @@ from jsonargparse import (
     DefaultHelpFormatter,
     Namespace,
 )
-from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.config import TextConfig
@@ -27,6 +27,7 @@ from finetune.command import at_home, guarded
 from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
 from finetune.measures import measure_names
 from finetune.settings import read_arguments, read_config
+from finetune.training_settings import TrainingSettings
 from finetune.wording import listed
 
 KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which", "survival": "when"}
@@ -90,13 +91,11 @@ def build_parser(description: str) -> ArgumentParser:
         help="Fine-tune once with each seed, and score by the mean of all; without it once with training.seed.",
     )
     for name, section in SECTIONS.items():
-        if section is TrainingArguments:
+        if section is TrainingSettings:
             parser.add_class_arguments(section, name, skip={*TRAINING_FIXED}, instantiate=False)
         else:
             parser.add_class_arguments(section, name)
-    explained = {
-        f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingArguments)
-    } | TRAINING_HELP
+    explained = {f"training.{entry.name}": entry.metadata["help"] for entry in fields(TrainingSettings)} | TRAINING_HELP
     for action in parser._actions:  # jsonargparse reads docstrings, and this class keeps its help in the fields
         if action.dest in explained:
             action.help = " ".join(explained[action.dest].split()).replace("%", "%%")
@@ -141,15 +140,23 @@ def changed_yaml(experiment: Experiment, values: dict[str, Any]) -> str:
 
 def _experiment(parser: ArgumentParser, arguments: list[str]) -> Experiment:
     parsed = parser.parse_args(arguments)
-    resolved = parser.dump(parsed.clone())
+    resolved = parser.dump(parsed.clone(), skip_validation=True)  # as it has just been parsed
     made = parser.instantiate(parsed)
-    made.training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+    training = made.training.as_dict() if isinstance(made.training, Namespace) else dict(made.training)
+    made.training = {name: _plain(value) for name, value in training.items()}
     _check(made)
     _expand_folders(made)
     if made.smoke:
         _shorten(made)
     sections = {key: made[key] for key in ("name", "seeds", *SECTIONS) if key != "spark"}
     return Experiment(**sections, spark=made.spark if made.engine == "spark" else None, resolved=resolved)
+
+
+def _plain(value: Any) -> Any:
+    """A choice that a file gives by its name in transformers, such as ADAFACTOR, as the text that stands for it."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def _check(made: Namespace) -> None:
@@ -188,7 +195,7 @@ def _check(made: Namespace) -> None:
             "evaluation.threshold money needs evaluation.costs, such as {contact: 1, kept_customer: 25}",
             setting="evaluation.threshold",
         )
-    if training["max_steps"] > 0 and training["num_train_epochs"] != TrainingArguments.num_train_epochs:
+    if training["max_steps"] > 0 and training["num_train_epochs"] != TrainingSettings.num_train_epochs:
         raise InputError(
             f"training.num_train_epochs {training['num_train_epochs']:g} would do nothing beside training.max_steps "
             f"{training['max_steps']}",

@@ -27,11 +27,11 @@ from jsonargparse.typing import (
     PositiveFloat,
     PositiveInt,
 )
-from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.checked_json import text_of
 from finetune.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
+from finetune.training_settings import TrainingSettings
 from finetune.yaml_tree import TAG, Loader, composed, is_null, move_value, pairs_of
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS
@@ -157,7 +157,7 @@ def _argument(text: str, name: str) -> str:
         hint = Union[hint, *get_args(hint)]
     kinds = _members(hint)
     if text == "null" and NoneType not in kinds and (section := _of_kind(kinds, is_dataclass)):
-        if any(required for _, required in _settings(section).values()) or section is TrainingArguments:
+        if any(required for _, required in _settings(section).values()) or section is TrainingSettings:
             raise InputError(f"--{name} null leaves no setting", "leave it out")
         return json.dumps(asdict(section()))  # also where a file says something else
     if text != "null" and str in kinds and not (text.startswith(("{", "[")) and _of_kind(kinds, _is_structure)):
@@ -196,7 +196,7 @@ def _settings(section: type | None) -> dict[str, tuple[Any, bool]]:
             field.default is MISSING and field.default_factory is MISSING,
         )
         for field in fields(section)
-        if field.init and not (section is TrainingArguments and field.name in TRAINING_FIXED)
+        if field.init and not (section is TrainingSettings and field.name in TRAINING_FIXED)
     }
 
 

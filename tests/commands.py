@@ -15,6 +15,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 TREES = 50  # of boosting, see the fixture few_trees
+POINTS = slice(2, None, 7)  # two of its grid's twelve, which differ in everything but the number of leaves
 
 
 def script_module(name: str) -> ModuleType:
@@ -28,13 +29,15 @@ def script_module(name: str) -> ModuleType:
 # Each line of the input starts a command, or waits for one.
 SERVER = f"""
 TREES = {TREES}
+POINTS = {POINTS}
 """
 SERVER += """
 import gc, json, os, resource, runpy, sys, traceback
 import finetune.training.sweep, finetune.evaluation.evaluate, finetune.report.report
 import optuna, sqlalchemy.dialects.sqlite
-import finetune.baselines.estimators, finetune.baselines.pairs
-finetune.baselines.estimators.MAX_TREES = finetune.baselines.pairs.MAX_TREES = TREES
+from finetune.baselines import estimators, fit, pairs
+estimators.MAX_TREES = pairs.MAX_TREES = TREES
+fit.BOOSTING_GRID, fit.VALUE_BOOSTING_GRID = fit.BOOSTING_GRID[POINTS], fit.VALUE_BOOSTING_GRID[POINTS]
 gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
@@ -93,12 +96,12 @@ class Commands:
 
     def start(
         self,
-        script: str,
+        script: str | Path,
         *arguments: object,
         largest_file: int | None = None,
         environment: dict[str, object] | None = None,
     ) -> Command:
-        """Start scripts/SCRIPT, with more variables of the environment, and a limit in bytes on every file."""
+        """Start scripts/SCRIPT or a file, with more variables of the environment and a limit in bytes on files."""
         self.started += 1
         output = self.folder / str(self.started)
         order = {"command": [str(ROOT / "scripts" / script), *map(str, arguments)], "output": str(output)}

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 # One thread: tiny models gain nothing from a second one, and lose much where another process holds it.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+# What finetune.command.guarded sets, before transformers is imported, which reads it then.
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 from pathlib import Path
 
@@ -16,11 +18,18 @@ import pytest
 import yaml
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from tests.commands import TREES, command_server
+from tests.commands import POINTS, TREES, command_server
 from tests.spark import LOCAL
 
 hypothesis.settings.register_profile("leaves nothing behind", database=None, deadline=None)  # no time is asserted
 hypothesis.settings.load_profile("leaves nothing behind")
+
+
+def pytest_collection_modifyitems(items):
+    """A module's tests run in one worker, or each worker would make what they share."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_finish():
@@ -153,12 +162,14 @@ def trained(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few_trees():
-    """Boosting grows 50 trees instead of 300, so that the tests are fast."""
-    from finetune.baselines import estimators, pairs
+    """Boosting grows 50 trees instead of 300, at two points of its grid, so that the tests are fast."""
+    from finetune.baselines import estimators, fit, pairs
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (estimators, pairs):
             patch.setattr(module, "MAX_TREES", TREES)
+        for grid in ("BOOSTING_GRID", "VALUE_BOOSTING_GRID"):
+            patch.setattr(fit, grid, getattr(fit, grid)[POINTS])
         yield
 
 

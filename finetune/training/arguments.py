@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any, cast
 
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
@@ -58,10 +59,13 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
         settings |= {"metric_for_best_model": best, "greater_is_better": best not in {*LOWER_IS_BETTER, "loss"}}
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
+    settings["dataloader_pin_memory"] &= torch.cuda.is_available()  # without a GPU it only warns
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)
     before = set(os.environ)
     try:
+        if settings["parallelism_config"] is not None:
+            settings["parallelism_config"] = ParallelismConfig(**settings["parallelism_config"])
         made = TrainingArguments(**settings)
         _check_values(made)
         _try_optimizer(made)

@@ -1,12 +1,12 @@
 from dataclasses import asdict
 
 import pytest
-from transformers import TrainingArguments
 
 from finetune.config import SECTIONS
 from finetune.effects import EFFECTS, effect, pretraining_settings, weight_settings, with_effect
 from finetune.parser import parse_experiment
 from finetune.training.pretrain import pretraining_arguments
+from finetune.training_settings import TrainingSettings
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def settings(tiny) -> set[str]:
     found = parse_experiment("", ["--config", str(tiny)])
     names = {f"training.{name}" for name in found.training}
     for section in SECTIONS:
-        if SECTIONS[section] is not TrainingArguments and section != "spark":
+        if SECTIONS[section] is not TrainingSettings and section != "spark":
             names |= {f"{section}.{name}" for name in asdict(getattr(found, section))}
     return names
 

@@ -11,7 +11,7 @@ from data_prep import InputError
 from data_prep.aggregates import lists
 from data_prep.features import OWN
 from data_prep.prepare import prepare
-from finetune.baselines import estimators
+from finetune.baselines import estimators, fit
 from finetune.baselines.estimators import (
     BOOSTING_GRID,
     LOGISTIC_GRID,
@@ -102,8 +102,17 @@ def world():
     return {split: make_rows(rows, random) for split, rows in ROWS.items()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def whole_grids(few_trees):
+    """Of boosting; other tests see a part of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "BOOSTING_GRID", BOOSTING_GRID)
+        patch.setattr(fit, "VALUE_BOOSTING_GRID", VALUE_BOOSTING_GRID)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(world, few_trees, tmp_path_factory):
+def made(world, tmp_path_factory):
     """The baselines of each task, with warnings as errors; the test split that they read has no labels at all."""
     found = {}
     for task in TASKS:

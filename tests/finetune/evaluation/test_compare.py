@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from finetune.measures import MAIN
 from finetune.metrics import compute_metrics
 from finetune.report.comparison import table, write_page
 from tests.browser import assert_quiet_and_narrow
-from tests.commands import ROOT
 from tests.metrics_json import CLASSES, least_metrics
 
 ROWS = 600
@@ -295,12 +292,12 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(folders, names, said
     assert "\n" not in str(refusal.value)
 
 
-def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders):
-    given = ["a", "b", "compare.html", "registry.jsonl"]
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *given]
-    done = subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("comparison: compare.html\n")
-    assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", done.stdout, re.MULTILINE)
+def test_the_command_prints_the_table_and_writes_a_page_that_asks_for_nothing(folders, commands):
+    given = [folders / name for name in ("a", "b", "compare.html", "registry.jsonl")]
+    code, printed = commands.run("compare.py", *given)
+    assert code == 0, printed
+    assert printed.endswith(f"comparison: {folders}/compare.html\n")
+    assert re.search(r"^[ab] +0\.\d{4} \[0\.\d{4} to 0\.\d{4}\]", printed, re.MULTILINE)
     page = (folders / "compare.html").read_text(encoding="utf-8")
     assert "2 runs on the same test rows" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)

@@ -59,8 +59,15 @@ def test_a_sweep_finds_the_better_of_two_learning_rates_and_train_repeats_it(pre
     assert log["best_metric"] == max(trial.value for trial in trials(tmp_path))
 
 
-def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(prepared, tmp_path):
-    page = sweep(experiment(prepared, tmp_path, RANGES, "--sweep.trials", "3")).read_text()
+@pytest.fixture(scope="module")
+def swept(prepared, tmp_path_factory) -> tuple[Path, str]:
+    """The runs' folder and the page of three trials."""
+    runs = tmp_path_factory.mktemp("swept")
+    return runs, sweep(experiment(prepared, runs, RANGES, "--sweep.trials", "3")).read_text()
+
+
+def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(swept):
+    page = swept[1]
     assert_quiet_and_narrow({"sweep.html": page})
     page = page.replace("<wbr>", "")  # where a line may break in a setting's name
     assert len(re.findall(r'<th scope="row">\d+ ?<', page)) == 3
@@ -71,15 +78,15 @@ def test_the_page_lists_every_trial_and_setting_and_asks_for_nothing(prepared, t
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|url\((?!#)|@import|<script', page.replace("xlink:", ""))
 
 
-def test_the_first_trial_has_the_configs_own_settings_and_the_page_says_what_was_won(prepared, tmp_path):
-    made = experiment(prepared, tmp_path, RANGES, "--sweep.trials", "3")
-    page = sweep(made).read_text()
-    first, *others = trials(tmp_path)
+def test_the_first_trial_has_the_configs_own_settings_and_the_page_says_what_was_won(prepared, swept):
+    runs, page = swept
+    made = experiment(prepared, runs, RANGES)
+    first, *others = trials(runs)
     assert first.params["training.learning_rate"] == made.training["learning_rate"] == 1e-3
     assert first.params["model.from_scratch.dropout"] == made.model.from_scratch.dropout
     assert all(trial.params != first.params for trial in others)
     said = re.search(r'<p class="headline">(.*?)</p>', page)[1]
-    best = max(trials(tmp_path), key=lambda trial: trial.value)
+    best = max(trials(runs), key=lambda trial: trial.value)
     kept = first.value > best.value - 2 * 0.0024
     assert said.startswith("Keep the settings of the config: trial 0." if kept else f"Take trial {best.number}.")
     if best.number:

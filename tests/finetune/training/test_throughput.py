@@ -1,8 +1,5 @@
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 
 import numpy as np
@@ -82,14 +79,15 @@ def test_tensorboard_has_the_speed_of_pretraining_and_fine_tuning_and_a_second_r
         assert len(events.Scalars("train/padding_fraction")) == (4 if file == first else 8)
 
 
-def test_trackio_logs_to_its_folder_without_a_network_and_a_second_run_is_not_refused(prepared, tmp_path):
+def test_trackio_logs_to_its_folder_without_a_network_and_a_second_run_is_not_refused(prepared, tmp_path, commands):
     arguments = ["--config", prepared, "--runs.folder", tmp_path / "runs", "--pretraining.max_steps", "0"]
     arguments += ["--training.report_to", "trackio", "--training.project", "tiny"]
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}  # read when it is imported, hence a process
-    twice = "import runpy, sys; [runpy.run_path(sys.argv[0], run_name='__main__') for sys.argv in [sys.argv[1:]] * 2]"
-    command = [*map(str, [sys.executable, "-c", twice, TRAIN, *arguments])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    twice = tmp_path / "twice.py"
+    run = f"runpy.run_path({str(TRAIN)!r}, run_name='__main__')"
+    twice.write_text(f"import runpy\nfor _ in range(2):\n    {run}\n", encoding="utf-8")
+    folder = {"TRACKIO_DIR": tmp_path / "trackio"}  # read when it is imported, hence a process
+    command = commands.start(twice, *arguments, environment=folder)
+    assert command.wait() == 0, command.output.read_text()
     with closing(sqlite3.connect(tmp_path / "trackio" / "tiny.db")) as database:
         logged = [json.loads(row) for (row,) in database.execute("select metrics from metrics")]
     assert sum({f"train/{name}" for name in ("loss", *SPEED)} <= set(entry) for entry in logged) == 16
