@@ -20,6 +20,7 @@ pytestmark = pytest.mark.xdist_group("known logs")  # one worker makes them
 # 84.51° Complete Journey, whose files come with a package; and those with cutoffs at events, see test_moments.py.
 OTHERS = {"departments", "next_purchase", "quickstart", "churn_bert_base_lora", "churn_demographics"}
 OTHERS |= {"campaign_response", "session_purchase", "retailrocket_session", "rees46_cosmetics_session"}
+OTHERS |= {"rees46_multi_category_session"}
 
 
 def expected(facts: Facts, events: list[dict], classes: list[str] | None = None) -> dict[str, dict]:
