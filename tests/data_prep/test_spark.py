@@ -150,8 +150,10 @@ def test_moments_of_users_are_the_same_on_spark(shop, monkeypatch, tmp_path, giv
     """For at least 200 drawn histories: at events, drawn in each part by itself, with several horizons; and of a table
     of which each part takes its users' rows."""
     monkeypatch.setattr(parts_module, "PART_EVENTS", 300)
-    rows = shop.regulars() + drawn_events(shop)
-    days = {"train": ("2024-01-05", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
+    kinds = ["purchase" if i % 13 == 0 else "view" for i in range(300)]
+    rows = shop.regulars() + [shop.event(f"s{i % 9}", i / 4, kind, value=float(i)) for i, kind in enumerate(kinds)]
+    rows += drawn_events(shop)
+    days = {"train": ("2024-01-01", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
     days["test"] = ("2024-03-01", "2024-03-10")
     at = {} if given else {"at": "event_type = 'view'", "per_user": 3, "gap": "20h"}
     label = {} if given else {"kind": "when", "horizon": None, "horizons": ["12h", "7 days", "9 days"]}
