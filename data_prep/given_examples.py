@@ -30,7 +30,7 @@ def read_examples(task: TaskConfig, data: DataConfig, spill: Path) -> pa.Table |
         return None
     check_table(task.examples, SETTING)
     with connect(data.memory_limit, spill) as con:
-        kind = read_table(con, table_source(task.examples, data), SETTING, _as_event).get(LABEL)
+        kind = read_table(con, table_source(task.examples, data), SETTING, "cutoff", _as_event).get(LABEL)
         label = f", {LABEL} AS label" if kind else ""
         table = con.sql(f"SELECT user_id, epoch_us(event_time) + 1 AS cutoff{label} FROM log").to_arrow_table()
     keys = table.group_by(["user_id", "cutoff"]).aggregate([([], "count_all")])

@@ -95,13 +95,7 @@ def read_users(
     # Of birthdays and contracts to come, too.
     source = _wide(table_source(data.users, data))
     with con or connect(data.memory_limit, spill) as opened:
-        try:
-            found = read_table(opened, source, called, as_event, types)
-        except InputError as error:  # of the column that stands for the time of an event
-            remedy = error.remedy
-            if "event_time is" in error.problem:
-                remedy = "make it a time, as CAST(column AS TIMESTAMP) and epoch_ms(column) do"
-            raise InputError(error.problem.replace("event_time", SINCE), remedy, error.setting) from error
+        found = read_table(opened, source, called, SINCE, as_event, types)
         kinds = {name: _kind(name, kind, called) for name, kind in found.items() if name not in REQUIRED}
         columns = "".join(f", {_value(name, found[name], kind)} AS {identifier(name)}" for name, kind in kinds.items())
         since = "epoch_us(event_time)" if dated else f"CAST({NEVER} AS BIGINT)"

@@ -115,9 +115,10 @@ def label_horizons(label: Label, setting: str = "task.label") -> list[timedelta]
     several = label.kind == "when"
     given, other = ("horizons", "horizon") if several else ("horizon", "horizons")
     if getattr(label, other) is not None:
+        asked = " or, for several horizons at once, kind when" * (label.kind in ("exists", "absent"))
         raise InputError(
             f"{setting}.{other} does not belong to kind {label.kind}",
-            f"give `{given}` alone",
+            f"give `{given}` alone{asked}",
             setting=f"{setting}.{other}",
         )
     if getattr(label, given) is None:

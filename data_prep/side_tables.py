@@ -11,6 +11,8 @@ from data_prep.events import confined, read_events
 from data_prep.sources import expand, file_columns, refused_source
 from data_prep.sql import column_types, identifier
 
+TO_TIME = "make it a time, as CAST(column AS TIMESTAMP) and epoch_ms(column) do"
+
 
 def table_source(table: ExamplesTable | UsersTable, data: DataConfig) -> DataConfig:
     """The table as a log of its own."""
@@ -36,6 +38,7 @@ def read_table(
     con: duckdb.DuckDBPyConnection,
     source: DataConfig,
     setting: str,
+    time: str,
     columns: Callable[[list[str]], dict[str, str]],
     types: dict[str, str] | None = None,
 ) -> dict[str, str]:
@@ -45,6 +48,7 @@ def read_table(
         con: No other one than for this table, see `confined`.
         source: By `table_source`.
         setting: What the table is called in messages.
+        time: The column that stands for the time of an event.
         columns: Gives, for the names of the table's columns, column of an event -> name of a column or SQL.
         types: See `read_events`.
 
@@ -62,7 +66,11 @@ def read_table(
         if lost:
             raise InputError(f"{lost[0]:,} rows have {lost[1]}", "correct them or leave them out", setting=setting)
     except InputError as error:
-        raise error.called(setting) if error.setting.startswith("data.sources") else error from error
+        error = error.called(setting) if error.setting.startswith("data.sources") else error
+        remedy = TO_TIME if "event_time is" in error.problem else error.remedy
+        problem = error.problem.replace("event_time", time)
+        problem = problem.replace("no event with a user, a time and a type", f"no row with a user_id and a {time}")
+        raise InputError(problem, remedy, error.setting) from error
     return column_types(con, "log")
 
 

@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py prepare
 python scripts/benchmark.py prepare --table 1_000_000,10_000_000,100_000_000 --memory-limit 3GB
+python scripts/benchmark.py prepare --table 1_000_000,10_000_000 --cutoffs 11 --moments
 python scripts/benchmark.py evaluate
 python scripts/benchmark.py tokenize
 python scripts/benchmark.py train --device cuda --model bert-base --json train.json
@@ -24,7 +25,7 @@ import signal
 import sys
 import tempfile
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,11 +36,12 @@ from benchmark_jobs.preparing import DAYS, HORIZON, Cutoffs
 EVALUATION = ("finetune.evaluation.evaluate",)  # what its jobs import before the clock starts
 
 
-def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, folder: Path | None) -> None:
+def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, folder: Path | None, moments: bool) -> None:
     """Print the comparison, or the table of sizes where `table` is given."""
     with tempfile.TemporaryDirectory(prefix="eventscribe-benchmark-", dir=folder) as temporary:
         if table:
-            _sizes(table, preparing.spread(cutoffs), memory_limit, folder or Path(temporary), Path(temporary))
+            kinds = (False, True) if moments else (False,)
+            _sizes(table, preparing.spread(cutoffs), memory_limit, folder or Path(temporary), Path(temporary), kinds)
         else:
             _comparison(events, preparing.spread(cutoffs), folder or Path(temporary), Path(temporary))
 
@@ -127,7 +129,7 @@ def serve(model: Path, users: int, seconds: int, rate: int, slow: int) -> None:
 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
     """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
-    prepare(1_000_000, 8, [], "3GB", None)
+    prepare(1_000_000, 8, [], "3GB", None, moments=False)
     sizes = {"tokenize": 100_000, "train": 4_000, "score": 60_000 if device == "cuda" else 600}
     for name, step in {"tokenize": tokenize, "train": train, "score": score}.items():
         path = json.with_name(f"{json.stem}-{name}.json") if json else None
@@ -188,19 +190,22 @@ def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> Non
         print(f"EventScribe / {name}: {seconds['EventScribe'] / seconds[name]:.3f} of the seconds")
 
 
-def _sizes(sizes: list[int], cutoffs: Cutoffs, memory_limit: str, logs: Path, outputs: Path) -> None:
+def _sizes(
+    sizes: list[int], cutoffs: Cutoffs, memory_limit: str, logs: Path, outputs: Path, kinds: tuple[bool, ...]
+) -> None:
     count = len([*chain(*cutoffs.values())])
     print(f"EventScribe, {count} cutoffs, data.memory_limit {memory_limit}, {_machine()}\n")
-    _print_row("events", "users", "examples", "seconds", "CPU seconds", "events/s", "peak MiB")
-    _print_row(*["---"] * 7)
-    for events in sizes:
+    _print_row("events", "users", "cutoffs", "examples", "seconds", "CPU seconds", "events/s", "peak MiB")
+    _print_row(*["---"] * 8)
+    for events, moments in product(sizes, kinds):
         users = events // 100
         log = preparing.simulated(logs, events, users)
         output = outputs / "output"
         run = measuring.measure(
-            preparing.EVENTSCRIBE, preparing.eventscribe, log, output, cutoffs, memory_limit, output=output
+            preparing.EVENTSCRIBE, preparing.eventscribe, log, output, cutoffs, memory_limit, moments, output=output
         )
-        _print_row(events, users, run.examples, *_seconds(run), events / run.seconds, run.mebibytes)
+        kind = "moments" if moments else "calendar"
+        _print_row(events, users, kind, run.examples, *_seconds(run), events / run.seconds, run.mebibytes)
 
 
 def _machine() -> str:
@@ -355,6 +360,9 @@ def main() -> None:
         help="Instead: EventScribe alone on logs of these sizes, with 100 events a user.",
     )
     step.add_argument("--memory-limit", type=_memory, default="3GB", help="data.memory_limit for --table.")
+    step.add_argument(
+        "--moments", action="store_true", help="With --table also rows with as many cutoffs right after views of users."
+    )
     step.add_argument("--folder", type=_folder, help="Keeps the logs there for the next time; outputs are deleted.")
     step = steps.add_parser("evaluate", help="Predictions to metrics with intervals.", description=evaluate.__doc__)
     step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")

@@ -28,7 +28,7 @@ from finetune.config import EvaluationConfig, Experiment
 from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves, seconds_before, training
 from finetune.evaluation.drift import drift
-from finetune.evaluation.periods import history_groups, periods, times_of
+from finetune.evaluation.periods import history_groups, in_order, periods, times_of
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend, compare, over_seeds
@@ -243,6 +243,9 @@ def _looked_into(
     cutoffs = rows["test"]["cutoff"].to_numpy()
     if moments := "most_per_user" in manifest["splits"]["test"]:
         cutoffs, groups = periods(cutoffs), history_groups(rows["test"]) | groups
+    slices = {
+        name: slice_metrics(test, values, threshold, settings.min_slice, resamples) for name, values in groups.items()
+    }
     drawn = {name: scores for name, scores in test.scores.items() if name != BLEND}  # its curves hide behind others
     return {
         "calibration": {
@@ -255,10 +258,7 @@ def _looked_into(
         "profit": profit,
         "contact": None if moments else contact(test, cutoffs, settings.budget, resamples),
         "by_cutoff": by_cutoff(test, cutoffs, resamples),
-        "slices": {
-            name: slice_metrics(test, values, threshold, settings.min_slice, resamples)
-            for name, values in groups.items()
-        },
+        "slices": in_order(slices) if moments else slices,
         "curves": curves(test.task, manifest["classes"], test.labels, drawn),
     }
 

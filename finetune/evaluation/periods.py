@@ -46,6 +46,14 @@ def history_groups(rows: pa.Table) -> dict[str, list[str]]:
     }
 
 
+def in_order(slices: dict[str, dict]) -> dict[str, dict]:
+    """The groups of `history_groups`, measured by `slice_metrics`, from few events to many and from young to old."""
+    for name, order in {"events seen": list(EVENTS), "age of the history": list(DAYS)}.items():
+        for groups in (slices[name]["groups"], slices[name]["too_small"]):
+            groups.sort(key=lambda group: order.index(group["value"]))
+    return slices
+
+
 def _named(rows: pa.Table, column: str, names: Mapping[str, float]) -> list[str]:
     values = combined(rows[column]).to_numpy(zero_copy_only=False)
     place = np.searchsorted(list(names.values()), values, side="right") - 1

@@ -34,31 +34,53 @@ def simulated(folder: Path, events: int, users: int) -> Path:
     return made / "events.parquet"
 
 
-def eventscribe(log: Path, output: Path, cutoffs: Cutoffs, memory_limit: str | None = None) -> int:
-    """The whole step: validated events, labels, all default aggregates, fitted bins, texts, Parquet, manifest."""
-    from data_prep.config import Cutoffs, DataConfig, Label, Population, Source, TaskConfig, TextConfig, TextField
+def eventscribe(
+    log: Path, output: Path, cutoffs: Cutoffs, memory_limit: str | None = None, moments: bool = False
+) -> int:
+    """The whole step: validated events, labels, all default aggregates, fitted bins, texts, Parquet, manifest.
+
+    With `moments` a user has about as many examples, right after views, whose headers tell of the session, too.
+    """
+    from data_prep import config
     from data_prep.prepare import prepare
     from data_prep.prepared import read_manifest
 
+    asked: dict[str, list[str] | config.CutoffRange] = {
+        split: list(map(str, found)) for split, found in cutoffs.items()
+    }
+    if moments:
+        asked = {
+            split: config.CutoffRange(*map(str, between), at="event_type = 'view'", per_user=count)
+            for split, (between, count) in _ranges(sum(map(len, cutoffs.values()))).items()
+        }
     made = prepare(
         "benchmark",
-        DataConfig([Source(path=str(log))], folder=str(output), memory_limit=memory_limit),
-        TaskConfig(
-            Label(kind="exists", where="event_type = 'purchase'", horizon=f"{HORIZON.days} days"),
-            Population(within=f"{DAYS} days"),  # everybody with a history, as in the other jobs
-            Cutoffs(**{split: list(map(str, moments)) for split, moments in cutoffs.items()}),
+        config.DataConfig([config.Source(path=str(log))], folder=str(output), memory_limit=memory_limit),
+        config.TaskConfig(
+            config.Label(kind="exists", where="event_type = 'purchase'", horizon=f"{HORIZON.days} days"),
+            config.Population(within=f"{DAYS} days"),  # everybody with a history, as in the other jobs
+            config.Cutoffs(**asked),
         ),
-        TextConfig(
+        config.TextConfig(
             fields={
-                "event_type": TextField(top=20),
-                "category": TextField(top=200),
-                "price": TextField(bins=len(PRICE_EDGES) + 1),
-                "quantity": TextField(bins=len(QUANTITY_EDGES) + 1),
+                "event_type": config.TextField(top=20),
+                "category": config.TextField(top=200),
+                "price": config.TextField(bins=len(PRICE_EDGES) + 1),
+                "quantity": config.TextField(bins=len(QUANTITY_EDGES) + 1),
             },
             max_events=MAX_EVENTS,
+            session_gap="30 minutes" if moments else None,
         ),
     )
     return sum(counts["rows"] for counts in read_manifest(made)["splits"].values())
+
+
+def _ranges(cutoffs: int) -> dict[str, tuple[tuple[datetime, datetime], int]]:
+    """Split -> the first and the last moment of it, and how many a user has at most; later splits have a week each."""
+    ends = [START + timedelta(DAYS) - i * HORIZON for i in range(6, 0, -1)]
+    counts = cutoffs, 1, 1  # many users have no view in the week of the last two
+    splits = ((START, ends[0]), (ends[1], ends[2]), (ends[3], ends[4]))
+    return dict(zip(("train", "validation", "test"), zip(splits, counts, strict=True), strict=True))
 
 
 def hand_written(log: Path, output: Path, cutoffs: Cutoffs) -> int:

@@ -179,12 +179,12 @@ def write_ta_feng(visits: list[Visit], folder: Path) -> Log:
             subclass = f"{100_000 + int(random.integers(12))}"
             line = (subclass, int(random.integers(1, 5)), int(random.integers(10, 400)))
             baskets.setdefault((user, time), []).append(line)
-    names = ("date", "customer_id", "age_group", "subclass", "amount", "sales_price")
+    names = ("date", "customer_id", "age_group", "pin_code", "subclass", "amount", "sales_price")
     schema = dict.fromkeys(names, pa.string()) | {"date": pa.date32(), "amount": pa.int32(), "sales_price": pa.int32()}
-    ages = [None, "25-29", "30-34", "55-59"]
+    ages, codes = [None, "25-29", "30-34", "55-59"], ["115", "Others", "Unknown"]
     rows, log = [], Log({"ta_feng": str(folder / "transactions.parquet")})
     for (user, time), lines in baskets.items():
-        rows += [(time.date(), f"{user:08}", ages[user % 4], *line) for line in lines]
+        rows += [(time.date(), f"{user:08}", ages[user % 4], codes[user % 3], *line) for line in lines]
         prices = {}
         for subclass, _, price in lines:
             prices[subclass] = prices.get(subclass, 0) + price

@@ -17,9 +17,11 @@ from tests.configs.facts import CONFIGS, DAY, KNOWN, SPLITS, Facts
 
 pytestmark = pytest.mark.xdist_group("known logs")  # one worker makes them
 
-# 84.51° Complete Journey, whose files come with a package; and those with cutoffs at events, see test_moments.py.
+# 84.51° Complete Journey, whose files come with a package; and those with cutoffs at events or attributes of users, see
+# test_moments.py and test_attributes.py.
 OTHERS = {"departments", "next_purchase", "quickstart", "churn_bert_base_lora", "churn_demographics"}
 OTHERS |= {"campaign_response", "session_purchase", "retailrocket_session", "rees46_cosmetics_session"}
+OTHERS |= {"rees46_multi_category_session", "ta_feng_attributes"}
 
 
 def expected(facts: Facts, events: list[dict], classes: list[str] | None = None) -> dict[str, dict]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,22 @@ from tests.commands import script_module
 from tests.configs.small_logs import WRITERS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-START = {"retailrocket": datetime(2015, 5, 3, 3), "rees46_cosmetics": datetime(2019, 10, 1)}
-DAYS = {"retailrocket": 138, "rees46_cosmetics": 152}
-CART = {"retailrocket": "addtocart", "rees46_cosmetics": "cart"}
-BUY = {"retailrocket": "transaction", "rees46_cosmetics": "purchase"}
+
+
+class Shop(NamedTuple):
+    """What its published log has."""
+
+    start: datetime
+    days: int
+    cart: str = "cart"
+    buy: str = "purchase"
+
+
+SHOPS = {
+    "retailrocket": Shop(datetime(2015, 5, 3, 3), 138, "addtocart", "transaction"),
+    "rees46_cosmetics": Shop(datetime(2019, 10, 1), 152),
+    "rees46_multi_category": Shop(datetime(2019, 10, 1), 61),
+}
 HOUR = timedelta(hours=1)
 
 
@@ -31,28 +44,29 @@ def prepared(config: str, folder: Path, **variables: str) -> tuple[Path, dict]:
     return made, {split: getattr(experiment.task.cutoffs, split) for split in ("train", "validation", "test")}
 
 
-def visits(name: str) -> list[tuple[int, datetime, str]]:
+def visits(shop: Shop) -> list[tuple[int, datetime, str]]:
     """A session of views every few days for each user, half of them with a cart and some with a purchase."""
     random, rows = np.random.default_rng(0), []
     for user in range(60):
-        for day in np.flatnonzero(random.random(DAYS[name] - 1) < 0.2):
-            at = START[name] + timedelta(days=int(day), seconds=int(random.integers(20 * 3600)))
+        for day in np.flatnonzero(random.random(shop.days - 1) < 0.2):
+            at = shop.start + timedelta(days=int(day), seconds=int(random.integers(20 * 3600)))
             seconds = np.cumsum(random.integers(1, 600, 5)).tolist()
-            kinds = ["view", "view", CART[name], *[BUY[name], "view"][: random.integers(3)]]
+            kinds = ["view", "view", shop.cart, *[shop.buy, "view"][: random.integers(3)]]
             rows += [(user, at + timedelta(seconds=second), kind) for second, kind in zip(seconds, kinds, strict=False)]
-    return [*rows, (0, START[name] + timedelta(days=DAYS[name] - 1, hours=20), "view")]
+    return [*rows, (0, shop.start + timedelta(days=shop.days - 1, hours=20), "view")]
 
 
-@pytest.mark.parametrize("name", START)
+@pytest.mark.parametrize("name", SHOPS)
 def test_a_session_config_asks_after_each_cart(tmp_path, name):
-    rows = visits(name)
+    shop = SHOPS[name]
+    rows = visits(shop)
     log = WRITERS[name](rows, tmp_path)
     folder, ranges = prepared(f"{name}_session", tmp_path / "data", **log.variables)
     assert read_manifest(folder)["suspected_leaks"] == []
     for split, given in ranges.items():
         first, last = datetime.fromisoformat(given.first), datetime.fromisoformat(given.last) + timedelta(days=1)
-        carts = {(str(user), at) for user, at, kind in rows if kind == CART[name] and first <= at < last}
-        bought = [(str(user), at) for user, at, kind in rows if kind == BUY[name]]
+        carts = {(str(user), at) for user, at, kind in rows if kind == shop.cart and first <= at < last}
+        bought = [(str(user), at) for user, at, kind in rows if kind == shop.buy]
         found = pq.read_table(folder / f"{split}.parquet", columns=["user_id", "cutoff", "label", "text"]).to_pylist()
         assert {(row["user_id"], row["cutoff"]) for row in found} <= carts
         counts = Counter(user for user, _ in carts)
@@ -60,7 +74,7 @@ def test_a_session_config_asks_after_each_cart(tmp_path, name):
         for row in found:
             user, at = row["user_id"], row["cutoff"]
             assert row["label"] == any(buyer == user and at < moment <= at + HOUR for buyer, moment in bought)
-            assert f"event_type={CART[name]} " in row["text"].split(" [SEP] ")[1] + " "
+            assert f"event_type={shop.cart} " in row["text"].split(" [SEP] ")[1] + " "
 
 
 def test_campaign_response_asks_every_household_that_was_mailed(tmp_path):

@@ -132,6 +132,7 @@ def test_a_table_that_is_none_is_refused(shop):
         (ExamplesTable(sql=f"SELECT user_id FROM '{path}'"), "task.examples has no column cutoff"),
         (ExamplesTable(path=path + "x"), "task.examples.* no file matches|task.examples.path.*no file"),
         (ExamplesTable(sql="SELECT 1; SELECT 2"), "task.examples"),
+        (ExamplesTable(sql=f"SELECT user_id, 5 AS cutoff FROM '{path}'"), r"examples: cutoff is a number .* epoch_ms"),
     ):
         task = task_of(path)
         task.examples = change

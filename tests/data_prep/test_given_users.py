@@ -127,7 +127,11 @@ def test_nothing_of_it_is_written_where_there_is_no_table(shop):
         (NAMES, [["nobody", "2024-01-05", 3, "DE"]], "data.users: none of its 1 users is a user of the log"),
         (NAMES, [ROWS[0], ROWS[0]], "data.users: user 'buyer' has two rows of one known_from; keep one"),
         (["who", *NAMES[1:]], ROWS, "data.users has no column user_id (it has who, known_from, age, country)"),
-        (NAMES, [["buyer", "soon", 3, "DE"]], "with a time that does not parse"),
+        (
+            NAMES,
+            [["buyer", "soon", 3, "DE"]],
+            "data.users gave no row with a user_id and a known_from (rejected: ",
+        ),
         (NAMES, [ROWS[0], ["looker", "soon", 3, "DE"]], "data.users: 1 rows have a time that does not parse"),
         (NAMES, [["buyer", 20240105, 3, "DE"]], "known_from is a number"),
         (NAMES, [["", "2024-01-05", 3, "DE"], ROWS[0]], "data.users: 1 rows have no user"),

@@ -49,7 +49,22 @@ def drawn_histories() -> list[list[tuple]]:
         found.append(events)
 
     draw()
+    assert len(found) >= EXAMPLES
     return found
+
+
+def drawn_events(shop) -> list[dict]:
+    """The events of the drawn histories, of which four make a user: on Spark events travel by the user, and are
+    inserted one user at a time in every pass."""
+    rows = []
+    for i, events in enumerate(drawn_histories()):
+        for minute, kind, value, items, category, tags, note in events:
+            time = shop.start + timedelta(minutes=minute)
+            rows.append(
+                {"user_id": f"u{i // 4}", "event_time": time, "event_type": kind, "value": value, "items": items}
+            )
+            rows[-1] |= {"category": category, "tags": tags, "note": note}
+    return rows
 
 
 def both(shop, data: DataConfig, task, text) -> tuple[Path, Path]:
@@ -73,23 +88,11 @@ def assert_equal(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("parts", [1, 8])
 def test_spark_gives_the_same_rows_as_one_machine(shop, monkeypatch, parts):
-    """For at least 200 drawn histories at once, in one part and in eight with bins learned on a sample.
-
-    Four make a user: on Spark events travel by the user, and are inserted one user at a time in every pass.
-    """
-    histories = drawn_histories()
-    assert len(histories) >= EXAMPLES
+    """For at least 200 drawn histories at once, in one part and in eight with bins learned on a sample."""
     if parts > 1:
         monkeypatch.setattr(parts_module, "PART_EVENTS", 150)
         monkeypatch.setattr(parts_module, "SAMPLE_USERS", 20)
-    rows = shop.regulars() + [shop.event("buyer", day + 0.7, tags=["a"]) for day in range(90)]
-    for i, events in enumerate(histories):
-        for minute, kind, value, items, category, tags, note in events:
-            time = shop.start + timedelta(minutes=minute)
-            rows.append(
-                {"user_id": f"u{i // 4}", "event_time": time, "event_type": kind, "value": value, "items": items}
-            )
-            rows[-1] |= {"category": category, "tags": tags, "note": note}
+    rows = shop.regulars() + [shop.event("buyer", day + 0.7, tags=["a"]) for day in range(90)] + drawn_events(shop)
     text = shop.text()
     text.fields |= {"tags": TextField(top=3, min_users=1), "note": TextField(words=2, min_users=2)}
     data = shop.data(rows)
@@ -124,20 +127,21 @@ def test_rejected_rows_and_pseudonyms_are_the_same_on_spark(shop, tmp_path):
 
 @pytest.mark.parametrize("given", [False, True])
 def test_moments_of_users_are_the_same_on_spark(shop, monkeypatch, tmp_path, given):
-    """Of events, drawn in each part by itself, with several horizons; and of a table of which each part takes its
-    users' rows."""
-    monkeypatch.setattr(parts_module, "PART_EVENTS", 40)
+    """For at least 200 drawn histories: at events, drawn in each part by itself, with several horizons; and of a table
+    of which each part takes its users' rows."""
+    monkeypatch.setattr(parts_module, "PART_EVENTS", 300)
     kinds = ["purchase" if i % 13 == 0 else "view" for i in range(300)]
-    rows = shop.regulars() + [shop.event(f"u{i % 9}", i / 4, kind, value=float(i)) for i, kind in enumerate(kinds)]
-    days = {"train": ("2024-01-05", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
+    rows = shop.regulars() + [shop.event(f"s{i % 9}", i / 4, kind, value=float(i)) for i, kind in enumerate(kinds)]
+    rows += drawn_events(shop)
+    days = {"train": ("2024-01-01", "2024-02-05"), "validation": ("2024-02-15", "2024-02-20")}
     days["test"] = ("2024-03-01", "2024-03-10")
     at = {} if given else {"at": "event_type = 'view'", "per_user": 3, "gap": "20h"}
     label = {} if given else {"kind": "when", "horizon": None, "horizons": ["12h", "7 days", "9 days"]}
     ranges = {split: CutoffRange(*ends, **at) for split, ends in days.items()}
     task = shop.task(label=label, population={"within": None}, **ranges)
     if given:
-        moments = [row for row in rows if row["event_time"].hour == 6]
-        shop.write(moments, tmp_path / "moments.parquet")
+        moments = {(row["user_id"], row["event_time"]): row for row in rows if row["event_time"].hour > 17}
+        shop.write(list(moments.values()), tmp_path / "moments.parquet")
         task.examples = ExamplesTable(sql=f"SELECT user_id, event_time AS cutoff FROM '{tmp_path}/moments.parquet'")
     one, other = both(shop, shop.data(rows), task, shop.text(session_gap="6h"))
     assert_equal(one, other)

@@ -124,7 +124,10 @@ def test_censored_rows_do_not_bend_the_curve():
         ({"horizons": ["3 days", "2 moons"]}, "task.label.horizons: '2 moons' is not a length above zero"),
         ({"horizons": None}, "task.label.horizons is missing; kind when needs it"),
         ({"horizon": "7 days"}, "task.label.horizon does not belong to kind when; give `horizons` alone"),
-        ({"kind": "absent"}, "task.label.horizons does not belong to kind absent; give `horizon` alone"),
+        (
+            {"kind": "absent"},
+            "task.label.horizons does not belong to kind absent; give `horizon` alone or, for several horizons at once",
+        ),
         ({"kind": "absent", "horizons": None}, "task.label.horizon is missing; kind absent needs it"),
         ({"tiers": [0, 5]}, "task.label.tiers belongs to sum and count; leave it out where kind is when"),
         ({"field": "value"}, "task.label.field belongs to sum and which; leave it out where kind is when"),

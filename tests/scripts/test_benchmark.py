@@ -101,16 +101,17 @@ def test_every_row_is_printed_and_all_jobs_write_the_same_examples(run, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["20000-events-800-users"]  # the log; outputs are gone
 
 
-def test_the_table_has_a_row_for_each_size(run, tmp_path):
-    done = run("prepare", "--table", "10_000,20_000", "--cutoffs", "3", "--memory-limit", "500MB")
+def test_the_table_has_a_row_for_each_size_and_kind_of_cutoffs(run, tmp_path):
+    done = run("prepare", "--table", "10_000,20_000", "--cutoffs", "3", "--memory-limit", "500MB", "--moments")
     assert done.returncode == 0, done.stderr
     assert "3 cutoffs, data.memory_limit 500MB" in done.stdout
-    table = rows(done.stdout)
-    assert list(table) == ["10,000", "20,000"]
-    for users, examples, seconds, _, _, mebibytes in table.values():
-        assert 1.5 * users < examples <= 3 * users
-        assert seconds > 0
-        assert 50 < mebibytes < 4_000
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    asked = [["10,000", "calendar"], ["10,000", "moments"], ["20,000", "calendar"], ["20,000", "moments"]]
+    assert [[line[0], line[2]] for line in lines] == asked
+    for _, users, _, examples, seconds, _, _, mebibytes in lines:
+        assert 1.5 * float(users) < float(examples) <= 5 * float(users)
+        assert float(seconds) > 0
+        assert 50 < float(mebibytes.replace(",", "")) < 4_000
 
 
 def test_the_hand_written_text_has_the_events_before_the_cutoff_newest_first(jobs, log):

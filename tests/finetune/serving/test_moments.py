@@ -10,6 +10,7 @@ import yaml
 from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.evaluation.evaluate import evaluate
+from finetune.evaluation.periods import DAYS, EVENTS
 from finetune.hub.model_card import write_model_card
 from finetune.parser import parse_experiment
 from finetune.report.report import write_report
@@ -97,6 +98,11 @@ def test_report_and_card_say_what_a_moment_is_and_draw_no_cutoff_for_each(run):
     assert 1 < len(metrics["by_cutoff"]) <= 12
     assert sum(entry["rows"] for entry in metrics["by_cutoff"]) == metrics["test"]["rows"]
     assert metrics["slices"].keys() == {"events seen", "age of the history"}
+    for name, order in {"events seen": EVENTS, "age of the history": DAYS}.items():
+        (few,) = [part for part in ("groups", "too_small") if metrics["slices"][name][part]]
+        values = [group["value"] for group in metrics["slices"][name][few]]
+        assert values == [value for value in order if value in values]
+        assert len(values) > 1 or name == "age of the history"
     assert metrics["test"]["most_per_user"] <= 3
     assert "right after a moment" in (experiment.run_folder / "report.html").read_text(encoding="utf-8")
     card = (experiment.model_folder / "README.md").read_text(encoding="utf-8")
