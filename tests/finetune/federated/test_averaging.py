@@ -1,4 +1,4 @@
-"""The mean of the sites' weights is the one worked out by hand; FedProx pulls back; updates of nonsense do not count."""
+"""The mean of the sites' weights is the one worked out by hand; FedProx pulls back; nonsense does not count."""
 
 import torch
 
@@ -7,7 +7,7 @@ from finetune.federated.site import Rounds
 
 
 def weights(*values: float) -> dict[str, torch.Tensor]:
-    return {"bias": torch.tensor(values[:1]), "matrix": torch.tensor([values[1:]])}
+    return {"bias": torch.tensor(values[:1]).float(), "matrix": torch.tensor([values[1:]]).float()}
 
 
 def test_each_site_counts_as_often_as_it_has_examples():
