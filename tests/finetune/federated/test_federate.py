@@ -83,11 +83,8 @@ def federated(tmp_path_factory):
         patch.setattr(Rounds, "on_evaluate", killed)
         patch.setattr("finetune.federated.federate.get_context", lambda _: get_context("fork"))
         found = federate(configs, Plan("f", 4, proximal=0.01, timeout=120), folder / "logs", pooled=True)
-    return (
-        folder,
-        found,
-        [parse_experiment("", ["--config", str(path), "--name", f"f-{path.stem}"]) for path in configs],
-    )
+    runs = [parse_experiment("", ["--config", str(path), "--name", f"f-{path.stem}"]) for path in configs]
+    return folder, found, runs
 
 
 def test_a_site_that_is_killed_is_named_and_the_others_have_one_model(federated):

@@ -15,10 +15,14 @@ from finetune.federated.network import KEY, accepted, joined
 from finetune.federated.server import Members, Plan, run_rounds, serve
 
 
+def rising(weights):
+    return float(weights["w"][0])
+
+
 class Fake:
     """A site that adds `step` to the shared weights in each round, or what `odd` says for a round."""
 
-    def __init__(self, step: float, odd: dict | None = None, validation=lambda weights: 0.5) -> None:
+    def __init__(self, step: float, odd: dict | None = None, validation=rising) -> None:
         self.step, self.odd, self.validation, self.last = step, odd or {}, validation, None
 
     def run(self, connection, rounds: int) -> None:
@@ -51,10 +55,8 @@ def federation(fakes: dict[str, Fake], rounds: int = 4, timeout: float = 30, **p
     members = Members(here, timeout)
     for site, name in zip(members.sites, fakes, strict=True):
         site.name, site.examples = name, 100
-    threads = [
-        Thread(target=fake.run, args=(end, rounds), daemon=True)
-        for fake, end in zip(fakes.values(), there, strict=True)
-    ]
+    ends = zip(fakes.values(), there, strict=True)
+    threads = [Thread(target=fake.run, args=(end, rounds), daemon=True) for fake, end in ends]
     for thread in threads:
         thread.start()
     history, best = run_rounds(members, Plan("f", rounds, **plan))
@@ -63,12 +65,8 @@ def federation(fakes: dict[str, Fake], rounds: int = 4, timeout: float = 30, **p
     return {name: fake.last["w"].tolist() for name, fake in fakes.items() if fake.last}, history, best, members.left
 
 
-def rising(weights):
-    return float(weights["w"][0])
-
-
 def test_the_weights_are_the_mean_of_all_after_each_round(capsys):
-    weights, history, best, left = federation({"a": Fake(1, validation=rising), "b": Fake(3, validation=rising)})
+    weights, history, best, left = federation({"a": Fake(1), "b": Fake(3)})
     assert weights == {"a": [8] * 3, "b": [8] * 3}  # four rounds of (1 + 3) / 2
     assert [entry["mean_validation"] for entry in history] == [2, 4, 6, 8]
     assert (best, left) == (4, {})
