@@ -3,9 +3,10 @@
 from typing import Any
 
 import matplotlib.style
+from matplotlib.ticker import MaxNLocator
 
 from finetune.measures import LOWER_IS_BETTER, MODEL, measure
-from finetune.report.pictures import PICTURE_STYLE, Picture, inline_svg, legend, styles, wide_figure
+from finetune.report.pictures import PICTURE_STYLE, THIN, Picture, inline_svg, legend, styles, wide_figure
 from finetune.report.report import page_template
 from finetune.wording import listed, number, plain_number, standing
 
@@ -26,6 +27,7 @@ def federated_page(found: dict[str, Any]) -> str:
         models={name: title for name, title in MODELS.items() if name in _shown(found)},
         others=[name for name in MODELS if name in _shown(found) and name != MODEL],
         digits=_digits(found),
+        metric=_title(found),
         method=method(found),
         answers=answers(found),
         pictures=pictures,
@@ -49,7 +51,7 @@ def answers(found: dict[str, Any]) -> dict[str, str]:
         for name, figures in sites.items():
             by[_outcome(figures, other)].append(name)
         parts = [f"{STANDING[how]} {title} at {listed(names)}" for how, names in by.items() if names]
-        said[other] = f"The federated model is {', '.join(parts)}."
+        said[other] = f"The federated model is {listed(parts)}."
     out = [f"{name} has left: {why}" for name, why in found["left"].items()]
     for entry in found["history"]:
         out += [f"round {entry['round']}: {name}, {why}" for name, why in entry["left_out"].items()]
@@ -69,7 +71,7 @@ def table(found: dict[str, Any]) -> str:
                 continue
             ahead = f" ({_figure(of['difference'], digits, '+')} [{_bounds(of, digits)}])" if model != MODEL else ""
             parts.append(f"{title.lower()} {_figure(of['value'], digits)}{ahead}")
-        lines.append(f"{name:<{width}}  {figures['metric']} on {figures['rows']:,} rows: {', '.join(parts)}")
+        lines.append(f"{name:<{width}}  {_title(found)} on {figures['rows']:,} rows: {', '.join(parts)}")
     return "\n".join([*lines, "in brackets: federated minus the other, with the 95 % interval over users"])
 
 
@@ -81,9 +83,17 @@ def _bounds(of: dict[str, Any], digits: int) -> str:
     return ", ".join(_figure(end, digits, "+") for end in of["difference_interval"] or [None, None])
 
 
+def _task(found: dict[str, Any]) -> str:
+    return next(iter(found["sites"].values()))["task"]
+
+
+def _title(found: dict[str, Any]) -> str:
+    """The measure of the test rows."""
+    return measure(next(iter(found["sites"].values()))["metric"], _task(found)).title
+
+
 def _digits(found: dict[str, Any]) -> int:
-    figures = next(iter(found["sites"].values()))
-    return measure(figures["metric"], figures["task"]).digits or 3
+    return measure(next(iter(found["sites"].values()))["metric"], _task(found)).digits or 3
 
 
 def _shown(found: dict[str, Any]) -> set[str]:
@@ -104,14 +114,15 @@ def _rounds(found: dict[str, Any]) -> Picture:
     axes = figure.subplots()
     history = found["history"]
     names = list(dict.fromkeys(name for entry in history for name in entry["validation"]))
-    metric = next((entry["metric"] for entry in history if "metric" in entry), "validation")
+    metric = measure(next((entry["metric"] for entry in history if "metric" in entry), "loss"), _task(found)).title
     ends = []
     for name, style in styles(names).items():
         known = [(entry["round"], entry["validation"][name]) for entry in history if name in entry["validation"]]
         axes.plot(*zip(*known, strict=True), label=name, **dict(style, markevery=1))
         ends.append(f"{name} {number(known[-1][1])}")
     if found["best_round"]:
-        axes.axvline(found["best_round"], color="#666666", linewidth=1)
+        axes.axvline(found["best_round"], **THIN)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="Round", ylabel=f"{metric} of validation")
     if names:
         legend(figure, axes)

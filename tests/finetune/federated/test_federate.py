@@ -41,11 +41,15 @@ def site(folder, name, seed=0, **changes):
 
 
 def weights_of(experiment):
-    return load_file(experiment.model_folder / "model.safetensors")
+    (path,) = experiment.model_folder.glob("*.safetensors")
+    return load_file(path)
 
 
-def test_a_federation_of_one_site_is_plain_training_to_the_bit(tmp_path):
-    experiment = parse_experiment("", ["--config", str(site(tmp_path / "one", "one"))])
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_a_federation_of_one_site_is_plain_training_to_the_bit(trained, tmp_path, adapter):
+    lora = ["--model.peft", '{"method": "lora", "r": 2, "target_modules": ["query"]}']
+    more = ["--model.name_or_path", str(trained.model_folder), *lora] if adapter else []
+    experiment = parse_experiment("", ["--config", str(site(tmp_path / "one", "one")), *more])
     here, there = Pipe()
     found = []
     server = Thread(target=lambda: found.append(serve([here], Plan("f", rounds=4))), daemon=True)
@@ -64,6 +68,9 @@ def test_a_federation_of_one_site_is_plain_training_to_the_bit(tmp_path):
         name: of["edges"] for name, of in shared.header.items()
     }
     assert [len(found["history"]), found["left"], list(found["sites"])] == [4, {}, ["one"]]
+    log = json.loads((federated.run_folder / "training_log.json").read_text())
+    assert found["history"][0]["numbers"] == log["trainable_parameters"]
+    assert (log["trainable_parameters"] < log["total_parameters"] / 2) == adapter
     # The alone model validates at other steps, and may have kept another one.
     assert found["sites"]["one"]["models"].keys() == {"model", "alone"}
 
