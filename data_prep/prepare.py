@@ -20,7 +20,7 @@ from data_prep.connections import connect
 from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
-from data_prep.examples import UNLABELLED, Examples, SplitWriter, Summary, fit_examples
+from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
@@ -146,13 +146,7 @@ def _write(
         del labels  # the memory of their history is needed for the parts
         bar.total += parts * len(examples.groups()) - 1
         bar.set_postfix_str("write texts")
-        summary = Summary()
-        with SplitWriter(folder) as writer:
-            for _, group in groupby(batches, key=lambda batch: batch.group):
-                for batch in group:
-                    writer.write(batch)
-                    summary.add(batch)
-                bar.update()
+        summary = _written(folder, batches, bar)
         splits = examples.describe(summary)
         known = users and user_facts(users, summary.attributed, folder, examples.serializer)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
@@ -176,6 +170,18 @@ def _write(
         **_columns(examples),
         "content_hash": files_hash(folder.iterdir()),
     }
+
+
+def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:
+    """Write the splits; returns their rows, users and labels."""
+    summary = Summary()
+    with SplitWriter(folder) as writer:
+        for _, group in groupby(batches, key=lambda batch: batch.group):
+            for batch in group:
+                writer.write(batch)
+                summary.add(batch)
+            bar.update()
+    return summary
 
 
 def _columns(examples: Examples) -> dict[str, list[str]]:

@@ -151,9 +151,8 @@ def _welcomed(members: Members) -> dict[str, dict[str, Any]]:
             members.leave(site.name, f"there is a site {name} already; give each config another name")
         elif other:
             site.name = name
-            members.leave(
-                name, f"its {other} is {settings.get(other)}, and that of {next(iter(hello))} {first.get(other)}"
-            )
+            theirs = f"that of {next(iter(hello))} is {first.get(other)}"
+            members.leave(name, f"its {other} is {settings.get(other)}, and {theirs}")
         else:
             site.name, hello[name] = name, content
     return hello
