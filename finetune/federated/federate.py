@@ -26,6 +26,8 @@ from finetune.federated.site import join, local_steps, named
 from finetune.parser import parse_experiment
 from finetune.training.train import train
 
+ENDING = 60  # seconds that a site has to end, once there is nobody to talk to
+
 
 def federate(
     configs: Sequence[Path],
@@ -74,7 +76,8 @@ def federate(
         for connection in connections:
             connection.close()
         for process in processes:
-            process.join()
+            process.join(ENDING)
+            process.terminate()  # of a site that hangs
     if pooled:
         taking_part = [experiment for experiment in experiments if experiment.name in found["sites"]]
         found["sites"] |= pooled_figures(taking_part, plan)
