@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
 from data_prep.attributes import RELATION, Attributes, fit_attributes
-from data_prep.config import TaskConfig, TextConfig, TextField
+from data_prep.config import TaskConfig, TextConfig, TextField, settings_of
 from data_prep.cutoffs import SPLITS, log_end, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
@@ -302,6 +302,7 @@ def fit_examples(
     text: TextConfig,
     given: pa.Table | None = None,
     users: UserRows | None = None,
+    schema: EventSerializer | None = None,
 ) -> tuple[Examples, Labels]:
     """Learn classes, bins and vocabularies on the training history.
 
@@ -314,6 +315,7 @@ def fit_examples(
         text: How a history becomes text.
         given: The table of task.examples, see `MomentRule`.
         users: The table of data.users.
+        schema: Whose bins and vocabularies are taken instead.
 
     Returns:
         The examples to be made, and the labels and history of the users in `rows`.
@@ -342,11 +344,36 @@ def fit_examples(
     check_attributes(text, {"event_type": "VARCHAR"} | log.fields, users, aggregate_names(features))
     rule = LabelRule(task, log.fields, classes, log_end(log))
     moments = moment_rule(task, cutoffs, given, log)
-    serializer = EventSerializer.fit(con, text, features, before)
+    if schema:
+        _refuse_other_log(schema, text, features)
+    serializer = schema or EventSerializer.fit(con, text, features, before)
     examples = Examples(task, cutoffs, serializer, rule, moments, users)
     labels = examples.load(con)
-    _fit_on_training(con, examples, labels)
+    if not schema:
+        _fit_on_training(con, examples, labels)
     return examples, labels
+
+
+def _refuse_other_log(schema: EventSerializer, text: TextConfig, features: Features) -> None:
+    """InputError where a serializer of other logs does not suit this one; only event types may be others."""
+    if settings_of(schema.config) != settings_of(text):
+        raise InputError(
+            "the shared schema was made for other settings of `text`", "give the same ones", setting="text"
+        )
+    for name in {**schema.features.types, **features.types}:
+        there, here = (made.types.get(name, "missing") for made in (schema.features, features))
+        if there != here:
+            raise InputError(
+                f"column '{name}' is {here} here and {there} in the shared schema",
+                "cast it in the source, or select the same columns",
+                setting="data.sources",
+            )
+    theirs, ours = (replace(made, types={}, event_types=[]).settings() for made in (schema.features, features))
+    for name, own in ours.items():
+        if theirs.get(name) != own:
+            raise InputError(
+                f"{name} is {own} here and {theirs.get(name)} in the shared schema", "ask the same question"
+            )
 
 
 def _fit_on_training(con: duckdb.DuckDBPyConnection, examples: Examples, labels: Labels) -> None:

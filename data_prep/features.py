@@ -130,7 +130,17 @@ def field_kinds(types: dict[str, str], specs: dict[str, dict]) -> dict[str, str]
 
 
 def frequent_types(count: Count, before: datetime, min_users: int) -> list[str]:
-    """The most frequent event types of the training history, as words; none where the log has a single one.
+    """The most frequent event types of the training history, as words; none where the log has a single one."""
+    return ranked_types(type_counts(count, before, min_users))
+
+
+def ranked_types(counts: dict[str, int]) -> list[str]:
+    """Those with the most events; none where there is a single one."""
+    return most_frequent(counts, MAX_TYPES) if len(counts) > 1 else []
+
+
+def type_counts(count: Count, before: datetime, min_users: int) -> dict[str, int]:
+    """How many events of the training history have each type, as a word.
 
     Types of fewer than `min_users` users are not among them: aggregates, and with them whatever is published, name no
     rare value.
@@ -145,8 +155,7 @@ def frequent_types(count: Count, before: datetime, min_users: int) -> list[str]:
         f"""SELECT type_word, count(*) FROM (SELECT DISTINCT user_id, {word("event_type")} AS type_word {past})
             GROUP BY type_word"""
     )
-    kept = {name: events for name, events in counts.items() if users[name] >= min_users}
-    return most_frequent(kept, MAX_TYPES) if len(kept) > 1 else []
+    return {name: events for name, events in counts.items() if users[name] >= min_users}
 
 
 def class_values(field: str, types: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from data_prep.connections import connect
 from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
-from data_prep.examples import UNLABELLED, Examples, SplitWriter, Summary, fit_examples
+from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
@@ -45,7 +45,14 @@ from data_prep.users import key_mark
 FORMAT = 10  # raise it when the same config and log would give other files
 
 
-def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spark: SparkConfig | None = None) -> Path:
+def prepare(
+    name: str,
+    data: DataConfig,
+    task: TaskConfig,
+    text: TextConfig,
+    spark: SparkConfig | None = None,
+    schema: EventSerializer | None = None,
+) -> Path:
     """Write FOLDER/NAME: {train,validation,test,unlabelled}.parquet, serializer.json, manifest.json and README.md.
 
     unlabelled.parquet has, for pretraining, the histories at the last training cutoff of the users outside of the
@@ -60,6 +67,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
         task: Label, population and cutoffs.
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
+        schema: Writes the texts; None learns bins and vocabularies of this log.
 
     Returns:
         The output's folder.
@@ -70,10 +78,11 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     started = time.perf_counter()
     folder = Path(data.folder) / name
     config = {"data": settings_of(data), "task": settings_of(task), "text": settings_of(text)}
+    given = [schema.to_json()] if schema else []
     read = [data, *(table_source(table, data) for table in (task.examples, data.users) if table)]
     files = [source_files(sources) for sources in read]
     known = None if None in files else [path for found in files for path in found or []]
-    key = _key(config, [*(text for sources in read for text in expanded(sources)), key_mark(data)], known)
+    key = _key(config, [*(text for sources in read for text in expanded(sources)), key_mark(data), *given], known)
     old = find_manifest(folder)
     if old and key is not None and old["key"] == key and old["files"] == _sizes(folder, old["files"]):
         print(f"{folder} is up to date")
@@ -83,7 +92,7 @@ def prepare(name: str, data: DataConfig, task: TaskConfig, text: TextConfig, spa
     _keep_freed_memory()
     with replacing(folder) as made:
         with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
-            written = _write(con, made, name, data, task, text, spark)
+            written = _write(con, made, name, data, task, text, spark, schema)
         written |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
         manifest = cast(Manifest, written)
         (made / "README.md").write_text(dataset_card(name, task, manifest), encoding="utf-8")
@@ -114,6 +123,7 @@ def _write(
     task: TaskConfig,
     text: TextConfig,
     spark: SparkConfig | None,
+    schema: EventSerializer | None,
 ) -> dict:
     """Write the splits and the serializer; returns the manifest without config and times."""
     with ExitStack() as stack, tqdm(total=3, desc="prepare", unit="step") as bar:
@@ -127,7 +137,7 @@ def _write(
         bar.update()
         bar.set_postfix_str("learn bins and vocabularies")
         engine.sample(sample_condition(log))
-        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users)
+        examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs, log)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
@@ -136,13 +146,7 @@ def _write(
         del labels  # the memory of their history is needed for the parts
         bar.total += parts * len(examples.groups()) - 1
         bar.set_postfix_str("write texts")
-        summary = Summary()
-        with SplitWriter(folder) as writer:
-            for _, group in groupby(batches, key=lambda batch: batch.group):
-                for batch in group:
-                    writer.write(batch)
-                    summary.add(batch)
-                bar.update()
+        summary = _written(folder, batches, bar)
         splits = examples.describe(summary)
         known = users and user_facts(users, summary.attributed, folder, examples.serializer)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
@@ -166,6 +170,18 @@ def _write(
         **_columns(examples),
         "content_hash": files_hash(folder.iterdir()),
     }
+
+
+def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:
+    """Write the splits; returns their rows, users and labels."""
+    summary = Summary()
+    with SplitWriter(folder) as writer:
+        for _, group in groupby(batches, key=lambda batch: batch.group):
+            for batch in group:
+                writer.write(batch)
+                summary.add(batch)
+            bar.update()
+    return summary
 
 
 def _columns(examples: Examples) -> dict[str, list[str]]:

@@ -31,26 +31,35 @@ def fit_columns(
             fitted[name] = {"kind": "numeric", **fit_bins(combined(values["x"]).to_numpy(), spec.bins)}
         elif spec.top:
             is_list = types.get(name, "").endswith("]")
-            values = frequent_words(con, column, category_words(column, is_list), past, spec.top, spec.min_users)
-            fitted[name] = {"kind": "categorical", "list": is_list, "values": values}
+            values = word_users(con, column, category_words(column, is_list), past, spec.min_users, spec.top)
+            fitted[name] = {"kind": "categorical", "list": is_list, "values": [*values]}
         else:
-            words = frequent_words(con, column, text_words(column), past, spec.vocabulary, spec.min_users)
-            fitted[name] = {"kind": "text", "words": words}
+            words = word_users(con, column, text_words(column), past, spec.min_users, spec.vocabulary)
+            fitted[name] = {"kind": "text", "words": [*words]}
     return fitted
 
 
-def frequent_words(
-    con: duckdb.DuckDBPyConnection, column: str, words: str, past: str, top: int, min_users: int
-) -> list[str]:
-    """The words of most users, ties in alphabetical order; `words` is SQL of the list of a value's words."""
+def word_users(
+    con: duckdb.DuckDBPyConnection, column: str, words: str, past: str, min_users: int, top: int | None = None
+) -> dict[str, int]:
+    """Words and their users, the words of most users first, ties in alphabetical order.
+
+    Args:
+        con: Where the rows are.
+        column: SQL of the column.
+        words: SQL of the list of a value's words.
+        past: See `fit_columns`.
+        min_users: Words of fewer users are left out.
+        top: The most words; None takes all.
+    """
     rows = con.execute(
         f"""WITH pairs AS (SELECT DISTINCT user_id, {column} {past}),
                  written AS (SELECT {column} AS value, unnest({words}) AS word
                              FROM (SELECT DISTINCT {column} FROM pairs))
-            SELECT word FROM (SELECT DISTINCT user_id, word FROM pairs JOIN written ON {column} = value)
-            GROUP BY word HAVING count(*) >= {min_users} ORDER BY count(*) DESC, word LIMIT {top}"""
+            SELECT word, count(*) FROM (SELECT DISTINCT user_id, word FROM pairs JOIN written ON {column} = value)
+            GROUP BY word HAVING count(*) >= {min_users} ORDER BY count(*) DESC, word {f"LIMIT {top}" if top else ""}"""
     ).fetchall()
-    return [row[0] for row in rows]
+    return dict(rows)
 
 
 def category_words(column: str, is_list: bool) -> str:

@@ -34,7 +34,7 @@ def build_tokenizer(start: str | Path | None, texts: Iterable[pa.Array], max_tok
 
 
 def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the texts' words, split at spaces; [SEP] within a text is the special token.
+    """A tokenizer whose tokens are the texts' words, split at spaces.
 
     The most frequent words have the lowest numbers, as tokenizers' own WordLevelTrainer gives them.
 
@@ -49,6 +49,16 @@ def train_tokenizer(texts: list[str] | Iterable[pa.Array], max_tokens: int) -> P
             for word in SPACE.split(found["values"].replace("[SEP]", " ")):
                 counts[word] += found["counts"]
     words = sorted(counts.keys() - {"", *SPECIAL.values()}, key=lambda word: (-counts[word], word))
+    return word_tokenizer(words, max_tokens)
+
+
+def word_tokenizer(words: list[str], max_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of these words, numbered in their order, up to MOST_WORDS; [SEP] within a text is the special token.
+
+    Args:
+        words: Without those that are special.
+        max_tokens: Longer texts lose their oldest events.
+    """
     known = [*SPECIAL.values(), *words][:MOST_WORDS]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

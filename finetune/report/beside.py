@@ -20,10 +20,14 @@ def refuse_output(path: Path, events: DataConfig, key: str, other: str = "is som
         key: An earlier one has it.
         other: What is said of any other file.
     """
-    beside = path.with_suffix(".json")
     read = {source.resolve() for log in all_logs(events) for source in source_files(log) or []}
-    own = not beside.exists() or bool(read_notes(beside, {key: str}))
-    if not own or read & {path.resolve(), beside.resolve()}:
+    refuse_other_page(path, key, other, bool(read & {path.resolve(), path.with_suffix(".json").resolve()}))
+
+
+def refuse_other_page(path: Path, key: str, other: str = "is something else", refused: bool = False) -> None:
+    """The same where no events are read, or where it is known that the page is `refused`."""
+    beside = path.with_suffix(".json")
+    if refused or (beside.exists() and not read_notes(beside, {key: str})):
         raise InputError(
             f"--output {path} would replace {beside}, which {other}", "choose another name", setting="--output"
         )

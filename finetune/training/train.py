@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
 from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
 from finetune.model.packing import batches_for
-from finetune.model.tokenization import build_tokenizer, first_line, name_for_others
+from finetune.model.tokenization import build_tokenizer, first_line, name_for_others, word_tokenizer
 from finetune.model.tokens import CHUNK, tokens_of_split
 from finetune.runs import (
     BACKTESTS,
@@ -72,12 +73,19 @@ from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progr
 TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "attributes", "content_hash")
 
 
-def train(experiment: Experiment) -> list[Path]:
+def train(
+    experiment: Experiment, words: list[str] | None = None, callbacks: Sequence[TrainerCallback] = ()
+) -> list[Path]:
     """Fine-tune the classifier and write runs/NAME/model: weights, tokenizer and serializer.
 
     The checkpoint with the best validation metric is kept. Also writes config.yaml and training_log.json. With several
     seeds each has all of this in runs/NAME/seed-SEED. A run that was stopped continues where it was; of several seeds
     those that had finished are not trained again.
+
+    Args:
+        experiment: The settings.
+        words: Of the tokenizer of a model from scratch; None takes those of the training texts.
+        callbacks: Of the Trainer, beside its own.
 
     Returns:
         The folder of the model, or of each seed's model.
@@ -97,7 +105,7 @@ def train(experiment: Experiment) -> list[Path]:
         finished = [False] * len(runs)
     for (run, origin), done in zip(runs, finished, strict=True):
         if not done:
-            _train(run, manifest, origin)
+            _train(run, manifest, origin, words, callbacks)
     return [run.model_folder for run, _ in runs]
 
 
@@ -111,10 +119,18 @@ def _origin(run: Experiment, manifest: Manifest) -> dict:
 
 
 @enough_memory(TRAINING_REMEDY)
-def _train(experiment: Experiment, manifest: Manifest, origin: dict) -> None:
+def _train(
+    experiment: Experiment,
+    manifest: Manifest,
+    origin: dict,
+    words: list[str] | None,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
     arguments = training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     resume = checkpoint_to_resume(arguments, origin)
-    trainer, facts = build_trainer(experiment, arguments, manifest)
+    trainer, facts = build_trainer(experiment, arguments, manifest, words)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     trainable, total = (
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad or every) for every in (False, True)
     )
@@ -136,7 +152,7 @@ def _train(experiment: Experiment, manifest: Manifest, origin: dict) -> None:
 
 
 def build_trainer(
-    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest
+    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest, words: list[str] | None = None
 ) -> tuple[LengthGroupedTrainer, dict]:
     """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
@@ -153,7 +169,8 @@ def build_trainer(
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     _, texts = split_texts(folder, "train", experiment.finetuning.max_train_examples, CHUNK)
-    tokenizer = build_tokenizer(start, texts, experiment.model.max_tokens)
+    most = experiment.model.max_tokens
+    tokenizer = build_tokenizer(start, texts, most) if words is None else word_tokenizer(words, most)
     steps = _steps(arguments, len(labels["train"]))
     model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors)
     # Read when the model scores; to others it is an unknown entry that they leave alone.

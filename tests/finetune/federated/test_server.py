@@ -1,0 +1,181 @@
+"""The server goes on without sites that drop out, and does not count rounds of those that send nonsense."""
+
+import json
+import socket
+import time
+from multiprocessing import Pipe
+from threading import Thread
+
+import pytest
+import torch
+
+from data_prep import InputError
+from finetune.federated.messages import receive, send
+from finetune.federated.network import KEY, accepted, joined
+from finetune.federated.server import Members, Plan, run_rounds, serve
+
+
+def rising(weights):
+    return float(weights["w"][0])
+
+
+class Fake:
+    """A site that adds `step` to the shared weights in each round, or what `odd` says for a round."""
+
+    def __init__(self, step: float, odd: dict | None = None, validation=rising) -> None:
+        self.step, self.odd, self.validation, self.last = step, odd or {}, validation, None
+
+    def run(self, connection, rounds: int) -> None:
+        value = None
+        for number in range(rounds + 2):
+            act = self.odd.get(number)
+            if act == "leave":
+                connection.close()
+                return
+            if act == "error":
+                send(connection, {"error": "training.learning_rate: the weights are no numbers"})
+                connection.close()
+                return
+            if act == "garbage":
+                connection.send_bytes(b"\x80\x04.")
+                return
+            if act == "hang":
+                return
+            made = {"w": torch.zeros(3)} if self.last is None else {"w": self.last["w"] + self.step}
+            if callable(act):
+                made = act(self.last)
+            send(connection, {"validation": value, "metric": "auroc"}, {} if number == rounds + 1 else made)
+            _, self.last = receive(connection)
+            value = self.validation(self.last)
+
+
+def federation(fakes: dict[str, Fake], rounds: int = 4, timeout: float = 30, **plan):
+    """Run the rounds; the weights that each site has at the end, the history, the best round, and who has left."""
+    here, there = zip(*(Pipe() for _ in fakes), strict=True)
+    members = Members(here, timeout)
+    for site, name in zip(members.sites, fakes, strict=True):
+        site.name, site.examples = name, 100
+    ends = zip(fakes.values(), there, strict=True)
+    threads = [Thread(target=fake.run, args=(end, rounds), daemon=True) for fake, end in ends]
+    for thread in threads:
+        thread.start()
+    history, best = run_rounds(members, Plan("f", rounds, **plan))
+    for thread in threads:
+        thread.join(30)
+    return {name: fake.last["w"].tolist() for name, fake in fakes.items() if fake.last}, history, best, members.left
+
+
+def test_the_weights_are_the_mean_of_all_after_each_round(capsys):
+    weights, history, best, left = federation({"a": Fake(1), "b": Fake(3)})
+    assert weights == {"a": [8] * 3, "b": [8] * 3}  # four rounds of (1 + 3) / 2
+    assert [entry["mean_validation"] for entry in history] == [2, 4, 6, 8]
+    assert (best, left) == (4, {})
+    assert history[0]["lengths"] == {"a": pytest.approx(3**0.5), "b": pytest.approx(3 * 3**0.5)}
+    assert "round 4: validation auroc a 8.0000, b 8.0000" in capsys.readouterr().out
+
+
+def test_the_best_round_is_kept():
+    def falls(weights):
+        return 1 - abs(float(weights["w"][0]) - 4)
+
+    weights, _, best, _ = federation({"a": Fake(2, validation=falls), "b": Fake(2, validation=falls)})
+    assert (best, weights["a"]) == (2, [4] * 3)
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        ("leave", "it is gone"),
+        ("error", "training.learning_rate: the weights are no numbers"),
+        ("garbage", "it sent something else than a message"),
+        ("hang", "it has not answered for 1 s"),
+    ],
+)
+def test_a_site_that_drops_out_is_named_and_the_others_go_on(act, why, capsys):
+    fakes = {"a": Fake(1), "b": Fake(3), "c": Fake(100, {2: act})}
+    weights, history, _, left = federation(fakes, timeout=1, norm_bound=1000)
+    assert left == {"c": why}
+    assert f"c has left: {why}" in capsys.readouterr().out
+    assert [entry["sites"] for entry in history] == [["a", "b", "c"], *[["a", "b"]] * 3]
+    assert weights["a"] == pytest.approx([104 / 3 + 6] * 3)
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (lambda last: {"w": last["w"] * float("nan")}, "its weights are no numbers"),
+        (lambda last: {"w": last["w"] + 1000}, "its update is 1000.0 times as long as the median"),
+        (lambda last: {"w": torch.zeros(2)}, "its weights are of another model"),
+        (lambda last: {"v": torch.zeros(3)}, "its weights are of another model"),
+        (lambda last: {}, "its weights are of another model"),
+    ],
+)
+def test_nonsense_does_not_count_in_its_round_and_the_site_stays(sent, why, capsys):
+    weights, history, _, left = federation({"a": Fake(1), "b": Fake(1), "c": Fake(1, {2: sent})})
+    assert weights == {name: [4] * 3 for name in "abc"}
+    assert left == {}
+    assert [entry["left_out"] for entry in history] == [{}, {"c": why}, {}, {}]
+    assert f"round 2: c is left out, {why}" in capsys.readouterr().out
+
+
+def test_without_any_site_there_is_no_model():
+    with pytest.raises(InputError, match="no site is left; the last one was a: it is gone"):
+        federation({"a": Fake(1, {3: "leave"})})
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        ({"site": "b", "settings": {"rate": "2"}}, "b has left: its rate is 2, and that of a is 1"),
+        ({"site": "a", "settings": {"rate": "1"}}, "site 2 has left: there is a site a already"),
+        ({"site": "b", "settings": [1]}, "site 2 has left: site 2 is damaged"),
+        ({"site": "b", "settings": {"rate": "1"}, "columns": "{}"}, "b has left: "),
+    ],
+)
+def test_a_site_of_other_settings_leaves_before_any_round(second, why, capsys):
+    here, there = zip(Pipe(), Pipe(), strict=True)
+    send(there[0], {"site": "a", "settings": {"rate": "1"}, "columns": "none"})
+    send(there[1], second)
+    with pytest.raises(InputError, match="no site is left"):  # as a has no schema to begin with
+        serve(here, Plan("f", 4))
+    assert receive(there[0])[0] == {"name": "f", "rounds": 4, "proximal": 0.0, "counts": True}
+    assert why in capsys.readouterr().out
+
+
+def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"the environment has no {KEY}"):
+        joined(address)
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    with pytest.raises(InputError, match="there is no server at"):
+        joined(address)
+    found: list = []
+    server = Thread(target=lambda: found.extend(accepted(address, 1)), daemon=True)
+    server.start()
+    while "waiting for 1 sites" not in capsys.readouterr().out:
+        time.sleep(0.01)
+    monkeypatch.setenv(KEY, "another secret than theirs")
+    with pytest.raises(InputError, match=f"has another {KEY}"):
+        joined(address)
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    site = joined(address)
+    server.join(30)
+    send(site, {"site": "a"}, {"w": torch.arange(3.0)})
+    content, weights = receive(found[0])
+    assert (content, weights["w"].tolist()) == ({"site": "a"}, [0, 1, 2])
+    site.close()
+    found[0].close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"[1]", b"{}", b'{"content": 3, "weights": false}', b"\xff", b"[" * 100_000])
+def test_what_is_no_message_is_refused_in_a_sentence(sent):
+    here, there = Pipe()
+    there.send_bytes(sent)
+    with pytest.raises(InputError, match="it sent something else than a message"):
+        receive(here)
+    there.send_bytes(json.dumps({"content": {}, "weights": True}).encode())
+    there.send_bytes(b"no safetensors")
+    with pytest.raises(InputError, match="it sent something else than a message"):
+        receive(here)
