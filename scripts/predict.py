@@ -40,6 +40,13 @@ def arguments() -> Namespace:
     parser.add_argument(
         "--embeddings", action="store_true", help="Also write a vector of each user (embedding): what the head reads."
     )
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help="A CSV or Parquet file with user_id (as in the output) and group: the label then goes by the threshold of "
+        "the user's group, where evaluation.group_thresholds made some. finetune/FAIR.md says when that is lawful.",
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
         "--part-users", type=int, default=PART_USERS, help="Users between two saves; fewer lose less in a stop."
@@ -68,6 +75,7 @@ def run(given: Namespace) -> None:
             part_users=given.part_users,
             top=given.top,
             embeddings=given.embeddings,
+            groups=given.groups,
             called="data.sources[0]" if given.config else "--events",
         )
 

@@ -30,6 +30,7 @@ from data_prep.serializer import SERIALIZER, EventSerializer
 from finetune.config import Experiment, RunsConfig
 from finetune.evaluation.evaluate import check_evaluation
 from finetune.evaluation.figures import SCORED, calibrated, measured, rows_to_score, write_predictions
+from finetune.evaluation.group_thresholds import ByGroup
 from finetune.evaluation.slices import slice_values
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration
@@ -81,7 +82,7 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
     refuse_seen(model, newer.task)
     run, manifest = run_and_data(base, part)
     calibration = Calibration.load(model)
-    settings = replace(newer.evaluation, calibration=calibration.method)
+    settings = replace(newer.evaluation, calibration=calibration.method)  # and the model's own group thresholds
     if calibration.threshold_by is not None:
         settings = replace(settings, threshold=calibration.threshold_by)
     with _together(run, manifest, newer, model) as (folder, assembled, found):
@@ -99,6 +100,9 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
         groups = slice_values(experiment, rows[SPLIT]) if settings.slices else {}
         raw = raw_scores(*load_classifier(Path(model)), folder, SCORED, experiment)
         scored = calibrated(objective.task, rows, [raw], [calibration], calibration.threshold)
+        if calibration.group_thresholds and calibration.group_by in groups:
+            equal = str(calibration.group_equal)
+            scored.by_group = ByGroup(calibration.group_by, equal, calibration.group_thresholds, {})
         metrics, everyone = measured(experiment, assembled, rows, groups, scored, 1)
         metrics["made"]["seconds"] = {"evaluate": round(time.perf_counter() - started, 1)}
         metrics = without_nan(metrics)
