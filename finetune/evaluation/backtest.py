@@ -82,7 +82,7 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
     refuse_seen(model, newer.task)
     run, manifest = run_and_data(base, part)
     calibration = Calibration.load(model)
-    settings = replace(newer.evaluation, calibration=calibration.method)  # and the model's own group thresholds
+    settings = replace(newer.evaluation, calibration=calibration.method)
     if calibration.threshold_by is not None:
         settings = replace(settings, threshold=calibration.threshold_by)
     with _together(run, manifest, newer, model) as (folder, assembled, found):
@@ -100,9 +100,9 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
         groups = slice_values(experiment, rows[SPLIT]) if settings.slices else {}
         raw = raw_scores(*load_classifier(Path(model)), folder, SCORED, experiment)
         scored = calibrated(objective.task, rows, [raw], [calibration], calibration.threshold)
-        if calibration.group_thresholds and calibration.group_by in groups:
-            equal = str(calibration.group_equal)
-            scored.by_group = ByGroup(calibration.group_by, equal, calibration.group_thresholds, {})
+        scored.by_group = _own_thresholds(calibration, groups)
+        if settings.group_thresholds and scored.by_group is None:
+            print(f"warning: {model} has no thresholds of groups of these slices, and none are chosen on later rows")
         metrics, everyone = measured(experiment, assembled, rows, groups, scored, 1)
         metrics["made"]["seconds"] = {"evaluate": round(time.perf_counter() - started, 1)}
         metrics = without_nan(metrics)
@@ -113,6 +113,14 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
             write_whole(made / SETTINGS, newer.resolved)
             shutil.copy(base / part / TRAINING_LOG, made / TRAINING_LOG)
     return cast(Metrics, metrics), output
+
+
+def _own_thresholds(calibration: Calibration, groups: dict[str, list[str]]) -> ByGroup | None:
+    """Those of single groups that the model was saved with; None where the groups are not known here."""
+    by, equal = calibration.group_by, calibration.group_equal
+    if not calibration.group_thresholds or by not in groups or equal is None:
+        return None
+    return ByGroup(by, equal, calibration.group_thresholds, {})
 
 
 @dataclass(frozen=True)

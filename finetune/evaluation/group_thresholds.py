@@ -16,7 +16,7 @@ from finetune.model.calibration import equal_thresholds
 
 ONE, OWN = "one", "own"  # the one threshold for all, and each group's own
 KEPT = RATES[:2]  # the share selected, and the true positive rate
-NOT_SEEN = "no validation row"
+NOT_SEEN = "validation gave it none of its own"
 
 
 @dataclass(frozen=True)
