@@ -154,7 +154,7 @@ def test_scores_are_decided_by_group_only_where_a_file_says_the_groups(asked, tm
     found = pq.read_table(predict_log(model, asked.data, "2024-04-01", tmp_path / "own.parquet", groups=groups))
     assert "for 2 users; 1 of other groups" in capsys.readouterr().out
     assert found["score"].equals(plain["score"])
-    assert found["label"].to_pylist() == ["churn", "no churn", *plain["label"].to_pylist()[2:]]
+    assert found["label"].to_pylist() == ["churn", "no_churn", *plain["label"].to_pylist()[2:]]
 
 
 def test_files_of_groups_that_do_not_fit_are_refused(asked, trained, tmp_path):

@@ -78,17 +78,17 @@ def test_what_is_learned_of_reweighed_rows_says_the_same_of_both_groups():
 
 
 def test_a_training_weighs_its_rows_and_its_log_says_how(prepared, tmp_path, capsys):
-    arguments = [*ALONE, "--finetuning.reweigh", "tenure_days < 50"]
+    arguments = [*ALONE, "--finetuning.reweigh", "tenure_days < 25"]
     plain, asked = (
         experiment(prepared, tmp_path / "plain", *ALONE),
         experiment(prepared, tmp_path / "asked", *arguments),
     )
     for run in (plain, asked):
         train(run)
-    assert "reweighing: 2 groups of tenure_days < 50" in capsys.readouterr().out
+    assert "reweighing: 2 groups of tenure_days < 25" in capsys.readouterr().out
     log = json.loads((asked.run_folder / "training_log.json").read_text())["reweigh"]
     rows = read_split(asked.data_folder, "train", None, ["tenure_days", "label"]).to_pylist()
-    counts = Counter(("yes" if row["tenure_days"] < 50 else "no", ["no churn", "churn"][row["label"]]) for row in rows)
+    counts = Counter(("yes" if row["tenure_days"] < 25 else "no", ["no_churn", "churn"][row["label"]]) for row in rows)
     assert {(part["group"], part["class"]): part["rows"] for part in log["weights"]} == dict(counts)
     for part in log["weights"]:
         of_group = sum(n for (group, _), n in counts.items() if group == part["group"])
@@ -120,7 +120,7 @@ def test_settings_that_do_not_fit_are_refused_before_any_work(prepared, tmp_path
     [
         (
             "country",
-            r"finetuning\.reweigh: country .*use user_id, cutoff, the log's columns \(event_type, amount, shop\)",
+            r"finetuning\.reweigh: country: .*use user_id, cutoff, the log's columns \(event_type, amount, shop\)",
         ),
         (
             "event_type <> 'never'",
