@@ -62,7 +62,7 @@ def report(folder: Path, text: str) -> str:
     rates = dict.fromkeys(("selected_rate", "true_positive_rate"), 0.1)
     group = {"value": text, "rows": 10, "threshold": None, "one": rates, "own": rates}
     gaps = {"demographic_parity": 0.1, "demographic_parity_interval": [0.0, 0.2]}
-    overall = dict.fromkeys(("one", "own"), {"contacted": 1, "found": 1}) | {"difference": {}}
+    overall = {"one": {"contacted": 1, "found": 1}, "own": {"contacted": 2, "found": 1}, "difference": {}}
     metrics["group_thresholds"] = {"by": text, "equal": "selection", "groups": [group], "common": {text: text}}
     metrics["group_thresholds"] |= {"gaps": {"one": gaps, "own": gaps}, "overall": overall}
     metrics["training"]["reweigh"] = {
