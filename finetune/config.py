@@ -134,6 +134,9 @@ class FinetuningConfig:
     class_weights: Literal["none", "auto"] | dict[str, float] = "none"
     """What an example counts for in the loss: auto gives rare classes as much weight as frequent ones, {churn: 3} says
     it by name. Weights shift the probabilities, so that they no longer are those of the log; none is the default."""
+    reweigh: str | None = None
+    """Weigh the training rows so that this group and the label are independent (Kamiran and Calders, 2012): SQL over
+    the same columns as evaluation.slices, such as country. The baselines and the validation rows are not weighed."""
     teacher: ClosedUnitInterval = 0.0
     """Share of what is learned that a teacher says, and not the label: boosting and regression on the aggregates, each
     row by models that were fitted to other users. 0.7 suits a log of a few thousand users; 0 learns the labels
@@ -199,6 +202,17 @@ class Costs:
 
 
 @dataclass
+class GroupThresholds:
+    """A threshold of its own for each group of a slice; finetune/FAIR.md says what that costs and when it is lawful."""
+
+    by: str
+    """The name of one of `slices`."""
+    equal: Literal["opportunity", "selection"] = "selection"
+    """What the thresholds make equal on validation, with as many contacts as by the one threshold: opportunity the
+    share of each group's positives that are contacted, selection the share of each group that is."""
+
+
+@dataclass
 class EvaluationConfig:
     """What the test metrics are compared with, and how sure they are."""
 
@@ -220,7 +234,10 @@ class EvaluationConfig:
     slice_pairs: bool = False
     """Also compare the groups of every two slices together, such as users of a country with a short tenure."""
     min_slice: PositiveInt = 100
-    """Rows below which a group is not measured by itself."""
+    """Rows below which a group is not measured by itself, and of validation below which it has no own threshold."""
+    group_thresholds: GroupThresholds | None = None
+    """Also measure a threshold for each group of a slice, such as {by: store, equal: selection}. Scoring goes by them
+    only where scripts/predict.py is given --groups. Ask counsel before you decide by a protected attribute."""
     stack: bool = False
     """Also fit boosting on the aggregates and the model's score, which shows what each adds to the other."""
 

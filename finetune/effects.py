@@ -79,7 +79,11 @@ FREE_AFTER_TRAINING = {
 }
 
 CHANCE = {"seeds", "training.seed", "training.data_seed"}  # another one makes another model, neither better nor worse
-ADDED = {"finetuning.labelled_users": "None", "finetuning.labelled_draw": "0"}  # what earlier versions did unwritten
+ADDED = {  # what earlier versions did unwritten
+    "finetuning.labelled_users": "None",
+    "finetuning.labelled_draw": "0",
+    "finetuning.reweigh": "None",
+}
 
 
 def effect(setting: str) -> Effect:

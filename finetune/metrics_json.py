@@ -14,7 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
 from data_prep.cutoffs import SPLITS
 from finetune.measures import AT_THRESHOLD, GAPS, LOWER_IS_BETTER, MAIN, MODEL, RATES, measure_names
-from finetune.runs import METRICS, PRIVACY, TASKS
+from finetune.runs import METRICS, PRIVACY, REWEIGHED, TASKS
 
 
 class Metrics(TypedDict):
@@ -39,6 +39,7 @@ class Metrics(TypedDict):
     made_up: dict[str, Any] | None
     by_cutoff: list[dict[str, Any]]
     slices: dict[str, dict[str, Any]]
+    group_thresholds: Any  # a dict; None where no groups have thresholds of their own
     curves: dict[str, Any]
     training: dict[str, Any]
     drift: list[dict[str, Any]]
@@ -128,6 +129,22 @@ PROFIT = Alike(
     profit_at_threshold=FIGURE,
     profit_at_threshold_interval=INTERVAL,
 )
+_RATED = dict.fromkeys(RATES[:2], FIGURE) | {f"{key}_interval": INTERVAL for key in RATES[:2]}
+_OVERALL = {
+    key: held
+    for name in ("selected_rate", "precision", "recall", "profit")
+    for key, held in ((name, FIGURE), (f"{name}_interval", INTERVAL))
+}
+_GAPS = dict.fromkeys(GAPS, FIGURE) | {f"{name}_interval": INTERVAL for name in GAPS}
+GROUP_THRESHOLDS = {
+    "by": str,
+    "equal": {"opportunity", "selection"},
+    "groups": [{"value": str, "rows": a_count_above_zero, "threshold": FIGURE, "one": _RATED, "own": _RATED}],
+    "common": {str: str},
+    "gaps": {"one": _GAPS, "own": _GAPS},
+    "overall": {rule: {"contacted": int, "found": int} | _OVERALL for rule in ("one", "own")}
+    | {"difference": _OVERALL},
+}
 CALIBRATION = MayBeEmpty(Alike(predicted=FIGURES, observed=FIGURES, rows=[int], mean_score=NUMBER, mean_label=NUMBER))
 GAIN = {str: Alike(rows=[float], captured=[float])}
 ROC = {str: Alike(false_positive_rate=[float], true_positive_rate=[float])}
@@ -204,7 +221,6 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     compared = scored | {"cutoffs": moments, "baselines": {str: baseline}}
     compared |= {"confusion": MayLack(_square(max(classes, 2))), "deciles": MayLack([DECILE])}
     group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
-    gaps = dict.fromkeys(GAPS, FIGURE) | {f"{name}_interval": INTERVAL for name in GAPS}
     changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
     training = dict.fromkeys(("loss", "eval_loss", f"eval_{main}", "padding_fraction", "pretraining_loss"), SERIES)
     return {
@@ -235,8 +251,9 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "made_up": MayLack({"cutoff": a_moment, "events": [{"days": int, "fields": dict}], "text": str}),
         "by_cutoff": MayLack([scored | {"cutoff": a_moment} | changed]),
         "slices": MayLack(
-            {str: {"groups": [group], "gaps": MayLack(gaps), "too_small": MayLack([{"value": str, "rows": int}])}}
+            {str: {"groups": [group], "gaps": MayLack(_GAPS), "too_small": MayLack([{"value": str, "rows": int}])}}
         ),
+        "group_thresholds": MayLack(GROUP_THRESHOLDS),
         "curves": {"rows": int, "unscored": int} | CURVES[task],
         "training": training
         | dict.fromkeys(("steps", "pretraining_steps"), int)
@@ -246,6 +263,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
             "class_weights": MayLack(_figures(classes)),
             "teacher": FIGURE,
             "teacher_model": MayLack(str),
+            "reweigh": MayLack(REWEIGHED),
             "privacy": MayLack(PRIVACY),
         },
         "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),

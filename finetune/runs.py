@@ -120,6 +120,9 @@ CALIBRATION_HOLDS = Only(
     y=[float],
     threshold=MayLack(a_score),
     threshold_by=MayLack({"f1", "budget", "money"}),
+    group_by=MayLack(str),
+    group_equal=MayLack({"opportunity", "selection"}),
+    group_thresholds=MayLack({str: a_score}),
 )
 EVENTSCRIBE = {  # an entry of a model's config.json
     "task": TASKS,
@@ -141,6 +144,12 @@ PRIVACY = {  # what was spent, in training_log.json and metrics.json; see finetu
     "steps": int,
     "accountant": {"rdp"},
     "not_covered": [str],
+}
+
+
+REWEIGHED = {  # by finetuning.reweigh, in training_log.json and metrics.json
+    "by": str,
+    "weights": [{"group": str, "class": str, "rows": int, "weight": float}],
 }
 
 

@@ -17,6 +17,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from data_prep import InputError
 from data_prep.serving import BATCH, MEMORY, PART_USERS
 from finetune.command import CommandParser, guarded
 from finetune.serving.given_log import add_log_arguments, given_log, given_spark, own_names
@@ -44,6 +45,13 @@ def arguments() -> Namespace:
     parser.add_argument(
         "--embeddings", action="store_true", help="Also write a vector of each user (embedding): what the head reads."
     )
+    parser.add_argument(
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help="A CSV or Parquet file with user_id (as in the output) and group: the label then goes by the threshold of "
+        "the user's group, where evaluation.group_thresholds made some. finetune/FAIR.md says when that is lawful.",
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(
         "--part-users", type=int, default=PART_USERS, help="Users between two saves, or of a task of Spark."
@@ -69,11 +77,13 @@ def run(given: Namespace) -> None:
         if given.engine == "spark":
             from finetune.serving.on_spark import predict_on_spark
 
+            if given.groups:
+                raise InputError("--groups goes with --engine duckdb", "leave one of the two out", setting="--groups")
             predict_on_spark(given.model, data, given.cutoff, given.output, given_spark(given), **settings)
         else:
             from finetune.serving.predict import predict_log
 
-            predict_log(given.model, data, given.cutoff, given.output, **settings)
+            predict_log(given.model, data, given.cutoff, given.output, groups=given.groups, **settings)
 
 
 def _settings(given: Namespace) -> dict[str, Any]:

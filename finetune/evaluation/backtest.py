@@ -29,6 +29,7 @@ from data_prep.serializer import SERIALIZER, EventSerializer
 from finetune.config import Experiment, RunsConfig
 from finetune.evaluation.evaluate import check_evaluation
 from finetune.evaluation.figures import SCORED, calibrated, measured, rows_to_score, write_predictions
+from finetune.evaluation.group_thresholds import ByGroup
 from finetune.evaluation.slices import slice_values
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration
@@ -98,6 +99,9 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
         groups = slice_values(experiment, rows[SPLIT]) if settings.slices else {}
         raw = raw_scores(*load_classifier(Path(model)), folder, SCORED, experiment)
         scored = calibrated(objective.task, rows, [raw], [calibration], calibration.threshold)
+        scored.by_group = _own_thresholds(calibration, groups)
+        if settings.group_thresholds and scored.by_group is None:
+            print(f"warning: {model} has no thresholds of groups of these slices, and none are chosen on later rows")
         metrics, everyone = measured(experiment, assembled, rows, groups, scored, 1)
         metrics["made"]["seconds"] = {"evaluate": round(time.perf_counter() - started, 1)}
         metrics = without_nan(metrics)
@@ -108,6 +112,14 @@ def backtest(model: Path, newer: Experiment) -> tuple[Metrics, Path]:
             write_whole(made / SETTINGS, newer.resolved)
             shutil.copy(base / part / TRAINING_LOG, made / TRAINING_LOG)
     return cast(Metrics, metrics), output
+
+
+def _own_thresholds(calibration: Calibration, groups: dict[str, list[str]]) -> ByGroup | None:
+    """Those of single groups that the model was saved with; None where the groups are not known here."""
+    by, equal = calibration.group_by, calibration.group_equal
+    if not calibration.group_thresholds or by not in groups or equal is None:
+        return None
+    return ByGroup(by, equal, calibration.group_thresholds, {})
 
 
 @dataclass(frozen=True)

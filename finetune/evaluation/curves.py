@@ -10,7 +10,7 @@ from data_prep.checked_json import MayLack
 from finetune.config import Experiment
 from finetune.measures import MODEL, SAME_FOR_ALL
 from finetune.metrics import deciles, running_total
-from finetune.runs import PRIVACY, read_pretraining_log, read_training_log
+from finetune.runs import PRIVACY, REWEIGHED, read_pretraining_log, read_training_log
 from finetune.survival import days, kaplan_meier, risk
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
@@ -80,10 +80,11 @@ def training(experiment: Experiment, main: str) -> dict:
 
     Returns:
         steps, trainable_parameters, total_parameters, device, processes, class_weights, teacher and teacher_model;
-        privacy, where training had it; pretraining_steps (0 where the run has no pretraining); and of loss, eval_loss,
-        the main metric's eval_METRIC, padding_fraction and pretraining_loss the steps and values that were logged.
+        privacy and reweigh, where training had them; pretraining_steps (0 where the run has no pretraining); and of
+        loss, eval_loss, the main metric's eval_METRIC, padding_fraction and pretraining_loss the steps and values that
+        were logged.
     """
-    holds = {"history": [{"step": int}], "privacy": MayLack(PRIVACY)}
+    holds = {"history": [{"step": int}], "privacy": MayLack(PRIVACY), "reweigh": MayLack(REWEIGHED)}
     log, before = read_training_log(experiment.seed_runs()[-1].run_folder, holds), {}
     if experiment.pretraining.max_steps:
         before = read_pretraining_log(experiment.pretrained_folder)
@@ -94,7 +95,7 @@ def training(experiment: Experiment, main: str) -> dict:
     return {
         **{key: log.get(key) for key in facts},
         "pretraining_steps": before["steps"],
-        **({"privacy": log["privacy"]} if "privacy" in log else {}),
+        **{key: log[key] for key in ("privacy", "reweigh") if log.get(key)},
         **{key: _series(log, key) for key in drawn},
         "pretraining_loss": _series(before, "loss"),
     }

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import Accelerator
 
@@ -24,7 +25,9 @@ from finetune.evaluation.figures import (
     rows_to_score,
     write_predictions,
 )
-from finetune.evaluation.slices import slice_values
+from finetune.evaluation.group_thresholds import ByGroup, choose_by_group
+from finetune.evaluation.slices import SLICES, slice_values
+from finetune.groups import row_groups
 from finetune.metrics import LISTS
 from finetune.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
@@ -67,9 +70,10 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     check_evaluation(experiment)
     limits = experiment.limits
     rows = rows_to_score(experiment, manifest, task)
-    groups = {}
+    groups, known = {}, []
     if settings.slices and accelerator.is_main_process:  # first, as they may be refused
         groups = slice_values(experiment, rows["test"])
+        known = _validation_groups(experiment, rows["validation"])
     raw = [_score_run(run, manifest, limits, accelerator) for run in experiment.seed_runs()]
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -79,11 +83,12 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     scored = calibrated(task, rows, raw, fitted)
     scored.threshold = _threshold(settings, task, validation, scored.scores["validation"])
     _warn_of_nobody(settings, scored)
+    scored.by_group = _by_group(settings, validation, scored.scores["validation"], known, scored.threshold)
     metrics, everyone = measured(experiment, manifest, rows, groups, scored, accelerator.num_processes)
     write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics["made"]["seconds"] |= {"evaluate": round(time.perf_counter() - started, 1)}
     metrics = without_nan(metrics)
-    _save_calibration(experiment, task, fitted, scored.by_run, validation)
+    _save_calibration(experiment, task, fitted, scored.by_run, validation, known)
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     accelerator.wait_for_everyone()
     return cast(Metrics, metrics)
@@ -96,9 +101,36 @@ def _warn_of_nobody(settings: EvaluationConfig, scored: Scored) -> None:
         print(f"warning: no row counts as positive, as {why}")
 
 
+def _validation_groups(experiment: Experiment, rows: pa.Table) -> list[str]:
+    """The group of each validation row, where groups are to have thresholds of their own."""
+    asked = experiment.evaluation.group_thresholds
+    if asked is None:
+        return []
+    setting = f"{SLICES}.{asked.by}"
+    return row_groups(experiment, rows, "validation", {setting: experiment.evaluation.slices[asked.by]})[setting]
+
+
+def _by_group(
+    settings: EvaluationConfig, labels: np.ndarray, scores: np.ndarray, groups: list[str], threshold: float | None
+) -> ByGroup | None:
+    if settings.group_thresholds is None:
+        return None
+    if threshold is None:
+        print("warning: evaluation.group_thresholds has no effect, as all validation labels are the same")
+        return None
+    chosen = choose_by_group(settings, labels, scores, groups, threshold)
+    for group, why in chosen.common.items():
+        print(f"group thresholds: {chosen.by} {group} keeps the one threshold: {why}")
+    if not chosen.thresholds:
+        print(f"warning: no two groups of {chosen.by} can have thresholds of their own; all keep the one threshold")
+    return chosen
+
+
 def check_evaluation(experiment: Experiment) -> None:
     """Refuse settings that the label has no use for, before any work."""
     settings, task = experiment.evaluation, Objective.of(experiment.task.label, []).task
+    if asked := settings.group_thresholds:
+        _check_group_thresholds(asked.by, list(settings.slices), task)
     if task != "binary" and settings.costs:
         raise InputError(
             f"evaluation.costs are for labels of yes or no (absent, exists), not {task}",
@@ -115,6 +147,22 @@ def check_evaluation(experiment: Experiment) -> None:
             f"evaluation.bootstrap is {settings.bootstrap:,}",
             f"give at most {MOST_RESAMPLES:,}; 1,000 resamples do for 95 % intervals",
             setting="evaluation.bootstrap",
+        )
+
+
+def _check_group_thresholds(by: str, slices: list[str], task: str) -> None:
+    if task != "binary":
+        raise InputError(
+            f"evaluation.group_thresholds are for labels of yes or no (absent, exists), not {task}",
+            "leave them out",
+            setting="evaluation.group_thresholds",
+        )
+    if by not in slices:
+        known = f"give one of {', '.join(slices)}" if slices else "name the groups in evaluation.slices first"
+        raise InputError(
+            f"evaluation.group_thresholds.by is {by}, and that is none of evaluation.slices",
+            known,
+            setting="evaluation.group_thresholds.by",
         )
 
 
@@ -146,14 +194,22 @@ def _score_run(
 
 
 def _save_calibration(
-    experiment: Experiment, task: str, fitted: list[Calibration], by_run: list[dict], labels: np.ndarray
+    experiment: Experiment,
+    task: str,
+    fitted: list[Calibration],
+    by_run: list[dict],
+    labels: np.ndarray,
+    groups: list[str],
 ) -> None:
-    """Beside each model its own calibration and threshold, as each of them scores by itself too."""
+    """Beside each model its own calibration and thresholds, as each of them scores by itself too."""
     settings = experiment.evaluation
     for run, how, scores in zip(experiment.seed_runs(), fitted, by_run, strict=True):
         threshold = _threshold(settings, task, labels, scores["validation"])
         by = settings.threshold if threshold is not None else None
-        Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by}).save(run.model_folder)
+        own = {}
+        if groups and threshold is not None:
+            own = choose_by_group(settings, labels, scores["validation"], groups, threshold).saved
+        Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by} | own).save(run.model_folder)
 
 
 def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores: np.ndarray) -> float | None:

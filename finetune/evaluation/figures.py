@@ -28,6 +28,7 @@ from finetune.config import EvaluationConfig, Experiment
 from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves, seconds_before, training
 from finetune.evaluation.drift import drift
+from finetune.evaluation.group_thresholds import ByGroup, thresholds_by_group
 from finetune.evaluation.periods import history_groups, in_order, periods, times_of
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
@@ -60,6 +61,7 @@ class Scored:
         by_run: The calibrated scores of each run.
         scores: Their mean.
         threshold: From which on a row counts as positive, if one was asked for.
+        by_group: The thresholds of single groups, if they were asked for.
     """
 
     labels: dict[str, np.ndarray]
@@ -69,6 +71,7 @@ class Scored:
     by_run: list[dict[str, np.ndarray]]
     scores: dict[str, np.ndarray]
     threshold: float | None
+    by_group: ByGroup | None = None
 
 
 def rows_to_score(experiment: Experiment, manifest: Manifest, task: str) -> dict[str, pa.Table]:
@@ -258,9 +261,20 @@ def _looked_into(
         "profit": profit,
         "contact": None if moments else contact(test, cutoffs, settings.budget, resamples),
         "by_cutoff": by_cutoff(test, cutoffs, resamples),
+        "group_thresholds": _group_thresholds(settings, groups, scored, test),
         "slices": in_order(slices) if moments else slices,
         "curves": curves(test.task, manifest["classes"], test.labels, drawn),
     }
+
+
+def _group_thresholds(
+    settings: EvaluationConfig, groups: dict[str, list[str]], scored: Scored, test: ScoredRows
+) -> dict | None:
+    """What thresholds of single groups do; None where there is none."""
+    chosen = scored.by_group
+    if chosen is None or not chosen.thresholds or scored.threshold is None:
+        return None
+    return thresholds_by_group(test, groups[chosen.by], chosen, scored.threshold, settings)
 
 
 def _seeds(experiment: Experiment, scored: Scored, test: ScoredRows) -> dict:

@@ -119,7 +119,7 @@ def write_card(
         {"picture": picture, "picture_file": PICTURE},
         {
             "settings": _settings(settings, seed, read_training_log(folder.parent, LOGGED), metrics),
-            "weighted": settings["finetuning"]["class_weights"] != "none",
+            "weighted": _weighted(settings["finetuning"]),
         },
     )
     metadata = _metadata(task, figures, model, examples["texts"], base, publication)
@@ -299,6 +299,13 @@ def _figure(figures: dict, key: str, sign: str = "") -> str:
     places = digits(key.removesuffix("_difference"))
     interval = figures.get(f"{key}_interval")
     return number(figures[key], places, sign) + (f" [{span(interval, places, sign)}]" if interval else "")
+
+
+def _weighted(finetuning: dict[str, Any]) -> str | None:
+    """What counted for more or less in the loss."""
+    if finetuning.get("reweigh") is not None:  # older configs have none
+        return "Examples"
+    return "Classes" if finetuning["class_weights"] != "none" else None
 
 
 def _slices(metrics: Metrics) -> dict[str, dict]:

@@ -154,7 +154,8 @@ def stage_model(folder: Path, staged: Path, publication: Publication, merge: boo
     name_for_others(staged)
     serializer.save_pretrained(staged)
     if (folder / CALIBRATION).is_file():
-        calibration.save(staged)
+        # To decide by group is up to the shop, under its own law; nobody who fetches the model inherits it.
+        replace(calibration, group_by=None, group_equal=None, group_thresholds={}).save(staged)
     _write_json(staged / TASK, public_task(task))
     _write_json(staged / METRICS, public_metrics(metrics))
     for path in staged.glob("*config.json"):

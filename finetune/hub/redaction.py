@@ -80,8 +80,10 @@ def public_metrics(metrics: Metrics) -> Metrics:
     """The content of metrics.json, without what tells of few users, of this machine or of the shop's money."""
     made = {key: value for key, value in metrics["made"].items() if key != "evaluation"}  # costs, folder, slices' SQL
     public = {**metrics, "made": made | {"log": _by_day(made["log"])}, "profit": None}
-    for key in ("curves", "contact"):  # a curve or a histogram of few rows shows each of them; a value is turnover
+    # A curve or a histogram of few rows shows each of them; a value is turnover; thresholds by group are a decision.
+    for key in ("curves", "contact", "group_thresholds"):
         public.pop(key, None)
+    public["training"] = {key: value for key, value in metrics["training"].items() if key != "reweigh"}  # small groups
     if metrics["test"].get("deciles"):
         public["test"] = metrics["test"] | {"deciles": public_deciles(metrics)}
     if metrics.get("slices"):

@@ -2,7 +2,9 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +37,9 @@ class Calibration:
         y: The probabilities there.
         threshold: A calibrated score from which on a row counts as positive; None where nothing was chosen.
         threshold_by: What chose it.
+        group_by: The slice whose groups have thresholds of their own; None where none was asked for.
+        group_equal: What they make equal.
+        group_thresholds: Group -> its threshold; groups that are not named have the common one.
     """
 
     method: Literal["none", "temperature", "isotonic"] = "none"
@@ -43,6 +48,9 @@ class Calibration:
     y: tuple[float, ...] = ()
     threshold: float | None = None
     threshold_by: Literal["f1", "budget", "money"] | None = None
+    group_by: str | None = None
+    group_equal: Literal["opportunity", "selection"] | None = None
+    group_thresholds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, method: str, task: str, labels: np.ndarray, scores: np.ndarray) -> "Calibration":
@@ -96,7 +104,12 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
         """Of a model's folder; one that changes nothing where there is no file."""
-        return cls(**read_calibration(folder))
+        return cls(**{key: value for key, value in read_calibration(folder).items() if value is not None})
+
+    def thresholds_of(self, groups: Sequence[str | None]) -> np.ndarray:
+        """The threshold of each row by its group, of shape (rows,); of None and of other groups the common one."""
+        assert self.threshold is not None, "as groups have thresholds beside it"
+        return np.array([self.group_thresholds.get(group or "", self.threshold) for group in groups], float)
 
 
 def check_method(method: str, task: str) -> None:
@@ -142,3 +155,41 @@ def choose_threshold(
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros(len(total)), where=total > 0)[:-1]
     return float(thresholds[int(np.argmax(f1))])
+
+
+def equal_thresholds(
+    equal: str, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float
+) -> dict[str, float]:
+    """A threshold for each group of the validation rows, which together contact at most as many as the one threshold.
+
+    Args:
+        equal: selection: of each group the same share is contacted, that of the one threshold. opportunity: of each
+            group's positives the same share is, the largest that so many contacts allow (Hardt, Price, Srebro: Equality
+            of Opportunity in Supervised Learning, 2016, of thresholds without their randomization).
+        labels: 0 or 1, of shape (rows,).
+        scores: Calibrated, of shape (rows,).
+        groups: Of each row; for opportunity each has a positive.
+        threshold: The one for all, as `choose_threshold` found it.
+
+    Returns:
+        Group -> threshold. It is empty where so many contacts reach no positive in each of them.
+    """
+    names, rows = np.unique(groups), scores >= threshold
+    of_group = {str(name): groups == name for name in names}
+    if equal == "selection":
+        return {
+            name: choose_threshold("budget", labels[own], scores[own], float(rows.mean()))
+            for name, own in of_group.items()
+        }
+    ranked = {name: np.sort(scores[own])[::-1] for name, own in of_group.items()}
+    positive = {name: np.sort(scores[own & (labels > 0)])[::-1] for name, own in of_group.items()}
+
+    def by_level(level: float) -> dict[str, float]:
+        return {name: float(own[math.ceil(level * len(own) - 1e-9) - 1]) for name, own in positive.items()}
+
+    def contacted(level: float) -> int:
+        return sum(int((ranked[name] >= from_on).sum()) for name, from_on in by_level(level).items())
+
+    levels = np.unique(np.concatenate([np.arange(1, len(own) + 1) / len(own) for own in positive.values()]))
+    fits = bisect_right(levels, int(rows.sum()), key=contacted)
+    return by_level(float(levels[fits - 1])) if fits else {}

@@ -1,7 +1,8 @@
-"""A trained classifier as the start of its successor: the words and the classes that are new begin as average ones."""
+"""Trained weights as the start of other ones: the words and the classes that are new begin as average ones."""
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
@@ -11,7 +12,36 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from finetune.model.encoding import backend
 from finetune.model.objective import Objective
-from finetune.model.tokenization import MOST_WORDS, SPECIAL, train_tokenizer
+from finetune.model.tokenization import MOST_WORDS, SPECIAL, load_tokenizer, train_tokenizer
+
+
+def mapped_tokenizer(
+    start: str | Path, texts: Iterable[pa.Array], max_tokens: int, adapter: bool = False
+) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer of weights to start from with the words of this log that it lacks, and these words, for
+    `grow_words`; a line says how many words are kept. One of parts of words stays as it is.
+
+    Args:
+        start: A folder or a name of the hub.
+        texts: Of this log's training.
+        max_tokens: See `load_tokenizer`.
+        adapter: Whether the weights stay as they are, so that there is no place for new words.
+    """
+    tokenizer = load_tokenizer(start, max_tokens)
+    if not _of_words(tokenizer):
+        return tokenizer, []
+    known, found = set(tokenizer.get_vocab()), _words(texts, max_tokens)
+    grown, new = (tokenizer, []) if adapter else _with_words(tokenizer, found)
+    kept, lacking = sum(word in known for word in found), len(found) - len(new)
+    said = f"'{start}' knows {kept:,} of the {len(found):,} words of this log"
+    if new:
+        said += f"; {len(new):,} are new and begin as the mean of their field"
+    if lacking > kept:
+        why = "an adapter learns no word; set pretraining.max_steps" if adapter else f"of at most {MOST_WORDS:,} words"
+        said += f"; {lacking - kept:,} stay unknown ({why})"
+    unused = len(known) - len(SPECIAL) - kept
+    print(said + (f"; {unused:,} of its own do not occur here" if unused else ""))
+    return grown, new
 
 
 def grown_tokenizer(
@@ -22,17 +52,30 @@ def grown_tokenizer(
     A tokenizer of parts of words, as pretrained models have, knows every word already and stays as it is. So does one
     of words that has as many as may be (MOST_WORDS).
     """
+    return (
+        _with_words(tokenizer, _words(texts, tokenizer.model_max_length)) if _of_words(tokenizer) else (tokenizer, [])
+    )
+
+
+def _of_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return json.loads(backend(tokenizer).to_str())["model"]["type"] == "WordLevel"
+
+
+def _words(texts: Iterable[pa.Array], max_tokens: int) -> list[str]:
+    """Those of the texts, the most frequent ones first."""
+    found = train_tokenizer(texts, max_tokens).get_vocab()
+    return sorted(found.keys() - set(SPECIAL.values()), key=found.__getitem__)
+
+
+def _with_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
     content = json.loads(backend(tokenizer).to_str())
-    if content["model"]["type"] != "WordLevel":
-        return tokenizer, []
-    most = tokenizer.model_max_length
     known = content["model"]["vocab"]
-    found = train_tokenizer(texts, most).get_vocab()
-    new = [word for word in sorted(found, key=found.__getitem__) if word not in known]
-    new = new[: max(MOST_WORDS - len(known), 0)]
+    new = [word for word in words if word not in known][: max(MOST_WORDS - len(known), 0)]
+    if not new:
+        return tokenizer, []
     known |= {word: len(known) + place for place, word in enumerate(new)}
     made = Tokenizer.from_str(json.dumps(content))
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=most, **SPECIAL), new
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **SPECIAL), new
 
 
 def grow_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Load or build the classifier, freeze parts of it, and attach LoRA or another PEFT method."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,7 @@ from transformers import (
 from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
+from finetune.model.growing import grow_words
 from finetune.model.objective import Objective
 from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
@@ -42,6 +44,7 @@ def build_classifier(
     tokenizer: PreTrainedTokenizerBase,
     steps: int,
     priors: np.ndarray | None = None,
+    words: Sequence[str] = (),
 ) -> PreTrainedModel:
     """A sequence classifier with the objective's outputs.
 
@@ -53,6 +56,7 @@ def build_classifier(
         steps: Of the training, for the PEFT methods that plan by them.
         priors: What a new head says of every text before it is trained, of shape (outputs,); None says nothing. A rare
             class would else take many steps to be called rare.
+        words: Those of the tokenizer that the start lacks, see `finetune.model.growing.mapped_tokenizer`.
 
     Raises:
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
@@ -67,7 +71,7 @@ def build_classifier(
         )
     config, trained_head = _classifier_config(settings, objective, start)
     model, new = _load(AutoModelForSequenceClassification, start, config)
-    _fit(model, tokenizer, start)
+    _fit(model, tokenizer, start, words)
     if not trained_head:
         _start_at(model, priors)
     if settings.pooling == "mean":
@@ -113,6 +117,10 @@ def _classifier_config(settings: ModelConfig, objective: Objective, start: str |
             "start from a checkpoint without a head",
             setting="model.name_or_path",
         )
+    told = list((config.id2label or {}).values())
+    if trained_head and told != list(objective.classes) and not all(name.startswith("LABEL_") for name in told):
+        now = ", ".join(objective.classes)
+        print(f"the head of '{start}' was trained to tell {', '.join(told)}, and goes on as {now}")
     for name, value in objective.labels.items():
         if name != "num_labels":  # which id2label gives
             setattr(config, name, value)
@@ -144,12 +152,14 @@ def weights_hash(folder: str | Path) -> str | None:
     return files_hash(Path(folder).glob("*.safetensors"))
 
 
-def build_masked_lm(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def build_masked_lm(
+    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = ()
+) -> PreTrainedModel:
     """The same encoder with a masked-language-model head."""
     if model.name_or_path is None:
         return AutoModelForMaskedLM.from_config(_new_config(model, tokenizer))
     masked_lm, _ = _load(AutoModelForMaskedLM, model.name_or_path, _encoder_config(model.name_or_path))
-    _fit(masked_lm, tokenizer, model.name_or_path)
+    _fit(masked_lm, tokenizer, model.name_or_path, words)
     return masked_lm
 
 
@@ -235,19 +245,21 @@ def _not_loaded(start: str | Path, error: Exception) -> InputError:
     )
 
 
-def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str | Path) -> None:
-    """Texts are cut at the model's own length where it takes fewer tokens than model.max_tokens.
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str | Path, words: Sequence[str]) -> None:
+    """Give the new words embeddings; texts are cut at the model's own length where it takes fewer tokens than
+    model.max_tokens.
 
     Raises:
         InputError: The tokenizer has words that the model does not know.
     """
     known = cast(int, model.get_input_embeddings().num_embeddings)
-    if len(tokenizer) > known:
+    if len(tokenizer) - len(words) > known:
         raise InputError(
-            f"the tokenizer of '{start}' has {len(tokenizer):,} words and the model {known:,}",
+            f"the tokenizer of '{start}' has {len(tokenizer) - len(words):,} words and the model {known:,}",
             "take the tokenizer that the model was trained with",
             setting="model.name_or_path",
         )
+    grow_words(model, tokenizer, list(words))
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(model, tokenizer))
 
 

@@ -274,20 +274,24 @@ def mean_cross_entropy(
     Args:
         outputs: With logits of shape (..., classes).
         labels: Class indices of shape (...), of which -100 is ignored, or the probability of each class, of the
-            logits' shape.
+            logits' shape; where the latter add up to another number than 1, it is what the example counts for.
         num_items_in_batch: What the Trainer counted; None, in evaluation, averages over this batch.
         label_smoothing: Share of the probability that is spread over all classes.
         weights: What an example of each class counts for; None counts each as 1.
     """
     logits = outputs["logits"].flatten(0, -2)
     counted = num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum()
+    counts_for = None
     if labels.is_floating_point():
         labels = labels.flatten(0, -2).to(logits.dtype)
         counted = counted / labels.shape[-1]  # the Trainer, too, counts each class of an example
+        counts_for = labels.sum(-1, keepdim=True)
+        labels = labels / counts_for
     else:
         labels = labels.flatten()
     weight = None if weights is None else torch.tensor(weights, device=logits.device, dtype=logits.dtype)
-    total = functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
+    losses = functional.cross_entropy(logits, labels, weight, reduction="none", label_smoothing=label_smoothing)
+    total = losses.sum() if counts_for is None else losses @ counts_for[:, 0]
     return total / counted
 
 

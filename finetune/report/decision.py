@@ -171,7 +171,7 @@ def _learned(metrics: Metrics) -> str:
 def _first_and_last(metrics: Metrics) -> str:
     """The main measure at the last and at the first test cutoff, in words, where there are some."""
     last, first = (metrics["by_cutoff"][at].get(metrics["main"]) for at in (-1, 0))
-    if missing(last) or missing(first):
+    if last is None or first is None or missing(last) or missing(first):
         return ""
     if metrics["task"] in ("binary", "survival"):
         return f" ({number(1000 * last, 0)} of 1,000 pairs in the right order, after {number(1000 * first, 0)})"

@@ -20,13 +20,18 @@ def stress_page(found: dict[str, Any]) -> str:
         found: By `finetune.trust.stress.stress`.
     """
     with matplotlib.style.context(["default", PICTURE_STYLE]):
-        pictures = [_curve(found, damage) for damage in found["damages"]]
+        pictures = [_curve(found, entry) for entry in every_entry(found)]
     return page_template("stress.html.jinja").render(
-        x=found, scorers=SCORERS, answers=answers(found), pictures=pictures, worse=_standing
+        x=found, scorers=SCORERS, answers=answers(found), pictures=pictures, entries=every_entry(found), worse=_standing
     )
 
 
-def answers(found: dict[str, Any]) -> dict[str, str]:
+def every_entry(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Damages, and what is no damage."""
+    return [*found["damages"], *found["others"]]
+
+
+def answers(found: dict[str, Any]) -> dict[str, Any]:
     """What hurts most, whether boosting bears it better, who is contacted then, and what does no harm."""
     steps = [(damage, step) for damage in found["damages"] for step in damage["steps"]]
     worst = sorted(found["damages"], key=lambda damage: min(step["model"]["auroc"] for step in damage["steps"]))[:WORST]
@@ -54,7 +59,17 @@ def answers(found: dict[str, Any]) -> dict[str, str]:
         "behind": "; ".join(behind),
         "contacted": contacted,
         "harmless": "; ".join(harmless) or "nothing",
+        "others": [(entry["title"], _each(entry["steps"])) for entry in found["others"]],
     }
+
+
+def _each(steps: list[dict[str, Any]]) -> str:
+    """Of each step the AUROC of both."""
+    said = [
+        f"{step['step']}: {number(step['model']['auroc'], 3)} and {number(step['gradient_boosting']['auroc'], 3)}"
+        for step in steps
+    ]
+    return f"AUROC of the model and of boosting: {'; '.join(said)}."
 
 
 def _loss(found: dict[str, Any], damage: dict[str, Any]) -> str:
@@ -78,30 +93,32 @@ def _standing(step: dict[str, Any]) -> str:
 
 def _curve(found: dict[str, Any], damage: dict[str, Any]) -> Picture:
     """AUROC of both over the steps, on the same axis in all pictures of the page."""
-    every = [found["clean"], *(step for other in found["damages"] for step in other["steps"])]
+    every = [found["clean"], *(step for other in every_entry(found) for step in other["steps"])]
     ends = [end for step in every for name in SCORERS for end in step[name]["auroc_interval"] if end is not None]
-    steps = [{"step": "as it is"} | found["clean"], *damage["steps"]]
+    place = damage.get("clean", "first")  # where the figures without damage stand: first, last or none
+    clean = [{"step": "all users" if place == "last" else "as it is"} | found["clean"]]
+    steps = [*(clean if place == "first" else []), *damage["steps"], *(clean if place == "last" else [])]
     figure = wide_figure()
     axes = figure.subplots()
     said = []
     for shift, (name, style) in zip((-0.04, 0.04), styles(SCORERS).items(), strict=True):
         values = [step[name]["auroc"] for step in steps]
-        at = [place + shift for place in range(len(steps))]
+        at = [x + shift for x in range(len(steps))]
         axes.plot(at, values, label=SCORERS[name], **dict(style, markevery=1))
-        for place, step in zip(at, steps, strict=True):
+        for x, step in zip(at, steps, strict=True):
             if None not in step[name]["auroc_interval"]:
-                axes.vlines(place, *step[name]["auroc_interval"], color=style["color"], linewidth=1)
+                axes.vlines(x, *step[name]["auroc_interval"], color=style["color"], linewidth=1)
         said.append(f"{SCORERS[name]}: " + ", ".join(f"{step['step']} {number(step[name]['auroc'])}" for step in steps))
     axes.set_xticks(range(len(steps)), [short(step["step"], 14) for step in steps])
     axes.set(
         xlim=(-0.3, len(steps) - 0.7), ylim=(min(ends, default=0) - 0.01, max(ends, default=1) + 0.01), ylabel="AUROC"
     )
     legend(figure, axes)
-    last = damage["steps"][-1]
+    last = damage["steps"][0 if place == "last" else -1]  # the worst case
     reading = (
-        f"With {last['step']} the model has {number(last['model']['auroc'])} "
+        f"{'At' if place == 'none' else 'With'} {last['step']} the model has {number(last['model']['auroc'])} "
         f"({span(last['model']['auroc_interval'])}), boosting {number(last['gradient_boosting']['auroc'])} "
         f"({span(last['gradient_boosting']['auroc_interval'])})."
     )
-    identity = f"damage-{found['damages'].index(damage)}"
+    identity = f"damage-{every_entry(found).index(damage)}"
     return Picture(damage["title"], reading, inline_svg(figure, identity, f"{damage['title']}. {'. '.join(said)}."))

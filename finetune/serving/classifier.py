@@ -32,6 +32,7 @@ from finetune.model.objective import Objective
 from finetune.model.tokenization import encode
 from finetune.model.tokens import Tokens
 from finetune.runs import TASK, read_task, whom
+from finetune.serving.user_groups import UserGroups
 
 
 class EventClassifier:
@@ -188,12 +189,19 @@ class EventClassifier:
         return found.sort_by("user_id")
 
     def answers(
-        self, texts: pa.Table, text: bool, batch_size: int, embeddings: bool = False, bar: tqdm | None = None
+        self,
+        texts: pa.Table,
+        text: bool,
+        batch_size: int,
+        embeddings: bool = False,
+        bar: tqdm | None = None,
+        groups: UserGroups | None = None,
     ) -> pa.Table:
         """Scores and labels in place of texts.
 
         For yes-or-no labels `score` is the probability, and `label` is the class's name: the positive one from
-        calibration.threshold on, or above one half where none was chosen. For tiers `score` lists the probability of
+        calibration.threshold on (with `groups` from that of the user's group on), or above one half where none was
+        chosen. For tiers `score` lists the probability of
         each class and `label` is the most probable. For propensity `score` lists the probability of each value and
         `label` the values above one half, the most probable first. For survival `score` lists the probability that the
         event comes by each horizon, each of which stands in a column such as p_7_days, too, and `label` is the first
@@ -207,10 +215,12 @@ class EventClassifier:
             batch_size: The most texts at a time.
             embeddings: Also give the column of `embed`.
             bar: Counts texts.
+            groups: Of the users, for a model with thresholds of groups.
         """
         written = texts["text"].to_pylist()
         scores = self.score(written, batch_size, bar=bar)
-        labels = self.labels(scores)
+        threshold = groups.thresholds(texts["user_id"]) if groups else self.calibration.threshold
+        labels = self.labels(scores, threshold)
         table = texts.select(["user_id", "cutoff"])
         if labels is not None:
             table = table.append_column("label", labels)
@@ -251,8 +261,8 @@ class EventClassifier:
             found.append(text)
         return found
 
-    def labels(self, scores: np.ndarray) -> pa.Array | None:
-        """The label of each score, see `answers`; None of values."""
+    def labels(self, scores: np.ndarray, threshold: float | np.ndarray | None) -> pa.Array | None:
+        """The label of each score, see `answers`, by one threshold or that of each row; None of values."""
         task, names = self.objective.task, pa.array(self.objective.classes)
         if task == "value":
             return None
@@ -265,7 +275,6 @@ class EventClassifier:
             return words.take(pa.array((scores <= 0.5).sum(axis=1)))
         if task == "tiers":
             return names.take(pa.array(scores.argmax(axis=1)))
-        threshold = self.calibration.threshold
         positive = scores > 0.5 if threshold is None else scores >= threshold
         return names.take(pa.array(positive.astype(np.int64)))
 

@@ -39,6 +39,7 @@ from finetune.model.loading import model_folder
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier, check_size, nobody
 from finetune.serving.top import refuse_lists, refuse_other, refuse_share, top_file, write_top
+from finetune.serving.user_groups import UserGroups
 
 PLAN = "plan.json"  # what the scores depend on and the users in each part; it is there once the log is split
 USERS = "users.parquet"  # attributes of users, where the model reads them
@@ -67,6 +68,7 @@ def predict_log(
     called: str = "data.sources[0]",
     top: float | None = None,
     embeddings: bool = False,
+    groups: Path | None = None,
 ) -> Path:
     """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
 
@@ -86,6 +88,7 @@ def predict_log(
         called: What the events are called in messages.
         top: Also list the users with the highest scores, this share of those scored; see `write_top`.
         embeddings: Also write a vector of each user, see `EventClassifier.embed`.
+        groups: A file with the group of each user, for a model with thresholds of groups; see `UserGroups`.
 
     Returns:
         The output.
@@ -96,19 +99,21 @@ def predict_log(
     accelerator, output = _accelerator(), Path(output)
     check_arguments(output, data, batch_size, part_users, top)
     classifier = to_score(folder := model_folder(model), top)
+    by_group = _by_group(groups, classifier, top, accelerator.is_main_process)
     moment, work = cutoff_of(classifier.serializer, cutoff), output.with_name(f"{output.name}.parts")
     members = whom(classifier.task) if population else EVERYBODY
     with alone(work, accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
             origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}
+            origin["groups"] = files_hash([groups]) if groups else None
             plan = _plan(work, origin | _origin(folder, data), classifier, data, moment, part_users, called)
         users = _users_by_part(plan)
         own = _own_parts(work, users, accelerator)
         with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
                 assert population or len(texts) == users[part]
-                _write(_scores(work, part), classifier.answers(texts, text, batch_size, embeddings, bar))
+                _write(_scores(work, part), classifier.answers(texts, text, batch_size, embeddings, bar, by_group))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _finish(work, list(users), output, classifier.task, moment, top, data.memory_limit or MEMORY)
@@ -149,6 +154,19 @@ def to_score(folder: Path, top: float | None) -> EventClassifier:
     if top is not None:
         refuse_lists(classifier.objective.task)
     return classifier
+
+
+def _by_group(groups: Path | None, classifier: EventClassifier, top: float | None, main: bool) -> UserGroups | None:
+    if groups is None:
+        return None
+    if top is not None:
+        raise InputError(
+            "--top lists by the score alone, whatever the group", "give one of the two", setting="--groups"
+        )
+    found = UserGroups.read(groups, classifier.calibration)
+    if main:
+        print(found.said())
+    return found
 
 
 def _users_by_part(plan: dict | None) -> dict[int, int]:
@@ -223,7 +241,7 @@ def _plan(
     if (work / PLAN).is_file():
         remedy = f"delete {work} and run the same command again"
         plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
-        before = {"embeddings": False} | plan["origin"]  # of an older version, which could not write them
+        before = {"embeddings": False, "groups": None} | plan["origin"]  # of an older version, which had none
         changed = [key for key in origin if before.get(key) != origin[key]]
         if changed:
             other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"

@@ -12,6 +12,7 @@ from data_prep.examples import UNLABELLED
 from data_prep.files import replacing
 from data_prep.prepared import prepared_for, split_texts
 from finetune.config import Experiment
+from finetune.model.growing import mapped_tokenizer
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import build_masked_lm, compile_layers
 from finetune.model.objective import mean_cross_entropy
@@ -115,12 +116,11 @@ def _build_trainer(experiment: Experiment, arguments: TrainingArguments) -> Leng
     splits = ("train", UNLABELLED)
     texts = chain.from_iterable(split_texts(experiment.data_folder, split, limit, CHUNK)[1] for split in splits)
     set_seed(arguments.seed)
-    tokenizer = build_tokenizer(experiment.model.name_or_path, texts, experiment.model.max_tokens)
+    start, most = experiment.model.name_or_path, experiment.model.max_tokens
+    tokenizer, words = mapped_tokenizer(start, texts, most) if start else (build_tokenizer(None, texts, most), [])
     if tokenizer.mask_token is None:
-        raise InputError(
-            f"the tokenizer of '{experiment.model.name_or_path}' has no mask token", setting="model.name_or_path"
-        )
-    model = build_masked_lm(experiment.model, tokenizer)
+        raise InputError(f"the tokenizer of '{start}' has no mask token", setting="model.name_or_path")
+    model = build_masked_lm(experiment.model, tokenizer, words)
     packs = packs_on(model, arguments, None)
     if experiment.training["torch_compile"]:
         compile_layers(model)

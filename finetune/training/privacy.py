@@ -253,6 +253,12 @@ def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
             "class weights are scaled by the counts of the labels",
             "leave it at none",
         ),
+        (
+            "finetuning.reweigh",
+            finetuning.reweigh is not None,
+            "its weights are made of the counts of the labels",
+            "leave it out",
+        ),
         ("seeds", len(experiment.seeds) > 1, "each seed spends epsilon anew", "give one"),
         ("training.load_best_model_at_end", training["load_best_model_at_end"], chosen, last),
         ("training.save_strategy", training["save_strategy"] == "best", chosen, "give no or steps"),

@@ -3,19 +3,21 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 import yaml
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
     get_scheduler,
@@ -32,6 +34,7 @@ from data_prep.prepared import Limit, column_array, prepared_for, read_split, sp
 from data_prep.serializer import EventSerializer
 from finetune.config import Experiment
 from finetune.effects import weight_settings
+from finetune.model.growing import mapped_tokenizer
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
 from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
@@ -65,6 +68,7 @@ from finetune.training.checkpoints import (
 from finetune.training.privacy import Mechanism, not_covered, refuse_arguments, refuse_unprotected
 from finetune.training.private_trainer import PrivateTrainer
 from finetune.training.rehearsal import rehearse
+from finetune.training.reweighing import refuse_reweighing, reweighed
 from finetune.training.start import starting_point
 from finetune.training.teacher import taught
 from finetune.training.teacher_model import refuse_teacher, taught_by_model
@@ -95,6 +99,7 @@ def train(
             another run.
     """
     refuse_unprotected(experiment)
+    refuse_reweighing(experiment)
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     refuse_teacher(experiment.finetuning, manifest)
@@ -165,14 +170,13 @@ def build_trainer(
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     private = experiment.finetuning.privacy is not None
     priors = None if private else objective.priors(labels["train"], weights)  # which count the labels without noise
-    labels, scale = _learned(experiment, arguments, manifest, objective, labels)
+    labels, scale, facts = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     _, texts = split_texts(folder, "train", experiment.finetuning.max_train_examples, CHUNK)
-    most = experiment.model.max_tokens
-    tokenizer = build_tokenizer(start, texts, most) if words is None else word_tokenizer(words, most)
+    tokenizer, unknown = _tokenizer(experiment, start, texts, words)
     steps = _steps(arguments, len(labels["train"]))
-    model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors)
+    model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors, unknown)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
     model.config.eventscribe = {
         "task": objective.task,
@@ -203,13 +207,24 @@ def build_trainer(
         callbacks=[collator, *_callbacks(experiment, arguments, model)],
     )
     show_progress(trainer, "fine-tune")
-    return trainer, {
+    return trainer, facts | {
         "task": objective.task,
         "metric": arguments.metric_for_best_model,
         "class_weights": weights,
         "teacher": experiment.finetuning.teacher,
         "teacher_model": experiment.finetuning.teacher_model,
     }
+
+
+def _tokenizer(
+    experiment: Experiment, start: str | Path | None, texts: Iterable[pa.Array], words: list[str] | None
+) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer, and its words that the weights to start from lack: those of an own pretraining lack none."""
+    if words is not None:
+        return word_tokenizer(words, experiment.model.max_tokens), []
+    if start is None or experiment.pretraining.max_steps:
+        return build_tokenizer(start, texts, experiment.model.max_tokens), []
+    return mapped_tokenizer(start, texts, experiment.model.max_tokens, adapter=experiment.model.peft is not None)
 
 
 def _mechanism(experiment: Experiment, arguments: TrainingArguments, objective: Objective) -> dict[str, Any]:
@@ -314,9 +329,14 @@ def _learned(
     manifest: Manifest,
     objective: Objective,
     labels: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], Scale | None]:
-    """The labels as they are learned: values on their scale, those of training beside what the teacher says."""
-    settings, said, scale = experiment.finetuning, None, None
+) -> tuple[dict[str, np.ndarray], Scale | None, dict[str, Any]]:
+    """The labels as they are learned: values on their scale, those of training by their weights or beside what the
+    teacher says; and what the training log says of the weights."""
+    settings, said, scale, facts = experiment.finetuning, None, None, {}
+    if settings.reweigh is not None:
+        with arguments.main_process_first(local=False):
+            made, weights = reweighed(experiment, objective, labels["train"])
+        labels, facts = labels | {"train": made}, {"reweigh": weights}
     if settings.teacher:
         with arguments.main_process_first(local=False):
             limit = experiment.limits["train"]
@@ -331,7 +351,7 @@ def _learned(
         said = None if said is None else scale.learned(said)
     if said is not None:
         labels = labels | {"train": objective.taught(labels["train"], said)}
-    return labels, scale
+    return labels, scale, facts
 
 
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:

@@ -5,6 +5,7 @@ the aggregates of the same damaged events. Both were trained on the log as it is
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,20 +25,24 @@ from data_prep.serving import read_past
 from finetune.baselines.estimators import Stages
 from finetune.baselines.fit import feature_rows, fit_boosting
 from finetune.config import Experiment
-from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.scorers import compare
 from finetune.measures import MODEL
 from finetune.metrics_json import without_nan
-from finetune.model.calibration import choose_threshold
 from finetune.runs import METRICS, read_notes
 from finetune.serving.classifier import EventClassifier
+from finetune.trust.beside import BOOSTING, figures_beside, threshold_by
 from finetune.trust.damage import Damage, damages, number_events, undamaged
+from finetune.trust.few_labels import few_labels
+from finetune.trust.later import UNDAMAGED, later_cutoffs
 
-BOOSTING = "gradient_boosting"
-SHOWN = ("auroc", "expected_calibration_error", "log_loss")
 
-
-def stress(model: Path, experiment: Experiment, users: int | None = None, seed: int = 0) -> dict:
+def stress(
+    model: Path,
+    experiment: Experiment,
+    users: int | None = None,
+    seed: int = 0,
+    labelled: Sequence[int] = (),
+    later: Experiment | None = None,
+) -> dict:
     """The figures of model and boosting on the test rows under each damage.
 
     A row whose history is gone has no score; it counts with the mean score of the undamaged rows, with both.
@@ -47,11 +52,14 @@ def stress(model: Path, experiment: Experiment, users: int | None = None, seed: 
         experiment: Its log and its prepared data.
         users: Draw so many users of the test split; None takes all.
         seed: Of users and damage.
+        labelled: Also train the experiment anew on the labels of so many users, see `few_labels`.
+        later: Also measure the model at the test cutoffs of a newer config, see `later_cutoffs`.
 
     Returns:
         The names of the figures are those of metrics.json, with mean_score, positive_rate, contacted (share of the rows
         from the threshold on) and found (that share of the positives), under clean and under the steps of each of
-        damages: model, gradient_boosting; changed_texts and without_history count rows.
+        damages: model, gradient_boosting; changed_texts and without_history count rows. The steps of others are no
+        damage: the test cutoffs one by one, those that are later, and fewer labels.
 
     Raises:
         InputError: A model of another kind of label or of moments, one that was not evaluated, or of other data.
@@ -76,6 +84,9 @@ def stress(model: Path, experiment: Experiment, users: int | None = None, seed: 
         every = damages(con, classifier.serializer, classifier.serializer.features.target)
         with tqdm(total=sum(len(damage.steps) for damage in every), desc="stress", unit="step") as bar:
             found = [_curve(scored, damage, bar) for damage in every]
+    others = [_cutoffs(scored.by_cutoff() + (later_cutoffs(model, later, classifier) if later else []))]
+    if labelled:
+        others.append(few_labels(experiment, rows, labelled))
     return without_nan(
         {
             "stress": classifier.task["name"],
@@ -90,6 +101,7 @@ def stress(model: Path, experiment: Experiment, users: int | None = None, seed: 
             "bootstrap_resamples": experiment.evaluation.bootstrap,
             "clean": clean,
             "damages": found,
+            "others": others,
         }
     )
 
@@ -100,6 +112,10 @@ def _curve(scored: "_Scored", damage: Damage, bar: tqdm) -> dict:
         steps.append({"step": step} | scored.figures(damage, step))
         bar.update()
     return {"name": damage.name, "title": damage.title, "steps": steps}
+
+
+def _cutoffs(steps: list[dict]) -> dict:
+    return {"name": "cutoffs", "title": "Later and later cutoffs", "clean": "none", "steps": steps}
 
 
 def _check(model: Path, classifier: EventClassifier, manifest: Manifest) -> None:
@@ -160,10 +176,9 @@ def _threshold(experiment: Experiment, manifest: Manifest, classifier: EventClas
     columns = ["label", *manifest["aggregates"]]
     rows = read_split(experiment.data_folder, "validation", experiment.limits["validation"], columns)
     scores = boosting.scores(feature_rows(rows, manifest["aggregates"]))
-    settings, by = experiment.evaluation, classifier.calibration.threshold_by
+    by = classifier.calibration.threshold_by
     assert by is not None, "as there is a threshold"
-    costs = (settings.costs.contact, settings.costs.kept_customer) if settings.costs else ()
-    return choose_threshold(by, column_array(rows["label"]), scores, settings.budget, *costs)
+    return threshold_by(experiment.evaluation, by, column_array(rows["label"]), scores)
 
 
 @dataclass
@@ -245,20 +260,16 @@ class _Scored:
             scores[BOOSTING][has] = self.boosting.scores(numbers[has])
         for name, clean in self.clean.items():
             scores[name][~has] = clean.mean()
-        rows = ScoredRows("binary", self.test.labels, scores, self.test.users)
-        compared = compare(rows, self.resamples)
-        return {"without_history": int((~has).sum()), "changed_texts": len(changed)} | {
-            name: self._shown(name, scores[name], has, compared if name == MODEL else compared["baselines"][name])
-            for name in scores
-        }
+        test = self.test
+        beside = figures_beside(test.labels, test.users, scores, self.thresholds, self.resamples, has)
+        return {"without_history": int((~has).sum()), "changed_texts": len(changed)} | beside
 
-    def _shown(self, name: str, scores: np.ndarray, has: np.ndarray, figures: dict) -> dict[str, Any]:
-        keys = [key for key in figures if key.startswith(SHOWN)]
-        contacted = has & (scores >= (self.thresholds[name] or 0.0))
-        positives = self.test.labels > 0
-        return {key: figures[key] for key in keys} | {
-            "mean_score": float(scores.mean()),
-            "positive_rate": float(positives.mean()),
-            "contacted": float(contacted.mean()),
-            "found": float(contacted[positives].mean()),
-        }
+    def by_cutoff(self) -> list[dict[str, Any]]:
+        """The same of the undamaged rows of each test cutoff."""
+        found, test = [], self.test
+        for cutoff in np.unique(test.cutoffs):
+            at = test.cutoffs == cutoff
+            scores = {name: clean[at] for name, clean in self.clean.items()}
+            beside = figures_beside(test.labels[at], test.users[at], scores, self.thresholds, self.resamples)
+            found.append({"step": str(cutoff)[:10]} | UNDAMAGED | beside)
+        return found

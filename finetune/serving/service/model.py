@@ -190,7 +190,7 @@ class ServedModel:
     def _answers(self, texts: list[str]) -> tuple[list, list]:
         """The score and the label of each text, as `EventClassifier.answers` has them."""
         scores = self.scoring(texts)
-        labels = self.classifier.labels(scores)
+        labels = self.classifier.labels(scores, self.classifier.calibration.threshold)
         return scores.tolist(), [None] * len(texts) if labels is None else labels.to_pylist()
 
     # Why

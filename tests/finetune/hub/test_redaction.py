@@ -28,6 +28,8 @@ def metrics(*users: int) -> dict:
         "profit": {"contact": 1.0},
         "curves": {"medians": {}},
         "contact": {"total": 1.0},
+        "group_thresholds": {"by": "shop"},
+        "training": {"steps": 7, "reweigh": {"by": "shop"}},
         "test": {"mae": 1.0},
         "made": made,
     }
@@ -45,6 +47,7 @@ def test_published_metrics_have_no_small_group_no_money_no_curve_and_nothing_of_
             }
         },
         "profit": None,
+        "training": {"steps": 7},
         "test": {"mae": 1.0},
         "made": {"log": DAYS, "date": "2024-05-01"},
     }

@@ -30,6 +30,16 @@ def report(folder: Path, text: str) -> str:
         metrics[key] = text
     metrics["classes"][1] = text
     metrics["slices"] = {text: metrics["slices"]["country"]}
+    rates = dict.fromkeys(("selected_rate", "true_positive_rate"), 0.1)
+    group = {"value": text, "rows": 10, "threshold": None, "one": rates, "own": rates}
+    gaps = {"demographic_parity": 0.1, "demographic_parity_interval": [0.0, 0.2]}
+    overall = {"one": {"contacted": 1, "found": 1}, "own": {"contacted": 2, "found": 1}, "difference": {}}
+    metrics["group_thresholds"] = {"by": text, "equal": "selection", "groups": [group], "common": {text: text}}
+    metrics["group_thresholds"] |= {"gaps": {"one": gaps, "own": gaps}, "overall": overall}
+    metrics["training"]["reweigh"] = {
+        "by": text,
+        "weights": [{"group": text, "class": text, "rows": 1, "weight": 1.0}],
+    }
     for group in metrics["slices"][text]["groups"]:
         group["value"] = text
     for event in metrics["made_up"]["events"]:
@@ -56,7 +66,8 @@ def stressed(folder: Path, text: str) -> str:
     step = {"model": figures, "gradient_boosting": boosting, "without_history": 0, "changed_texts": 1}
     damage = {"name": text, "title": text, "steps": [step | {"step": text}]}
     counts = {"rows": 10, "users": 5, "positives": 3, "seed": 0}
-    return stress_page(counts | {"stress": text, "question": text, "clean": step, "damages": [damage]})
+    found = counts | {"stress": text, "question": text, "clean": step, "damages": [damage], "others": [damage]}
+    return stress_page(found)
 
 
 def audited(folder: Path, text: str) -> str:

@@ -231,6 +231,7 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         ("pretraining.max_steps", 5, "pretraining reads the same users without noise; set it to 0"),
         ("finetuning.teacher", 0.5, "a teacher is fitted to the same users without noise; set it to 0"),
         ("finetuning.class_weights", "auto", "class weights are scaled by the counts of the labels; leave it at none"),
+        ("finetuning.reweigh", "shop", "its weights are made of the counts of the labels; leave it out"),
         ("seeds", "[0, 1]", "each seed spends epsilon anew; give one"),
         ("training.load_best_model_at_end", "true", "validation labels choose the best checkpoint; give"),
         ("training.max_steps", -1, "the noise is chosen by the number of steps; give it"),

@@ -6,7 +6,10 @@ import signal
 import sys
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
 
 from data_prep import InputError
 from data_prep.prepare import prepare
@@ -50,6 +53,58 @@ def planted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(planted):
     return stress(planted.model_folder, planted)
+
+
+@pytest.fixture(scope="module")
+def beyond(planted, tmp_path_factory):
+    """With a newer config and with few labels; of the damages one."""
+    path = tmp_path_factory.mktemp("newer") / "newer.yaml"
+    newer = yaml.safe_load((planted.run_folder / "config.yaml").read_text())
+    newer["task"]["cutoffs"]["test"] = ["2024-03-25"]
+    path.write_text(yaml.safe_dump(newer), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.trust.stress.damages", some("missing:level"))
+        later = parse_experiment("", ["--config", str(path)])
+        return stress(planted.model_folder, planted, labelled=(60, 12), later=later)
+
+
+def other(found: dict, name: str) -> dict[str, dict]:
+    entry = next(entry for entry in found["others"] if entry["name"] == name)
+    return {step["step"]: step for step in entry["steps"]}
+
+
+def test_each_test_cutoff_stands_by_itself_and_later_ones_behind_it(planted, beyond):
+    steps = other(beyond, "cutoffs")
+    assert list(steps) == ["2024-03-11", "2024-03-18", "2024-03-25"]
+    rows = pq.read_table(planted.run_folder / "predictions" / "test.parquet").to_pylist()
+    own = [row for row in rows if f"{row['cutoff']:%F}" == "2024-03-11"]
+    by_hand = roc_auc_score([row["label"] for row in own], [row["score"] for row in own])
+    assert steps["2024-03-11"]["model"]["auroc"] == pytest.approx(by_hand)
+    metrics = json.loads((planted.run_folder / "backtests" / "2024-03-25" / "metrics.json").read_text())["test"]
+    later = steps["2024-03-25"]
+    assert later["model"]["auroc"] == pytest.approx(metrics["auroc"])
+    assert later["gradient_boosting"]["auroc"] == pytest.approx(metrics["baselines"]["gradient_boosting"]["auroc"])
+    assert later["model"]["found"] == pytest.approx(metrics["recall"])
+
+
+def test_model_and_boosting_are_trained_anew_on_the_labels_of_so_many_users(planted, beyond, monkeypatch):
+    assert list(other(beyond, "labelled_users")) == ["12 users", "60 users"]
+    steps = other(beyond, "labelled_users")
+    assert steps["60 users"]["gradient_boosting"]["auroc"] > 0.9
+    assert steps["60 users"]["model"]["auroc"] > 0.9
+    assert steps["12 users"]["model"] != steps["60 users"]["model"]
+    assert not list(planted.data_folder.parent.glob(".few-labels*"))
+    monkeypatch.setattr("finetune.trust.stress.damages", some("missing:level"))
+    with pytest.raises(InputError, match=r"finetuning.labelled_users is 1,000, and training has 120 users"):
+        stress(planted.model_folder, planted, labelled=[1000])
+
+
+def test_the_page_draws_cutoffs_and_labels_and_says_their_figures(beyond):
+    page = stress_page(beyond)
+    assert page.count("<figure>") == 3
+    said = dict(answers(beyond)["others"])
+    assert said["Only some users have labels"].startswith("AUROC of the model and of boosting: 12 users: ")
+    assert "Later and later cutoffs: 2024-03-25" in page
 
 
 def curve(found: dict, name: str) -> dict[str, dict]:
@@ -129,7 +184,7 @@ def test_the_page_is_self_contained_and_says_what_hurts_most(found):
     page = stress_page(planted)
     assert "<script>alert" not in page
     assert "://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<figure>") == len(found["damages"])
+    assert page.count("<figure>") == len(found["damages"]) + 1  # and the cutoffs
 
 
 def test_wrong_inputs_are_refused_in_a_sentence(planted, tmp_path, trained):
