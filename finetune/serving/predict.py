@@ -72,9 +72,8 @@ def predict_log(
 ) -> Path:
     """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
 
-    What is left out and what is missing is said at the beginning. The rows come in no order that means anything; it is
-    always the same one. Launched by accelerate or torchrun, the processes share the parts. The same call after a stop
-    goes on with the parts that are missing, and reads the log no more.
+    What is left out or missing is said at the beginning. The order of the rows means nothing and is always the same.
+    Processes of accelerate or torchrun share the parts. The same call after a stop goes on and reads the log no more.
 
     Args:
         model: A folder or a name of the hub.
@@ -106,10 +105,8 @@ def predict_log(
         plan = None
         if accelerator.is_main_process:
             origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}
-            origin["groups"] = files_hash([groups]) if groups else None
-            plan = _plan(work, origin | _origin(folder, data), classifier, data, moment, part_users, called)
-        users = _users_by_part(plan)
-        own = _own_parts(work, users, accelerator)
+            plan = _plan(work, origin | _origin(folder, data, groups), classifier, data, moment, part_users, called)
+        own = _own_parts(work, users := _users_by_part(plan), accelerator)
         with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
                 assert population or len(texts) == users[part]
@@ -215,7 +212,7 @@ def alone(work: Path, main: bool) -> Iterator[None]:
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _origin(folder: Path, data: DataConfig) -> dict:
+def _origin(folder: Path, data: DataConfig, groups: Path | None) -> dict:
     """What the scores depend on beside the settings; answers of databases and of other addresses are not looked at."""
     logs = all_logs(data)
     paths = [path for log in logs for path in source_files(log) or []]
@@ -225,6 +222,7 @@ def _origin(folder: Path, data: DataConfig) -> dict:
         "model": files_hash({path for pattern in READS for path in folder.glob(pattern)}),
         "sources": [json.loads(json.dumps(read)), *(text for log in logs for text in expanded(log)), key_mark(data)],
         "files": files,
+        "groups": files_hash([groups]) if groups else None,
     }
 
 

@@ -69,6 +69,8 @@ def stress(
     _check(model, classifier, manifest)
     rows = _test_rows(experiment, manifest, users, seed)
     thresholds = {MODEL: classifier.calibration.threshold}
+    beyond = later_cutoffs(model, later, classifier) if later else []
+    few = [few_labels(experiment, rows, labelled)] if labelled else []
     with tempfile.TemporaryDirectory() as folder, connect(experiment.data.memory_limit, Path(folder) / "spill") as con:
         last = max(rows["cutoff"].to_pylist())
         read_past(con, experiment.data, classifier.serializer, last, "data.sources[0]", Path(folder), classifier.task)
@@ -81,29 +83,36 @@ def stress(
         thresholds[BOOSTING] = _threshold(experiment, manifest, classifier, boosting)
         scored = _Scored(experiment, test, boosting, thresholds)
         clean = scored.figures(undamaged(classifier.serializer), "")
-        every = damages(con, classifier.serializer, classifier.serializer.features.target)
-        with tqdm(total=sum(len(damage.steps) for damage in every), desc="stress", unit="step") as bar:
-            found = [_curve(scored, damage, bar) for damage in every]
-    others = [_cutoffs(scored.by_cutoff() + (later_cutoffs(model, later, classifier) if later else []))]
-    if labelled:
-        others.append(few_labels(experiment, rows, labelled))
+        found = _damaged(scored, damages(con, classifier.serializer, classifier.serializer.features.target))
     return without_nan(
-        {
-            "stress": classifier.task["name"],
-            "question": classifier.task["question"],
-            "rows": len(rows),
+        _asked(classifier, manifest, rows)
+        | {
             "users": len(chosen),
-            "positives": int(column_array(rows["label"]).sum()),
             "seed": seed,
-            "content_hash": manifest["content_hash"],
             "thresholds": thresholds,
             "boosting": settings,
             "bootstrap_resamples": experiment.evaluation.bootstrap,
             "clean": clean,
             "damages": found,
-            "others": others,
+            "others": [_cutoffs(scored.by_cutoff() + beyond), *few],
         }
     )
+
+
+def _asked(classifier: EventClassifier, manifest: Manifest, rows: pa.Table) -> dict:
+    """What is measured, and on which rows."""
+    return {
+        "stress": classifier.task["name"],
+        "question": classifier.task["question"],
+        "rows": len(rows),
+        "positives": int(column_array(rows["label"]).sum()),
+        "content_hash": manifest["content_hash"],
+    }
+
+
+def _damaged(scored: "_Scored", every: list[Damage]) -> list[dict]:
+    with tqdm(total=sum(len(damage.steps) for damage in every), desc="stress", unit="step") as bar:
+        return [_curve(scored, damage, bar) for damage in every]
 
 
 def _curve(scored: "_Scored", damage: Damage, bar: tqdm) -> dict:
