@@ -99,9 +99,8 @@ def predict_log(
     check_arguments(output, data, batch_size, part_users, top)
     classifier = to_score(folder := model_folder(model), top)
     by_group = _by_group(groups, classifier, top, accelerator.is_main_process)
-    moment, work = cutoff_of(classifier.serializer, cutoff), output.with_name(f"{output.name}.parts")
-    members = whom(classifier.task) if population else EVERYBODY
-    with alone(work, accelerator.is_main_process):
+    moment, members = cutoff_of(classifier.serializer, cutoff), whom(classifier.task) if population else EVERYBODY
+    with alone(work := output.with_name(f"{output.name}.parts"), accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
             origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}

@@ -76,19 +76,17 @@ def stress(
         read_past(con, experiment.data, classifier.serializer, last, "data.sources[0]", Path(folder), classifier.task)
         chosen = pc.unique(rows["user_id"]).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
         number_events(con, chosen, seed)
-        test = _Test(con, classifier, rows, manifest["aggregates"])
-        test.refuse_other_log(experiment)
-        chosen_before = _boosting_settings(model, manifest)
-        boosting, settings = fit_boosting(experiment.data_folder, manifest, experiment.limits, chosen_before)
+        (test := _Test(con, classifier, rows, manifest["aggregates"])).refuse_other_log(experiment)
+        before, limits = _boosting_settings(model, manifest), experiment.limits
+        boosting, settings = fit_boosting(experiment.data_folder, manifest, limits, before)
         thresholds[BOOSTING] = _threshold(experiment, manifest, classifier, boosting)
         scored = _Scored(experiment, test, boosting, thresholds)
         clean = scored.figures(undamaged(classifier.serializer), "")
         found = _damaged(scored, damages(con, classifier.serializer, classifier.serializer.features.target))
     return without_nan(
-        _asked(classifier, manifest, rows)
+        _asked(classifier, manifest, rows, seed)
         | {
             "users": len(chosen),
-            "seed": seed,
             "thresholds": thresholds,
             "boosting": settings,
             "bootstrap_resamples": experiment.evaluation.bootstrap,
@@ -99,13 +97,14 @@ def stress(
     )
 
 
-def _asked(classifier: EventClassifier, manifest: Manifest, rows: pa.Table) -> dict:
+def _asked(classifier: EventClassifier, manifest: Manifest, rows: pa.Table, seed: int) -> dict:
     """What is measured, and on which rows."""
     return {
         "stress": classifier.task["name"],
         "question": classifier.task["question"],
         "rows": len(rows),
         "positives": int(column_array(rows["label"]).sum()),
+        "seed": seed,
         "content_hash": manifest["content_hash"],
     }
 
