@@ -250,7 +250,7 @@ class TextConfig:
 
 # Settings that came later, and one that not all have: null is not written, so that nothing changes without them.
 LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes", "horizon", "horizons"}
-LATER |= {"privacy", "environment", "time_limit"}
+LATER |= {"environment", "time_limit"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:
