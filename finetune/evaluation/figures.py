@@ -18,6 +18,7 @@ from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing
 from data_prep.made_up import made_up_user
+from data_prep.moments import in_words
 from data_prep.population import Whom
 from data_prep.prepared import Limit, column_array, read_split, sampled
 from data_prep.serializer import EventSerializer
@@ -174,7 +175,7 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
         "question": manifest["question"],
         "plain_question": plain_question(experiment.task),
         "label": manifest["label"],
-        "horizon": experiment.task.label.window,
+        "horizon": in_words(experiment.task.label.window),
         "classes": None if task == "value" else list(objective.classes),
         "main": MAIN[task],
         "lower_is_better": MAIN[task] in LOWER_IS_BETTER,

@@ -1,6 +1,6 @@
 """The first screen of a report: whom to contact, what it finds, and how far that can be trusted, in plain words."""
 
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from data_prep.event_words import with_article
@@ -10,6 +10,7 @@ from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, SAME_FOR_ALL, best
 from finetune.metrics_json import Metrics
 from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
 
+DAY = timedelta(days=1)
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
 LEAVING = {"churn": ("to leave", "left")}  # label -> most likely ..., really ...
 
@@ -160,7 +161,12 @@ def _learned(metrics: Metrics) -> str:
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
     if "most_per_user" in timeline["train"]:
         when = f"its moments from {days[0]} to {days[-1]}"
-    end = datetime.fromisoformat(max(timeline["train"]["cutoffs"])) + parse_duration(metrics["horizon"], "horizon")
+    last = max(timeline["train"]["cutoffs"])
+    end = datetime.fromisoformat(last) + parse_duration(metrics["horizon"], "horizon")
+    if "most_per_user" in timeline["train"] and len(last) == len("2024-01-31"):
+        end += DAY  # moments of the whole of their last day
+    if end.time() != time():
+        end += DAY  # the next day is the first of which it has seen nothing
     return (
         f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and what "
         f"came in the {metrics['horizon']} after it. Nothing from {end:%Y-%m-%d} on taught it; the time from then to "

@@ -149,7 +149,7 @@ def timeline_pictures(metrics: Metrics) -> list[Picture]:
             markersize=14,
             markeredgewidth=1.6,
         )
-        until, times = max(cutoffs) + horizon, f"{len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)}"
+        until, times = min(max(cutoffs) + horizon, end), f"{len(cutoffs)} cutoff{'s' * (len(cutoffs) > 1)}"
         times = f"up to {most} moments a user" if most else times
         said.append(
             f"{name.lower()} has {timeline[split]['rows']:,} rows at {times} from {min(cutoffs):%Y-%m-%d} on, "
@@ -164,8 +164,9 @@ def timeline_pictures(metrics: Metrics) -> list[Picture]:
     axes.plot([], [], "|", color=MUTED, markersize=12, markeredgewidth=1.6, label="Cutoff")
     axes.bar(0, 0, color=MUTED, alpha=0.55, label=f"Label window, {metrics['horizon']}")
     legend(figure, axes)
+    own = " and at its very moment" if "most_per_user" in timeline["train"] else ""
     reading = (
-        f"{'; '.join(said)}. A text holds what lies before its cutoff, a label what lies in the window behind it, and "
-        f"no window reaches past the first cutoff of the next split."
+        f"{'; '.join(said)}. A text holds what lies before its cutoff{own}, a label what lies in the window behind it, "
+        f"and no window reaches past the first cutoff of the next split."
     )
     return [Picture("What lies where in time", reading, inline_svg(figure, "timeline", f"Bars. {reading}"))]
