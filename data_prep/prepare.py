@@ -24,7 +24,7 @@ from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
-from data_prep.given_examples import read_examples
+from data_prep.given_examples import labels_from, read_examples
 from data_prep.given_users import read_users
 from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
@@ -42,7 +42,7 @@ from data_prep.task import question
 from data_prep.user_facts import user_facts, user_notes
 from data_prep.users import key_mark
 
-FORMAT = 10  # raise it when the same config and log would give other files
+FORMAT = 11  # raise it when the same config and log would give other files
 
 
 def prepare(
@@ -158,9 +158,10 @@ def _write(
     return ({"users": known} if known else {}) | {
         "format": FORMAT,
         "name": name,
-        "question": question(task),
+        "question": question(task, labels_from(given) == "table"),
         "label": label_name(task.label),
         "label_kind": task.label.kind,
+        "labels_from": labels_from(given),
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log) | facts,
         "splits": splits,

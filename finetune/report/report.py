@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
+from data_prep.given_examples import own_labels
 from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
 from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.decision import answers, decision
@@ -84,6 +85,7 @@ def write_report(run_folder: Path) -> Path:
         metrics=metrics,
         decision=decision(metrics),
         answers=answers(metrics),
+        own_labels=own_labels(metrics),
         contacted=contacted,
         forest=forest,
         timeline=timeline,
