@@ -17,7 +17,7 @@ from data_prep import InputError
 from data_prep.card import dataset_card
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig, settings_of
 from data_prep.connections import connect
-from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
+from data_prep.cutoffs import SPLITS, coarse_moments, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
 from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary, fit_examples
@@ -140,6 +140,7 @@ def _write(
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs, log)
+        doubts += coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
         parts, batches = engine.batches(examples, labels)
