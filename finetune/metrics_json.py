@@ -225,13 +225,10 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
     changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
     training = dict.fromkeys(("loss", "eval_loss", f"eval_{main}", "padding_fraction", "pretraining_loss"), SERIES)
-    return {
-        "name": str,
+    return dict.fromkeys(("name", "question", "label"), str) | {
         "task": {task},
-        "question": str,
         "plain_question": MayLack(str),
         "labels_from": MayLack({*ORIGINS}),
-        "label": str,
         "horizon": a_duration,
         "classes": MayLack([str]),
         "main": {main},

@@ -56,10 +56,9 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         InputError: One of the files is missing or old.
     """
-    folder = Path(run_folder)
+    folder, remedy = Path(run_folder), "run scripts/train.py and then scripts/evaluate.py with the same --config"
     for name in (SETTINGS, METRICS):
         if not (folder / name).is_file():
-            remedy = "run scripts/train.py and then scripts/evaluate.py with the same --config"
             raise InputError(f"{folder / name} is missing", remedy)
     settings = read_settings(folder, {"runs": MayLack({"folder": MayLack(str)})})
     config, metrics = (folder / SETTINGS).read_text(encoding="utf-8"), read_metrics(folder)
