@@ -4,6 +4,7 @@ from data_prep.config import TaskConfig
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest, SplitFacts
+from data_prep.given_examples import own_labels
 from data_prep.labels import come_by
 from data_prep.leaks import describe_leak
 from data_prep.markdown import cell, inline, paragraph
@@ -41,15 +42,23 @@ def _number(counts: SplitFacts) -> str:
     return f" ({len(counts['cutoffs'])})"
 
 
-def _row(task: TaskConfig) -> str:
+def _label(manifest: Manifest) -> str:
+    """What a label means."""
+    if not own_labels(manifest):
+        return _LABELS[manifest["label_kind"]].format(**manifest)
+    means = f": 1 means {manifest['label']}" if manifest["label_kind"] in ("absent", "exists") else ", or its tier"
+    return f"The label is that of the team's own table{means}."
+
+
+def _row(task: TaskConfig, own: bool) -> str:
     """What a row is, and which events its text and its label are of."""
     if not task.at_moments:
         return f"""One row is one user at one cutoff; its text and aggregates come
 from events strictly before the cutoff, its label from the {task.label.window} from the cutoff on."""
-    horizon = in_words(task.label.window)
+    label = "stood in that table" if own else f"from the {in_words(task.label.window)} after it"
     return f"""One row is one user right after a moment, which stands in the column
 cutoff: {inline(moment_words(task))}. Its text and aggregates come from the events up to that very
-instant, all of its own events included; its label from the {horizon} after it."""
+instant, all of its own events included; its label {label}."""
 
 
 def _columns(manifest: Manifest) -> str:
@@ -91,7 +100,7 @@ tags:
 
 {paragraph(manifest["question"])}
 
-{inline(_LABELS[manifest["label_kind"]].format(**manifest))} {_row(task)}
+{inline(_label(manifest))} {_row(task, own_labels(manifest))}
 
 | split | rows | users | {cell(manifest["label"])} | cutoffs |
 |---|---|---|---|---|

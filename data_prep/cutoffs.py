@@ -11,6 +11,7 @@ from data_prep.sql import quote, timestamp
 
 SPLITS = ("train", "validation", "test")
 DAY = timedelta(days=1)
+MOSTLY = 0.95  # of the events at midnight, and the log has days rather than times
 
 
 def split_file(split: str) -> str:
@@ -130,6 +131,29 @@ def doubtful_windows(count: Count, task: TaskConfig, cutoffs: dict[str, list[dat
         f"no event with {task.label.where} at the end of the label window {name} to {show(end)}; is the log complete?"
         for name, (end, _) in ends.items()
         if not counts[name]
+    ]
+
+
+def coarse_moments(count: Count, task: TaskConfig, timezone: str) -> list[str]:
+    """A sentence where cutoffs are at events that have days and no times: right after one is the end of its day.
+
+    Args:
+        count: Over the log.
+        task: Its cutoffs.
+        timezone: In which days begin, beside UTC.
+    """
+    if task.at is None:
+        return []
+    local = f"timezone({quote(timezone)}, timezone('UTC', event_time))"
+    midnight = f"TIME '00:00:00' IN (CAST(event_time AS TIME), CAST({local} AS TIME))"
+    counts = count(f"SELECT {midnight}, count(*) FROM log WHERE ({task.at}\n) GROUP BY ALL")
+    events, of_days = sum(counts.values()), counts.get(True, 0)
+    if of_days < MOSTLY * max(events, 1):
+        return []
+    return [
+        f"{of_days:,} of {events:,} events with {task.at} are at 00:00:00, as in a log of days: right after the event "
+        "then means the end of its day, and windows of minutes and words of sessions tell nothing; give cutoffs of the "
+        "calendar (`every`), or times"
     ]
 
 

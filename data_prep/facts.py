@@ -55,6 +55,7 @@ class Facts(TypedDict):
     question: str
     label: str
     label_kind: str
+    labels_from: NotRequired[str]  # see `data_prep.given_examples`
     classes: list[str] | None
     log: LogFacts
     splits: dict[str, SplitFacts]

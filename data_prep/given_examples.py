@@ -1,6 +1,8 @@
 """The table of task.examples: the moments, and perhaps the labels, that a team has already."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from data_prep.sql import NUMERIC
 
 SETTING = "task.examples"
 LABEL = "example_label"  # the label among the columns of events
+ORIGINS = {"log": "the log", "table": "the team's own table"}  # of labels
 FROM_LOG = "leave it out, and labels come from the log"
 AS_EVENTS = {"user_id": "user_id", "event_time": "cutoff", "event_type": "'example'"}
 
@@ -38,6 +41,26 @@ def read_examples(task: TaskConfig, data: DataConfig, spill: Path) -> pa.Table |
         twice = keys.filter(pc.field("count_all") > 1)["user_id"][0]
         raise InputError(f"user '{twice}' has two rows of one cutoff", "keep one of them", setting=SETTING)
     return table if kind is None else table.set_column(2, "label", _labels(table["label"], kind, task.label))
+
+
+def labels_from(given: pa.Table | None) -> str:
+    """The origin of the labels, one of ORIGINS, by what `read_examples` gave; manifests and models keep it."""
+    return "table" if given is not None and "label" in given.column_names else "log"
+
+
+def own_labels(facts: Mapping[str, Any]) -> bool:
+    """Whether labels are the team's own; older manifests and models do not say, and count as of the log."""
+    return facts.get("labels_from") == "table"
+
+
+def refuse_other_origin(given: pa.Table | None, learned: str | None) -> None:
+    """InputError where labels are of another origin than those that a model learned; None where it does not say."""
+    if learned and (here := labels_from(given)) != learned:
+        raise InputError(
+            f"the labels are of {ORIGINS[here]} here, and the model learned those of {ORIGINS[learned]}",
+            "give it labels of the same origin",
+            setting=SETTING,
+        )
 
 
 def _as_event(names: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from data_prep.event_log import EventLog, count_on
 from data_prep.events import confined, read_events
 from data_prep.examples import Examples, SplitWriter, Summary
 from data_prep.facts import SplitFacts
-from data_prep.given_examples import read_examples
+from data_prep.given_examples import read_examples, refuse_other_origin
 from data_prep.labels import LabelRule, label_horizons
 from data_prep.local import part_batches, split_log
 from data_prep.serializer import EventSerializer
@@ -49,6 +49,7 @@ def write_later(
     serializer: EventSerializer,
     classes: list[str] | None,
     labelled: bool = True,
+    learned: str | None = None,
 ) -> Later:
     """Write FOLDER/test.parquet with the test cutoffs of a task: user_id, cutoff, text, label and the aggregates.
 
@@ -62,12 +63,15 @@ def write_later(
         serializer: Of the model.
         classes: Of a `which` label, those that the model has; else None.
         labelled: Whether each label window has to end within the log.
+        learned: The origin of the labels that the model learned, see `refuse_other_origin`.
 
     Raises:
         InputError: The log or the task cannot be used, see `prepare`.
     """
     spill = Path(folder) / "spill"
     given = read_examples(task, data, spill)
+    if labelled:
+        refuse_other_origin(given, learned)
     with connect(data.memory_limit, spill) as con, refused("events", "give each column the type that it had"):
         with confined(con, data, folder):
             log = read_events(con, data, types=serializer.features.types)

@@ -64,7 +64,7 @@ class LiveEvents:
         """
         attributes = self.serializer.attributes
         self.unknown = bool(attributes) and users is None
-        if users or not attributes:
+        if users is not None or not attributes:
             give_users(self.con, attributes, self.config, users)
         else:
             self.con.register(RELATION, no_users({name: fitted["type"] for name, fitted in attributes.items()}))

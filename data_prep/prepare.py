@@ -17,14 +17,14 @@ from data_prep import InputError
 from data_prep.card import dataset_card
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig, settings_of
 from data_prep.connections import connect
-from data_prep.cutoffs import SPLITS, doubtful_windows, resolve_cutoffs, split_file
+from data_prep.cutoffs import SPLITS, coarse_moments, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog
 from data_prep.events import confined
 from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
-from data_prep.given_examples import read_examples
+from data_prep.given_examples import labels_from, read_examples
 from data_prep.given_users import read_users
 from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
@@ -42,7 +42,7 @@ from data_prep.task import question
 from data_prep.user_facts import user_facts, user_notes
 from data_prep.users import key_mark
 
-FORMAT = 10  # raise it when the same config and log would give other files
+FORMAT = 11  # raise it when the same config and log would give other files
 
 
 def prepare(
@@ -140,6 +140,7 @@ def _write(
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs, log)
+        doubts += coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         bar.update()
         parts, batches = engine.batches(examples, labels)
@@ -158,9 +159,10 @@ def _write(
     return ({"users": known} if known else {}) | {
         "format": FORMAT,
         "name": name,
-        "question": question(task),
+        "question": question(task, labels_from(given) == "table"),
         "label": label_name(task.label),
         "label_kind": task.label.kind,
+        "labels_from": labels_from(given),
         "classes": class_names(task.label, examples.rule.classes),
         "log": _describe_log(log) | facts,
         "splits": splits,

@@ -16,6 +16,7 @@ from data_prep.config import TaskConfig, TextConfig, settings_of
 from data_prep.cutoffs import SPLITS, split_file
 from data_prep.examples import UNLABELLED
 from data_prep.facts import Manifest
+from data_prep.given_examples import ORIGINS
 from data_prep.given_users import KINDS
 from data_prep.history import combined
 from data_prep.labels import LABEL_NAMES
@@ -29,6 +30,7 @@ MANIFEST_HOLDS = {
     "question": str,
     "label": str,
     "label_kind": {*LABEL_NAMES},
+    "labels_from": MayLack({*ORIGINS}),
     "classes": (None, [str]),
     "log": LOG_HOLDS | {"fields": {str: str}},
     "splits": {

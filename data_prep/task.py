@@ -118,12 +118,14 @@ def horizon_words(label: Label) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def question(task: TaskConfig) -> str:
-    """The task in one sentence, for reports and cards."""
+def question(task: TaskConfig, own_labels: bool = False) -> str:
+    """The task in one sentence, for reports and cards; with the team's own labels of what these say."""
     label, who, moment = task.label, "users", moment_words(task) or "the cutoff"
     if task.members:
         within = in_words(task.members.within or "")
         who = f"users with {an_event(task.members.where)} in the {within} before {moment}"
+    if own_labels:
+        return f"What is the label of the team's own table for {who} at {'it' if task.members else moment}?"
     after = "it" if task.members else moment
     event, window = f"with {label.where}", f"in the {in_words(label.window)} after {after}"
     if label.kind in ("absent", "exists"):
@@ -138,7 +140,7 @@ def question(task: TaskConfig) -> str:
     return f"To what will {label.field} add up over the events {event} of {who} {window}?"
 
 
-def plain_question(task: TaskConfig) -> str:
+def plain_question(task: TaskConfig, own_labels: bool = False) -> str:
     """The same for people who know the shop and no SQL; a condition that no word says is told as it stands."""
     label, population = task.label, task.members
     within = in_words((population and population.within) or "")
@@ -147,6 +149,8 @@ def plain_question(task: TaskConfig) -> str:
         just = f"just had {event_phrase(task.at)}"
         had = f"{just}, {had}" if had else just
     had = had or "stood in the table"
+    if own_labels:
+        return f"Of those who {had}: what is the label of the team's own table?"
     noun, window = event_noun(label.where), f"in the next {in_words(label.window)}"
     events = plural(noun) if noun else f"events with {label.where}"
     if label.kind == "absent":

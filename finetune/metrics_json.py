@@ -13,6 +13,7 @@ import numpy as np
 from data_prep import InputError
 from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
 from data_prep.cutoffs import SPLITS
+from data_prep.given_examples import ORIGINS
 from finetune.measures import AT_THRESHOLD, GAPS, LOWER_IS_BETTER, MAIN, MODEL, RATES, measure_names
 from finetune.runs import METRICS, PRIVACY, REWEIGHED, TASKS
 
@@ -24,6 +25,7 @@ class Metrics(TypedDict):
     task: str
     question: str
     plain_question: str | None
+    labels_from: str | None
     label: str
     horizon: str
     classes: Any  # list[str]; None where the label is a value
@@ -223,12 +225,10 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
     changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
     training = dict.fromkeys(("loss", "eval_loss", f"eval_{main}", "padding_fraction", "pretraining_loss"), SERIES)
-    return {
-        "name": str,
+    return dict.fromkeys(("name", "question", "label"), str) | {
         "task": {task},
-        "question": str,
         "plain_question": MayLack(str),
-        "label": str,
+        "labels_from": MayLack({*ORIGINS}),
         "horizon": a_duration,
         "classes": MayLack([str]),
         "main": {main},

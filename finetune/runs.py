@@ -16,6 +16,7 @@ from data_prep.checked_json import LOG_HOLDS, MayLack, Only, a_duration, a_momen
 from data_prep.config import Label
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Task
+from data_prep.given_examples import ORIGINS
 from data_prep.labels import LABEL_NAMES
 from data_prep.population import Whom
 from data_prep.task import asked_in
@@ -101,6 +102,7 @@ TASK_HOLDS = {
     "question": str,
     "label": str,
     "label_kind": {*LABEL_NAMES},
+    "labels_from": MayLack({*ORIGINS}),
     "classes": MayLack([str]),
     "log": LOG_HOLDS,
     "text_columns": [str],

@@ -151,7 +151,8 @@ def score_later(model: Path, data: DataConfig, task: TaskConfig, labelled: bool 
     serializer, known = EventSerializer.from_pretrained(model), read_task(model)
     with tempfile.TemporaryDirectory(prefix=".later", dir=Path(model).absolute().parent) as temporary:
         folder = Path(temporary)
-        found = write_later(folder, data, task, serializer, _classes(known["classes"], task), labelled)
+        classes = _classes(known["classes"], task)
+        found = write_later(folder, data, task, serializer, classes, labelled, known.get("labels_from"))
         rows = read_split(folder, SPLIT, None, _columns(folder))
     rows = rows.sort_by([("user_id", "ascending"), ("cutoff", "ascending")]).combine_chunks()
     classifier, tokenizer = load_classifier(Path(model))
@@ -239,7 +240,8 @@ def _together(
         folder = Path(temporary) / base.name
         folder.mkdir()
         serializer, classes = EventSerializer.from_pretrained(model), _classes(manifest["classes"], run.task)
-        found = write_later(folder, newer.data, newer.task, serializer, classes)
+        learned = read_task(model).get("labels_from")
+        found = write_later(folder, newer.data, newer.task, serializer, classes, learned=learned)
         for split in ("train", "validation"):
             (folder / split_file(split)).symlink_to((run.data_folder / split_file(split)).absolute())
         shutil.copy(Path(model) / SERIALIZER, folder / SERIALIZER)

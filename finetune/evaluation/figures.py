@@ -17,6 +17,7 @@ from data_prep import InputError
 from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
 from data_prep.files import replacing
+from data_prep.given_examples import own_labels
 from data_prep.made_up import made_up_user
 from data_prep.moments import in_words
 from data_prep.population import Whom
@@ -173,7 +174,8 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
         "name": experiment.name,
         "task": task,
         "question": manifest["question"],
-        "plain_question": plain_question(experiment.task),
+        "plain_question": plain_question(experiment.task, own_labels(manifest)),
+        "labels_from": manifest.get("labels_from"),
         "label": manifest["label"],
         "horizon": in_words(experiment.task.label.window),
         "classes": None if task == "value" else list(objective.classes),

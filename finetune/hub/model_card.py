@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import finetune
 from data_prep.facts import Task
+from data_prep.given_examples import own_labels
 from data_prep.markdown import cell, inline, paragraph
 from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
@@ -201,6 +202,7 @@ def _question(task: Task, model: PreTrainedModel) -> dict[str, object]:
         "moments": moments,
         "horizon": horizon,
         "whom": whom(task),
+        "own_labels": own_labels(task),
         "kind": objective.task,
         "classes": list(objective.classes),
         "label_sql": LABEL_SQL[task["label_kind"]].format(window=window, field=label.get("field")),

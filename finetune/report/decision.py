@@ -4,6 +4,7 @@ from datetime import datetime, time, timedelta
 from typing import Any
 
 from data_prep.event_words import with_article
+from data_prep.given_examples import own_labels
 from data_prep.moments import parse_duration
 from finetune.field_words import aggregate_reading
 from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival
@@ -161,6 +162,9 @@ def _learned(metrics: Metrics) -> str:
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
     if "most_per_user" in timeline["train"]:
         when = f"its moments from {days[0]} to {days[-1]}"
+    came = "the label of the team's own table"
+    if not own_labels(metrics):
+        came = f"what came in the {metrics['horizon']} after it"
     last = max(timeline["train"]["cutoffs"])
     end = datetime.fromisoformat(last) + parse_duration(metrics["horizon"], "horizon")
     if "most_per_user" in timeline["train"] and len(last) == len("2024-01-31"):
@@ -168,8 +172,8 @@ def _learned(metrics: Metrics) -> str:
     if end.time() != time():
         end += DAY  # the next day is the first of which it has seen nothing
     return (
-        f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and what "
-        f"came in the {metrics['horizon']} after it. Nothing from {end:%Y-%m-%d} on taught it; the time from then to "
+        f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and "
+        f"{came}. Nothing from {end:%Y-%m-%d} on taught it; the time from then to "
         "the test only chose between versions of it."
     )
 

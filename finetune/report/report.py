@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
+from data_prep.given_examples import own_labels
 from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
 from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.decision import answers, decision
@@ -55,10 +56,9 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         InputError: One of the files is missing or old.
     """
-    folder = Path(run_folder)
+    folder, remedy = Path(run_folder), "run scripts/train.py and then scripts/evaluate.py with the same --config"
     for name in (SETTINGS, METRICS):
         if not (folder / name).is_file():
-            remedy = "run scripts/train.py and then scripts/evaluate.py with the same --config"
             raise InputError(f"{folder / name} is missing", remedy)
     settings = read_settings(folder, {"runs": MayLack({"folder": MayLack(str)})})
     config, metrics = (folder / SETTINGS).read_text(encoding="utf-8"), read_metrics(folder)
@@ -84,6 +84,7 @@ def write_report(run_folder: Path) -> Path:
         metrics=metrics,
         decision=decision(metrics),
         answers=answers(metrics),
+        own_labels=own_labels(metrics),
         contacted=contacted,
         forest=forest,
         timeline=timeline,

@@ -107,7 +107,8 @@ class EventClassifier:
             population: Keep only the users whom the task asks about (task["task"]["population"]).
             users: Of a model that reads attributes of users: user_id, the attributes and perhaps known_from, as a path
                 or as events are given; by default the users of a DataConfig. Of a user's rows the newest one known
-                strictly before the cutoff counts; users without a row have no attributes.
+                strictly before the cutoff counts; users without a row have none.
+                With an empty list nobody has any.
 
         Returns:
             A row a user, in the order of the ids: user_id, cutoff, label (but for values), score and, if asked, text;

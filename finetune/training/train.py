@@ -74,7 +74,18 @@ from finetune.training.teacher import taught
 from finetune.training.teacher_model import refuse_teacher, taught_by_model
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
-TASK_FACTS = ("name", "question", "label", "label_kind", "classes", "log", "text_columns", "attributes", "content_hash")
+TASK_FACTS = (
+    "name",
+    "question",
+    "label",
+    "label_kind",
+    "labels_from",
+    "classes",
+    "log",
+    "text_columns",
+    "attributes",
+    "content_hash",
+)
 
 
 def train(

@@ -353,3 +353,21 @@ def test_a_moment_after_2038_counts_like_any_other(shop):
     data = shop.data(rows, until="2100-01-01")
     folder = prepare("shop", data, task, session_text())
     assert {row["cutoff"].year for row in shop.rows(folder, "train")} == {2038}
+
+
+@pytest.mark.parametrize(("zone", "late", "warned"), [("UTC", 0, True), ("Europe/Berlin", 1, True), ("UTC", 3, False)])
+def test_a_log_of_days_is_warned_of_where_cutoffs_are_at_events(shop, zone, late, warned):
+    rows = []
+    for day in range(9):
+        for user in range(5):
+            rows += [shop.event(f"u{user}", day, "cart"), shop.event(f"u{user}", day + 0.4, "purchase")]
+            rows[-1]["user_id"] = f"u{user % 3}"
+    for row in [row for row in rows if row["event_type"] == "cart"][:late]:  # of 45, 3 are more than 5 %
+        row["event_time"] += MINUTE
+    folder = prepare("days", shop.data(rows, timezone=zone), moments_task({"horizon": "12h"}), session_text(fields={}))
+    (said,) = [said for said in read_manifest(folder)["warnings"] if "00:00:00" in said] or [None]
+    assert (said is not None) == warned
+    if said:
+        assert said.startswith(
+            f"{45 - late} of 45 events with {CART} are at 00:00:00, as in a log of days: right after"
+        )

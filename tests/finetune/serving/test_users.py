@@ -139,6 +139,15 @@ def test_a_column_that_the_table_lacks_is_missing_and_said(run, capsys):
     assert all("plan=missing interests=missing" in text for text in table["text"].to_pylist())
 
 
+def test_of_no_users_no_attributes_are_known_and_a_row_of_nothing_is_refused(run):
+    experiment, _, classifier = run
+    for nobody in ([], pq.read_table(experiment.data_folder / "test.parquet", columns=["user_id"]).slice(0, 0)):
+        table = classifier.predict(log_of(experiment), CUTOFF, text=True, users=nobody)
+        assert all("age=missing plan=missing interests=missing" in text for text in table["text"].to_pylist())
+    with pytest.raises(InputError, match=r"^users has no column user_id; give each row"):
+        classifier.predict(log_of(experiment), CUTOFF, users=[{}])
+
+
 def test_training_evaluation_and_card_know_the_attributes(run):
     experiment, metrics, classifier = run
     manifest = read_manifest(experiment.data_folder)
@@ -192,6 +201,7 @@ def test_the_service_takes_attributes_with_events_and_refuses_without(run, tmp_p
             assert "the model reads attributes of users (age, plan, interests)" in answer.json()["detail"]
         answer = client.post("/score", json=asked | {"users": [{"user_id": "secret", "age": "old"}]})
         assert (answer.status_code, "secret" in answer.text) == (422, False)
+        assert client.post("/score", json=asked | {"users": [{}]}).status_code == 422
         assert "age (BIGINT), plan (VARCHAR), interests (VARCHAR)" in answer.json()["detail"]
         assert client.get("/model").json()["attributes"] == {"age": "BIGINT", "plan": "VARCHAR", "interests": "VARCHAR"}
 
