@@ -8,8 +8,10 @@ import threading
 import pytest
 
 from finetune.model.calibration import Calibration
+from finetune.runs import whom
 from finetune.serving.service import engine
 from finetune.serving.service.engine import Call
+from finetune.serving.service.model import ServedModel
 from finetune.serving.service.store import StoreError, kept
 from tests.finetune.serving.service.conftest import KEY, running
 
@@ -270,6 +272,8 @@ def test_the_model_tells_what_its_scores_mean(service, trained):
     assert found["question"].startswith("Which users")
     assert found["classes"] == ["no_churn", "churn"]
     assert (found["horizon"], found["threshold"], found["calibration"]) == ("14 days", 0.3, "isotonic")
+    assert found["population"] == whom(service.engine.model.classifier.task).phrase()
+    assert found["population"].endswith(" before")
     assert found["fields"] == {"amount": "DOUBLE", "shop": "VARCHAR"}
     paths = service.get("/openapi.json")["paths"]
     assert {"/score", "/events", "/users/{user_id}/score", "/users/scores", "/explain/{user_id}", "/model"} <= set(
@@ -318,6 +322,10 @@ def test_another_model_is_served_without_a_request_that_fails_and_the_one_of_bef
 
 def test_without_a_key_nobody_changes_the_model(service, model):
     answer = service.client.post("/model", json={"model": str(model)})
+    assert answer.status_code == 403
+    assert "EVENTSCRIBE_API_KEY" in answer.json()["detail"]
+    service.engine.submit(Call(lambda: service.engine.serve(ServedModel.load(str(model))))).result()
+    answer = service.client.post("/model/rollback")
     assert answer.status_code == 403
     assert "EVENTSCRIBE_API_KEY" in answer.json()["detail"]
 
