@@ -67,7 +67,7 @@ def resolve_split(task: TaskConfig, split: str, log: EventLog, labelled: bool = 
         labelled: Whether the label windows have to end within the log.
 
     Raises:
-        InputError: A cutoff lies outside of the log, or a label window ends behind it.
+        InputError: A cutoff lies outside of the log, or a label window that has to end within it ends behind it.
     """
     cutoffs = _parsed(task, split)
     _refuse_outside(task, split, cutoffs, log, label_horizons(task.label)[0] if labelled else None)
@@ -92,6 +92,13 @@ def _refuse_outside(
                 f"the cutoff {show(cutoff)} is not after the log's first event "
                 f"({show(log.first)}), so there is no history",
                 "choose a later one",
+                setting=f"task.cutoffs.{split}",
+            )
+        if horizon is None and cutoff > log_end(log):
+            raise InputError(
+                f"the cutoff {show(cutoff)} is later than the log, which ends on {show(log.last)}: the days between "
+                "would look like days without an event",
+                f"choose a cutoff no later than {show(log_end(log))}, or give the newer log",
                 setting=f"task.cutoffs.{split}",
             )
         if horizon is not None and cutoff + horizon > log_end(log):

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from data_prep import InputError
 from data_prep.phrases import event_starts
 from data_prep.serializer import EventSerializer
 
@@ -64,8 +65,18 @@ class Scorer:
         return scores
 
 
-if __name__ == "__main__":
-    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
-    scorer = Scorer(Path(__file__).parent)
-    for user, score in scorer.scores([json.loads(line) for line in lines], datetime.fromisoformat(sys.argv[2])).items():
+def main() -> None:
+    """Score a file; InputError, OSError or ValueError where the arguments or the file cannot be used."""
+    if len(sys.argv) != 3:
+        raise InputError("two arguments are needed", "give python score.py events.jsonl 2024-03-01")
+    lines, cutoff = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines(), datetime.fromisoformat(sys.argv[2])
+    for user, score in Scorer(Path(__file__).parent).scores([json.loads(line) for line in lines], cutoff).items():
         print(json.dumps({"user_id": user, "score": score}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, OSError, ValueError) as error:  # JSON and dates that are none are a ValueError
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

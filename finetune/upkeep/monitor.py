@@ -1,6 +1,8 @@
 """A month of a model in use beside the time it was made in: inputs, words, scores and, once known, outcomes."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from data_prep.prepared import column_array, read_split, sampled
 from data_prep.serializer import EventSerializer
 from data_prep.task import plain_question
 from finetune.config import Experiment
-from finetune.evaluation.backtest import raw_scores, refuse_other_question, run_and_data, score_later
+from finetune.evaluation.backtest import raw_scores, refuse_other_question, refuse_seen, run_and_data, score_later
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
 from finetune.measures import MAIN, MODEL
@@ -64,13 +66,16 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
         What the JSON file holds; `alarm` is a sentence, or None where nothing rings.
 
     Raises:
-        InputError: The run's data is gone, another question is asked, or the log cannot be used.
+        InputError: The run's data is gone, another question is asked, the cutoff lies in the time that the model has
+            seen or behind the log's end, or the log cannot be used.
     """
     refuse_other_page(page)
     refuse_untrained(model)
     moment = show(parse_cutoff(cutoff))
     task = _at(newer.task, moment)
     refuse_other_question(model, task)
+    with _of_the_cutoff():
+        refuse_seen(model, task)
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
     metrics = read_metrics(base)
@@ -106,6 +111,17 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     result = without_nan(result | {"alarm": _sentence(result)})
     _write(result, page)
     return result
+
+
+@contextmanager
+def _of_the_cutoff() -> Iterator[None]:
+    """What is wrong with the test cutoffs is said of --cutoff, which gave them."""
+    try:
+        yield
+    except InputError as error:
+        if error.setting != "task.cutoffs.test":
+            raise
+        raise error.called("--cutoff") from error
 
 
 def _write(result: dict[str, Any], page: Path) -> None:
@@ -174,7 +190,8 @@ def _months(
 
 
 def _at_hand(model: Path, newer: Experiment, task: TaskConfig, moment: str, manifest: Manifest) -> Month:
-    later = score_later(model, newer.data, task, labelled=False)
+    with _of_the_cutoff():
+        later = score_later(model, newer.data, task, labelled=False)
     _, tokenizer = load_classifier(model)
     tokens = tokenize(tokenizer, later.rows["text"].to_pylist())
     serializer = EventSerializer.from_pretrained(model)

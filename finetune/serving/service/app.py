@@ -188,8 +188,7 @@ async def model_facts(engine: Served) -> schemas.ModelFacts:
 @router.post("/model")
 async def change_model(asked: schemas.ModelName, engine: Served, request: Request) -> schemas.ModelFacts:
     """Serve another model; requests are answered by the present one until it is loaded."""
-    if request.app.state.key is None:
-        raise HTTPException(403, "start the service with EVENTSCRIBE_API_KEY in its environment, to change the model")
+    _refuse_without_key(request)
     async with request.app.state.changing:
         model = await asyncio.to_thread(ServedModel.load, asked.model)
         await _done(engine, Call(lambda: engine.serve(model)))
@@ -199,10 +198,16 @@ async def change_model(asked: schemas.ModelName, engine: Served, request: Reques
 @router.post("/model/rollback")
 async def roll_back(engine: Served, request: Request) -> schemas.ModelFacts:
     """Serve the model of before again; twice, and it is the later one."""
+    _refuse_without_key(request)
     async with request.app.state.changing:
         if not await _done(engine, Call(engine.back)):
             raise HTTPException(409, "no model was served before this one")
         return _facts(engine)
+
+
+def _refuse_without_key(request: Request) -> None:
+    if request.app.state.key is None:
+        raise HTTPException(403, "start the service with EVENTSCRIBE_API_KEY in its environment, to change the model")
 
 
 def _facts(engine: Engine) -> schemas.ModelFacts:
@@ -215,7 +220,7 @@ def _facts(engine: Engine) -> schemas.ModelFacts:
         label=task["label"],
         classes=None if classifier.objective.task == "value" else list(classifier.objective.classes),
         horizon=window_of(task),
-        population=vars(whom(task)),
+        population=whom(task).phrase(),
         threshold=classifier.calibration.threshold,
         calibration=classifier.calibration.method,
         timezone=trained_zone(task) or "UTC",

@@ -19,7 +19,7 @@ from finetune.runs import whom
 from finetune.serving.service.engine import Append, Call, Engine, UnusableEventsError
 from finetune.serving.service.model import Answer, Asked
 from finetune.serving.service.schemas import Event, Scored
-from finetune.serving.service.store import redis_errors
+from finetune.serving.service.store import redis_client, redis_errors
 
 TOGETHER = 200  # events that are kept in one transaction
 WAIT = 1_000  # milliseconds for a new entry of a Redis stream
@@ -168,7 +168,7 @@ class RedisStream:
         except ImportError as error:
             raise InputError("a Redis stream needs redis", "pip install -e '.[redis]'", setting="--stream") from error
         self.name, self.consumer, self.last, self.failed = name, consumer, last, (redis.RedisError, OSError)
-        self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=WAIT / 1000 + 5)
+        self.client = redis_client(url, "--stream", WAIT / 1000 + 5)
         try:
             self.client.xgroup_create(name, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.live import Unusable
 from finetune.serving.service.model import Answer, Asked, ServedModel
-from finetune.serving.service.store import Store, StoreError, kept
+from finetune.serving.service.store import Kept, Store, StoreError, kept
 
 TOGETHER = 256  # requests that are done in one go
 MOST_WAITING = 2_048  # requests; more are sent away
@@ -162,7 +162,7 @@ class Engine:
                 answers.append(own)
                 rows += own
         keeping = [kept(str(read[i]), events[i]) for i in rows]
-        new = dict(zip(rows, self.store.add(keeping), strict=True))
+        new = dict(zip(rows, self._added(keeping), strict=True))
         fresh = [i for i in rows if new[i]]
         self.counts.new += len(fresh)
         self.counts.known += len(rows) - len(fresh)
@@ -170,9 +170,22 @@ class Engine:
         try:
             self.model.remember([keeping[places[i]] for i in fresh], fresh)
         except Exception:  # they are kept, and read from the store when they are asked for
-            for event in keeping:
-                self.model.forget(event.user)
+            self._let_go(keeping)
+        # A known event may have come without this process: another one, or an answer of the store that was lost.
+        self._let_go([keeping[places[i]] for i in rows if not new[i]])
         return [sum(new[i] for i in one) if isinstance(one, range) else one for one in answers]
+
+    def _added(self, keeping: list[Kept]) -> list[bool]:
+        """See Store.add; where it fails the store may have done it all the same, as after a timeout."""
+        try:
+            return self.store.add(keeping)
+        except Exception:
+            self._let_go(keeping)
+            raise
+
+    def _let_go(self, events: list[Kept]) -> None:
+        for event in events:
+            self.model.forget(event.user)
 
     def _score(self, jobs: list[Score]) -> list[list[Answer]]:
         now = datetime.now(UTC).replace(tzinfo=None)

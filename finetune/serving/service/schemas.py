@@ -147,7 +147,7 @@ class ModelFacts(BaseModel):
     label: str
     classes: list[str] | None
     horizon: str
-    population: dict[str, Any]
+    population: str = Field(description="Whom it learned of: users with this.")
     threshold: float | None = Field(description="From which score on the label is the second class.")
     calibration: str
     timezone: str

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from data_prep import InputError
 
@@ -156,7 +156,7 @@ class RedisStore:
         except ImportError as error:
             raise InputError("a store in Redis needs redis", "pip install -e '.[redis]'", setting="--store") from error
         self.failed = redis.RedisError, OSError
-        self.client: redis.Redis = redis.Redis.from_url(url, decode_responses=True, socket_timeout=2)
+        self.client: redis.Redis = redis_client(url, "--store", 2)
         try:
             self.durable = self.client.info("persistence")["aof_enabled"]  # pyright: ignore[reportIndexIssue]
         except self.failed as error:
@@ -207,6 +207,20 @@ class RedisStore:
     def close(self) -> None:
         """See Store."""
         self.client.close()
+
+
+def redis_client(url: str, setting: str, seconds: float) -> Any:
+    """A client of a Redis that waits this long for an answer; InputError where the URL, given by a setting, is none."""
+    import redis
+
+    try:
+        return redis.Redis.from_url(url, decode_responses=True, socket_timeout=seconds)
+    except ValueError as error:
+        raise InputError(
+            f"{setting} is no address of a Redis",
+            "give redis://HOST:PORT/0",
+            setting=setting,
+        ) from error
 
 
 @contextmanager

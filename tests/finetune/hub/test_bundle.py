@@ -1,4 +1,5 @@
 import json
+import runpy
 import subprocess
 import sys
 from datetime import datetime
@@ -51,6 +52,28 @@ def test_the_script_gives_the_calibrated_scores_without_torch_or_finetune(bundle
     found = {row["user_id"]: row["score"] for row in map(json.loads, done.stdout.splitlines())}
     expected = EventClassifier.from_pretrained(runs["full"]).predict(events, CUTOFF).to_pylist()
     assert found == pytest.approx({row["user_id"]: row["score"] for row in expected}, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "two arguments are needed; give python score.py events.jsonl 2024-03-01"),
+        (["nowhere.jsonl", CUTOFF], "No such file or directory: 'nowhere.jsonl'"),
+        (["wrong.jsonl", CUTOFF], "Expecting value"),
+        (["wrong.jsonl", "soon"], "Invalid isoformat string: 'soon'"),
+    ],
+)
+def test_what_the_script_cannot_score_is_one_sentence(bundle, tmp_path, monkeypatch, capsys, arguments, said):
+    (tmp_path / "wrong.jsonl").write_text("no JSON\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["score.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(bundle / "score.py"), run_name="__main__")
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert said in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_text_that_is_too_long_is_cut_as_the_classifier_cuts_it(bundle, runs, events):

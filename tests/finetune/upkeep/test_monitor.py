@@ -117,10 +117,14 @@ def test_an_alarm_ends_the_command_with_code_3_and_one_sentence(spring, prepared
     [
         ("2024-04-08", {"task.label.horizon": "7 days"}, "ask the model its own question"),
         ("nonsense", {}, "is not a date"),
-        ("2023-12-01", {}, "so there is no history"),
+        ("2024-02-19", {}, "--cutoff: the first test cutoff is 2024-02-19, and .* has seen labels up to 2024-03-18;"),
+        ("2024-03-17", {}, "--cutoff: the first test cutoff is 2024-03-17, and .* has seen labels up to 2024-03-18;"),
+        ("2024-06-01", {}, "--cutoff: the cutoff 2024-06-01 is later than the log, which ends on 2024-"),
     ],
 )
-def test_other_questions_and_moments_without_a_history_are_refused(spring, newer, tmp_path, cutoff, values, told):
+def test_other_questions_and_moments_that_are_seen_or_behind_the_log_are_refused(
+    spring, newer, tmp_path, cutoff, values, told
+):
     with pytest.raises(InputError, match=told):
         monitor(spring.model_folder, changed(newer, values) if values else newer, cutoff, tmp_path / "drift.html")
     assert not (tmp_path / "drift.html").exists()

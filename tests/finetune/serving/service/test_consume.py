@@ -76,6 +76,11 @@ def test_a_redis_stream_is_acknowledged_when_the_store_has_it_and_scores_go_back
         client.close()
 
 
+def test_a_stream_of_another_kind_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match="--stream is no address of a Redis; give redis://HOST:PORT/0"):
+        RedisStream("ftp://x", "events", "a")
+
+
 def test_a_stream_that_is_not_there_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match="no Redis answers there"):
         RedisStream(f"unix://{tmp_path / 'nothing.sock'}", "events", "a")

@@ -59,6 +59,10 @@ def text_of(dom: str, element: str) -> str:
     return unescape(re.sub(r"<[^>]*>", " ", inside)).strip()
 
 
+def shown_of(dom: str) -> str:
+    return dom.partition("<script>")[0]
+
+
 def is_hidden(dom: str, element: str) -> bool:
     return bool(re.search(rf'<\w+[^>]* id="{element}"[^>]* hidden', dom))
 
@@ -79,6 +83,8 @@ def test_a_user_is_shown_with_score_timeline_and_what_each_event_did(model, log,
         rf"User {user}: a chance of churn of \d+\.\d % in the 14 days after {AT} 00:00 UTC", text_of(dom, "headline")
     )
     assert re.fullmatch(r"Label: (no )?churn \(churn is from 30\.0 % on\)", text_of(dom, "aside"))
+    assert "undefined" not in shown_of(dom)
+    assert is_hidden(dom, "outside")
     assert is_hidden(dom, "problem")
     assert is_hidden(dom, "locked")
     assert not is_hidden(dom, "found")
@@ -89,6 +95,18 @@ def test_a_user_is_shown_with_score_timeline_and_what_each_event_did(model, log,
     chart = re.search(r'<div id="chart">(.*?)</div>', dom, re.S)[1]
     assert chart.count("<circle") == len(past)
     assert "churn from 30.0 %" in chart
+
+
+def test_a_user_outside_of_the_population_is_said_in_words(model, log, user, tmp_path):
+    with served(model, f"sqlite:///{tmp_path / 'h.db'}", log[user]) as address:
+        dom, console = visit(f"{address}/#{urlencode({'user': user, 'at': '2030-01-01'})}")
+    assert console == []
+    assert not is_hidden(dom, "outside")
+    assert re.fullmatch(
+        r"Not asked about: the model learned from users with .+ in the .+ before, and this user is none of them\.",
+        text_of(dom, "outside"),
+    )
+    assert "undefined" not in shown_of(dom)
 
 
 def test_the_first_page_offers_users_or_says_how_there_will_be_some(model, log, user, tmp_path):

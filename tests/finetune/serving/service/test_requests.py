@@ -8,9 +8,11 @@ import threading
 import pytest
 
 from finetune.model.calibration import Calibration
+from finetune.runs import whom
 from finetune.serving.service import engine
 from finetune.serving.service.engine import Call
-from finetune.serving.service.store import StoreError
+from finetune.serving.service.model import ServedModel
+from finetune.serving.service.store import StoreError, kept
 from tests.finetune.serving.service.conftest import KEY, running
 
 EVENT = {"user_id": "u1", "event_time": "2024-03-01T10:00:00", "event_type": "purchase", "amount": 9.5, "shop": "north"}
@@ -270,6 +272,8 @@ def test_the_model_tells_what_its_scores_mean(service, trained):
     assert found["question"].startswith("Which users")
     assert found["classes"] == ["no_churn", "churn"]
     assert (found["horizon"], found["threshold"], found["calibration"]) == ("14 days", 0.3, "isotonic")
+    assert found["population"] == whom(service.engine.model.classifier.task).phrase()
+    assert found["population"].endswith(" before")
     assert found["fields"] == {"amount": "DOUBLE", "shop": "VARCHAR"}
     paths = service.get("/openapi.json")["paths"]
     assert {"/score", "/events", "/users/{user_id}/score", "/users/scores", "/explain/{user_id}", "/model"} <= set(
@@ -320,6 +324,45 @@ def test_without_a_key_nobody_changes_the_model(service, model):
     answer = service.client.post("/model", json={"model": str(model)})
     assert answer.status_code == 403
     assert "EVENTSCRIBE_API_KEY" in answer.json()["detail"]
+    service.engine.submit(Call(lambda: service.engine.serve(ServedModel.load(str(model))))).result()
+    answer = service.client.post("/model/rollback")
+    assert answer.status_code == 403
+    assert "EVENTSCRIBE_API_KEY" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("resent", [False, True])
+def test_an_event_that_the_store_took_without_an_answer_is_in_the_next_score(service, monkeypatch, resent):
+    later = EVENT | {"event_time": "2024-03-04T10:00:00", "shop": "south"}
+    service.append([EVENT])
+    before = service.get("/users/u1/score", at="2024-03-05", text=True)["text"]
+    add = service.engine.store.add
+
+    def lost(events: list) -> list[bool]:
+        add(events)
+        raise StoreError("timeout")
+
+    monkeypatch.setattr(service.engine.store, "add", lost)
+    service.append([later], status=503)
+    monkeypatch.undo()
+    if resent:
+        service.append([later | {"event_time": "2024-03-03T10:00:00"}])
+        assert service.append([later]) == {"stored": 0, "known": 1}
+    found = service.get("/users/u1/score", at="2024-03-05", text=True)
+    assert found["text"] != before
+    service.engine.model.forget_all()
+    assert service.get("/users/u1/score", at="2024-03-05", text=True) == found
+
+
+def test_a_known_event_that_the_held_history_lacks_is_in_the_next_score(service):
+    later = EVENT | {"event_time": "2024-03-04T10:00:00"}
+    service.append([EVENT])
+    service.get("/users/u1/score", at="2024-03-05")
+    service.engine.store.add([kept("u1", later)])  # as by another process
+    assert service.append([later]) == {"stored": 0, "known": 1}
+    found = service.get("/users/u1/score", at="2024-03-05", text=True)
+    service.engine.model.forget_all()
+    assert service.get("/users/u1/score", at="2024-03-05", text=True) == found
+    assert found["text"].count("purchase") >= 2
 
 
 def test_histories_that_are_not_asked_for_make_room(service, monkeypatch):

@@ -147,6 +147,10 @@ def test_a_redis_that_is_lost_is_an_error_and_what_it_acknowledged_is_there_agai
         ("histories.db", "is no store; give sqlite:///FILE or redis://HOST:PORT/0"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened"),
         ("redis://127.0.0.1:1/0", "no Redis answers there"),
+        (
+            "redis://localhost:notaport",
+            "--store is no address of a Redis; give redis://HOST",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_one_sentence(url, said):
