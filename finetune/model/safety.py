@@ -18,12 +18,13 @@ LARGEST_REPOSITORY = 10 * 2**30  # bytes that are fetched of one
 
 
 def refuse_code(folder: Path) -> None:
-    """Let pass a folder whose weights are safetensors and whose settings load nothing but what is installed.
+    """Let pass a folder whose weights are safetensors within it and whose settings load nothing but what is installed.
 
     Code beside the weights (*.py, auto_map) needs no look: trust_remote_code is off wherever something is loaded.
 
     Raises:
-        InputError: Weights as a pickle alone, a setting that loads code, or a JSON file larger than LARGEST.
+        InputError: Weights as a pickle alone, weights elsewhere, a setting that loads code, or a JSON file larger than
+            LARGEST.
     """
     large = [path for path in sorted(folder.glob("*.json")) if path.stat().st_size > LARGEST]
     if large:
@@ -38,6 +39,7 @@ def refuse_code(folder: Path) -> None:
                 f"{folder / name}: {named[0]} would load code, which EventScribe never does",
                 "take it out, or take another model",
             )
+    refuse_shards(folder)
     prefix = "adapter_model" if (folder / "adapter_config.json").is_file() else "model"
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles and not list(folder.glob(f"{prefix}*.safetensors")):
@@ -46,6 +48,16 @@ def refuse_code(folder: Path) -> None:
             f"read",
             "train again, or get the whole model",
         )
+
+
+def refuse_shards(folder: Path) -> None:
+    """InputError where an index names weights outside of the folder, which transformers would read."""
+    remedy = "take another model"
+    indexes = folder.rglob("*.safetensors.index.json") if (folder / "config.json").is_file() else []
+    for path in sorted(indexes):  # below it, too, as config.json may name one there
+        for file in read_json(path, {"weight_map": {str: str}}, remedy)["weight_map"].values():
+            if _leads_out(file):
+                raise InputError(f"{path} names '{file}', which would lie elsewhere", remedy)
 
 
 def refuse_loaders(name: str | Path, config: Any) -> None:
@@ -74,8 +86,7 @@ def refuse_listing(name: str, sizes: Mapping[str, int | None]) -> None:
         InputError: A file that would lie outside of the repository's own folder, or more than LARGEST_REPOSITORY.
     """
     for file in sizes:
-        path = PurePosixPath(file.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if _leads_out(file):
             raise InputError(f"{name} has a file '{file}', which would lie elsewhere", "take another model")
     total = sum(size or 0 for size in sizes.values())
     if total > LARGEST_REPOSITORY:
@@ -83,3 +94,9 @@ def refuse_listing(name: str, sizes: Mapping[str, int | None]) -> None:
             f"{name} has {total / 2**30:.1f} GiB, and {LARGEST_REPOSITORY >> 30} are fetched at most",
             "fetch what you need with `hf download`, and give its folder",
         )
+
+
+def _leads_out(file: str) -> bool:
+    """Whether the name of a file leads out of the folder that it is joined to, here or on Windows."""
+    path = PurePosixPath(file.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or ":" in file.partition("/")[0]

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors import safe_open
 
 import data_prep.serving
 from data_prep import InputError
@@ -197,6 +198,24 @@ def test_a_file_of_a_repository_that_would_lie_elsewhere_is_refused(file):
     refuse_listing("me/churn", {"model.safetensors": 7, "a/b..json": None, "...": 1})
     with pytest.raises(InputError, match=r"^me/churn has a file .* which would lie elsewhere; take another model"):
         refuse_listing("me/churn", {"config.json": 1, file: 7})
+
+
+@pytest.mark.parametrize("file", ["../evil.safetensors", "{outside}/evil.safetensors", "a/../../evil.safetensors"])
+def test_an_index_leads_to_no_weights_outside_of_the_folder(folder, file):
+    (folder / "a").mkdir()
+    shutil.move(folder / "model.safetensors", folder.parent / "evil.safetensors")
+    with safe_open(folder.parent / "evil.safetensors", "pt") as weights:
+        weight_map = dict.fromkeys(weights.keys(), file.format(outside=folder.parent))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    with pytest.raises(InputError, match=r"index\.json names '.*evil.safetensors', which would lie elsewhere; take"):
+        EventClassifier.from_pretrained(folder)
+    settings = ModelConfig(name_or_path=str(folder), max_tokens=64)
+    with pytest.raises(InputError, match=r"^model\.name_or_path: .* which would lie elsewhere"):
+        build_classifier(settings, OBJECTIVE, folder, load_tokenizer(folder, 64), 1)
+    shutil.move(folder.parent / "evil.safetensors", folder / "a" / "good.safetensors")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weight_map, "a/good.safetensors")}))
+    EventClassifier.from_pretrained(folder)
 
 
 def test_a_repository_that_is_too_large_is_not_fetched():
