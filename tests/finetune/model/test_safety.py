@@ -11,7 +11,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 import data_prep.serving
 from data_prep import InputError
@@ -172,6 +174,39 @@ def test_a_pickle_beside_the_weights_is_ignored_and_one_in_their_place_is_refuse
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(InputError, match=r"no model\.safetensors, and model\.pkl is a pickle, .*; train again"):
         EventClassifier.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("num_hidden_layers", 1, r"they have .*layer\.1\..*, for which config\.json has no place"),
+        ("num_hidden_layers", 3, r"they lack .*layer\.2\..*, which config\.json asks for"),
+        ("num_hidden_layers", 10**9, r"config\.json asks for 1,000,000,000 layers, and the weights have fewer"),
+        ("layer_norm_eps", float("nan"), r"config\.json has a number that is not finite"),
+        ("rope", [{"theta": float("inf")}], r"config\.json has a number that is not finite"),
+    ],
+)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_config_that_does_not_fit_the_weights_is_refused(folder, adapter, key, value, says):
+    config = BertConfig.from_pretrained(folder)
+    config.num_hidden_layers = 2
+    model = BertForSequenceClassification(config)
+    if adapter:
+        BertModel(config).save_pretrained(folder.parent / "base")
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], layers_to_transform=[0])
+        adapted = get_peft_model(model, lora)
+        adapted.peft_config["default"].base_model_name_or_path = str(folder.parent / "base")
+        adapted.save_pretrained(folder)
+        config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    EventClassifier.from_pretrained(folder)
+    forge(folder / "config.json", (key,), value)
+    with pytest.raises(InputError, match=says) as refusal:
+        EventClassifier.from_pretrained(folder)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("key", ["quantization_config", "attn_implementation"])
