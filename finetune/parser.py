@@ -238,7 +238,9 @@ def _shorten(made: Namespace) -> None:
     training = made.training
     made.name += "-smoke"
     made.pretraining.max_steps = min(made.pretraining.max_steps, 10)
-    made.finetuning.max_train_examples = made.finetuning.max_eval_examples = 1000
+    made.finetuning.max_eval_examples = 1000
+    if made.finetuning.privacy is None:  # which does not hold where rows are drawn over all users
+        made.finetuning.max_train_examples = 1000
     made.evaluation.bootstrap = min(made.evaluation.bootstrap, 100)
     steps = 20 if training["max_steps"] < 0 else min(training["max_steps"], 20)
     training |= {"max_steps": steps, "eval_steps": max(1, steps // 2), "logging_steps": 5}

@@ -1,5 +1,6 @@
 """A trained classifier from its folder or from the hub: config, weights and tokenizer, each checked before use."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from transformers import (
 from data_prep import InputError
 from finetune.model.modeling import weights_hash
 from finetune.model.pooling import pool
-from finetune.model.safety import PICKLES, refuse_code, refuse_listing
+from finetune.model.safety import PICKLES, refuse_code, refuse_layers, refuse_listing
 from finetune.model.tokenization import encode, first_line
 from finetune.runs import check_config, check_tokenizer, refuse_untrained
 
@@ -109,12 +110,14 @@ def merged(folder: Path, model: PreTrainedModel, ending: str) -> PreTrainedModel
 
 def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:
     """The config, and of an adapter the folder or name of its base, whose weights are those of its training."""
-    base = None
-    with _readable(f"{folder}: config.json or adapter_config.json cannot be read"):
+    base, problem = None, f"{folder}: config.json or adapter_config.json cannot be read"
+    if (folder / "adapter_config.json").is_file():
+        with _readable(problem):
+            base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    refuse_layers(folder, folder if base is None else Path(base))
+    with _readable(problem):
         # The config has the labels, which an adapter's base does not know.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if (folder / "adapter_config.json").is_file():
-            base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
     check_config(folder, config)
     trained_on = config.eventscribe.get("base")
     if base is not None and trained_on and weights_hash(base) not in (trained_on, None):
@@ -137,8 +140,15 @@ def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTra
             trust_remote_code=False,
             use_safetensors=True,
         )
-        if info["missing_keys"] and base is None:  # an adapter has the head, and its base may lack it
-            raise ValueError(f"they lack {min(info['missing_keys'])}, which config.json asks for")
+        # An adapter has the head, which its base may lack, and the base may have another one. A layer has its number.
+        lacking, unused = (
+            [key for key in info[keys] if base is None or re.search(r"\.\d+\.", key)]
+            for keys in ("missing_keys", "unexpected_keys")
+        )
+        if lacking:
+            raise ValueError(f"they lack {min(lacking)}, which config.json asks for")
+        if unused:
+            raise ValueError(f"they have {min(unused)}, for which config.json has no place")
         if config.eventscribe["pooling"] == "mean":
             pool(model, "mean")
         if base is not None:

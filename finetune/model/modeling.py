@@ -30,7 +30,7 @@ from finetune.model.growing import grow_words
 from finetune.model.objective import Objective
 from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
-from finetune.model.safety import refuse_loaders
+from finetune.model.safety import refuse_loaders, refuse_shards
 from finetune.model.tokenization import first_line
 
 # Methods that want several tasks or other adapters, look for a decoder, or cannot save the head.
@@ -199,7 +199,11 @@ def _new_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase, **labels
 
 
 def _encoder_config(start: str | Path) -> PreTrainedConfig:
-    """The checkpoint's config; InputError where it is no encoder like BERT."""
+    """The checkpoint's config; InputError where it is no encoder like BERT, or its weights lie elsewhere."""
+    try:
+        refuse_shards(Path(start))
+    except InputError as error:
+        raise error.within("model.name_or_path") from None
     try:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False)
     except Exception as error:  # of a damaged file transformers raises what it stumbles over

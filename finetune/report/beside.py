@@ -1,6 +1,7 @@
 """A page and the same as JSON beside it."""
 
 import json
+import os
 from pathlib import Path
 
 from data_prep import InputError
@@ -12,7 +13,7 @@ from finetune.runs import read_notes
 
 
 def refuse_output(path: Path, events: DataConfig, key: str, other: str = "is something else") -> None:
-    """InputError where the JSON beside a page would replace something else than an earlier one, or what is read.
+    """InputError where a page or the JSON beside it would replace something else than earlier ones, or what is read.
 
     Args:
         path: The page.
@@ -27,9 +28,10 @@ def refuse_output(path: Path, events: DataConfig, key: str, other: str = "is som
 def refuse_other_page(path: Path, key: str, other: str = "is something else", refused: bool = False) -> None:
     """The same where no events are read, or where it is known that the page is `refused`."""
     beside = path.with_suffix(".json")
-    if refused or (beside.exists() and not read_notes(beside, {key: str})):
+    replaced = next((file for file in (beside, path) if os.path.lexists(file)), beside)
+    if refused or (os.path.lexists(replaced) and not read_notes(beside, {key: str})):
         raise InputError(
-            f"--output {path} would replace {beside}, which {other}", "choose another name", setting="--output"
+            f"--output {path} would replace {replaced}, which {other}", "choose another name", setting="--output"
         )
 
 

@@ -23,7 +23,7 @@ SHOWN = 8  # words on each side of a list on the page; the JSON has all
 
 
 def refuse_output(path: Path, events: DataConfig) -> None:
-    """The JSON beside the page replaces nothing but an earlier explanation; InputError otherwise."""
+    """The page and the JSON beside it replace nothing but an earlier explanation; InputError otherwise."""
     beside.refuse_output(path, events, "captum", "is no explanation")
 
 
@@ -50,8 +50,8 @@ def write_page(explanation: dict, path: Path) -> Path:
         x=explanation, lists=lists, fewest=FEWEST, shown=shown, figure=figure, aggregate=aggregate_figure
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page)
     write_whole(path.with_suffix(".json"), json.dumps(explanation, indent=1) + "\n")
+    write_whole(path, page)  # after the JSON, by which the next run knows it for its own
     return path
 
 

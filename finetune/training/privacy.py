@@ -242,6 +242,7 @@ def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
     without, chosen = "the same users without noise", "validation labels choose the best checkpoint"
     last = "give --training.load_best_model_at_end false --training.save_strategy no"
     made = "EventScribe made these weights of histories, which may be those of the same users"
+    drawn = "which rows it takes of one user depends on the others"
     optimizer = str(getattr(training["optim"], "value", training["optim"]))
     accumulated = training["gradient_accumulation_steps"] != 1
     return [
@@ -259,6 +260,8 @@ def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
             "its weights are made of the counts of the labels",
             "leave it out",
         ),
+        ("finetuning.max_train_examples", finetuning.max_train_examples is not None, drawn, "leave it out"),
+        ("finetuning.labelled_users", finetuning.labelled_users is not None, drawn, "leave it out"),
         ("seeds", len(experiment.seeds) > 1, "each seed spends epsilon anew", "give one"),
         ("training.load_best_model_at_end", training["load_best_model_at_end"], chosen, last),
         ("training.save_strategy", training["save_strategy"] == "best", chosen, "give no or steps"),

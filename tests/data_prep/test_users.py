@@ -121,6 +121,12 @@ def test_a_missing_or_short_key_is_refused(monkeypatch):
     assert "kkk" not in text
 
 
+def test_naming_the_variable_of_the_key_allows_it_though_no_variable_is_listed(monkeypatch):
+    monkeypatch.setenv("SECRET", KEYS[0])
+    _, rows = read(from_sql(ONE, pseudonymize="SECRET", environment=[]))
+    assert {row["user_id"] for row in rows} == {hmac.new(KEYS[0].encode(), b"1", "sha256").hexdigest()}
+
+
 def test_the_mark_of_a_key_changes_with_the_key_and_does_not_tell_it(monkeypatch):
     marks = set()
     for key in KEYS:

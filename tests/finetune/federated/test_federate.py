@@ -165,6 +165,9 @@ def test_what_cannot_be_federated_is_refused_before_any_work(tmp_path, settings,
 
 def test_the_command_refuses_a_page_that_is_something_else(tmp_path):
     (tmp_path / "out.json").write_text("[]")
-    given = Namespace(join=None, output=tmp_path / "out.html", name="f", rounds=4, proximal=0.0)
-    with pytest.raises(InputError, match=r"would replace .*out.json"):
-        script_module("federate").run(Namespace(**vars(given), norm_bound=5.0, timeout=9.0, sites=[], settings=[]))
+    (tmp_path / "report.html").write_text("of a run")
+    plan = {"name": "f", "rounds": 4, "proximal": 0.0, "norm_bound": 5.0, "timeout": 9.0}
+    for page, replaced in (("out.html", "out.json"), ("report.html", "report.html")):
+        given = Namespace(**plan, join=None, output=tmp_path / page, sites=[], settings=[])
+        with pytest.raises(InputError, match=f"would replace .*{replaced}"):
+            script_module("federate").run(given)

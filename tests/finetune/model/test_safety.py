@@ -11,6 +11,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 import data_prep.serving
 from data_prep import InputError
@@ -173,6 +176,39 @@ def test_a_pickle_beside_the_weights_is_ignored_and_one_in_their_place_is_refuse
         EventClassifier.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("num_hidden_layers", 1, r"they have .*layer\.1\..*, for which config\.json has no place"),
+        ("num_hidden_layers", 3, r"they lack .*layer\.2\..*, which config\.json asks for"),
+        ("num_hidden_layers", 10**9, r"config\.json asks for 1,000,000,000 layers, and the weights have fewer"),
+        ("layer_norm_eps", float("nan"), r"config\.json has a number that is not finite"),
+        ("rope", [{"theta": float("inf")}], r"config\.json has a number that is not finite"),
+    ],
+)
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_config_that_does_not_fit_the_weights_is_refused(folder, adapter, key, value, says):
+    config = BertConfig.from_pretrained(folder)
+    config.num_hidden_layers = 2
+    model = BertForSequenceClassification(config)
+    if adapter:
+        BertModel(config).save_pretrained(folder.parent / "base")
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], layers_to_transform=[0])
+        adapted = get_peft_model(model, lora)
+        adapted.peft_config["default"].base_model_name_or_path = str(folder.parent / "base")
+        adapted.save_pretrained(folder)
+        config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    EventClassifier.from_pretrained(folder)
+    forge(folder / "config.json", (key,), value)
+    with pytest.raises(InputError, match=says) as refusal:
+        EventClassifier.from_pretrained(folder)
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("key", ["quantization_config", "attn_implementation"])
 def test_weights_to_start_from_load_no_code_and_are_no_pickle(trained, folder, key):
     def build() -> None:
@@ -197,6 +233,24 @@ def test_a_file_of_a_repository_that_would_lie_elsewhere_is_refused(file):
     refuse_listing("me/churn", {"model.safetensors": 7, "a/b..json": None, "...": 1})
     with pytest.raises(InputError, match=r"^me/churn has a file .* which would lie elsewhere; take another model"):
         refuse_listing("me/churn", {"config.json": 1, file: 7})
+
+
+@pytest.mark.parametrize("file", ["../evil.safetensors", "{outside}/evil.safetensors", "a/../../evil.safetensors"])
+def test_an_index_leads_to_no_weights_outside_of_the_folder(folder, file):
+    (folder / "a").mkdir()
+    shutil.move(folder / "model.safetensors", folder.parent / "evil.safetensors")
+    with safe_open(folder.parent / "evil.safetensors", "pt") as weights:
+        weight_map = dict.fromkeys(weights.keys(), file.format(outside=folder.parent))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    with pytest.raises(InputError, match=r"index\.json names '.*evil.safetensors', which would lie elsewhere; take"):
+        EventClassifier.from_pretrained(folder)
+    settings = ModelConfig(name_or_path=str(folder), max_tokens=64)
+    with pytest.raises(InputError, match=r"^model\.name_or_path: .* which would lie elsewhere"):
+        build_classifier(settings, OBJECTIVE, folder, load_tokenizer(folder, 64), 1)
+    shutil.move(folder.parent / "evil.safetensors", folder / "a" / "good.safetensors")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weight_map, "a/good.safetensors")}))
+    EventClassifier.from_pretrained(folder)
 
 
 def test_a_repository_that_is_too_large_is_not_fetched():

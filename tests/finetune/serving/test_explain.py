@@ -366,8 +366,12 @@ def test_a_page_replaces_no_log_and_no_json_of_something_else(tmp_path):
     with pytest.raises(InputError, match=r"metrics\.json, which is no explanation"):
         refuse_output(tmp_path / "metrics.html", data)
     (tmp_path / "mine.json").write_text('{"captum": "1"}')
+    (tmp_path / "mine.html").write_text("an earlier page")
     refuse_output(tmp_path / "mine.html", data)
     refuse_output(tmp_path / "new.html", data)
+    (tmp_path / "report.html").write_text("of a run")  # no JSON beside it says whose page it is
+    with pytest.raises(InputError, match=r"report\.html, which is no explanation"):
+        refuse_output(tmp_path / "report.html", data)
 
 
 def test_the_command_writes_page_and_json(trained, events, tmp_path, monkeypatch):

@@ -214,7 +214,6 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         "training.max_steps": 2,
         "training.eval_strategy": "no",
         "training.per_device_train_batch_size": 3,
-        "finetuning.max_train_examples": 40,
         "finetuning.max_eval_examples": 40,
     }
     experiment = private(prepared, tmp_path, **changes)
@@ -232,6 +231,8 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         ("finetuning.teacher", 0.5, "a teacher is fitted to the same users without noise; set it to 0"),
         ("finetuning.class_weights", "auto", "class weights are scaled by the counts of the labels; leave it at none"),
         ("finetuning.reweigh", "shop", "its weights are made of the counts of the labels; leave it out"),
+        ("finetuning.max_train_examples", 40, "which rows it takes of one user depends on the others; leave it out"),
+        ("finetuning.labelled_users", 40, "which rows it takes of one user depends on the others; leave it out"),
         ("seeds", "[0, 1]", "each seed spends epsilon anew; give one"),
         ("training.load_best_model_at_end", "true", "validation labels choose the best checkpoint; give"),
         ("training.max_steps", -1, "the noise is chosen by the number of steps; give it"),
@@ -247,6 +248,12 @@ def test_what_would_read_the_users_past_the_noise_is_refused(prepared, tmp_path,
         train(private(prepared, tmp_path, **{setting: value}))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_smoke_run_draws_no_rows_over_all_users(prepared):
+    arguments = [str(part) for pair in PRIVATE.items() for part in pair]
+    limits = parse_experiment("", ["--config", str(prepared), "--smoke", *arguments]).limits
+    assert limits == {"train": None, "validation": 1000, "test": 1000}
 
 
 def test_pretraining_and_weights_of_histories_are_refused(prepared, trained, tmp_path):

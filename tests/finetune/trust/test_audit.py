@@ -98,3 +98,6 @@ def test_the_command_leaves_a_page_and_its_figures_alone(prepared, tmp_path, mon
     (tmp_path / "audit.json").write_text("[]")
     with pytest.raises(InputError, match=r"would replace .*audit.json"):
         script_module("audit").run(Namespace(**vars(given), output=output))
+    (tmp_path / "audit.json").unlink()  # what is left may be the report of a run
+    with pytest.raises(InputError, match=r"would replace .*audit.html"):
+        script_module("audit").run(Namespace(**vars(given), output=output))
