@@ -24,6 +24,13 @@ def average(updates: list[tuple[int, Weights]]) -> Weights:
     }
 
 
+def capped(examples: dict[str, int]) -> dict[str, int]:
+    """What each site counts as: its examples, and no more than all others together have, so that a site that says too
+    many has half of the mean at most."""
+    total = sum(examples.values())
+    return {site: min(n, total - n) if len(examples) > 1 else n for site, n in examples.items()}
+
+
 def sound(updates: dict[str, Weights]) -> tuple[dict[str, Weights], dict[str, str]]:
     """The updates that are finite and have the names and shapes that most have, and why others have not."""
     layouts = {
