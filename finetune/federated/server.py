@@ -166,34 +166,41 @@ def _measured(members: Members) -> dict[str, dict[str, Any]]:
 
 
 def _welcomed(members: Members) -> dict[str, dict[str, Any]]:
-    """What each site says of itself; sites whose settings are not those of the first one leave."""
+    """What each site says of itself; sites whose settings are not those of most, or of the first one, leave."""
     found, hello = members.gather(HELLO), {}
     for site in list(members.sites):
         content, _ = found[site.name]
-        name, settings = content["site"], content["settings"]
-        first = next(iter(hello.values()), content)["settings"]
-        other = next((key for key in {**first, **settings} if first.get(key) != settings.get(key)), None)
-        if name in hello:
-            members.leave(site.name, f"there is a site {name} already; give each config another name")
-        elif other:
-            site.name = name
-            theirs = f"that of {next(iter(hello))} is {first.get(other)}"
-            members.leave(name, f"its {other} is {settings.get(other)}, and {theirs}")
+        if content["site"] in hello:
+            members.leave(site.name, f"there is a site {content['site']} already; give each config another name")
         else:
-            site.name, hello[name] = name, content
+            site.name = content["site"]
+            hello[site.name] = content
+    usual = most_common(frozenset(content["settings"].items()) for content in hello.values())
+    standard = dict(usual)
+    for name, content in hello.items():
+        settings = content["settings"]
+        other = next((key for key in {**standard, **settings} if standard.get(key) != settings.get(key)), None)
+        if other:
+            one = next(name for name, of in hello.items() if of["settings"] == standard)
+            members.leave(name, f"its {other} is {settings.get(other)}, and that of {one} is {standard.get(other)}")
     return hello
 
 
 def _counted(members: Members, hello: dict[str, dict[str, Any]]) -> EventSerializer:
-    """The schema of the counts of all sites whose columns are those of the first one."""
+    """The schema of the counts of all sites whose columns are those of most, or of the first one."""
     own = None
+    while own is None:
+        columns = most_common(str(hello[site.name].get("columns")) for site in members.sites)
+        try:
+            own = read_schema(columns)
+        except InputError as error:
+            for site in [site for site in members.sites if str(hello[site.name].get("columns")) == columns]:
+                members.leave(site.name, str(error))
     for site in list(members.sites):
         try:
-            own = own or read_schema(str(hello[site.name].get("columns")))
             check_counts(site.name, hello[site.name].get("counts"), own)
         except InputError as error:
             members.leave(site.name, str(error))
-    assert own is not None, "or no site were left"
     return shared_schema(own, [hello[site.name]["counts"] for site in members.sites])
 
 

@@ -189,6 +189,13 @@ def test_a_message_that_is_not_as_agreed_makes_its_site_leave_alone(schema, odd,
     assert said.split("(")[0] in federated_page(json.loads(json.dumps(found, allow_nan=False)))
 
 
+def test_the_settings_of_most_sites_are_the_standard(schema):
+    odd = {"name": "odd", "hello": {"site": "odd", "settings": {"rate": "2"}}}
+    found = served(schema, odd, {"name": "a"}, {"name": "b"})
+    assert found["left"] == {"odd": "its rate is 2, and that of a is 1"}
+    assert list(found["sites"]) == ["a", "b"]
+
+
 def test_a_site_that_says_too_many_examples_has_half_of_the_mean(schema, capsys):
     sites = [{"name": "a"}, {"name": "b"}, {"name": "many", "step": 4, "words": {"words": None, "examples": 10**12}}]
     assert served(schema, *sites, rounds=1)["left"] == {}
