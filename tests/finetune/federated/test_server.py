@@ -235,7 +235,8 @@ def test_a_site_of_other_settings_leaves_before_any_round(second, why, capsys):
 def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        found_at = free.getsockname()
+    address = f"127.0.0.1:{found_at[1]}"
     with pytest.raises(InputError, match=f"the environment has no {KEY}"):
         joined(address)
     monkeypatch.setenv(KEY, "a secret of all the sites")
@@ -246,6 +247,7 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     server.start()
     while "waiting for 1 sites" not in capsys.readouterr().out:
         time.sleep(0.01)
+    silent = socket.create_connection(found_at)  # it holds nobody up
     monkeypatch.setenv(KEY, "another secret than theirs")
     with pytest.raises(InputError, match=f"has another {KEY}"):
         joined(address)
@@ -255,6 +257,31 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     send(site, {"site": "a"}, {"w": torch.arange(3.0)})
     content, weights = receive(found[0])
     assert (content, weights["w"].tolist()) == ({"site": "a"}, [0, 1, 2])
+    site.close()
+    found[0].close()
+    silent.close()
+
+
+def test_a_silent_stranger_is_turned_away_and_a_taken_port_is_named(monkeypatch, capsys):
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    monkeypatch.setattr("finetune.federated.network.GREETING", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"nobody can listen at {address}"):
+            accepted(address, 1)
+    found: list = []
+    server = Thread(target=lambda: found.extend(accepted(address, 1)), daemon=True)
+    server.start()
+    said = ""
+    while "waiting for 1 sites" not in said:
+        said += capsys.readouterr().out
+    with socket.create_connection(("127.0.0.1", int(address.split(":")[1]))) as silent:
+        silent.settimeout(30)
+        while silent.recv(100):
+            pass  # until the server has hung up
+    site = joined(address)
+    server.join(30)
+    assert "turned away 127.0.0.1: " in capsys.readouterr().out
     site.close()
     found[0].close()
 
