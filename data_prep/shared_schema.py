@@ -38,16 +38,21 @@ NEAR = 1e-9  # of the rows, by which sums of floats may miss
 
 def quantiles_in_order(content: object) -> bool:
     """Finite numbers in ascending order."""
-    if not isinstance(content, list) or not all(is_a(number, float) for number in content):
-        return False
+    if not isinstance(content, list) or not all(isinstance(x, float) and is_a(x, float) for x in content):
+        return False  # JSON may have whole numbers of any length
     return all(map(math.isfinite, content)) and content == sorted(content)
 
 
-NUMBERS = {"rows": int, "quantiles": quantiles_in_order}
+def a_count(content: object) -> bool:
+    """From 0 to a trillion."""
+    return isinstance(content, int) and is_a(content, int) and 0 <= content <= 10**12
+
+
+NUMBERS = {"rows": a_count, "quantiles": quantiles_in_order}
 # What a log sends: of numbers the rows, and values with 1/n, 2/n, ... of the rows up to them.
 COUNTS = {
-    "event_types": {str: int},
-    "fields": {str: ({"users": {str: int}}, NUMBERS)},
+    "event_types": {str: a_count},
+    "fields": {str: ({"users": {str: a_count}}, NUMBERS)},
     "header": {str: NUMBERS},
 }
 
@@ -132,7 +137,7 @@ def check_counts(who: str, counts: object, own: EventSerializer) -> None:
     remedy = "it is left out"
     check(Path(who), counts, COUNTS, remedy)
     assert isinstance(counts, dict), "by COUNTS"
-    kinds = {name: NUMBERS if of["kind"] == "numeric" else {"users": {str: int}} for name, of in own.fields.items()}
+    kinds = {name: NUMBERS if of["kind"] == "numeric" else {"users": {str: a_count}} for name, of in own.fields.items()}
     check(Path(who), counts["fields"], kinds, remedy)
 
 

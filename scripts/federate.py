@@ -16,6 +16,8 @@ from pathlib import Path
 
 from finetune.command import CommandParser, guarded
 
+MOST = 1_000_000  # of a setting; as a timeout it is eleven days, and the system waits for 24 at most
+
 
 def run(given: Namespace) -> None:
     """Train, and say where the page lies; at a site only take part."""
@@ -61,7 +63,7 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, default=Path("federated.html"), help="The page; beside it NAME.json.")
     parser.add_argument("settings", nargs="*", help="Behind --, settings of all sites: --training.max_steps 100")
     arguments = parser.parse_args()
-    if arguments.listen and (arguments.sites or not arguments.expect or arguments.pooled):
+    if arguments.listen and (arguments.sites or (arguments.expect or 0) < 1 or arguments.pooled):
         parser.error("--listen needs --expect, and the sites join from elsewhere, so that nothing can be pooled")
     if arguments.join and len(arguments.sites) != 1:
         parser.error("--join needs the config of one site in --sites")
@@ -69,8 +71,10 @@ if __name__ == "__main__":
         parser.error("--sites is missing")
     if not arguments.join and not arguments.name:
         parser.error("--name is missing")
-    if min(arguments.rounds, arguments.timeout, arguments.norm_bound) < 1 or arguments.proximal < 0:
-        parser.error("--rounds, --timeout and --norm_bound are numbers from 1 on, --proximal from 0 on")
+    if not all(1 <= number <= MOST for number in (arguments.rounds, arguments.timeout, arguments.norm_bound)):
+        parser.error(f"--rounds, --timeout and --norm_bound are numbers from 1 to {MOST:,}")
+    if not 0 <= arguments.proximal <= MOST:
+        parser.error(f"--proximal is a number from 0 to {MOST:,}")
     if arguments.output.suffix != ".html":
         parser.error(f"--output {arguments.output} is to be a page; end it with .html")
     guarded(lambda: run(arguments))

@@ -24,6 +24,13 @@ def average(updates: list[tuple[int, Weights]]) -> Weights:
     }
 
 
+def capped(examples: dict[str, int]) -> dict[str, int]:
+    """What each site counts as: its examples, and no more than all others together have, so that a site that says too
+    many has half of the mean at most."""
+    total = sum(examples.values())
+    return {site: min(n, total - n) if len(examples) > 1 else n for site, n in examples.items()}
+
+
 def sound(updates: dict[str, Weights]) -> tuple[dict[str, Weights], dict[str, str]]:
     """The updates that are finite and have the names and shapes that most have, and why others have not."""
     layouts = {
@@ -46,6 +53,8 @@ def within_bound(
 ) -> tuple[dict[str, Weights], dict[str, str], dict[str, float]]:
     """The updates that are not too long, why others are left out, and the length of each.
 
+    Weights that came back unchanged are no update: where another site has one, they neither count nor make the median.
+
     Args:
         start: The weights that all sites began with; an update is what a site made of them, minus them.
         updates: By `sound`.
@@ -56,10 +65,12 @@ def within_bound(
         site: math.hypot(*(float((weight.double() - start[name].double()).norm()) for name, weight in weights.items()))
         for site, weights in updates.items()
     }
-    median = statistics.median_low(lengths.values()) if lengths else 0.0
+    changed = [length for length in lengths.values() if length > 0]
+    median = statistics.median_low(changed) if changed else 0.0
     out = {
-        site: f"its update is {length / median if median else float('inf'):.1f} times as long as the median"
+        site: f"its update is {length / median:.1f} times as long as the median"
         for site, length in lengths.items()
         if length > bound * median
     }
+    out |= {site: "its weights are unchanged" for site, length in lengths.items() if changed and not length > 0}
     return {site: weights for site, weights in updates.items() if site not in out}, out, lengths

@@ -20,7 +20,8 @@ from data_prep.prepared import MANIFEST, read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.command import guarded
 from finetune.config import Experiment
-from finetune.federated.figures import ALONE, POOLED, measured
+from finetune.federated.figures import POOLED, measured
+from finetune.federated.messages import ALONE
 from finetune.federated.server import Plan, serve
 from finetune.federated.site import join, local_steps, named
 from finetune.parser import parse_experiment

@@ -14,7 +14,7 @@ from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import CHUNK
 
-ALONE, POOLED = "alone", "pooled"
+POOLED = "pooled"
 
 
 def measured(shared: Experiment, others: dict[str, tuple[Path, Path]]) -> dict[str, Any]:

@@ -1,31 +1,68 @@
 """Sites of other machines: connections over TCP that know a secret. Nothing on the way is encrypted."""
 
 import os
+import socket
+from contextlib import suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge, wait
+from queue import Queue
+from threading import Thread, Timer
 
 from data_prep import InputError
 
 KEY = "EVENTSCRIBE_FEDERATION_KEY"  # of the environment
+GREETING = 10.0  # seconds that a stranger has to tell the secret
 
 
 def accepted(address: str, sites: int) -> list[Connection]:
     """Wait until so many sites have joined at HOST:PORT; one that does not know the secret is turned away.
 
+    Each stranger is asked in a thread of its own, and for GREETING seconds: one that is silent holds nobody up.
+
     Raises:
-        InputError: No address, or no secret.
+        InputError: No address, or one that is taken, or no secret.
     """
-    made = []
-    with Listener(_parsed(address), authkey=_key()) as listener:
+    place, key, made = _parsed(address), _key(), []
+    known: Queue[Connection] = Queue()
+    try:
+        server = socket.create_server(place)
+    except OSError as error:
+        raise InputError(f"nobody can listen at {address}", "choose another port", setting="--listen") from error
+    with server:
         print(f"waiting for {sites} sites at {address}", flush=True)
         while len(made) < sites:
-            try:
-                made.append(listener.accept())
-            except (AuthenticationError, EOFError, ConnectionError) as error:
-                print(f"turned away {listener.last_accepted}: {type(error).__name__}", flush=True)
-                continue
-            print(f"site {len(made)} has joined", flush=True)
+            if wait([server], 0.1):
+                end, who = server.accept()
+                Thread(target=_greet, args=(Connection(end.detach()), who[0], key, known), daemon=True).start()
+            while not known.empty() and len(made) < sites:
+                made.append(known.get())
+                print(f"site {len(made)} has joined", flush=True)
+    while not known.empty():  # more than were expected
+        known.get().close()
     return made
+
+
+def _greet(connection: Connection, who: str, key: bytes, known: Queue[Connection]) -> None:
+    """Ask for the secret, as multiprocessing's own Listener does."""
+    limit = Timer(GREETING, _cut, [connection])
+    limit.daemon = True
+    limit.start()
+    try:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+    except (AuthenticationError, EOFError, OSError) as error:
+        print(f"turned away {who}: {type(error).__name__}", flush=True)
+        limit.cancel()
+        connection.close()
+        return
+    limit.cancel()
+    known.put(connection)
+
+
+def _cut(connection: Connection) -> None:
+    """Wake whoever reads from it."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def joined(address: str) -> Connection:

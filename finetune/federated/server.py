@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -12,9 +13,9 @@ from data_prep import InputError
 from data_prep.checked_json import check
 from data_prep.serializer import EventSerializer
 from data_prep.shared_schema import check_counts, read_schema, shared_schema
-from finetune.federated.averaging import average, sound, within_bound
-from finetune.federated.messages import Weights, receive, send
-from finetune.measures import LOWER_IS_BETTER
+from finetune.federated.averaging import average, capped, sound, within_bound
+from finetune.federated.messages import FIGURES, HELLO, ROUND, WORDS, Weights, known_figures, receive, send
+from finetune.measures import LOWER_IS_BETTER, MAIN
 from finetune.model.tokenization import MOST_WORDS
 
 
@@ -44,6 +45,7 @@ class Site:
     name: str
     connection: Connection
     examples: int = 0
+    counted: int = 0  # the last that was said, where they are fewer
 
 
 class Members:
@@ -54,8 +56,8 @@ class Members:
         self.timeout = timeout
         self.left: dict[str, str] = {}
 
-    def gather(self) -> dict[str, tuple[dict[str, Any], Weights]]:
-        """A message of each site, in the order of the sites."""
+    def gather(self, holds: dict[str, Any]) -> dict[str, tuple[dict[str, Any], Weights]]:
+        """A message of each site, in the order of the sites; one that is not as `check` asks makes its site leave."""
         waiting, found, end = {site.connection: site for site in self.sites}, {}, time.monotonic() + self.timeout
         while waiting:
             ready = wait(list(waiting), max(end - time.monotonic(), 0))
@@ -65,7 +67,9 @@ class Members:
                     self.leave(site.name, f"it has not answered for {self.timeout:g} s")
                     continue
                 try:
-                    found[site.name] = receive(site.connection)
+                    content, weights = receive(site.connection)
+                    check(Path(f"what {site.name} sent"), content, holds, "it is left out")
+                    found[site.name] = content, weights
                 except (EOFError, OSError):
                     self.leave(site.name, "it is gone")
                 except InputError as error:
@@ -86,6 +90,7 @@ class Members:
         Raises:
             InputError: It was the last one.
         """
+        why = str(InputError(why))  # one line, and nothing in it that steers a terminal
         print(f"{name} has left: {why}", flush=True)
         self.left[name] = why
         for site in [site for site in self.sites if site.name == name]:
@@ -93,6 +98,17 @@ class Members:
             self.sites.remove(site)
         if not self.sites:
             raise InputError(f"no site is left; the last one was {name}: {why}", "see what each site says")
+
+    def examples(self, names: Iterable[str]) -> dict[str, int]:
+        """What these sites count as, see `capped`; where that is less than a site says, a line says so."""
+        sites = [site for site in self.sites if site.name in {*names}]
+        counted = capped({site.name: site.examples for site in sites})
+        for site in sites:
+            now = counted[site.name]
+            if now < site.examples and now != site.counted:
+                site.counted = now
+                print(f"{site.name} counts as {now:,} of its {site.examples:,} examples, as the others have no more")
+        return counted
 
 
 def serve(connections: Sequence[Connection], plan: Plan, schema: EventSerializer | None = None) -> dict[str, Any]:
@@ -116,10 +132,7 @@ def serve(connections: Sequence[Connection], plan: Plan, schema: EventSerializer
     members.tell({"schema": agreed.to_json()})
     _agree_on_words(members)
     history, best = run_rounds(members, plan)
-    figures = {}
-    for name, (content, _) in members.gather().items():
-        figures[name] = content
-        print(f"{name} has measured the model", flush=True)
+    figures = _measured(members)
     return {
         "federated": plan.name,
         "rounds": plan.rounds,
@@ -134,56 +147,71 @@ def serve(connections: Sequence[Connection], plan: Plan, schema: EventSerializer
     }
 
 
+def most_common(values: Iterable[Any]) -> Any:
+    """Of equally common ones the first."""
+    return Counter(values).most_common(1)[0][0]
+
+
+def _measured(members: Members) -> dict[str, dict[str, Any]]:
+    """The figures of each site, by the measure of the task that most sites have."""
+    found, figures = members.gather(FIGURES), {}
+    task = most_common(content["task"] for content, _ in found.values())
+    for name, (content, _) in found.items():
+        if (content["task"], content["metric"]) != (task, MAIN[task]):
+            members.leave(name, f"its figures are the {content['metric']} of {content['task']}, not of {task}")
+            continue
+        figures[name] = known_figures(content)
+        print(f"{name} has measured the model", flush=True)
+    return figures
+
+
 def _welcomed(members: Members) -> dict[str, dict[str, Any]]:
-    """What each site says of itself; sites whose settings are not those of the first one leave."""
-    found, hello = members.gather(), {}
+    """What each site says of itself; sites whose settings are not those of most, or of the first one, leave."""
+    found, hello = members.gather(HELLO), {}
     for site in list(members.sites):
         content, _ = found[site.name]
-        try:
-            check(Path(site.name), content, {"site": str, "settings": {str: str}}, "it is left out")
-        except InputError as error:
-            members.leave(site.name, str(error))
-            continue
-        name, settings = content["site"], content["settings"]
-        first = next(iter(hello.values()), content)["settings"]
-        other = next((key for key in {**first, **settings} if first.get(key) != settings.get(key)), None)
-        if name in hello:
-            members.leave(site.name, f"there is a site {name} already; give each config another name")
-        elif other:
-            site.name = name
-            theirs = f"that of {next(iter(hello))} is {first.get(other)}"
-            members.leave(name, f"its {other} is {settings.get(other)}, and {theirs}")
+        if content["site"] in hello:
+            members.leave(site.name, f"there is a site {content['site']} already; give each config another name")
         else:
-            site.name, hello[name] = name, content
+            site.name = content["site"]
+            hello[site.name] = content
+    usual = most_common(frozenset(content["settings"].items()) for content in hello.values())
+    standard = dict(usual)
+    for name, content in hello.items():
+        settings = content["settings"]
+        other = next((key for key in {**standard, **settings} if standard.get(key) != settings.get(key)), None)
+        if other:
+            one = next(name for name, of in hello.items() if of["settings"] == standard)
+            members.leave(name, f"its {other} is {settings.get(other)}, and that of {one} is {standard.get(other)}")
     return hello
 
 
 def _counted(members: Members, hello: dict[str, dict[str, Any]]) -> EventSerializer:
-    """The schema of the counts of all sites whose columns are those of the first one."""
+    """The schema of the counts of all sites whose columns are those of most, or of the first one."""
     own = None
+    while own is None:
+        columns = most_common(str(hello[site.name].get("columns")) for site in members.sites)
+        try:
+            own = read_schema(columns)
+        except InputError as error:
+            for site in [site for site in members.sites if str(hello[site.name].get("columns")) == columns]:
+                members.leave(site.name, str(error))
     for site in list(members.sites):
         try:
-            own = own or read_schema(str(hello[site.name].get("columns")))
             check_counts(site.name, hello[site.name].get("counts"), own)
         except InputError as error:
             members.leave(site.name, str(error))
-    assert own is not None, "or no site were left"
     return shared_schema(own, [hello[site.name]["counts"] for site in members.sites])
 
 
 def _agree_on_words(members: Members) -> None:
     """The words of a model from scratch: those of the first site, and behind them what others have besides."""
     words: dict[str, None] = {}
-    found = members.gather()
-    for site in list(members.sites):
+    found = members.gather(WORDS)
+    for site in members.sites:
         content, _ = found[site.name]
-        said, site.examples = content.get("words"), content.get("examples", 0)
-        if not isinstance(site.examples, int) or site.examples < 1:
-            members.leave(site.name, "it has no examples")
-        elif said is not None and not (isinstance(said, list) and all(isinstance(word, str) for word in said)):
-            members.leave(site.name, "its words are none")
-        else:
-            words |= dict.fromkeys(said or [])
+        site.examples = content["examples"]
+        words |= dict.fromkeys(content.get("words") or [])
     members.tell({"words": list(words)[:MOST_WORDS] if words else None})
 
 
@@ -197,7 +225,7 @@ def run_rounds(members: Members, plan: Plan) -> tuple[list[dict[str, Any]], int]
     Returns:
         What each round was like, and the number of the best one.
     """
-    kept, out = sound({name: weights for name, (_, weights) in members.gather().items()})
+    kept, out = sound({name: weights for name, (_, weights) in members.gather(ROUND).items()})
     for name, why in out.items():
         members.leave(name, why)
     weights = next(iter(kept.values()))
@@ -205,14 +233,14 @@ def run_rounds(members: Members, plan: Plan) -> tuple[list[dict[str, Any]], int]
     history: list[dict[str, Any]] = []
     best, best_value, best_weights = 0, -math.inf, weights
     for number in range(1, plan.rounds + 2):
-        found = members.gather()
+        found = members.gather(ROUND)
         if history:
             value = _validation(history[-1], found, members)
             if not best or value > best_value:
                 best, best_value, best_weights = number - 1, value, weights
         if number > plan.rounds:
             break
-        weights, said = _averaged(members, plan, weights, {name: part for name, (_, part) in found.items()})
+        weights, said = _averaged(members, plan, weights, {site.name: found[site.name][1] for site in members.sites})
         history.append({"round": number} | said)
         for name, why in said["left_out"].items():
             print(f"round {number}: {name} is left out, {why}", flush=True)
@@ -234,7 +262,7 @@ def _averaged(
         out[name] = "its weights are of another model"
         del kept[name]
     kept, long, lengths = within_bound(start, kept, plan.norm_bound)
-    examples = {site.name: site.examples for site in members.sites}
+    examples = members.examples(kept)
     mean = average([(examples[name], weights) for name, weights in kept.items()]) if kept else {}
     numbers = sum(weight.numel() for weight in mean.values())
     said = {"sites": list(kept), "left_out": out | long, "lengths": lengths, "numbers": numbers, "validation": {}}
@@ -243,14 +271,19 @@ def _averaged(
 
 def _validation(entry: dict[str, Any], found: dict[str, tuple[dict, Weights]], members: Members) -> float:
     """Note what the sites' validation rows say of a round's model; the mean of all, higher is better."""
-    examples, said = {site.name: site.examples for site in members.sites}, {}
+    metric = most_common(content["metric"] for content, _ in found.values())
     for name, (content, _) in found.items():
-        value = content.get("validation")
-        if isinstance(value, int | float) and math.isfinite(value):
-            said[name], entry["metric"] = float(value), str(content.get("metric"))
+        if content["metric"] != metric:
+            members.leave(name, f"it validates by {content['metric']}, and others by {metric}")
+    said = {
+        site.name: float(found[site.name][0]["validation"])
+        for site in members.sites
+        if found[site.name][0].get("validation") is not None
+    }
     entry["validation"] = said
     if not said:
         return -math.inf
+    entry["metric"], examples = metric, members.examples(said)
     mean = sum(examples[name] * value for name, value in said.items()) / sum(examples[name] for name in said)
     entry["mean_validation"] = mean
     shown = ", ".join(f"{name} {value:.4f}" for name, value in said.items())

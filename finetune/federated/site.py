@@ -22,8 +22,8 @@ from data_prep.serializer import EventSerializer
 from data_prep.shared_schema import read_schema, schema_counts, without_learned
 from finetune.config import Experiment
 from finetune.effects import CHANCE, weight_settings
-from finetune.federated.figures import ALONE, measured
-from finetune.federated.messages import Weights, receive, send
+from finetune.federated.figures import measured
+from finetune.federated.messages import ALONE, Weights, receive, send
 from finetune.metrics_json import without_nan
 from finetune.model.objective import Objective
 from finetune.model.tokenization import SPECIAL, train_tokenizer

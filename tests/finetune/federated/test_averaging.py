@@ -42,6 +42,16 @@ def test_an_update_of_many_times_the_median_length_does_not_count():
     assert list(within_bound(start, {"a": updates["a"], "c": updates["c"]}, 5)[0]) == ["a"]
 
 
+def test_weights_that_come_back_unchanged_leave_the_others_updates_alone():
+    start, made = weights(1, 1, 1), weights(1, 1, 4)
+    for updates in ({"same": start, "a": made}, {"same": start, "too": start, "a": made}):
+        kept, out, _ = within_bound(start, updates, 5)
+        assert list(kept) == ["a"]
+        assert out == dict.fromkeys(updates.keys() - {"a"}, "its weights are unchanged")
+    kept, out, _ = within_bound(start, {"a": start, "b": start}, 5)  # at a learning rate of 0 nobody has any
+    assert (list(kept), out) == (["a", "b"], {})
+
+
 def descended(proximal: float, steps: int = 50) -> float:
     """How far gradient descent goes from 1 towards the site's own best, which is 3."""
     model = torch.nn.Linear(1, 1, bias=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 from argparse import Namespace
 from datetime import datetime
@@ -24,7 +25,7 @@ from finetune.parser import changed, parse_experiment
 from finetune.report.federated_page import answers, federated_page, table
 from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train
-from tests.commands import script_module
+from tests.commands import ROOT, script_module
 from tests.conftest import tiny_config, write_log
 
 
@@ -161,6 +162,20 @@ def test_what_cannot_be_federated_is_refused_before_any_work(tmp_path, settings,
         federate(configs, Plan("f", 4), tmp_path / "logs", settings)
     assert not (tmp_path / "logs").exists()
     assert not (tmp_path / "a" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["--timeout inf", "--timeout 3000000", "--timeout nan", "--norm_bound nan", "--norm_bound inf", "--proximal nan"],
+)
+def test_the_command_refuses_numbers_that_nothing_can_be_bound_by(monkeypatch, capsys, given):
+    monkeypatch.setattr("sys.argv", ["federate.py", "--sites", "a.yaml", "--name", "f", *given.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "federate.py"), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert given.split()[0] in said
+    assert "to 1,000,000" in said
 
 
 def test_the_command_refuses_a_page_that_is_something_else(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import suppress
 from multiprocessing import Pipe
 from threading import Thread
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 
 from data_prep import InputError
+from data_prep.config import TextConfig
+from data_prep.features import Features
+from data_prep.serializer import EventSerializer
 from finetune.federated.messages import receive, send
 from finetune.federated.network import KEY, accepted, joined
 from finetune.federated.server import Members, Plan, run_rounds, serve
+from finetune.report.federated_page import federated_page, table
 
 
 def rising(weights):
@@ -118,6 +123,86 @@ def test_nonsense_does_not_count_in_its_round_and_the_site_stays(sent, why, caps
     assert f"round 2: c is left out, {why}" in capsys.readouterr().out
 
 
+@pytest.fixture
+def schema() -> EventSerializer:
+    return EventSerializer(TextConfig(fields={}, header=["own"]), Features("true", {}, {}, []), {}, {})
+
+
+FIGURES = {
+    "question": "Who is absent?",
+    **{"examples": 10, "task": "binary", "metric": "auroc", "rows": 10, "users": 5, "positives": 2},
+    "models": {
+        "model": {"value": 0.8, "interval": [0.7, 0.9]},
+        "alone": {"value": 0.7, "interval": None, "difference": 0.1, "difference_interval": [None, None]},
+    },
+}
+
+
+def served(schema: EventSerializer, *sent: dict, rounds: int = 2) -> dict:
+    """What the server makes of sites each of which sends messages of its own at places of the conversation."""
+    here, there = zip(*(Pipe() for _ in sent), strict=True)
+
+    def talk(connection, odd: dict) -> None:
+        with suppress(EOFError, OSError, InputError):
+            receive(connection)
+            send(connection, odd.get("hello", {"site": odd["name"], "settings": {"rate": "1"}}))
+            receive(connection)
+            send(connection, odd.get("words", {"words": None, "examples": 100}))
+            receive(connection)
+            weights = {"w": torch.zeros(3)}
+            for number in range(rounds + 2):
+                said = odd.get("round", {"validation": 0.5, "metric": "auroc"})
+                send(connection, said, {"w": weights["w"] + odd.get("step", 1) * (0 < number <= rounds)})
+                _, weights = receive(connection)
+            odd["ends"] = weights["w"][0].item()
+            send(connection, odd.get("figures", FIGURES))
+
+    for end, odd in zip(there, sent, strict=True):
+        Thread(target=talk, args=(end, odd), daemon=True).start()
+    return serve(here, Plan("f", rounds, timeout=30), schema)
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        ({"words": {"words": None, "examples": 10**400}}, "examples is ..., not a positive count"),
+        ({"words": {"words": None, "examples": True}}, "examples is true, not a positive count"),
+        ({"words": {"words": None, "examples": 0}}, "examples is 0, not a positive count"),
+        ({"words": {"words": ["x" * 20_000], "examples": 5}}, "words is "),
+        ({"words": {"words": ["\ud800"], "examples": 5}}, "it sent something else than a message"),
+        ({"round": {"validation": 10**400, "metric": "auroc"}}, "validation is ..., not a figure"),
+        ({"round": {"validation": 1e400, "metric": "auroc"}}, "validation is Infinity"),
+        ({"round": {"validation": 0.5, "metric": "loss"}}, "it validates by loss, and others by auroc"),
+        ({"figures": {}}, "question is missing"),
+        ({"figures": FIGURES | {"rows": "<script>"}}, 'rows is "<script>", not a count'),
+        ({"figures": FIGURES | {"models": []}}, "models is [], not a mapping"),
+        ({"figures": FIGURES | {"task": "survival"}}, "its figures are the auroc of survival, not of binary"),
+    ],
+)
+def test_a_message_that_is_not_as_agreed_makes_its_site_leave_alone(schema, odd, why):
+    found = served(schema, odd | {"name": "odd"}, {"name": "a"}, {"name": "b"})
+    (said,) = found["left"].values()
+    assert why in said
+    assert said.isprintable()
+    assert list(found["sites"]) == ["a", "b"]
+    assert "odd" not in table(found)
+    assert said.split("(")[0] in federated_page(json.loads(json.dumps(found, allow_nan=False)))
+
+
+def test_the_settings_of_most_sites_are_the_standard(schema):
+    odd = {"name": "odd", "hello": {"site": "odd", "settings": {"rate": "2"}}}
+    found = served(schema, odd, {"name": "a"}, {"name": "b"})
+    assert found["left"] == {"odd": "its rate is 2, and that of a is 1"}
+    assert list(found["sites"]) == ["a", "b"]
+
+
+def test_a_site_that_says_too_many_examples_has_half_of_the_mean(schema, capsys):
+    sites = [{"name": "a"}, {"name": "b"}, {"name": "many", "step": 4, "words": {"words": None, "examples": 10**12}}]
+    assert served(schema, *sites, rounds=1)["left"] == {}
+    assert sites[0]["ends"] == 2.5  # (100 * 1 + 100 * 1 + 200 * 4) / 400
+    assert "many counts as 200 of its 1,000,000,000,000 examples" in capsys.readouterr().out
+
+
 def test_without_any_site_there_is_no_model():
     with pytest.raises(InputError, match="no site is left; the last one was a: it is gone"):
         federation({"a": Fake(1, {3: "leave"})})
@@ -128,8 +213,13 @@ def test_without_any_site_there_is_no_model():
     [
         ({"site": "b", "settings": {"rate": "2"}}, "b has left: its rate is 2, and that of a is 1"),
         ({"site": "a", "settings": {"rate": "1"}}, "site 2 has left: there is a site a already"),
-        ({"site": "b", "settings": [1]}, "site 2 has left: site 2 is damaged"),
+        (
+            {"site": "b", "settings": [1]},
+            "what site 2 sent is damaged (settings is [1], not a mapping)",
+        ),
         ({"site": "b", "settings": {"rate": "1"}, "columns": "{}"}, "b has left: "),
+        ({"site": "b\x1b[2J", "settings": {}}, r'(site is "b\u001b[2J", not a site name)'),
+        ({"site": "b", "settings": {"rate": "\x9b2J"}}, r"its rate is \x9b2J"),
     ],
 )
 def test_a_site_of_other_settings_leaves_before_any_round(second, why, capsys):
@@ -145,7 +235,8 @@ def test_a_site_of_other_settings_leaves_before_any_round(second, why, capsys):
 def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        found_at = free.getsockname()
+    address = f"127.0.0.1:{found_at[1]}"
     with pytest.raises(InputError, match=f"the environment has no {KEY}"):
         joined(address)
     monkeypatch.setenv(KEY, "a secret of all the sites")
@@ -156,6 +247,7 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     server.start()
     while "waiting for 1 sites" not in capsys.readouterr().out:
         time.sleep(0.01)
+    silent = socket.create_connection(found_at)  # it holds nobody up
     monkeypatch.setenv(KEY, "another secret than theirs")
     with pytest.raises(InputError, match=f"has another {KEY}"):
         joined(address)
@@ -165,6 +257,31 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     send(site, {"site": "a"}, {"w": torch.arange(3.0)})
     content, weights = receive(found[0])
     assert (content, weights["w"].tolist()) == ({"site": "a"}, [0, 1, 2])
+    site.close()
+    found[0].close()
+    silent.close()
+
+
+def test_a_silent_stranger_is_turned_away_and_a_taken_port_is_named(monkeypatch, capsys):
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    monkeypatch.setattr("finetune.federated.network.GREETING", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"nobody can listen at {address}"):
+            accepted(address, 1)
+    found: list = []
+    server = Thread(target=lambda: found.extend(accepted(address, 1)), daemon=True)
+    server.start()
+    said = ""
+    while "waiting for 1 sites" not in said:
+        said += capsys.readouterr().out
+    with socket.create_connection(("127.0.0.1", int(address.split(":")[1]))) as silent:
+        silent.settimeout(30)
+        while silent.recv(100):
+            pass  # until the server has hung up
+    site = joined(address)
+    server.join(30)
+    assert "turned away 127.0.0.1: " in capsys.readouterr().out
     site.close()
     found[0].close()
 
