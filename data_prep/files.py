@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from glob import escape
+from glob import escape, glob, has_magic
 from pathlib import Path
 
 import xxhash
@@ -72,3 +72,15 @@ def files_hash(paths: Iterable[Path]) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def globbed(path: str) -> list[str]:
+    """What a glob names; InputError where it would look through the whole disk, which no limit of time stops."""
+    folder, magic, rest = "", False, path.split(os.sep)
+    for part in rest:
+        magic = magic or has_magic(part)
+        folder += "" if magic else part + os.sep
+    top = os.path.realpath(folder)
+    if "**" in rest and os.path.dirname(top) == top:
+        raise InputError(f"'{path}' would look through the whole disk", "name a folder before **")
+    return glob(path, recursive=True)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
-from glob import escape, glob
+from glob import escape
 from pathlib import Path
 
 import duckdb
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from duckdb.sqltypes import DuckDBPyType
 
 from data_prep import InputError
+from data_prep.files import globbed
 from data_prep.sql import NUMERIC, column_types, file_list, identifier, quote
 from data_prep.users import EXACT, WHOLE
 from data_prep.written_types import WRITTEN, proven_types
@@ -372,4 +373,4 @@ def found_files(path: str) -> list[Path]:
     """The files that a path or glob names; a file of that very name is meant by it alone."""
     if os.path.isfile(path):
         return [Path(path)]
-    return [Path(found) for found in glob(path, recursive=True) if os.path.isfile(found)]
+    return [Path(found) for found in globbed(path) if os.path.isfile(found)]

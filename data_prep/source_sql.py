@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from glob import glob
 
 import duckdb
 
 from data_prep import InputError
 from data_prep.expressions import EXPRESSIONS, NOT_THE_SAME
+from data_prep.files import globbed
 from data_prep.syntax import called_functions, column_name, in_words, is_text, node_kind, parsed, tree_nodes
 
 # Nodes of DuckDB's tree beside those of an expression: a source also relates tables.
@@ -121,7 +121,7 @@ def refuse_missing(setting: str, names: Iterable[str]) -> None:
     """InputError where a file or glob that SQL names is not there: a locked DuckDB says that it may not be read."""
     for name in names:
         path = os.path.expanduser(name)
-        if "://" not in name and not os.path.exists(path) and not glob(path, recursive=True):
+        if "://" not in name and not os.path.exists(path) and not globbed(path):
             raise InputError(
                 f"no file matches '{name}'",
                 "check the SQL and the path, which starts at the current folder",
@@ -136,7 +136,7 @@ def refuse_special(setting: str, names: Iterable[str]) -> None:
     """
     for name in names:
         path = os.path.expanduser(name)
-        for found in {path, *glob(path, recursive=True)}:
+        for found in {path, *globbed(path)}:
             real = os.path.realpath(found)
             special = os.path.exists(real) and not os.path.isfile(real) and not os.path.isdir(real)
             if special or (real + "/").startswith(SYSTEM):

@@ -120,6 +120,15 @@ def test_a_source_reads_files_of_a_disk_alone(here, name):
         assert "is no file of a disk, but the system's own, a device or a pipe" in said(refusal)
 
 
+@pytest.mark.parametrize("name", ["/**/shadow.csv", "/*/**", "//**", "/etc/../**/x.csv", f"{'../' * 40}**/x.csv"])
+def test_no_glob_looks_through_the_whole_disk(here, name):
+    for source in ({"sql": f"FROM read_csv('{name}')"}, {"sql": f"FROM read_text('{name}')"}, {"path": name}):
+        with pytest.raises(InputError) as refusal:
+            read(**source)
+        assert "would look through the whole disk; name a folder before **" in said(refusal)
+    read(path=f"{here}/**/named.csv")
+
+
 def test_no_source_sees_the_sql_around_it_in_which_the_key_of_pseudonyms_stands(here, monkeypatch):
     monkeypatch.setenv("KEY", "a key of the tests")
     for called in ("current_query()", "main.current_query()", '"CURRENT_QUERY"()'):

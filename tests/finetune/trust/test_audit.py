@@ -1,4 +1,4 @@
-"""The audit finds the leak of a model that learned few users by heart, and none where epsilon is 1."""
+"""The audit finds the leak of a recipe that learns few users by heart, and none where it has epsilon 1."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.commands import script_module
 
 BY_HEART = {
     "pretraining.max_steps": 0,
-    "training.max_steps": 300,
+    "training.max_steps": 150,
     "training.learning_rate": 3e-3,
     "training.per_device_train_batch_size": 32,
     "training.weight_decay": 0,
@@ -42,10 +42,11 @@ def leaky(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def private(prepared, tmp_path_factory):
-    settings = {"finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2}", "training.max_steps": 20}
+    """The leaky recipe and nothing changed but epsilon."""
+    settings = {"finetuning.max_train_examples": 100, "finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2}"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(private_trainer, "new_secret", lambda: 1)
-        return audit(recipe(prepared, **settings), tmp_path_factory.mktemp("private"), shadows=0, canaries=60)
+        return audit(recipe(prepared, **settings), tmp_path_factory.mktemp("private"), shadows=0, canaries=100)
 
 
 def test_a_model_of_few_users_that_was_trained_for_long_leaks(leaky):
@@ -57,7 +58,7 @@ def test_a_model_of_few_users_that_was_trained_for_long_leaks(leaky):
     assert answers(leaky)["headline"].startswith("There is a leak")
 
 
-def test_epsilon_1_leaks_nothing_that_the_attacks_find(private):
+def test_the_same_recipe_with_epsilon_1_leaks_nothing_that_the_attack_by_loss_finds(private):
     for each in private["attacks"].values():
         assert each.keys() == {"loss"}
         assert each["loss"]["epsilon_lower_bound"] <= 1
