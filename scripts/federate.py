@@ -40,8 +40,7 @@ def run(given: Namespace) -> None:
     if given.listen:
         found = serve(accepted(given.listen, given.expect), plan, schema)
     else:
-        logs = given.output.with_name(f"{given.output.stem}-logs")
-        found = federate(given.sites, plan, logs, given.settings, schema, given.pooled)
+        found = federate(given.sites, plan, given.settings, schema, given.pooled)
     write_beside(given.output, federated_page(found), found)
     print(table(found))
     print(f"federated: {given.output}")

@@ -33,17 +33,17 @@ ENDING = 60  # seconds that a site has to end, once there is nobody to talk to
 def federate(
     configs: Sequence[Path],
     plan: Plan,
-    logs: Path,
     settings: Sequence[str] = (),
     schema: EventSerializer | None = None,
     pooled: bool = False,
 ) -> dict[str, Any]:
     """Train one model over the logs of several configs, each in a process of its own.
 
+    What a site prints is in NAME-SITE.log of its folder of runs.
+
     Args:
         configs: A YAML of each site.
         plan: What all do.
-        logs: Where what each site prints goes, SITE.log.
         settings: Of all sites, as --training.max_steps 200.
         schema: See `serve`.
         pooled: Also train a model on the rows of all sites together, which needs all of them in one place.
@@ -61,12 +61,14 @@ def federate(
     names = [experiment.name for experiment in experiments]
     if len({*names}) < len(names):
         raise InputError(f"the sites are called {', '.join(names)}", "give each config another name", setting="--sites")
-    logs.mkdir(parents=True, exist_ok=True)
     context = get_context("spawn")  # a fork would have the other sites' ends of the pipes, too
     processes, connections = [], []
-    for name, given in zip(names, arguments, strict=True):
+    for experiment, given in zip(experiments, arguments, strict=True):
+        log = experiment.base_folder.with_name(f"{plan.name}-{experiment.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(f"{experiment.name} writes {log}", flush=True)
         here, there = context.Pipe()
-        process = context.Process(target=run_site, args=(there, given, logs / f"{name}.log"), daemon=True)
+        process = context.Process(target=run_site, args=(there, given, log), daemon=True)
         process.start()
         there.close()
         processes.append(process)

@@ -90,7 +90,7 @@ def federated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rounds, "on_evaluate", killed)
         patch.setattr("finetune.federated.federate.get_context", lambda _: get_context("fork"))
-        found = federate(configs, Plan("f", 4, proximal=0.01, timeout=120), folder / "logs", pooled=True)
+        found = federate(configs, Plan("f", 4, proximal=0.01, timeout=120), pooled=True)
     runs = [parse_experiment("", ["--config", str(path), "--name", f"f-{path.stem}"]) for path in configs]
     return folder, found, runs
 
@@ -102,7 +102,7 @@ def test_a_site_that_is_killed_is_named_and_the_others_have_one_model(federated)
     for name, weight in weights_of(a).items():
         assert torch.equal(weights_of(b)[name], weight), name
     assert not c.model_folder.exists()
-    assert {path.name for path in (folder / "logs").iterdir()} == {"a.log", "b.log", "c.log"}
+    assert all((folder / name / "runs" / f"f-{name}.log").stat().st_size for name in "abc")
     serializers = [EventSerializer.from_pretrained(of.model_folder).to_json() for of in (a, b)]
     assert serializers[0] == serializers[1]
 
@@ -159,8 +159,8 @@ def test_the_page_says_who_gains_and_who_has_left(federated):
 def test_what_cannot_be_federated_is_refused_before_any_work(tmp_path, settings, said):
     configs = [site(tmp_path / name, name) for name in "ab"]
     with pytest.raises(InputError, match=said):
-        federate(configs, Plan("f", 4), tmp_path / "logs", settings)
-    assert not (tmp_path / "logs").exists()
+        federate(configs, Plan("f", 4), settings)
+    assert not (tmp_path / "a" / "runs").exists()
     assert not (tmp_path / "a" / "data").exists()
 
 

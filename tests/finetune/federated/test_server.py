@@ -264,7 +264,7 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
 
 def test_a_silent_stranger_is_turned_away_and_a_taken_port_is_named(monkeypatch, capsys):
     monkeypatch.setenv(KEY, "a secret of all the sites")
-    monkeypatch.setattr("finetune.federated.network.GREETING", 0.1)
+    monkeypatch.setattr("finetune.federated.network.GREETING", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError, match=f"nobody can listen at {address}"):
