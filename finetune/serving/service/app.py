@@ -227,6 +227,7 @@ def _facts(engine: Engine) -> schemas.ModelFacts:
         fields=classifier.serializer.features.types,
         attributes=engine.model.attributes,
         training_cutoffs=task["splits"]["train"]["cutoffs"],
+        runtime=engine.model.scoring.runtime,
         before=engine.before and engine.before.name,
     )
 

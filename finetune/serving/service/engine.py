@@ -1,5 +1,6 @@
 """The one thread that reads, keeps and scores: what waits is done together, so that many requests cost little more."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from finetune.serving.service.model import Answer, Asked, ServedModel
 from finetune.serving.service.store import Kept, Store, StoreError, kept
 
 TOGETHER = 256  # requests that are done in one go
+LOG = logging.getLogger("eventscribe.service")
 MOST_WAITING = 2_048  # requests; more are sent away
 
 
@@ -212,6 +214,7 @@ class Engine:
             self.before.close()
         self.model.forget_all()
         self.before, self.model = self.model, model
+        self._log_change()
 
     def back(self) -> bool:
         """Score with the model of before again; False where there is none."""
@@ -219,7 +222,11 @@ class Engine:
             return False
         self.model.forget_all()
         self.model, self.before = self.before, self.model
+        self._log_change()
         return True
+
+    def _log_change(self) -> None:
+        LOG.info("another model is served by %s: %s", self.model.scoring.runtime, self.model.name)
 
 
 def _settle(future: Future, work: Callable[[], Any]) -> None:

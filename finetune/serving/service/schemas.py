@@ -154,4 +154,5 @@ class ModelFacts(BaseModel):
     fields: dict[str, str] = Field(description="Of an event, with the types that they had in training.")
     attributes: dict[str, str] = Field(description="Of users, that POST /score needs; empty where none are read.")
     training_cutoffs: list[str]
+    runtime: str = Field(description="ONNX Runtime or PyTorch, by which it scores.")
     before: str | None = Field(description="The model that POST /model/rollback serves again.")

@@ -38,7 +38,6 @@ def watch(engine: Engine, current: Callable[[], str], loaded: State | None, ever
                     served = found  # also where it cannot be loaded, until it changes again
                     model = ServedModel.load(found[0])
                     engine.submit(Call(lambda model=model: engine.serve(model))).result()
-                    LOG.info("another model is served: %s", found[0])
                 seen = found
             except InputError as error:
                 LOG.error("the model in use cannot be served, and the one of before is: %s", error)

@@ -8,13 +8,16 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from os import kill
 from pathlib import Path
 
 import pytest
 
+from finetune.serving.classifier import EventClassifier
 from finetune.serving.service.store import open_store
 from tests.commands import Command, Commands
+from tests.finetune.serving.service.test_store import redis_server
 
 EVENTS = 10_000
 TOGETHER = 100
@@ -92,6 +95,49 @@ def test_kill_9_loses_no_acknowledged_event_and_keeps_none_twice(commands, model
     assert {json.dumps(event, sort_keys=True) for event in held} == {
         json.dumps(event, sort_keys=True) for number in range(EVENTS // TOGETHER) for event in batch(number)
     }
+
+
+def test_kill_9_of_redis_loses_no_acknowledged_event_and_keeps_none_twice(commands, model, tmp_path):
+    users, acknowledged, number, refused = [f"u{i}" for i in range(50)], 0, 0, []
+    asked = {"users": users, "at": "2024-03-05"}
+    with ExitStack() as redis:
+        store = redis.enter_context(redis_server(tmp_path))
+        service = Service(commands, model, store)
+        while number < EVENTS // TOGETHER:
+            killing = number >= (20, 50, 80, EVENTS)[len(refused)]
+            if killing:
+                service.call("/users/scores", asked)  # so that their histories are held
+                killer = threading.Timer(0.005 * (1 + len(refused)), redis.close)
+                killer.start()
+            try:
+                while True:  # until the Redis is gone
+                    answer = service.call("/events", {"events": batch(number)})
+                    acknowledged += answer["stored"] + answer["known"]
+                    number += 1
+                    if not killing:
+                        break
+            except urllib.error.HTTPError as error:
+                refused.append(error.code)
+            if killing:
+                killer.join()
+                redis.enter_context(redis_server(tmp_path))
+        assert refused == [503] * 3
+        found = service.call("/users/scores", asked)["scores"]
+        redis.close()
+        redis.enter_context(redis_server(tmp_path))
+        opened = open_store(store)
+        held = [event for own in opened.events(users).values() for event in own]
+        opened.close()
+        assert service.end() == 0
+    assert acknowledged == EVENTS
+    sent = [event for number in range(EVENTS // TOGETHER) for event in batch(number)]
+    assert sorted(json.dumps(event, sort_keys=True) for event in held) == sorted(
+        json.dumps(event, sort_keys=True) for event in sent
+    )
+    expected = EventClassifier.from_pretrained(model).predict(sent, "2024-03-05").to_pylist()
+    assert {one["user_id"]: one["score"] for one in found} == pytest.approx(
+        {row["user_id"]: row["score"] for row in expected}, abs=1e-6
+    )
 
 
 def test_sigterm_answers_what_is_under_way_and_ends_in_peace(commands, model, tmp_path):
