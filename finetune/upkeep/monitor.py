@@ -72,10 +72,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     refuse_other_page(page)
     refuse_untrained(model)
     moment = show(parse_cutoff(cutoff))
-    task = _at(newer.task, moment)
-    refuse_other_question(model, task)
-    with _of_the_cutoff():
-        refuse_seen(model, task)
+    task = _asked(model, newer.task, moment)
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
     metrics = read_metrics(base)
@@ -111,6 +108,15 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     result = without_nan(result | {"alarm": _sentence(result)})
     _write(result, page)
     return result
+
+
+def _asked(model: Path, newer: TaskConfig, moment: str) -> TaskConfig:
+    """The question at the cutoff; InputError where the model was asked another one, or has seen that time."""
+    task = _at(newer, moment)
+    refuse_other_question(model, task)
+    with _of_the_cutoff():
+        refuse_seen(model, task)
+    return task
 
 
 @contextmanager
