@@ -79,7 +79,8 @@ def test_only_the_command_layer_exits_or_touches_signals_and_the_path():
                 found.add(own_name(path))
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
                 found.add(own_name(path))
-    # The packages themselves see to Ctrl-C and to the path before anything else is loaded; a bundle's script runs alone.
+    # The packages themselves see to Ctrl-C and to the path before anything else is loaded; a bundle's script has no
+    # finetune.command.
     assert found == {"finetune.command", "finetune", "data_prep", "finetune.hub.scorer"}
 
 

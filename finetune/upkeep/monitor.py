@@ -72,7 +72,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     refuse_other_page(page)
     refuse_untrained(model)
     moment = show(parse_cutoff(cutoff))
-    task = _asked(model, newer.task, moment)
+    task = _at(model, newer.task, moment)
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
     metrics = read_metrics(base)
@@ -110,15 +110,6 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     return result
 
 
-def _asked(model: Path, newer: TaskConfig, moment: str) -> TaskConfig:
-    """The question at the cutoff; InputError where the model was asked another one, or has seen that time."""
-    task = _at(newer, moment)
-    refuse_other_question(model, task)
-    with _of_the_cutoff():
-        refuse_seen(model, task)
-    return task
-
-
 @contextmanager
 def _of_the_cutoff() -> Iterator[None]:
     """What is wrong with the test cutoffs is said of --cutoff, which gave them."""
@@ -137,7 +128,8 @@ def _write(result: dict[str, Any], page: Path) -> None:
     write_whole(page.with_suffix(".prom"), prometheus(result))
 
 
-def _at(task: TaskConfig, moment: str) -> TaskConfig:
+def _at(model: Path, task: TaskConfig, moment: str) -> TaskConfig:
+    """The task at the cutoff that is watched; InputError where the model cannot be watched there."""
     if task.label.kind == "when":
         raise InputError(
             "a monitor watches labels with one horizon",
@@ -150,7 +142,11 @@ def _at(task: TaskConfig, moment: str) -> TaskConfig:
             "measure a later time with scripts/evaluate.py --model",
             setting="task.cutoffs",
         )
-    return replace(task, cutoffs=Cutoffs(task.cutoffs.train, task.cutoffs.validation, [moment]))
+    watched = replace(task, cutoffs=Cutoffs(task.cutoffs.train, task.cutoffs.validation, [moment]))
+    refuse_other_question(model, watched)
+    with _of_the_cutoff():
+        refuse_seen(model, watched)
+    return watched
 
 
 def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[Month], list[Month]]:
