@@ -1,7 +1,7 @@
 """Train one model over several logs that never meet: a page, and the same as JSON beside it.
 
 python scripts/federate.py --sites north.yaml south.yaml web.yaml --name shops
-python scripts/federate.py --sites north.yaml south.yaml --name shops --proximal 0.01 -- --training.max_steps 200
+python scripts/federate.py --sites north.yaml south.yaml --name shops --proximal 0.0001 -- --training.max_steps 200
 
 Each site is a process that reads its own log alone; the server gets counts, weights and figures. The model is
 runs/NAME-SITE/model at each site, the same weights everywhere. On several machines, with a secret of all in

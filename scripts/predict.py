@@ -17,7 +17,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from data_prep import InputError
 from data_prep.serving import BATCH, MEMORY, PART_USERS
 from finetune.command import CommandParser, guarded
 from finetune.serving.given_log import add_log_arguments, given_log, given_spark, own_names
@@ -64,6 +63,8 @@ def arguments() -> Namespace:
         parser.error("--batch-size and --part-users must be 1 or more")
     if given.engine != "spark" and (given.master or given.settings):
         parser.error("--spark.master and --spark.settings belong to --engine spark")
+    if given.engine == "spark" and given.groups:
+        parser.error("--groups goes with --engine duckdb; leave one of the two out")
     return given
 
 
@@ -77,8 +78,6 @@ def run(given: Namespace) -> None:
         if given.engine == "spark":
             from finetune.serving.on_spark import predict_on_spark
 
-            if given.groups:
-                raise InputError("--groups goes with --engine duckdb", "leave one of the two out", setting="--groups")
             predict_on_spark(given.model, data, given.cutoff, given.output, given_spark(given), **settings)
         else:
             from finetune.serving.predict import predict_log
