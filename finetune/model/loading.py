@@ -149,8 +149,7 @@ def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTra
             raise ValueError(f"they lack {min(lacking)}, which config.json asks for")
         if unused:
             raise ValueError(f"they have {min(unused)}, for which config.json has no place")
-        if config.eventscribe["pooling"] == "mean":
-            pool(model, "mean")
+        pool(model, config.eventscribe["pooling"])
         if base is not None:
             model = cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder)))  # it acts as its base
     return model

@@ -27,6 +27,7 @@ from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
 from finetune.model.growing import grow_words
+from finetune.model.last_layer import encoder_layers
 from finetune.model.objective import Objective
 from finetune.model.packing import ATTENTION_DROPOUT, base_model
 from finetune.model.pooling import pool
@@ -74,8 +75,7 @@ def build_classifier(
     _fit(model, tokenizer, start, words)
     if not trained_head:
         _start_at(model, priors)
-    if settings.pooling == "mean":
-        pool(model, "mean")
+    pool(model, settings.pooling)
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     if not settings.peft:
@@ -101,8 +101,7 @@ def _new_classifier(
         )
     new = AutoModelForSequenceClassification.from_config(_new_config(settings, tokenizer, **objective.labels))
     _start_at(new, priors)
-    if settings.pooling == "mean":
-        pool(new, "mean")
+    pool(new, settings.pooling)
     return new
 
 
@@ -282,14 +281,8 @@ def compile_layers(model: torch.nn.Module) -> None:
 
     The names of the weights stay; a model that shares its layers stays as it is.
     """
-    for layer in encoder_layers(model) or []:
+    for layer in encoder_layers(base_model(model)) or []:
         layer.compile(dynamic=True)
-
-
-def encoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList | None:
-    """The encoder's layers, None where it shares them, as ALBERT does."""
-    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
-    return next((part for part in lists if len(part) == base_model(model).config.num_hidden_layers), None)
 
 
 def _freeze(model: PreTrainedModel, what: str | int, new: set[str]) -> None:

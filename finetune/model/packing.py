@@ -59,7 +59,7 @@ def pack(model: torch.nn.Module, pooling: str | None) -> bool:
     dropout = max(getattr(base.config, name, 0.0) for name in ATTENTION_DROPOUT)
     if base.config.model_type not in PACKABLE or dropout:
         return False
-    if pooling == "cls":  # of the mean `pool` was told when the model was built
+    if pooling == "cls":  # the last layer finds the first tokens; of the mean `pool` was told when the model was built
         pool(base, pooling)
     AttentionInterface.register(ATTENTION, packed_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # of padded batches
@@ -105,18 +105,20 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each text of a packed batch; of a padded batch transformers' own.
 
     Args:
         module: The attention layer.
-        query: Of shape (1, heads, tokens, size), like key and value.
-        key: See query.
-        value: See query.
+        query: Of shape (1, heads, tokens, size).
+        key: Of shape (1, heads, tokens, size), where a text may have more tokens than queries; like value.
+        value: See key.
         attention_mask: Of a padded batch.
-        cu_seq_lens_q: Where the texts of a packed batch begin.
+        cu_seq_lens_q: Where the queries of each text of a packed batch begin, and the last ones end.
         max_length_q: The most tokens of a text.
+        cu_seq_lens_k: The same of keys and values; None where each token is a query.
         more: What transformers says beside, such as the scale, which is 1 / sqrt(size) in PACKABLE.
 
     Returns:
@@ -125,15 +127,15 @@ def packed_attention(
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     assert max_length_q is not None
-    own = [part[0].transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, size)
+    of_keys = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))  # (tokens, heads, size)
     half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
     if varlen_attn is not None and half and not query.shape[-1] % 8:
-        states = varlen_attn(own[0], own[1], own[2], cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        states = varlen_attn(queries, keys, values, cu_seq_lens_q, of_keys, max_length_q, max_length_q)
         return cast(torch.Tensor, states)[None], None
-    ragged = [
-        torch.nested.nested_tensor_from_jagged(part.contiguous(), cu_seq_lens_q.long(), max_seqlen=max_length_q)
-        for part in own
-    ]
-    queries, keys, values = (part.transpose(1, 2) for part in ragged)
-    found = functional.scaled_dot_product_attention(queries, keys, values)
-    return found.transpose(1, 2).values()[None], None
+    queries, keys, values = (
+        torch.nested.nested_tensor_from_jagged(part.contiguous(), starts.long(), max_seqlen=max_length_q)
+        for part, starts in ((queries, cu_seq_lens_q), (keys, of_keys), (values, of_keys))
+    )
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+    return functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).values()[None], None

@@ -6,18 +6,27 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from finetune.model.last_layer import shorten
+
 
 def pool(model: PreTrainedModel, how: str) -> None:
-    """Put the pooled state of each text in the first place, which the head reads, of padded and of packed batches.
+    """Let the head read this state of each text, of padded and of packed batches.
 
-    It is put there before the pooler, or at the encoder's end where there is no pooler. ModernBERT pools by itself.
+    The first token's state is what heads read; the last layer computes no other one where `shorten` knows the encoder.
+    The mean is put in the first place, before the pooler, or at the encoder's end where there is no pooler. ModernBERT
+    takes it by itself.
 
     Args:
         model: A sequence classifier.
         how: cls or mean.
     """
-    if hasattr(model.config, "classifier_pooling"):
-        return
+    if how == "cls":
+        shorten(model, 0.0)
+    elif not hasattr(model.config, "classifier_pooling"):
+        _pool_mean(model)
+
+
+def _pool_mean(model: PreTrainedModel) -> None:
     encoder, given = getattr(model, model.base_model_prefix), {}
 
     def remember(part: torch.nn.Module, values: tuple, named: dict) -> None:
@@ -25,9 +34,9 @@ def pool(model: PreTrainedModel, how: str) -> None:
         given["starts"] = named.get("cu_seq_lens_q")
 
     def pooled(states: torch.Tensor) -> torch.Tensor:
-        if given["starts"] is not None:
-            return _of_packed(states[0], given["starts"], how)[:, None]
-        return states if how == "cls" else _mean_first(states, given["mask"])
+        if given["starts"] is None:
+            return _mean_first(states, given["mask"])
+        return torch.segment_reduce(states[0], "mean", lengths=given["starts"].diff().long(), axis=0)[:, None]
 
     def at_the_end(part: torch.nn.Module, values: tuple, found: ModelOutput) -> ModelOutput:
         found["last_hidden_state"] = pooled(found["last_hidden_state"])
@@ -54,13 +63,6 @@ def pooled_states(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> 
     if model.config.eventscribe["pooling"] == "mean" and by_itself:  # else `pool` has put it in the first place
         states = _mean_first(states, batch["attention_mask"])
     return states[:, 0]
-
-
-def _of_packed(states: torch.Tensor, starts: torch.Tensor, how: str) -> torch.Tensor:
-    """Of texts side by side, with states of shape (tokens, hidden), one state each."""
-    if how == "cls":
-        return states[starts[:-1].long()]
-    return torch.segment_reduce(states, "mean", lengths=starts.diff().long(), axis=0)
 
 
 def _mean_first(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -30,12 +30,15 @@ class MaskingCollator:
         share: The probability that a unit is hidden.
         unit: What is hidden as a whole.
         make_batch: Of the texts' token ids; see `finetune.model.packing.batches_for`. By default batches are padded.
+        short: Whether the model's last layer was told to compute hidden tokens alone; see
+            `finetune.model.last_layer.shorten`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     share: float
     unit: Literal["token", "event"]
     make_batch: MakeBatch | None = None
+    short: bool = False
 
     def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor | int]:
         """Hide about `share` of the tokens of each example, and at least one unit.
@@ -46,7 +49,9 @@ class MaskingCollator:
 
         Returns:
             The batch, and labels of the shape of its input_ids: the hidden token's id, and -100 where nothing is
-            hidden.
+            hidden. For a short last layer also head_positions, of shape (examples, positions), of a packed batch
+            (1, positions): the hidden tokens of each, and where an example has fewer than another also some that are
+            not hidden; the labels are then of its shape.
         """
         given = [np.asarray(example["input_ids"]) for example in examples]
         ids, mask = padded(self.tokenizer, given).values()
@@ -70,4 +75,12 @@ class MaskingCollator:
         batch: Mapping[str, torch.Tensor | int] = {"input_ids": ids, "attention_mask": mask}
         if self.make_batch is not None:
             batch = self.make_batch([row[: len(known)].numpy() for row, known in zip(ids, given, strict=True)])
-        return {"labels": labels if "attention_mask" in batch else labels[mask.bool()][None], **batch}
+        if "attention_mask" not in batch:
+            labels = labels[mask.bool()][None]
+        if self.short:
+            most = int((labels != -100).sum(1).max())
+            positions = (
+                (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
+            )  # hidden ones first, in their order
+            return {"labels": labels.gather(1, positions), **batch, "head_positions": positions}
+        return {"labels": labels, **batch}

@@ -13,6 +13,7 @@ from data_prep.files import replacing
 from data_prep.prepared import prepared_for, split_texts
 from finetune.config import Experiment
 from finetune.model.growing import mapped_tokenizer
+from finetune.model.last_layer import shorten
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import build_masked_lm, compile_layers
 from finetune.model.objective import mean_cross_entropy
@@ -121,18 +122,20 @@ def _build_trainer(experiment: Experiment, arguments: TrainingArguments) -> Leng
     if tokenizer.mask_token is None:
         raise InputError(f"the tokenizer of '{start}' has no mask token", setting="model.name_or_path")
     model = build_masked_lm(experiment.model, tokenizer, words)
+    short = shorten(model, settings.mask)  # before the layers are compiled
     packs = packs_on(model, arguments, None)
     if experiment.training["torch_compile"]:
         compile_layers(model)
     with arguments.main_process_first(local=False):
         tokens = join([tokens_of_split(tokenizer, experiment.data_folder, split, limit) for split in splits])
+    make_batch = batches_for(model, tokenizer)
     trainer = LengthGroupedTrainer(
         packs=packs,
         model=model,
         args=arguments,
         train_dataset=tokens,
         processing_class=tokenizer,
-        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit, batches_for(model, tokenizer)),
+        data_collator=MaskingCollator(tokenizer, settings.mask, settings.mask_unit, make_batch, short),
         compute_loss_func=mean_cross_entropy,
     )
     show_progress(trainer, "pretrain")

@@ -7,6 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finetune.model.last_layer import LastLayer
+
 # Dense bf16 TFLOP/s (T4: fp16, it has no bf16) in the makers' data sheets, by a pattern of CUDA's name for the GPU; a
 # GPU that is not here has no MFU, such as the PCIe and NVL kinds of the H100, which are slower.
 PEAK_TFLOPS = {
@@ -76,14 +78,18 @@ def flops_per_token(model: nn.Module) -> int:
 
     Two a weight in the forward pass, two to pass the gradient on where something before is trained, and two for the
     gradient of the weight where it is trained itself: 6 a weight in all where everything is trained. Embeddings are
-    looked up and cost none. Pooler and head count as if they saw every token: below 1 % of BERT-base.
+    looked up and cost none. What follows a short last layer's keys and values counts for the share of the tokens that
+    the head reads, and else as if it saw every token: below 1 % of BERT-base.
     """
-    flops, reached = 0, False
+    flops, reached, share, whole = 0.0, False, 1.0, set()
     for module in model.modules():  # BERT lists them in the order in which they are used
+        if isinstance(module, LastLayer):
+            share, whole = module.share, {one for part in module.of_all_tokens for one in part.modules()}
         if isinstance(module, nn.Linear):
-            flops += module.weight.numel() * (2 + 2 * reached + 2 * module.weight.requires_grad)
+            of_module = module.weight.numel() * (2 + 2 * reached + 2 * module.weight.requires_grad)
+            flops += of_module * (1.0 if module in whole else share)
         reached |= any(weight.requires_grad for weight in module.parameters(recurse=False))
-    return flops
+    return round(flops)
 
 
 def peak_flops(gpu: str) -> float | None:

@@ -46,11 +46,13 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
     from finetune.model import inference
     from finetune.model.inference import for_scoring, score_texts
     from finetune.model.modeling import compile_layers
+    from finetune.model.pooling import pool
 
     inference.AT_A_TIME[device] = how.get("tokens", inference.AT_A_TIME[device])
     tokenizer, network = tokenizer_of(model), classifier(model, dropout=0.0).eval()
     network.to(device)  # pyright: ignore[reportArgumentType] - transformers' decorator of `to` hides that it is a method
     if how["own"]:
+        pool(network, "cls")
         fastest = for_scoring(network)
         if how.get("compile"):
             compile_layers(fastest)

@@ -126,11 +126,13 @@ def _own(how: dict, model: str, texts: list[str], arguments: "TrainingArguments"
     from finetune.model.modeling import compile_layers
     from finetune.model.objective import mean_cross_entropy
     from finetune.model.packing import batches_for
+    from finetune.model.pooling import pool
     from finetune.model.tokens import tokenize
     from finetune.training.batching import Collator
     from finetune.training.trainer import LengthGroupedTrainer, packs_on
 
     tokenizer, network = tokenizer_of(model), classifier(model, dropout=0.0)
+    pool(network, "cls")
     if how.get("lora"):
         lora = LoraConfig(r=16, target_modules=["query", "value"], modules_to_save=["classifier"], task_type="SEQ_CLS")
         network = get_peft_model(network, lora)
