@@ -5,8 +5,8 @@ tokens are needed, but queries, output and feed-forward only of the tokens read:
 gradients. Weights and checkpoints stay as they are, as only the class of one module changes.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +14,36 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-Read = Callable[[torch.Tensor], torch.Tensor]  # states of all tokens -> of those that the head reads
+
+@dataclass(frozen=True)
+class Read:
+    """Which tokens the head reads.
+
+    Attributes:
+        head_positions: See `LastLayer.forward`.
+        starts: Of a packed batch, where each text begins and the last one ends.
+    """
+
+    head_positions: torch.Tensor | None
+    starts: torch.Tensor | None
+
+    @property
+    def positions(self) -> torch.Tensor | None:
+        """Of shape (texts, positions), of a packed batch (1, positions); None for the first of each text."""
+        if self.head_positions is None:
+            return None if self.starts is None else self.starts[None, :-1].long()
+        return self.head_positions.clamp(min=0)
+
+    def taken(self, states: torch.Tensor) -> torch.Tensor:
+        """Of all states those at the positions."""
+        positions = self.positions
+        return states[:, :1] if positions is None else torch.take_along_dim(states, positions[..., None], 1)
+
+    def kept(self, states: torch.Tensor) -> torch.Tensor:
+        """Of the states at the positions, as the head gets them; see `LastLayer.forward`."""
+        if self.head_positions is None:
+            return states if self.starts is None else states.transpose(0, 1)
+        return states[self.head_positions >= 0] if self.starts is None else states[0]
 
 
 class LastLayer:
@@ -41,29 +70,28 @@ class LastLayer:
             hidden_states: Of shape (texts, tokens, hidden), of a packed batch (1, tokens, hidden).
             attention_mask: None, or that of `create_bidirectional_mask`.
             more: None for encoders.
-            head_positions: The tokens, of shape (texts, positions), of a packed batch (1, positions) in ascending
-                order; None takes the first token of each text.
+            head_positions: The tokens in ascending order, of shape (texts, positions), -1 where a text has fewer than
+                another; of a packed batch of shape (1, positions). None takes the first token of each text.
             past_key_values: Of prefix tuning, with which the whole layer is computed.
             named: What transformers passes to the attention, such as the `cu_seq_lens_q` of a packed batch.
 
         Returns:
-            Of the shape of head_positions and hidden; without them of shape (texts, 1, hidden).
+            Of shape (positions, hidden), of one text after the other; without head_positions (texts, 1, hidden).
         """
         if past_key_values is not None:
             whole: Any = super()
             return whole.forward(hidden_states, attention_mask, *more, past_key_values=past_key_values, **named)
-        starts, positions = named.get("cu_seq_lens_q"), head_positions
-        if starts is not None:
-            positions = starts[None, :-1].long() if head_positions is None else head_positions
-            of_read = torch.searchsorted(positions[0], starts.long(), out_int32=True)
-            named |= {"cu_seq_lens_q": of_read, "cu_seq_lens_k": starts}
-        states = self.states(hidden_states, partial(_taken, positions), attention_mask, named)
-        return states.transpose(0, 1) if starts is not None and head_positions is None else states
+        read = Read(head_positions, named.get("cu_seq_lens_q"))
+        if read.starts is not None:
+            assert read.positions is not None
+            of_read = torch.searchsorted(read.positions[0], read.starts.long(), out_int32=True)
+            named |= {"cu_seq_lens_q": of_read, "cu_seq_lens_k": read.starts}
+        return self.states(hidden_states, read, attention_mask, named)
 
     def states(
         self, hidden: torch.Tensor, read: Read, mask: torch.Tensor | None, named: dict[str, Any]
     ) -> torch.Tensor:
-        """The layer's states of the tokens that `read` takes."""
+        """The layer's states of what is read."""
         raise NotImplementedError
 
     @property
@@ -79,9 +107,9 @@ class _OfBert(LastLayer):
     def states(
         self, hidden: torch.Tensor, read: Read, mask: torch.Tensor | None, named: dict[str, Any]
     ) -> torch.Tensor:
-        own, few = self.attention.self, read(hidden)
+        own, few = self.attention.self, read.taken(hidden)
         found = _attend(own, own.query(few), own.key(hidden), own.value(hidden), mask, named)
-        return self.feed_forward_chunk(self.attention.output(found, few))
+        return self.feed_forward_chunk(self.attention.output(read.kept(found), read.kept(few)))
 
     @property
     def of_all_tokens(self) -> list[torch.nn.Module]:
@@ -97,9 +125,9 @@ class _OfDistilBert(LastLayer):
     def states(
         self, hidden: torch.Tensor, read: Read, mask: torch.Tensor | None, named: dict[str, Any]
     ) -> torch.Tensor:
-        own, few = self.attention, read(hidden)
-        found = own.out_lin(_attend(own, own.q_lin(few), own.k_lin(hidden), own.v_lin(hidden), mask, named))
-        found = self.sa_layer_norm(found + few)
+        own, few = self.attention, read.taken(hidden)
+        found = _attend(own, own.q_lin(few), own.k_lin(hidden), own.v_lin(hidden), mask, named)
+        found = self.sa_layer_norm(own.out_lin(read.kept(found)) + read.kept(few))
         return self.output_layer_norm(self.ffn(found) + found)
 
     @property
@@ -119,7 +147,7 @@ class _OfModernBert(LastLayer):
         self, hidden: torch.Tensor, read: Read, mask: torch.Tensor | None, named: dict[str, Any]
     ) -> torch.Tensor:
         found, _ = self.attn(self.attn_norm(hidden), attention_mask=mask, **named)
-        few = read(hidden + found)
+        few = read.kept(read.taken(hidden + found))
         return few + self.mlp(self.mlp_norm(few))
 
     @property
@@ -167,11 +195,6 @@ def encoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList | None:
     """The encoder's layers, None where it shares them, as ALBERT does."""
     lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
     return next((part for part in lists if len(part) == model.config.num_hidden_layers), None)
-
-
-def _taken(positions: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
-    """The states at these positions, of shape (texts, positions, hidden); without positions the first of each text."""
-    return states[:, :1] if positions is None else torch.take_along_dim(states, positions[..., None], 1)
 
 
 def _attend(

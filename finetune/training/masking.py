@@ -50,8 +50,8 @@ class MaskingCollator:
         Returns:
             The batch, and labels of the shape of its input_ids: the hidden token's id, and -100 where nothing is
             hidden. For a short last layer also head_positions, of shape (examples, positions), of a packed batch
-            (1, positions): the hidden tokens of each, and where an example has fewer than another also some that are
-            not hidden; the labels are then of its shape.
+            (1, positions): the hidden tokens of each, and -1 where an example has fewer than another; the labels are
+            then of shape (positions,), those of one example after the other.
         """
         given = [np.asarray(example["input_ids"]) for example in examples]
         ids, mask = padded(self.tokenizer, given).values()
@@ -78,9 +78,9 @@ class MaskingCollator:
         if "attention_mask" not in batch:
             labels = labels[mask.bool()][None]
         if self.short:
-            most = int((labels != -100).sum(1).max())
-            positions = (
-                (labels == -100).int().argsort(dim=1, stable=True)[:, :most]
-            )  # hidden ones first, in their order
-            return {"labels": labels.gather(1, positions), **batch, "head_positions": positions}
+            hidden = labels != -100
+            places = torch.where(hidden, torch.arange(hidden.shape[1]), hidden.shape[1]).sort(dim=1).values
+            places = places[:, : int(hidden.sum(dim=1).max())]
+            batch = {**batch, "head_positions": torch.where(places < hidden.shape[1], places, -1)}
+            labels = labels[hidden]
         return {"labels": labels, **batch}
