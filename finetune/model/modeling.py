@@ -26,6 +26,7 @@ from transformers import (
 from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
+from finetune.model.first_token import centre
 from finetune.model.growing import grow_words
 from finetune.model.last_layer import encoder_layers
 from finetune.model.objective import Objective
@@ -63,7 +64,7 @@ def build_classifier(
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
     """
     if start is None:
-        return _new_classifier(settings, objective, tokenizer, priors)
+        return _centred(settings, _new_classifier(settings, objective, tokenizer, priors), tokenizer)
     if settings.freeze is not None and settings.peft:
         raise InputError(
             "model.freeze does nothing beside model.peft, which freezes all but adapter and head",
@@ -79,7 +80,7 @@ def build_classifier(
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     if not settings.peft:
-        return model
+        return _centred(settings, model, tokenizer)
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
     if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
@@ -87,6 +88,13 @@ def build_classifier(
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return cast(PreTrainedModel, adapted)  # it acts as its base
+
+
+def _centred(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The classifier; where no weights of others were given and none are kept, its first token is centred."""
+    if settings.name_or_path is None and settings.pooling == "cls" and settings.freeze is None:
+        centre(model, tokenizer)
+    return model
 
 
 def _new_classifier(
