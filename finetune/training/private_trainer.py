@@ -8,12 +8,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
+from data_prep.facts import Manifest
 from data_prep.files import write_whole
+from data_prep.prepared import read_split
+from finetune.config import Experiment
+from finetune.model.objective import Objective
 from finetune.training.batching import Collator
 from finetune.training.privacy import Mechanism, UserDraws, add_clipped, new_secret
+from finetune.training.privacy_rules import not_covered, refuse_arguments
 from finetune.training.trainer import LengthGroupedTrainer
 
 STATE = "privacy.json"  # in a checkpoint: the secret of the draws, and what the accountant has counted
@@ -59,6 +65,7 @@ class PrivateTrainer(LengthGroupedTrainer):
         throughput, settings = self.clock(), self.mechanism.settings
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         sums, losses = [torch.zeros_like(weight) for weight in weights], []
+        torch.manual_seed(self.draws.seed(self.state.global_step))
         for batch in inputs["users"]:
             batch = self._prepare_inputs(batch)
             throughput.count(batch)
@@ -93,6 +100,27 @@ class PrivateTrainer(LengthGroupedTrainer):
         )
         self.draws.secret = int(state["secret"], 16)
         self.accountant.history = [(noise, rate, int(steps)) for noise, rate, steps in state["history"]]
+
+
+def privacy_of(
+    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest, objective: Objective
+) -> dict[str, Any]:
+    """What PrivateTrainer needs beside the rest, of which a line tells."""
+    refuse_arguments(arguments)
+    privacy = experiment.finetuning.privacy
+    assert privacy is not None, "as it was asked for"
+    ids = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"])["user_id"]
+    names, users = np.unique(ids.to_numpy(), return_inverse=True)
+    threshold, expected = objective.task == "binary", arguments.per_device_train_batch_size
+    mechanism = Mechanism.of(privacy, len(names), expected, arguments.max_steps, threshold)
+    print(
+        f"privacy: {len(names):,} users, {mechanism.expected:g} a step on average, noise multiplier "
+        f"{mechanism.noise_multiplier:.3f} for epsilon {privacy.epsilon:g} and delta {privacy.delta:g}"
+        + (f", of which {mechanism.threshold_epsilon:g} for the threshold" if mechanism.threshold_epsilon else "")
+    )
+    said = not_covered(experiment, manifest)
+    print(f"privacy: not covered are {'; '.join(said)}")
+    return {"mechanism": mechanism, "users": users, "not_covered": said}
 
 
 def a_hexadecimal(content: Any) -> bool:

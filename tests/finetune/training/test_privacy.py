@@ -34,7 +34,7 @@ from tests.finetune.trust.planted import planted_config, write_planted
 
 PRIVATE = {
     "--pretraining.max_steps": 0,
-    "--finetuning.privacy": "{epsilon: 4, delta: 1e-5, examples: 3}",
+    "--finetuning.privacy": "{epsilon: 4, delta: 1e-5, examples: 3, schema: learned}",
     "--training.load_best_model_at_end": "false",
     "--training.save_strategy": "no",
     "--training.report_to": "none",
@@ -70,13 +70,17 @@ def test_the_noise_and_what_is_spent_are_those_of_opacus(run):
     users = len(set(read_split(run.data_folder, "train", None, ["user_id"])["user_id"].to_pylist()))
     spent = json.loads((run.run_folder / "training_log.json").read_text())["privacy"]
     assert set(spent) == set(PRIVACY)
+    assert spent["threshold_epsilon"] == pytest.approx(0.4)
     assert (spent["users"], spent["steps"], spent["sample_rate"]) == (users, 8, 16 / users)
-    noise = get_noise_multiplier(target_epsilon=4, target_delta=1e-5, sample_rate=16 / users, steps=8, accountant="rdp")
+    noise = get_noise_multiplier(
+        target_epsilon=3.6, target_delta=1e-5, sample_rate=16 / users, steps=8, accountant="rdp"
+    )
     assert spent["noise_multiplier"] == noise
     accountant = RDPAccountant()
     for _ in range(8):
         accountant.step(noise_multiplier=noise, sample_rate=16 / users)
-    assert spent["epsilon"] == pytest.approx(accountant.get_privacy_spent(delta=1e-5)[0], abs=1e-4)
+    # Basic composition: what the weights cost, and what the threshold does.
+    assert spent["epsilon"] == pytest.approx(accountant.get_privacy_spent(delta=1e-5)[0] + 0.4, abs=2e-4)
     assert 3.9 < spent["epsilon"] <= 4
 
 
@@ -196,7 +200,7 @@ def test_what_all_users_have_in_common_is_learned_through_the_noise(tmp_path, mo
     steps = {"max_steps": 40, "per_device_train_batch_size": 60, "learning_rate": 1e-2, "weight_decay": 0}
     steps |= {"warmup_steps": 0, "lr_scheduler_type": "constant"}
     changes = {f"training.{name}": value for name, value in steps.items()}
-    changes["finetuning.privacy"] = "{epsilon: 50, delta: 1e-5}"
+    changes["finetuning.privacy"] = "{epsilon: 50, delta: 1e-5, schema: learned}"
     experiment = private(planted_config(tmp_path), tmp_path / "runs", **changes)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     (model,) = train(experiment)
@@ -239,8 +243,12 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         ("training.gradient_accumulation_steps", 2, "a step has one batch of users"),
         ("training.optim", "galore_adamw_layerwise", "it takes its steps before there is noise; choose adamw_torch"),
         ("training.per_device_train_batch_size", 500, "lower it, as a step draws that many users on average"),
-        ("finetuning.privacy", "{delta: 0.1}", "may give one of them away altogether; give far less than"),
-        ("finetuning.privacy", "{epsilon: 1e-7}", "is out of reach in 8 steps; raise it"),
+        (
+            "finetuning.privacy",
+            "{delta: 0.1, schema: learned}",
+            "may give one of them away altogether; give far less than",
+        ),
+        ("finetuning.privacy", "{epsilon: 1e-7, schema: learned}", "is out of reach in 8 steps; raise it"),
     ],
 )
 def test_what_would_read_the_users_past_the_noise_is_refused(prepared, tmp_path, setting, value, says):
