@@ -144,7 +144,7 @@ def _without_hints() -> Iterator[None]:
 
 
 class UserDraws(Dataset):
-    """Step by step a batch of rows for each user who is drawn, as the collator makes it.
+    """Step by step batches of the rows of those users who are drawn, as the collator makes them.
 
     What is drawn depends on the secret and the step alone, so that a stopped run goes on as it would have. The secret
     comes from the operating system: who knew it could tell who took part, and take the noise away.
@@ -155,9 +155,19 @@ class UserDraws(Dataset):
         mechanism: How many of them a step draws.
         secret: Of the run.
         collator: Makes the batches.
+        together: How many rows may stand in a batch; one user has her rows in one batch, even if they are more.
     """
 
-    def __init__(self, rows: Tokens, users: np.ndarray, mechanism: Mechanism, secret: int, collator: Collator) -> None:
+    def __init__(
+        self,
+        rows: Tokens,
+        users: np.ndarray,
+        mechanism: Mechanism,
+        secret: int,
+        collator: Collator,
+        together: int = 1,
+    ) -> None:
+        self.together = together
         self.rows, self.mechanism, self.secret, self.collator = rows, mechanism, secret, collator
         order = np.argsort(users, kind="stable")
         self.of_user = np.split(order, np.cumsum(np.bincount(users))[:-1])
@@ -175,9 +185,18 @@ class UserDraws(Dataset):
         return found
 
     def __getitem__(self, step: int) -> dict[str, list]:
+        """Under `batches` those of a step, and under `rows` of each batch how many rows each of its users has."""
         # Other events are left out of a row that comes again. Nobody may know which: rows are numbered over all users.
         self.collator.epoch, self.collator.seed = step, self.secret
-        return {"users": [self.collator([self.rows[int(row)] for row in rows]) for rows in self.drawn(step)]}
+        batches: list[list[np.ndarray]] = []
+        for own in sorted(self.drawn(step), key=lambda own: self.rows.lengths[own].max()):  # little padding
+            if not batches or sum(map(len, batches[-1])) + len(own) > self.together:
+                batches.append([])
+            batches[-1].append(own)
+        return {
+            "batches": [self.collator([self.rows[int(row)] for own in users for row in own]) for users in batches],
+            "rows": [[len(own) for own in users] for users in batches],
+        }
 
     def noise(self, step: int, device: torch.device) -> torch.Generator:
         """What draws a step's noise."""
@@ -194,18 +213,3 @@ class UserDraws(Dataset):
 def new_secret() -> int:
     """From the operating system."""
     return secrets.randbits(128)
-
-
-def add_clipped(sums: list[torch.Tensor], weights: Sequence[torch.nn.Parameter], clip: float) -> float:
-    """Add the gradients of the weights to the sums, scaled down where together they are longer than `clip`.
-
-    Returns:
-        Their length before.
-    """
-    found = [(total, weight.grad) for total, weight in zip(sums, weights, strict=True) if weight.grad is not None]
-    length = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for _, part in found])))
-    if math.isfinite(length):  # else the user counts as nothing
-        scale = min(clip / length, 1.0) if length else 1.0
-        for total, part in found:
-            total.add_(part, alpha=scale)
-    return length

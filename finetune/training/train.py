@@ -195,7 +195,8 @@ def build_trainer(
         "pooling": experiment.model.pooling,
         "base": weights_hash(start) if experiment.model.peft and start is not None else None,
     }
-    packs = packs_on(model, arguments, experiment.model.pooling)  # before the layers are compiled
+    # Before the layers are compiled; where users are told apart, each row stays by itself.
+    packs = not private and packs_on(model, arguments, experiment.model.pooling)
     if experiment.training["torch_compile"]:
         compile_layers(model)
     with arguments.main_process_first(local=False):
