@@ -86,7 +86,7 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     scored = calibrated(task, rows, raw, fitted)
     thresholds = _thresholds(experiment, rows["validation"], task, validation, scored)
     scored.threshold = thresholds[0]
-    _warn_of_nobody(settings, scored)
+    _warn_of_nobody(experiment, scored)
     scored.by_group = _by_group(settings, validation, scored.scores["validation"], known, scored.threshold)
     metrics, everyone = measured(experiment, manifest, rows, groups, scored, accelerator.num_processes)
     write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
@@ -98,10 +98,12 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     return cast(Metrics, metrics)
 
 
-def _warn_of_nobody(settings: EvaluationConfig, scored: Scored) -> None:
+def _warn_of_nobody(experiment: Experiment, scored: Scored) -> None:
     if scored.threshold is not None and scored.threshold > scored.scores["validation"].max():
         shared = "more rows than the budget share the highest score"
-        why = "no contact pays" if settings.threshold == "money" else shared  # or noise
+        why = "no contact pays" if experiment.evaluation.threshold == "money" else shared
+        if experiment.finetuning.privacy:
+            why = "the threshold was drawn with noise, which is large where users are few"
         print(f"warning: no row counts as positive, as {why}")
 
 
