@@ -85,6 +85,7 @@ def dataset_card(name: str, task: TaskConfig, manifest: Manifest) -> str:
     )
     log = manifest["log"]
     suspected = "".join(f"\n**Warning:** {inline(describe_leak(leak))}\n" for leak in manifest["suspected_leaks"])
+    schema = "Words, bins and classes were given, and nothing of this log is in them. " if "schema" in manifest else ""
     return f"""---
 configs:
 - config_name: default
@@ -111,6 +112,6 @@ cutoff, {manifest[UNLABELLED]["cutoff"]}: those with an event before it, outside
 no labels.
 {suspected}
 The log: {log["events"]:,} events of {log["users"]:,} users, {log["first"][:10]} to {log["last"][:10]} (UTC).
-Columns of the log that the texts can contain: {_columns(manifest)}. `manifest.json` has the whole
+Columns of the log that the texts can contain: {_columns(manifest)}. {schema}`manifest.json` has the whole
 config, the rows left out by reason, and a hash of the content. Made by EventScribe.
 """

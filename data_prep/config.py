@@ -246,11 +246,14 @@ class TextConfig:
     attributes: dict[str, TextField] | None = None
     """The columns of data.users that the header and the aggregates tell of, such as {country: {top: 20}, age: {bins:
     10}}; each value that is kept is also a column for the baselines."""
+    schema: str | None = None
+    """A folder with a serializer.json that was made of other events with the same settings of `text`, such as
+    data/public: its words, bins and classes are taken, and nothing is learned of this log. null learns them."""
 
 
 # Settings that came later, and one that not all have: null is not written, so that nothing changes without them.
 LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes", "horizon", "horizons"}
-LATER |= {"environment", "time_limit"}
+LATER |= {"environment", "time_limit", "schema"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

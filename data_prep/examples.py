@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from data_prep import InputError
 from data_prep.aggregates import Aggregator, aggregate_names, example_table, lists
 from data_prep.attributes import RELATION, Attributes, fit_attributes
-from data_prep.config import TaskConfig, TextConfig, TextField, settings_of
+from data_prep.config import TaskConfig, TextConfig, TextField
 from data_prep.cutoffs import SPLITS, log_end, split_file
 from data_prep.event_log import Count, EventLog
 from data_prep.features import Features, field_kinds, frequent_types
+from data_prep.given_schema import check_schema
 from data_prep.given_users import UserRows
 from data_prep.history import Moment, combined
 from data_prep.labels import LabelRule, Labels, class_names, describe_labels, fit_classes
@@ -315,7 +316,7 @@ def fit_examples(
         text: How a history becomes text.
         given: The table of task.examples, see `MomentRule`.
         users: The table of data.users.
-        schema: Whose bins and vocabularies are taken instead.
+        schema: Whose classes, bins and vocabularies are taken instead.
 
     Returns:
         The examples to be made, and the labels and history of the users in `rows`.
@@ -334,9 +335,13 @@ def fit_examples(
     before = cutoffs["train"][-1]
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
     min_users = text.fields.get("event_type", TextField()).min_users
-    classes = fit_classes(count, task, log.fields, cutoffs["train"])
-    types = frequent_types(count, before, min_users)
-    class_field = task.label.field if classes else None
+    if schema:
+        classes = schema.features.classes if task.label.kind == "which" else None
+        types = schema.features.event_types
+    else:
+        classes = fit_classes(count, task, log.fields, cutoffs["train"])
+        types = frequent_types(count, before, min_users)
+    class_field = task.label.field if task.label.kind == "which" else None
     session = None if text.session_gap is None else microseconds(parse_duration(text.session_gap, "text.session_gap"))
     features = Features(
         task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
@@ -345,35 +350,13 @@ def fit_examples(
     rule = LabelRule(task, log.fields, classes, log_end(log))
     moments = moment_rule(task, cutoffs, given, log)
     if schema:
-        _refuse_other_log(schema, text, features)
+        check_schema(schema, text, features, users)
     serializer = schema or EventSerializer.fit(con, text, features, before)
     examples = Examples(task, cutoffs, serializer, rule, moments, users)
     labels = examples.load(con)
     if not schema:
         _fit_on_training(con, examples, labels)
     return examples, labels
-
-
-def _refuse_other_log(schema: EventSerializer, text: TextConfig, features: Features) -> None:
-    """InputError where a serializer of other logs does not suit this one; only event types may be others."""
-    if settings_of(schema.config) != settings_of(text):
-        raise InputError(
-            "the shared schema was made for other settings of `text`", "give the same ones", setting="text"
-        )
-    for name in {**schema.features.types, **features.types}:
-        there, here = (made.types.get(name, "missing") for made in (schema.features, features))
-        if there != here:
-            raise InputError(
-                f"column '{name}' is {here} here and {there} in the shared schema",
-                "cast it in the source, or select the same columns",
-                setting="data.sources",
-            )
-    theirs, ours = (replace(made, types={}, event_types=[]).settings() for made in (schema.features, features))
-    for name, own in ours.items():
-        if theirs.get(name) != own:
-            raise InputError(
-                f"{name} is {own} here and {theirs.get(name)} in the shared schema", "ask the same question"
-            )
 
 
 def _fit_on_training(con: duckdb.DuckDBPyConnection, examples: Examples, labels: Labels) -> None:

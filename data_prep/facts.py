@@ -61,6 +61,7 @@ class Facts(TypedDict):
     splits: dict[str, SplitFacts]
     text_columns: list[str]
     attributes: NotRequired[list[str]]  # of data.users, that texts tell of
+    schema: NotRequired[str]  # SHA-256 of the serializer.json that was given, where bins and words are not of this log
     content_hash: str
 
 

@@ -46,15 +46,21 @@ def gap_texts(history: History, words: bool, short: bool) -> tuple[np.ndarray, l
     """
     days = history.gap_days()
     gap = STEP_OF_DAY[np.minimum(days, 400)]
+    if short:
+        seconds = np.diff(history.time, prepend=0) // SECOND
+        step = np.searchsorted(list(SHORT_STEPS), seconds, side="right") + len(DAY_STEPS)
+        gap = np.where(days == 0, step, gap)
+    return gap[::-1], gap_words(words, short)
+
+
+def gap_words(words: bool, short: bool) -> list[str]:
+    """What each number of `gap_texts` is written as."""
     texts = [*(f"gap={day}" for day in DAY_STEPS), "gap=first"]
     if not words:
         texts = ["same day", "after 1 day", *(f"after {day} days" for day in DAY_STEPS[2:]), "first"]
     if short:
-        seconds = np.diff(history.time, prepend=0) // SECOND
-        step = np.searchsorted(list(SHORT_STEPS), seconds, side="right") - 1 + len(texts)
-        gap = np.where(days == 0, step, gap)
         texts += [f"gap={step}" if words else f"after {short_words(step)}" for step in SHORT_STEPS.values()]
-    return gap[::-1], texts
+    return texts
 
 
 def short_words(step: str) -> str:

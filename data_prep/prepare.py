@@ -25,6 +25,7 @@ from data_prep.facts import Manifest
 from data_prep.features import OWN
 from data_prep.files import files_hash, replacing
 from data_prep.given_examples import labels_from, read_examples
+from data_prep.given_schema import mark, read_given_schema, schema_doubts
 from data_prep.given_users import read_users
 from data_prep.labels import class_names, label_name
 from data_prep.leaks import describe_leak, suspected_leaks
@@ -67,7 +68,7 @@ def prepare(
         task: Label, population and cutoffs.
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
-        schema: Writes the texts; None learns bins and vocabularies of this log.
+        schema: Writes the texts; None takes that of text.schema, or learns bins and vocabularies of this log.
 
     Returns:
         The output's folder.
@@ -77,6 +78,7 @@ def prepare(
     """
     started = time.perf_counter()
     folder = Path(data.folder) / name
+    schema = schema or read_given_schema(text)
     config = {"data": settings_of(data), "task": settings_of(task), "text": settings_of(text)}
     given = [schema.to_json()] if schema else []
     read = [data, *(table_source(table, data) for table in (task.examples, data.users) if table)]
@@ -135,13 +137,15 @@ def _write(
         given = read_examples(task, data, folder.parent / "spill")
         users = read_users(data, folder.parent / "spill")
         bar.update()
-        bar.set_postfix_str("learn bins and vocabularies")
+        bar.set_postfix_str("take the given bins and vocabularies" if schema else "learn bins and vocabularies")
         engine.sample(sample_condition(log))
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
         doubts = doubtful_windows(engine.count, task, cutoffs, log)
         doubts += coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
+        if schema:
+            doubts += schema_doubts(con, schema, cutoffs["train"][-1], facts["known"])
         bar.update()
         parts, batches = engine.batches(examples, labels)
         del labels  # the memory of their history is needed for the parts
@@ -152,26 +156,30 @@ def _write(
         known = users and user_facts(users, summary.attributed, folder, examples.serializer)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
         bar.set_postfix_str("done")
-    doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], examples.serializer)]
+    doubts += [*map(describe_leak, leaks), *_never_seen(splits["train"], None if schema else examples.serializer)]
     doubts += [*(examples.moments.left_out() if examples.moments else []), *(users.notes if users else [])]
     log.notes += [user_notes(known, log.users)] if known else []
     _print_notes(log, doubts)
-    return ({"users": known} if known else {}) | {
-        "format": FORMAT,
-        "name": name,
-        "question": question(task, labels_from(given) == "table"),
-        "label": label_name(task.label),
-        "label_kind": task.label.kind,
-        "labels_from": labels_from(given),
-        "classes": class_names(task.label, examples.rule.classes),
-        "log": _describe_log(log) | facts,
-        "splits": splits,
-        UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
-        "warnings": doubts,
-        "suspected_leaks": leaks,
-        **_columns(examples),
-        "content_hash": files_hash(folder.iterdir()),
-    }
+    return (
+        ({"users": known} if known else {})
+        | ({"schema": mark(schema)} if schema else {})
+        | {
+            "format": FORMAT,
+            "name": name,
+            "question": question(task, labels_from(given) == "table"),
+            "label": label_name(task.label),
+            "label_kind": task.label.kind,
+            "labels_from": labels_from(given),
+            "classes": class_names(task.label, examples.rule.classes),
+            "log": _describe_log(log) | facts,
+            "splits": splits,
+            UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
+            "warnings": doubts,
+            "suspected_leaks": leaks,
+            **_columns(examples),
+            "content_hash": files_hash(folder.iterdir()),
+        }
+    )
 
 
 def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:
@@ -208,17 +216,19 @@ def _print_notes(log: EventLog, doubts: list[str]) -> None:
         print(f"warning: {doubt}")
 
 
-def _never_seen(train: dict, serializer: EventSerializer) -> list[str]:
-    """A sentence for each class without a training example, and for each field of which no value is kept."""
+def _never_seen(train: dict, learned: EventSerializer | None) -> list[str]:
+    """A sentence for each class without a training example, and for each field of which no value was learned."""
     intervals = train.get("intervals", {})
     counts = train.get("classes", {}) | {f"first within {name}": of["events"] for name, of in intervals.items()}
     empty = [name for name, rows in counts.items() if not rows]
     sentences = [f"no training example has the label '{name}', which the model cannot learn then" for name in empty]
-    for name, fitted in serializer.fields.items():
+    if learned is None:
+        return sentences
+    for name, fitted in learned.fields.items():
         if not fitted.get("values", fitted.get("words", True)):
             what = "other" if fitted["kind"] == "categorical" else "nothing"
             sentences.append(
-                f"text.fields.{name}: fewer than {serializer.config.fields[name].min_users} users had any one of its "
+                f"text.fields.{name}: fewer than {learned.config.fields[name].min_users} users had any one of its "
                 f"values in training, so that each is written as {what}; lower min_users or leave the field out"
             )
     return sentences

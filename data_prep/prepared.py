@@ -42,6 +42,7 @@ MANIFEST_HOLDS = {
     "text_columns": [str],
     "attributes": MayLack([str]),
     "users": MayLack({"columns": {str: {*KINDS}}}),
+    "schema": MayLack(str),
 }
 
 

@@ -194,13 +194,7 @@ class EventSerializer:
     def _own(self, own: dict[str, np.ndarray]) -> list[tuple[np.ndarray, list[str | None]]]:
         """A header word for each of the classes that a user had most often and last: how often, where an event of the
         last 7, 28 and 84 days counts four, three and two times."""
-        often = reduce(np.add, (own[name] for name in OWN[:-1]))
-        names = self.own_names()
-        if self.config.style == "words":
-            written = [f"{name}={step}" for name in names for step in range(len(OWN_STEPS))]
-        else:
-            shown = [name.partition(".")[2].replace("_", " ") for name in names]
-            written = [f"{name} {size}" for name in shown for size in OWN_STEPS]
+        often, written = reduce(np.add, (own[name] for name in OWN[:-1])), self.own_words()
         ranked = np.argsort(-often, axis=1, kind="stable")[:, :OWN_SHOWN]
         columns = []
         for chosen in ranked.T:
@@ -208,6 +202,14 @@ class EventSerializer:
             word = chosen * len(OWN_STEPS) + np.searchsorted(OWN_STEPS, size, side="right") - 1
             columns.append((np.where(size > 0, word, len(written)), [*written, None]))
         return columns
+
+    def own_words(self) -> list[str]:
+        """What a header can say of the classes of a `which` label: of each class every step."""
+        names = self.own_names()
+        if self.config.style == "words":
+            return [f"{name}={step}" for name in names for step in range(len(OWN_STEPS))]
+        shown = [name.partition(".")[2].replace("_", " ") for name in names]
+        return [f"{name} {size}" for name in shown for size in OWN_STEPS]
 
     def own_names(self) -> list[str]:
         """What each class of a `which` label is called in a header: department.fish."""

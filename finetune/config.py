@@ -125,6 +125,22 @@ class Privacy:
     examples: PositiveInt = 4
     """The most rows of a user in one step, drawn anew each time. Their mean gradient is clipped, so that more of them
     cost time and no privacy."""
+    threshold_share: ShareBelowOne = 0.1
+    """The share of epsilon that the threshold of an absent or exists label costs; the weights have the rest. 0 chooses
+    none, so that who has more than one half counts as positive."""
+    schema: Literal["public", "learned"] = "public"
+    """public: words, bins and classes are those of text.schema, which has nothing of these users. learned: they are
+    learned from the histories without noise, and are not covered."""
+
+
+@dataclass
+class ValueScale:
+    """What a value is typically like, as it is known without the log; of log(1 + value) where finetuning.log_scale."""
+
+    mean: float
+    """About the mean."""
+    deviation: PositiveFloat
+    """About the standard deviation."""
 
 
 @dataclass
@@ -153,6 +169,9 @@ class FinetuningConfig:
     """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money. auto
     does so for absolute_error, whose median is the same on either scale, where a few labels are far above all others
     (a skewness above 10)."""
+    value_scale: ValueScale | None = None
+    """What is subtracted from values, and what they are divided by, while they are learned, such as {mean: 40,
+    deviation: 60}; null takes the training labels' own, which finetuning.privacy does not allow."""
     patience: NonNegativeInt = 3
     """Early stopping: evaluations without a better validation AUROC before training ends; 0 never stops early."""
     labelled_users: PositiveInt | None = None

@@ -23,6 +23,7 @@ EFFECTS: dict[str, Effect] = {
     "runs": "nothing",
     "task": "training",
     "text": "training",
+    "text.schema": "nothing",  # its content is part of the data's
     "processes": "pretraining",
     "model": "pretraining",
     "model.peft": "training",
@@ -85,6 +86,7 @@ ADDED = {  # what earlier versions did unwritten
     "finetuning.privacy": "None",
     "finetuning.reweigh": "None",
     "finetuning.teacher_model": "None",
+    "finetuning.value_scale": "None",
 }
 
 

@@ -210,6 +210,7 @@ def _expand_folders(made: Namespace) -> None:
     made.data.folder = _expanded(made.data.folder, "data.folder", allowed)
     made.runs.folder = _expanded(made.runs.folder, "runs.folder", allowed)
     made.model.name_or_path = _expanded(made.model.name_or_path, "model.name_or_path", allowed)
+    made.text.schema = _expanded(made.text.schema, "text.schema", allowed)
     for key in ("resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"):
         made.training[key] = _expanded(made.training[key], f"training.{key}", allowed)
     if made.task.examples is not None:

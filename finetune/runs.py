@@ -107,6 +107,7 @@ TASK_HOLDS = {
     "log": LOG_HOLDS,
     "text_columns": [str],
     "attributes": MayLack([str]),
+    "schema": MayLack(str),
     "content_hash": str,
     "task": {
         "label": LABEL,
@@ -136,6 +137,7 @@ EVENTSCRIBE = {  # an entry of a model's config.json
 
 PRIVACY = {  # what was spent, in training_log.json and metrics.json; see finetune.training.privacy
     "epsilon": float,
+    "threshold_epsilon": MayLack(float),
     "delta": float,
     "unit": {"user"},
     "clip": float,

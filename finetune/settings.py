@@ -68,6 +68,7 @@ EXAMPLES = {
     "model.peft": "{method: lora}",
     "finetuning.class_weights": "{churn: 3}",
     "finetuning.privacy": "{epsilon: 8, delta: 1e-5}",
+    "finetuning.value_scale": "{mean: 40, deviation: 60}",
     "evaluation.group_thresholds": "{by: store, equal: selection}",
     "evaluation.costs": "{contact: 1, kept_customer: 25}",
     "evaluation.slices": '{new: "tenure_days < 90"}',

@@ -27,6 +27,7 @@ def main(experiment: Experiment) -> None:
     from finetune.training.arguments import training_arguments
     from finetune.training.checkpoints import refuse_other_run
     from finetune.training.pretrain import pretrain
+    from finetune.training.privacy_rules import refuse_unprotected
     from finetune.training.rehearsal import rehearse
     from finetune.training.train import train
 
@@ -34,6 +35,7 @@ def main(experiment: Experiment) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     refuse_other_run(experiment)
     check_evaluation(experiment)
+    refuse_unprotected(experiment)
     training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     rehearse(experiment)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)

@@ -1,6 +1,7 @@
 """Predictions -> metrics with intervals, against the baselines on the same rows: runs/NAME/metrics.json."""
 
 import json
+import secrets
 import time
 from dataclasses import asdict
 from typing import cast
@@ -34,12 +35,14 @@ from finetune.model.calibration import Calibration, check_method, choose_thresho
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
+from finetune.model.private_threshold import private_threshold
 from finetune.model.tokens import tokens_of_split
 from finetune.runs import (
     CONFIGURED,
     LOGGED,
     METRICS,
     PREDICTIONS,
+    PRIVACY,
     read_settings,
     read_trained_settings,
     read_training_log,
@@ -81,23 +84,26 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     validation = labels_of(rows)["validation"]
     fitted = [Calibration.fit(settings.calibration, task, validation, run["validation"]) for run in raw]
     scored = calibrated(task, rows, raw, fitted)
-    scored.threshold = _threshold(settings, task, validation, scored.scores["validation"])
-    _warn_of_nobody(settings, scored)
+    thresholds = _thresholds(experiment, rows["validation"], task, validation, scored)
+    scored.threshold = thresholds[0]
+    _warn_of_nobody(experiment, scored)
     scored.by_group = _by_group(settings, validation, scored.scores["validation"], known, scored.threshold)
     metrics, everyone = measured(experiment, manifest, rows, groups, scored, accelerator.num_processes)
     write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
     metrics["made"]["seconds"] |= {"evaluate": round(time.perf_counter() - started, 1)}
     metrics = without_nan(metrics)
-    _save_calibration(experiment, task, fitted, scored.by_run, validation, known)
+    _save_calibration(experiment, fitted, thresholds[1:], scored.by_run, validation, known)
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     accelerator.wait_for_everyone()
     return cast(Metrics, metrics)
 
 
-def _warn_of_nobody(settings: EvaluationConfig, scored: Scored) -> None:
+def _warn_of_nobody(experiment: Experiment, scored: Scored) -> None:
     if scored.threshold is not None and scored.threshold > scored.scores["validation"].max():
         shared = "more rows than the budget share the highest score"
-        why = "no contact pays" if settings.threshold == "money" else shared
+        why = "no contact pays" if experiment.evaluation.threshold == "money" else shared
+        if experiment.finetuning.privacy:
+            why = "the threshold was drawn with noise, which is large where users are few"
         print(f"warning: no row counts as positive, as {why}")
 
 
@@ -142,12 +148,29 @@ def check_evaluation(experiment: Experiment) -> None:
             f"evaluation.stack is for single labels, not for {task}", "leave it out", setting="evaluation.stack"
         )
     check_method(settings.calibration, task)
+    if experiment.finetuning.privacy:
+        _check_private(settings)
     if settings.bootstrap > MOST_RESAMPLES:
         raise InputError(
             f"evaluation.bootstrap is {settings.bootstrap:,}",
             f"give at most {MOST_RESAMPLES:,}; 1,000 resamples do for 95 % intervals",
             setting="evaluation.bootstrap",
         )
+
+
+def _check_private(settings: EvaluationConfig) -> None:
+    """Refuse what validation rows would choose without noise, and what would then be published with the model."""
+    for setting, given, only in (
+        ("evaluation.calibration", settings.calibration, "none"),
+        ("evaluation.threshold", settings.threshold, "budget"),
+        ("evaluation.group_thresholds", settings.group_thresholds, None),
+    ):
+        if given != only:
+            raise InputError(
+                f"finetuning.privacy does not hold with {setting}, as validation rows choose it without noise",
+                "leave it out" if only is None else f"leave it at {only}",
+                setting=setting,
+            )
 
 
 def _check_group_thresholds(by: str, slices: list[str], task: str) -> None:
@@ -195,21 +218,50 @@ def _score_run(
 
 def _save_calibration(
     experiment: Experiment,
-    task: str,
     fitted: list[Calibration],
+    thresholds: list[float | None],
     by_run: list[dict],
     labels: np.ndarray,
     groups: list[str],
 ) -> None:
     """Beside each model its own calibration and thresholds, as each of them scores by itself too."""
     settings = experiment.evaluation
-    for run, how, scores in zip(experiment.seed_runs(), fitted, by_run, strict=True):
-        threshold = _threshold(settings, task, labels, scores["validation"])
+    for run, how, threshold, scores in zip(experiment.seed_runs(), fitted, thresholds, by_run, strict=True):
         by = settings.threshold if threshold is not None else None
         own = {}
         if groups and threshold is not None:
             own = choose_by_group(settings, labels, scores["validation"], groups, threshold).saved
         Calibration(**asdict(how) | {"threshold": threshold, "threshold_by": by} | own).save(run.model_folder)
+
+
+def _thresholds(
+    experiment: Experiment, rows: pa.Table, task: str, labels: np.ndarray, scored: Scored
+) -> list[float | None]:
+    """That of the mean score, and that of each run's."""
+    if experiment.finetuning.privacy:
+        chosen = _private_threshold(experiment, rows, scored.scores["validation"]) if task == "binary" else None
+        return [chosen, chosen]  # there is one run
+    every = [scored.scores, *scored.by_run]
+    return [_threshold(experiment.evaluation, task, labels, of["validation"]) for of in every]
+
+
+def _private_threshold(experiment: Experiment, rows: pa.Table, scores: np.ndarray) -> float | None:
+    """Drawn once for a model, of the newest row of each user: another draw would cost epsilon anew."""
+    (run,) = experiment.seed_runs()
+    spent = read_training_log(run.run_folder, {"privacy": PRIVACY})["privacy"].get("threshold_epsilon")
+    kept = Calibration.load(run.model_folder).threshold
+    if kept is not None:
+        print(f"the threshold stays at {kept:.4f}: another draw would cost epsilon anew; train again to change it")
+        return kept
+    if not spent or experiment.limits["validation"] is not None:
+        why = "no part of epsilon is left for one" if not spent else "finetuning.max_eval_examples draws rows over all"
+        print(f"no threshold is chosen, as {why}")
+        return None
+    newest = rows.append_column("place", pa.array(np.arange(len(rows)))).sort_by("cutoff")
+    users, places = newest["user_id"].to_numpy()[::-1], newest["place"].to_numpy()[::-1]
+    places = places[np.unique(users, return_index=True)[1]]
+    random = np.random.default_rng(secrets.randbits(128))
+    return private_threshold(scores[places], experiment.evaluation.budget, spent, random)
 
 
 def _threshold(settings: EvaluationConfig, task: str, labels: np.ndarray, scores: np.ndarray) -> float | None:

@@ -156,6 +156,7 @@ def public_manifest(manifest: Manifest) -> dict:
     """The content of manifest.json, without where the log lies and what was found wrong with it."""
     public = {key: value for key, value in manifest.items() if key not in PRIVATE_IN_MANIFEST}
     public["config"] = {section: manifest["config"][section] for section in PUBLIC_SECTIONS}
+    public["config"]["text"] = {key: value for key, value in public["config"]["text"].items() if key != "schema"}
     public["config"]["task"] = {key: value for key, value in public["config"]["task"].items() if key != "examples"}
     return public | {"log": _by_day(manifest["log"])}
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from itertools import chain
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
@@ -10,7 +9,7 @@ from transformers import TrainingArguments, set_seed
 from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.files import replacing
-from data_prep.prepared import prepared_for, split_texts
+from data_prep.prepared import prepared_for
 from finetune.config import Experiment
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.last_layer import shorten
@@ -19,7 +18,7 @@ from finetune.model.modeling import build_masked_lm, compile_layers
 from finetune.model.objective import mean_cross_entropy
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer
-from finetune.model.tokens import CHUNK, join, tokens_of_split
+from finetune.model.tokens import join, tokens_of_split
 from finetune.runs import PRETRAINING, PRETRAINING_LOG, read_pretraining_log
 from finetune.training.arguments import training_arguments
 from finetune.training.checkpoints import (
@@ -32,9 +31,9 @@ from finetune.training.checkpoints import (
     trained,
 )
 from finetune.training.masking import MaskingCollator
-from finetune.training.privacy import refuse_unprotected
+from finetune.training.privacy_rules import refuse_unprotected
 from finetune.training.rehearsal import rehearse
-from finetune.training.start import pretraining_origin, refuse_later, same_pretraining
+from finetune.training.start import pretraining_origin, refuse_later, same_pretraining, word_texts
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 
 
@@ -115,7 +114,7 @@ def _build_trainer(experiment: Experiment, arguments: TrainingArguments) -> Leng
     """With the model and the tokenized texts."""
     settings, limit = experiment.pretraining, experiment.finetuning.max_train_examples
     splits = ("train", UNLABELLED)
-    texts = chain.from_iterable(split_texts(experiment.data_folder, split, limit, CHUNK)[1] for split in splits)
+    texts = word_texts(experiment, splits)
     set_seed(arguments.seed)
     start, most = experiment.model.name_or_path, experiment.model.max_tokens
     tokenizer, words = mapped_tokenizer(start, texts, most) if start else (build_tokenizer(None, texts, most), [])

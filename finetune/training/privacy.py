@@ -11,42 +11,25 @@ Differentially Private Recurrent Language Models", 2018, section 2 (users in the
 Differential Privacy of the Sampled Gaussian Mechanism", 2019 (the accountant).
 """
 
-import importlib.util
 import math
-import os
-import re
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
 
 from data_prep import InputError
-from finetune.config import Experiment, Privacy
+from finetune.config import Privacy
 from finetune.model.tokens import Tokens
-from finetune.runs import TASK, read_pretraining_log
 from finetune.training.batching import Collator
 
 if TYPE_CHECKING:
     from opacus.accountants import RDPAccountant
-
-NOT_COVERED = (
-    "the words, bins and classes that were learned from the training histories, where only values of fewer than "
-    "min_users users are folded",
-    "the calibration and the threshold, which validation rows chose without noise",
-    "the figures of the evaluation and of its baselines, and the losses in the log of training",
-    "settings that were chosen by trying several and looking at validation",
-    "the number of training users, which counts as known",
-)
-OF_VALUES = "the mean and the deviation of the training labels, by which values are scaled"
-OF_WEIGHTS = "whatever the weights that training started from were made of"
 
 
 @dataclass(frozen=True)
@@ -59,6 +42,9 @@ class Mechanism:
         sample_rate: With which each of them takes part in a step.
         steps: Of the training.
         noise_multiplier: Standard deviation of the noise over `clip`.
+        threshold_epsilon: Of epsilon the part that is left to the choice of the threshold, see
+            `finetune.model.private_threshold`; both add up (basic composition: Dwork and Roth, "The Algorithmic
+            Foundations of Differential Privacy", 2014, theorem 3.16).
     """
 
     settings: Privacy
@@ -66,9 +52,10 @@ class Mechanism:
     sample_rate: float
     steps: int
     noise_multiplier: float
+    threshold_epsilon: float = 0.0
 
     @classmethod
-    def of(cls, settings: Privacy, users: int, expected: int, steps: int) -> "Mechanism":
+    def of(cls, settings: Privacy, users: int, expected: int, steps: int, threshold: bool = False) -> "Mechanism":
         """With the least noise that keeps epsilon and delta over so many steps, by Opacus' search.
 
         Args:
@@ -76,6 +63,7 @@ class Mechanism:
             users: Of the training rows.
             expected: How many of them a step is to have on average.
             steps: Of the training.
+            threshold: Whether a threshold is chosen afterwards.
 
         Raises:
             InputError: There are too few users, or no noise is enough.
@@ -95,16 +83,17 @@ class Mechanism:
                 f"give far less than {1 / users:.1g}",
                 setting="finetuning.privacy.delta",
             )
-        rate = expected / users
+        rate, of_threshold = expected / users, settings.epsilon * settings.threshold_share * threshold
+        target = settings.epsilon - of_threshold
         try:
             with _without_hints():
                 noise = get_noise_multiplier(
-                    target_epsilon=settings.epsilon,
+                    target_epsilon=target,
                     target_delta=settings.delta,
                     sample_rate=rate,
                     steps=steps,
                     accountant="rdp",
-                    epsilon_tolerance=min(0.01, settings.epsilon / 100),
+                    epsilon_tolerance=min(0.01, target / 100),
                 )
         except ValueError as error:
             raise InputError(
@@ -112,7 +101,7 @@ class Mechanism:
                 "raise it, or give fewer training.max_steps",
                 setting="finetuning.privacy.epsilon",
             ) from error
-        return cls(settings, users, rate, steps, noise)
+        return cls(settings, users, rate, steps, noise, of_threshold)
 
     @property
     def expected(self) -> float:
@@ -126,12 +115,13 @@ class Mechanism:
         return RDPAccountant()
 
     def facts(self, accountant: "RDPAccountant", not_covered: Sequence[str]) -> dict:
-        """What the log, the report and the card say."""
+        """What the log, the report and the card say; `epsilon` is that of the weights and the threshold together."""
         settings = self.settings
         with _without_hints():
             spent = accountant.get_epsilon(settings.delta)
         return {
-            "epsilon": round(spent, 4),
+            "epsilon": math.ceil((spent + self.threshold_epsilon) * 1e4) / 1e4,
+            "threshold_epsilon": self.threshold_epsilon,
             "delta": settings.delta,
             "unit": settings.unit,
             "clip": settings.clip,
@@ -153,14 +143,8 @@ def _without_hints() -> Iterator[None]:
         yield
 
 
-def not_covered(experiment: Experiment, values: bool) -> list[str]:
-    """What the guarantee does not hold for, in sentences' ends; `values` is whether the label is a value."""
-    found = [*NOT_COVERED, *([OF_VALUES] if values else [])]
-    return [*found, *([OF_WEIGHTS] if experiment.model.name_or_path else [])]
-
-
 class UserDraws(Dataset):
-    """Step by step a batch of rows for each user who is drawn, as the collator makes it.
+    """Step by step batches of the rows of those users who are drawn, as the collator makes them.
 
     What is drawn depends on the secret and the step alone, so that a stopped run goes on as it would have. The secret
     comes from the operating system: who knew it could tell who took part, and take the noise away.
@@ -171,9 +155,19 @@ class UserDraws(Dataset):
         mechanism: How many of them a step draws.
         secret: Of the run.
         collator: Makes the batches.
+        together: How many rows may stand in a batch; one user has her rows in one batch, even if they are more.
     """
 
-    def __init__(self, rows: Tokens, users: np.ndarray, mechanism: Mechanism, secret: int, collator: Collator) -> None:
+    def __init__(
+        self,
+        rows: Tokens,
+        users: np.ndarray,
+        mechanism: Mechanism,
+        secret: int,
+        collator: Collator,
+        together: int = 1,
+    ) -> None:
+        self.together = together
         self.rows, self.mechanism, self.secret, self.collator = rows, mechanism, secret, collator
         order = np.argsort(users, kind="stable")
         self.of_user = np.split(order, np.cumsum(np.bincount(users))[:-1])
@@ -191,12 +185,26 @@ class UserDraws(Dataset):
         return found
 
     def __getitem__(self, step: int) -> dict[str, list]:
-        self.collator.epoch = step  # other events are left out of a row that comes again
-        return {"users": [self.collator([self.rows[int(row)] for row in rows]) for rows in self.drawn(step)]}
+        """Under `batches` those of a step, and under `rows` of each batch how many rows each of its users has."""
+        # Other events are left out of a row that comes again. Nobody may know which: rows are numbered over all users.
+        self.collator.epoch, self.collator.seed = step, self.secret
+        batches: list[list[np.ndarray]] = []
+        for own in sorted(self.drawn(step), key=lambda own: self.rows.lengths[own].max()):  # little padding
+            if not batches or sum(map(len, batches[-1])) + len(own) > self.together:
+                batches.append([])
+            batches[-1].append(own)
+        return {
+            "batches": [self.collator([self.rows[int(row)] for own in users for row in own]) for users in batches],
+            "rows": [[len(own) for own in users] for users in batches],
+        }
 
     def noise(self, step: int, device: torch.device) -> torch.Generator:
         """What draws a step's noise."""
         return torch.Generator(device).manual_seed(int(self._random(step, 1).integers(2**63)))
+
+    def seed(self, step: int) -> int:
+        """Of a step's dropout: a known one would tell who stood before whom."""
+        return int(self._random(step, 2).integers(2**63))
 
     def _random(self, step: int, use: int) -> np.random.Generator:
         return np.random.default_rng([self.secret, step, use])
@@ -205,97 +213,3 @@ class UserDraws(Dataset):
 def new_secret() -> int:
     """From the operating system."""
     return secrets.randbits(128)
-
-
-def add_clipped(sums: list[torch.Tensor], weights: Sequence[torch.nn.Parameter], clip: float) -> float:
-    """Add the gradients of the weights to the sums, scaled down where together they are longer than `clip`.
-
-    Returns:
-        Their length before.
-    """
-    found = [(total, weight.grad) for total, weight in zip(sums, weights, strict=True) if weight.grad is not None]
-    length = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for _, part in found])))
-    if math.isfinite(length):  # else the user counts as nothing
-        scale = min(clip / length, 1.0) if length else 1.0
-        for total, part in found:
-            total.add_(part, alpha=scale)
-    return length
-
-
-def refuse_unprotected(experiment: Experiment) -> None:
-    """InputError where a setting reads the same users past the noise, or the accounting would not hold."""
-    if experiment.finetuning.privacy is None:
-        return
-    if importlib.util.find_spec("opacus") is None:
-        raise InputError("finetuning.privacy needs Opacus", "install the extra `privacy`: pip install -e '.[privacy]'")
-    for setting, wrong, why, remedy in _refused(experiment):
-        if wrong:
-            raise InputError(f"finetuning.privacy does not hold with {setting}, as {why}", remedy, setting=setting)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("finetuning.privacy trains in one process", "launch it without accelerate's several processes")
-
-
-def _refused(experiment: Experiment) -> list[tuple[str, bool, str, str]]:
-    """Settings, whether they are wrong here, why, and what to do."""
-    training, finetuning, start = experiment.training, experiment.finetuning, experiment.model.name_or_path
-    of_histories = start is not None and ((Path(start) / TASK).is_file() or bool(read_pretraining_log(Path(start))))
-    without, chosen = "the same users without noise", "validation labels choose the best checkpoint"
-    last = "give --training.load_best_model_at_end false --training.save_strategy no"
-    made = "EventScribe made these weights of histories, which may be those of the same users"
-    drawn = "which rows it takes of one user depends on the others"
-    optimizer = str(getattr(training["optim"], "value", training["optim"]))
-    accumulated = training["gradient_accumulation_steps"] != 1
-    return [
-        ("pretraining.max_steps", experiment.pretraining.max_steps > 0, f"pretraining reads {without}", "set it to 0"),
-        ("finetuning.teacher", finetuning.teacher > 0, f"a teacher is fitted to {without}", "set it to 0"),
-        (
-            "finetuning.class_weights",
-            finetuning.class_weights != "none",
-            "class weights are scaled by the counts of the labels",
-            "leave it at none",
-        ),
-        (
-            "finetuning.reweigh",
-            finetuning.reweigh is not None,
-            "its weights are made of the counts of the labels",
-            "leave it out",
-        ),
-        ("finetuning.max_train_examples", finetuning.max_train_examples is not None, drawn, "leave it out"),
-        ("finetuning.labelled_users", finetuning.labelled_users is not None, drawn, "leave it out"),
-        ("seeds", len(experiment.seeds) > 1, "each seed spends epsilon anew", "give one"),
-        ("training.load_best_model_at_end", training["load_best_model_at_end"], chosen, last),
-        ("training.save_strategy", training["save_strategy"] == "best", chosen, "give no or steps"),
-        (
-            "training.max_steps",
-            training["max_steps"] < 0,
-            "the noise is chosen by the number of steps",
-            "give it instead of num_train_epochs",
-        ),
-        (
-            "training.gradient_accumulation_steps",
-            accumulated,
-            "a step has one batch of users, however large",
-            "leave it at 1",
-        ),
-        (
-            "training.auto_find_batch_size",
-            training["auto_find_batch_size"],
-            "the noise is chosen by the size of the batch",
-            "leave it out",
-        ),
-        (
-            "training.optim",
-            re.search("lomo|layerwise", optimizer) is not None,
-            "it takes its steps before there is noise",
-            "choose adamw_torch",
-        ),
-        ("training.deepspeed", bool(training["deepspeed"]), "DeepSpeed makes the gradients itself", "leave it out"),
-        ("training.fp16", training["fp16"], "gradients are clipped as they are", "train in bf16 or float32"),
-        ("model.name_or_path", of_histories, made, "start from public weights, or from scratch"),
-    ]
-
-
-def refuse_arguments(arguments: TrainingArguments) -> None:
-    """InputError where the machine, and not the config, stands against it."""
-    if arguments.n_gpu > 1:
-        raise InputError("finetuning.privacy trains on one GPU", "set CUDA_VISIBLE_DEVICES to one of them")

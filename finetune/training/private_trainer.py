@@ -2,18 +2,26 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.checked_json import read_json
+from data_prep.facts import Manifest
 from data_prep.files import write_whole
+from data_prep.prepared import read_split
+from finetune.config import Experiment
+from finetune.model.objective import Objective
 from finetune.training.batching import Collator
-from finetune.training.privacy import Mechanism, UserDraws, add_clipped, new_secret
+from finetune.training.per_user import add_clipped, gradients_of_users, hooks_on, positions, rows_together
+from finetune.training.privacy import Mechanism, UserDraws, new_secret
+from finetune.training.privacy_rules import not_covered, refuse_arguments
 from finetune.training.trainer import LengthGroupedTrainer
 
 STATE = "privacy.json"  # in a checkpoint: the secret of the draws, and what the accountant has counted
@@ -41,7 +49,10 @@ class PrivateTrainer(LengthGroupedTrainer):
         self.args.max_grad_norm = 0.0
         self.mechanism, self.accountant, self.not_covered = mechanism, mechanism.accountant(), not_covered
         assert isinstance(self.data_collator, Collator)
-        self.draws = UserDraws(self.train_dataset, users, mechanism, new_secret(), self.data_collator)
+        settings = (self.args.torch_compile, self.args.gradient_checkpointing, self.args.activation_checkpointing)
+        together = 1 if any(settings) else rows_together(self.model)
+        self.hooks = hooks_on(self.model) if together > 1 else None
+        self.draws = UserDraws(self.train_dataset, users, mechanism, new_secret(), self.data_collator, together)
 
     def get_train_dataloader(self) -> DataLoader:
         """One entry a step."""
@@ -59,15 +70,17 @@ class PrivateTrainer(LengthGroupedTrainer):
         throughput, settings = self.clock(), self.mechanism.settings
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         sums, losses = [torch.zeros_like(weight) for weight in weights], []
-        for batch in inputs["users"]:
-            batch = self._prepare_inputs(batch)
+        torch.manual_seed(self.draws.seed(self.state.global_step))
+        for batch, rows in zip(inputs["batches"], inputs["rows"], strict=True):
+            batch = cast(dict[str, torch.Tensor], self._prepare_inputs(batch))
             throughput.count(batch)
             model.zero_grad()
-            with self.compute_loss_context_manager():
-                loss = cast(torch.Tensor, self.compute_loss(model, batch))
-            loss.backward()
-            add_clipped(sums, weights, settings.clip)
-            losses.append(loss.detach())
+            losses += self._backward(model, batch, rows)
+            if self.hooks is None:
+                gradients = [None if weight.grad is None else weight.grad[None] for weight in weights]
+            else:
+                gradients = gradients_of_users(weights, rows)
+            add_clipped(sums, gradients, settings.clip)
         generator = self.draws.noise(self.state.global_step, self.args.device)
         deviation = self.mechanism.noise_multiplier * settings.clip
         for weight, total in zip(weights, sums, strict=True):
@@ -75,6 +88,23 @@ class PrivateTrainer(LengthGroupedTrainer):
             weight.grad = (total + deviation * noise) / self.mechanism.expected
         self.accountant.step(noise_multiplier=self.mechanism.noise_multiplier, sample_rate=self.mechanism.sample_rate)
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self.args.device)
+
+    def _backward(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], rows: list[int]) -> list[torch.Tensor]:
+        """One pass over the rows of some users; the loss of each, which reads her own rows alone."""
+        assert self.compute_loss_func is not None
+        labels = batch.pop("labels")
+        if self.hooks is not None:
+            batch["position_ids"] = positions(batch)
+        with self.compute_loss_context_manager():
+            logits = model(**batch).logits
+            own = zip(logits.split(rows), labels.split(rows), strict=True)
+            losses = [self.compute_loss_func({"logits": one}, said) for one, said in own]
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Full backward hook is firing"
+            )  # of embeddings: token ids have no gradient
+            torch.stack(losses).sum().backward()
+        return [loss.detach() for loss in losses]
 
     def facts(self) -> dict:
         """What was spent; see `Mechanism.facts`."""
@@ -93,6 +123,27 @@ class PrivateTrainer(LengthGroupedTrainer):
         )
         self.draws.secret = int(state["secret"], 16)
         self.accountant.history = [(noise, rate, int(steps)) for noise, rate, steps in state["history"]]
+
+
+def privacy_of(
+    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest, objective: Objective
+) -> dict[str, Any]:
+    """What PrivateTrainer needs beside the rest, of which a line tells."""
+    refuse_arguments(arguments)
+    privacy = experiment.finetuning.privacy
+    assert privacy is not None, "as it was asked for"
+    ids = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"])["user_id"]
+    names, users = np.unique(ids.to_numpy(), return_inverse=True)
+    threshold, expected = objective.task == "binary", arguments.per_device_train_batch_size
+    mechanism = Mechanism.of(privacy, len(names), expected, arguments.max_steps, threshold)
+    print(
+        f"privacy: {len(names):,} users, {mechanism.expected:g} a step on average, noise multiplier "
+        f"{mechanism.noise_multiplier:.3f} for epsilon {privacy.epsilon:g} and delta {privacy.delta:g}"
+        + (f", of which {mechanism.threshold_epsilon:g} for the threshold" if mechanism.threshold_epsilon else "")
+    )
+    said = not_covered(experiment, manifest)
+    print(f"privacy: not covered are {'; '.join(said)}")
+    return {"mechanism": mechanism, "users": users, "not_covered": said}
 
 
 def a_hexadecimal(content: Any) -> bool:

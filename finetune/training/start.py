@@ -1,11 +1,18 @@
 """Where the weights of a run come from: its own pretraining, a checkpoint, or nowhere."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.facts import Manifest
+from data_prep.given_schema import vocabulary
+from data_prep.prepared import split_texts
+from data_prep.serializer import EventSerializer
 from finetune.config import Experiment
 from finetune.effects import pretraining_settings, with_effect
+from finetune.model.tokens import CHUNK
 from finetune.runs import TASK, read_pretraining_log, read_task
 
 
@@ -33,6 +40,17 @@ def starting_point(experiment: Experiment, manifest: Manifest) -> str | Path | N
             "run scripts/pretrain.py with the same arguments first",
         )
     return folder
+
+
+def word_texts(experiment: Experiment, splits: Sequence[str]) -> Iterator[pa.Array]:
+    """Texts that have every word that a tokenizer of words is to know: those of some splits, or with text.schema one
+    text of all that it can write, so that no word tells of these users."""
+    if experiment.text.schema is not None:
+        words = vocabulary(EventSerializer.from_pretrained(experiment.data_folder))
+        yield pa.array([" ".join(words)], pa.large_string())
+        return
+    for split in splits:
+        yield from split_texts(experiment.data_folder, split, experiment.finetuning.max_train_examples, CHUNK)[1]
 
 
 def refuse_later(start: Path, manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ from data_prep.config import settings_of
 from data_prep.cutoffs import SPLITS
 from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
-from data_prep.prepared import Limit, column_array, prepared_for, read_split, split_texts
+from data_prep.prepared import Limit, column_array, prepared_for, read_split
 from data_prep.serializer import EventSerializer
 from finetune.config import Experiment
 from finetune.effects import weight_settings
@@ -40,7 +40,7 @@ from finetune.model.modeling import BudgetCallback, build_classifier, compile_la
 from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others, word_tokenizer
-from finetune.model.tokens import CHUNK, tokens_of_split
+from finetune.model.tokens import tokens_of_split
 from finetune.runs import (
     BACKTESTS,
     EXPLANATION,
@@ -65,11 +65,11 @@ from finetune.training.checkpoints import (
     starts_anew,
     trained,
 )
-from finetune.training.privacy import Mechanism, not_covered, refuse_arguments, refuse_unprotected
-from finetune.training.private_trainer import PrivateTrainer
+from finetune.training.privacy_rules import refuse_unprotected
+from finetune.training.private_trainer import PrivateTrainer, privacy_of
 from finetune.training.rehearsal import rehearse
 from finetune.training.reweighing import refuse_reweighing, reweighed
-from finetune.training.start import starting_point
+from finetune.training.start import starting_point, word_texts
 from finetune.training.teacher import taught
 from finetune.training.teacher_model import refuse_teacher, taught_by_model
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
@@ -84,6 +84,7 @@ TASK_FACTS = (
     "log",
     "text_columns",
     "attributes",
+    "schema",
     "content_hash",
 )
 
@@ -99,7 +100,7 @@ def train(
 
     Args:
         experiment: The settings.
-        words: Of the tokenizer of a model from scratch; None takes those of the training texts.
+        words: Of the tokenizer of a model from scratch; None takes those of the training texts, or of text.schema.
         callbacks: Of the Trainer, beside its own.
 
     Returns:
@@ -184,8 +185,7 @@ def build_trainer(
     labels, scale, facts = _learned(experiment, arguments, manifest, objective, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
-    _, texts = split_texts(folder, "train", experiment.finetuning.max_train_examples, CHUNK)
-    tokenizer, unknown = _tokenizer(experiment, start, texts, words)
+    tokenizer, unknown = _tokenizer(experiment, start, word_texts(experiment, ["train"]), words)
     steps = _steps(arguments, len(labels["train"]))
     model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors, unknown)
     # Read when the model scores; to others it is an unknown entry that they leave alone.
@@ -195,14 +195,19 @@ def build_trainer(
         "pooling": experiment.model.pooling,
         "base": weights_hash(start) if experiment.model.peft and start is not None else None,
     }
-    packs = packs_on(model, arguments, experiment.model.pooling)  # before the layers are compiled
+    # Before the layers are compiled; where users are told apart, each row stays by itself.
+    packs = not private and packs_on(model, arguments, experiment.model.pooling)
     if experiment.training["torch_compile"]:
         compile_layers(model)
     with arguments.main_process_first(local=False):
         tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
     data = {split: tokens[split].labelled(labels[split]) for split in tokens}
     collator = Collator(batches_for(model, tokenizer), experiment.finetuning.event_dropout, arguments.seed)
-    kind = partial(PrivateTrainer, **_mechanism(experiment, arguments, objective)) if private else LengthGroupedTrainer
+    kind = (
+        partial(PrivateTrainer, **privacy_of(experiment, arguments, manifest, objective))
+        if private
+        else LengthGroupedTrainer
+    )
     trainer = kind(
         packs=packs,
         model=model,
@@ -236,22 +241,6 @@ def _tokenizer(
     if start is None or experiment.pretraining.max_steps:
         return build_tokenizer(start, texts, experiment.model.max_tokens), []
     return mapped_tokenizer(start, texts, experiment.model.max_tokens, adapter=experiment.model.peft is not None)
-
-
-def _mechanism(experiment: Experiment, arguments: TrainingArguments, objective: Objective) -> dict[str, Any]:
-    """What PrivateTrainer needs beside the rest."""
-    refuse_arguments(arguments)
-    privacy = experiment.finetuning.privacy
-    assert privacy is not None, "as it was asked for"
-    ids = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"])["user_id"]
-    names, users = np.unique(ids.to_numpy(), return_inverse=True)
-    mechanism = Mechanism.of(privacy, len(names), arguments.per_device_train_batch_size, arguments.max_steps)
-    print(
-        f"privacy: {len(names):,} users, {mechanism.expected:g} a step on average, noise multiplier "
-        f"{mechanism.noise_multiplier:.3f} for epsilon {privacy.epsilon:g} and delta {privacy.delta:g}"
-    )
-    more = not_covered(experiment, values=objective.task == "value")
-    return {"mechanism": mechanism, "users": users, "not_covered": more}
 
 
 def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:
@@ -357,7 +346,8 @@ def _learned(
                 said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
         log = on_log_scale(settings.log_scale, settings.value_loss, labels["train"])
-        scale = Scale.fit(labels["train"], log)
+        scale, given = Scale.fit(labels["train"], log), settings.value_scale
+        scale = scale if given is None else replace(scale, mean=given.mean, deviation=given.deviation)
         labels = {split: scale.learned(values) for split, values in labels.items()}
         said = None if said is None else scale.learned(said)
     if said is not None:

@@ -122,7 +122,7 @@ def test_another_log_or_other_texts_are_refused(sites, counts):
     with pytest.raises(InputError, match="other settings of `text`"):
         prepare("x", site.data, site.task, replace(site.text, max_events=3), schema=made)
     other = replace(made.features, types=made.features.types | {"amount": "VARCHAR"})
-    with pytest.raises(InputError, match="column 'amount' is DOUBLE here and VARCHAR in the shared schema"):
+    with pytest.raises(InputError, match="column 'amount' is DOUBLE here and VARCHAR in the given schema"):
         prepare("x", site.data, site.task, site.text, schema=EventSerializer(made.config, other, made.fields))
 
 

@@ -74,7 +74,10 @@ def test_pretraining_runs_with_the_settings_that_the_table_says(tiny, tmp_path):
 def test_what_earlier_versions_wrote_down_is_read_by_its_new_names():
     old = {"evaluation.patience": "3", "training.logging_nan_inf_filter": "True", "text.style": "words"}
     named = {"finetuning.patience": "3", "text.style": "words"}
-    added = {f"finetuning.{name}": "None" for name in ("labelled_users", "privacy", "reweigh", "teacher_model")}
+    added = {
+        f"finetuning.{name}": "None"
+        for name in ("labelled_users", "privacy", "reweigh", "teacher_model", "value_scale")
+    }
     added["finetuning.labelled_draw"] = "0"
     assert with_effect(old) == named | added
     assert with_effect(named | {"finetuning.labelled_users": "9"})["finetuning.labelled_users"] == "9"

