@@ -1,5 +1,6 @@
 """Seeded damage to the files that are read back: what a bad disk, an older version or a forger may make of one."""
 
+import io
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -29,18 +30,42 @@ def mutated(content: bytes, kind: str, seed: object) -> bytes:
 
     Args:
         content: Of the file.
-        kind: json, jsonl, yaml or bytes: how much of it is understood. Any file may lose or change bytes, too.
+        kind: json, jsonl, yaml, torch or bytes: how much of it is understood. Any file may lose or change bytes, too.
         seed: Another one gives another damage.
     """
     draw = random.Random(f"{seed}")
     if kind == "bytes" or draw.random() < 0.15:
         return draw.choice(BYTES)(content, draw)
+    if kind == "torch":
+        return _saved(content, draw)
     if kind == "jsonl":
         lines = content.decode().splitlines() or ["{}"]
         place = draw.randrange(len(lines))
         lines[place] = _changed(json.loads(lines[place]), draw)
         return "\n".join(lines).encode() + b"\n"
     return _changed(READ[kind](content.decode()), draw).encode("utf-8", "surrogatepass")
+
+
+def _saved(content: bytes, draw: random.Random) -> bytes:
+    """What torch.save makes of the content with one to three changes."""
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    with safe_globals():
+        root = {"": torch.load(io.BytesIO(content), weights_only=True)}
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        container, key = draw.choice(list(_places(root)))
+        value = container[key]
+        if isinstance(value, torch.Tensor) and draw.random() < 0.7:
+            flat = value.reshape(-1)
+            container[key] = draw.choice(
+                [value.double(), flat[:1], flat * float("nan"), -flat, flat.repeat(3), flat.int()]
+            )
+        else:
+            draw.choice([change for change in CHANGES if change is not _put_literal])(container, key, draw, [])
+    made = io.BytesIO()
+    torch.save(root.get(""), made)
+    return made.getvalue()
 
 
 def _yaml(text: str) -> Any:
@@ -96,7 +121,7 @@ def _delete(container: Any, key: Any, draw: random.Random, holes: list[str]) -> 
 
 def _rename(container: Any, key: Any, draw: random.Random, holes: list[str]) -> None:
     if isinstance(container, dict) and key != "":
-        container[str(draw.choice(["x", "", f"{key}2", key.upper(), "a.b", "\0", "'; --", "y" * 5000]))] = (
+        container[str(draw.choice(["x", "", f"{key}2", f"{key}".upper(), "a.b", "\0", "'; --", "y" * 5000]))] = (
             container.pop(key)
         )
 

@@ -6,6 +6,7 @@ takes longer than SECONDS, and no memory beyond MEMORY. It works on the committe
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep import InputError
+from tests import more_files
 from tests.mutations import mutated
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def lay_out() -> None:
     causes = [{"cause": "few purchases", "users": 50, "score_change": 0.1, "raises": "a", "lowers": None}] * 3
     (RUN / "explanation.json").write_text(json.dumps({"causes": causes}))
     Path("watched.json").write_text(json.dumps({"audit": "tiny"}))
+    more_files.lay_out(_experiment())
     _experiment()  # before its file is damaged
 
 
@@ -115,6 +118,7 @@ def readers() -> list[Reader]:
         Reader(Path("runs/registry.jsonl"), "jsonl", _registered),
         Reader(Path("best.yaml"), "yaml", _parsed, tried=20),
         Reader(Path("watched.json"), "json", _replaced),
+        *(Reader(*file, tried=2 if file[3] < 1 else 4) for file in more_files.readers()),
     ]
 
 
@@ -339,7 +343,13 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="*", default=[], help="Files whose path has one of these.")
     parser.add_argument("--start", type=int, default=0, help="The first seed.")
     given = parser.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    os.environ |= {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         lay_out()
+        gc.freeze()  # the Trainer collects at each end, which takes longer than all else
         campaign(given.mutations, given.only, given.start)

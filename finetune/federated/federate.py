@@ -80,7 +80,7 @@ def federate(
             connection.close()
         for process in processes:
             process.join(ENDING)
-            process.terminate()  # of a site that hangs
+            process.kill()  # a site that hangs; one that is stopped would not hear SIGTERM
     if pooled:
         taking_part = [experiment for experiment in experiments if experiment.name in found["sites"]]
         found["sites"] |= pooled_figures(taking_part, plan)

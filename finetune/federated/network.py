@@ -1,12 +1,13 @@
-"""Sites of other machines: connections over TCP that know a secret. Nothing on the way is encrypted."""
+"""Connections that are cut in time; those to other machines know a secret. Nothing on the way is encrypted."""
 
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge, wait
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge, wait
 from queue import Queue
-from threading import Thread, Timer
+from threading import Event, Thread, Timer
 
 from data_prep import InputError
 
@@ -44,39 +45,66 @@ def accepted(address: str, sites: int) -> list[Connection]:
 
 def _greet(connection: Connection, who: str, key: bytes, known: Queue[Connection]) -> None:
     """Ask for the secret, as multiprocessing's own Listener does."""
-    limit = Timer(GREETING, _cut, [connection])
-    limit.daemon = True
-    limit.start()
     try:
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
+        with cut_after(connection, GREETING):
+            deliver_challenge(connection, key)
+            answer_challenge(connection, key)
     except (AuthenticationError, EOFError, OSError) as error:
         print(f"turned away {who}: {type(error).__name__}", flush=True)
-        limit.cancel()
         connection.close()
         return
-    limit.cancel()
     known.put(connection)
 
 
-def _cut(connection: Connection) -> None:
-    """Wake whoever reads from it."""
+@contextmanager
+def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """Cut a connection where the block takes longer, also in the middle of a message.
+
+    Raises:
+        TimeoutError: It has been cut, which the block sees as an EOFError or another OSError.
+    """
+    late = Event()
+    limit = Timer(seconds, _cut, [connection, late])
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        limit.cancel()
+
+
+def _cut(connection: Connection, late: Event) -> None:
+    """Wake whoever reads from it or writes to it."""
+    late.set()
     with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)
 
 
 def joined(address: str) -> Connection:
-    """A connection to the server at HOST:PORT.
+    """A connection to the server at HOST:PORT, which is given up where its machine is gone.
 
     Raises:
-        InputError: No address, no secret or another one than the server's, or no server.
+        InputError: No address, no secret or another one than the server's, or no server that answers in GREETING
+            seconds.
     """
+    place, key = _parsed(address), _key()
     try:
-        return Client(_parsed(address), authkey=_key())
+        end = socket.create_connection(place, GREETING)
+        end.settimeout(None)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(end.detach())
+        with cut_after(connection, GREETING):
+            answer_challenge(connection, key)
+            deliver_challenge(connection, key)
     except AuthenticationError as error:
         raise InputError(f"the server at {address} has another {KEY}", "give both the same") from error
     except (OSError, EOFError) as error:
         raise InputError(f"there is no server at {address}", "start it first", setting="--join") from error
+    return connection
 
 
 def _parsed(address: str) -> tuple[str, int]:

@@ -1,12 +1,13 @@
 """The server's part: it agrees on a schema, averages the weights of the sites round by round, and sees no event."""
 
 import math
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 from data_prep import InputError
@@ -15,6 +16,7 @@ from data_prep.serializer import EventSerializer
 from data_prep.shared_schema import check_counts, read_schema, shared_schema
 from finetune.federated.averaging import average, capped, sound, within_bound
 from finetune.federated.messages import FIGURES, HELLO, ROUND, WORDS, Weights, known_figures, receive, send
+from finetune.federated.network import cut_after
 from finetune.measures import LOWER_IS_BETTER, MAIN
 from finetune.model.tokenization import MOST_WORDS
 
@@ -28,7 +30,7 @@ class Plan:
         rounds: How often the weights are averaged.
         proximal: Of FedProx (Li et al., 2020); 0 is FedAvg.
         norm_bound: See `within_bound`.
-        timeout: Seconds that a site may take for an answer.
+        timeout: Seconds that a site may take for an answer, from the first wait to the last byte.
     """
 
     name: str
@@ -58,31 +60,51 @@ class Members:
 
     def gather(self, holds: dict[str, Any]) -> dict[str, tuple[dict[str, Any], Weights]]:
         """A message of each site, in the order of the sites; one that is not as `check` asks makes its site leave."""
-        waiting, found, end = {site.connection: site for site in self.sites}, {}, time.monotonic() + self.timeout
-        while waiting:
-            ready = wait(list(waiting), max(end - time.monotonic(), 0))
-            for connection in ready or list(waiting):
-                site = waiting.pop(connection)  # pyright: ignore[reportArgumentType]  # only connections are waited for
-                if not ready:
-                    self.leave(site.name, f"it has not answered for {self.timeout:g} s")
-                    continue
-                try:
-                    content, weights = receive(site.connection)
-                    check(Path(f"what {site.name} sent"), content, holds, "it is left out")
-                    found[site.name] = content, weights
-                except (EOFError, OSError):
-                    self.leave(site.name, "it is gone")
-                except InputError as error:
-                    self.leave(site.name, str(error))
+
+        def hear(site: Site) -> tuple[dict[str, Any], Weights]:
+            content, weights = receive(site.connection)
+            check(Path(f"what {site.name} sent"), content, holds, "it is left out")
+            return content, weights
+
+        found = self._with_each(hear)
         return {site.name: found[site.name] for site in self.sites}
 
     def tell(self, content: dict[str, Any], weights: Weights | None = None) -> None:
         """The same message to every site."""
-        for site in list(self.sites):
+        self._with_each(lambda site: send(site.connection, content, weights))
+
+    def _with_each(self, speak: Callable[[Site], Any]) -> dict[str, Any]:
+        """What comes of a message with each site, all at once, so that a site that stalls within it holds up no other.
+
+        A site that is gone, breaks the rules, or has not come to the end of its message after `timeout` leaves.
+        """
+        done: Queue[tuple[Site, Any]] = Queue()
+
+        def attempt(site: Site) -> None:
             try:
-                send(site.connection, content, weights)
-            except OSError:
+                with cut_after(site.connection, self.timeout):
+                    done.put((site, speak(site)))
+            except Exception as error:  # is raised or told where all come together
+                done.put((site, error))
+
+        asked, found = list(self.sites), {}
+        for site in asked:
+            Thread(target=attempt, args=(site,), daemon=True).start()
+        for _ in asked:
+            site, said = done.get()
+            if isinstance(said, TimeoutError):
+                self.leave(site.name, f"it has not answered for {self.timeout:g} s")
+            elif isinstance(said, InputError):
+                self.leave(site.name, str(said))
+            elif isinstance(said, EOFError | OSError):
                 self.leave(site.name, "it is gone")
+            elif isinstance(said, MemoryError):
+                self.leave(site.name, "its message does not fit into memory")
+            elif isinstance(said, Exception):
+                raise said
+            else:
+                found[site.name] = said
+        return found
 
     def leave(self, name: str, why: str) -> None:
         """Go on without a site.

@@ -41,7 +41,7 @@ from finetune.hub.redaction import (
 )
 from finetune.model.calibration import Calibration
 from finetune.model.loading import load_classifier, merged
-from finetune.model.tokenization import first_line, name_for_others
+from finetune.model.tokenization import first_line, name_for_others, readable
 from finetune.runs import CALIBRATION, METRICS, TASK, read_task
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -214,7 +214,8 @@ def stage_dataset(folder: Path, data: Path | None, staged: Path, licence: str | 
     for name in (*files, SERIALIZER):
         (staged / name).symlink_to((data / name).resolve())  # they can be large
     _write_json(staged / MANIFEST, public_manifest(manifest))
-    card = DatasetCard((data / "README.md").read_text(encoding="utf-8"))
+    with readable(f"{data / 'README.md'} cannot be read", "run scripts/prepare.py again"):
+        card = DatasetCard((data / "README.md").read_text(encoding="utf-8"))
     card.data.license = licence  # pyright: ignore[reportAttributeAccessIssue] - its type is said to be a class
     card.text += f"{PSEUDONYMS}\n{licence_sentence(licence)}\n"
     card.save(staged / "README.md")

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from data_prep import InputError
 from finetune.model.encoding import backend
 from finetune.model.objective import Objective
 from finetune.model.tokenization import MOST_WORDS, SPECIAL, load_tokenizer, train_tokenizer
@@ -70,6 +71,12 @@ def _words(texts: Iterable[pa.Array], max_tokens: int) -> list[str]:
 def _with_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
     content = json.loads(backend(tokenizer).to_str())
     known = content["model"]["vocab"]
+    if sorted(known.values()) != list(range(len(known))):
+        raise InputError(
+            "the tokenizer of the weights to start from leaves numbers out, or gives one to two words",
+            "take the tokenizer that the model was trained with",
+            setting="model.name_or_path",
+        )
     new = [word for word in words if word not in known][: max(MOST_WORDS - len(known), 0)]
     if not new:
         return tokenizer, []

@@ -2,8 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
@@ -26,10 +24,10 @@ from data_prep import InputError
 from finetune.model.modeling import weights_hash
 from finetune.model.pooling import pool
 from finetune.model.safety import PICKLES, refuse_code, refuse_layers, refuse_listing
-from finetune.model.tokenization import encode, first_line
+from finetune.model.tokenization import PROBE, encode, first_line, readable
 from finetune.runs import check_config, check_tokenizer, refuse_untrained
 
-PROBE = ["", "a [SEP] gap=first \u00e9t\u00e9"]  # texts that any tokenizer of a model can take
+ANEW = "train again"
 
 
 def model_folder(name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None) -> Path:
@@ -112,10 +110,10 @@ def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:
     """The config, and of an adapter the folder or name of its base, whose weights are those of its training."""
     base, problem = None, f"{folder}: config.json or adapter_config.json cannot be read"
     if (folder / "adapter_config.json").is_file():
-        with _readable(problem):
+        with readable(problem, ANEW):
             base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
     refuse_layers(folder, folder if base is None else Path(base))
-    with _readable(problem):
+    with readable(problem, ANEW):
         # The config has the labels, which an adapter's base does not know.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_config(folder, config)
@@ -126,11 +124,11 @@ def _config(folder: Path) -> tuple[PreTrainedConfig, str | None]:
 
 
 def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTrainedModel:
-    problem, remedy = f"{folder}: the weights cannot be read", "train again"
+    problem, remedy = f"{folder}: the weights cannot be read", ANEW
     if base is not None and not (Path(base) / "config.json").is_file():
         problem = f"{folder} is an adapter of '{base}', which cannot be loaded"
         remedy = "put the base there, or publish the model merged"
-    with _readable(problem, remedy), warnings.catch_warnings():
+    with readable(problem, remedy), warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder if base is None else base,
@@ -157,7 +155,7 @@ def _weights(folder: Path, config: PreTrainedConfig, base: str | None) -> PreTra
 
 def _tokenizer(folder: Path, config: PreTrainedConfig, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     check_tokenizer(folder)
-    with _readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read"):
+    with readable(f"{folder}: tokenizer.json or tokenizer_config.json cannot be read", ANEW):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         known = model.get_input_embeddings().num_embeddings
         if tokenizer.pad_token is None or max(tokenizer.get_vocab().values()) >= known:
@@ -167,15 +165,3 @@ def _tokenizer(folder: Path, config: PreTrainedConfig, model: PreTrainedModel) -
             raise ValueError(f"model_max_length is {most:,}, and the model takes {takes:,} tokens")
         encode(tokenizer, PROBE)
     return tokenizer
-
-
-@contextmanager
-def _readable(problem: str, remedy: str = "train again") -> Iterator[None]:
-    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
-    try:
-        yield
-    except BaseException as error:
-        panics = type(error).__name__ == "PanicException"  # of the Rust of tokenizers, and no Exception
-        if not isinstance(error, Exception) and not panics:
-            raise
-        raise InputError(f"{problem} ({first_line(error)})", remedy) from error

@@ -215,6 +215,9 @@ def _encoder_config(start: str | Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(start, trust_remote_code=False)
     except Exception as error:  # of a damaged file transformers raises what it stumbles over
         raise _not_loaded(start, error) from error
+    named = config.architectures or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise _not_loaded(start, ValueError("architectures in its config.json are no names"))
     refuse_loaders(start, config)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
@@ -264,9 +267,10 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, start: str 
         InputError: The tokenizer has words that the model does not know.
     """
     known = cast(int, model.get_input_embeddings().num_embeddings)
-    if len(tokenizer) - len(words) > known:
+    needed = max(tokenizer.get_vocab().values()) + 1 - len(words)  # which are the last ones
+    if needed > known:
         raise InputError(
-            f"the tokenizer of '{start}' has {len(tokenizer) - len(words):,} words and the model {known:,}",
+            f"the tokenizer of '{start}' has {needed:,} words and the model {known:,}",
             "take the tokenizer that the model was trained with",
             setting="model.name_or_path",
         )

@@ -3,7 +3,8 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 MOST_WORDS = 30_000
+LARGEST_NUMBER = 10_000_000  # of a word of any encoder; tokenizers writes each number up to the largest one
+PROBE = ["", "a [SEP] gap=first \u00e9t\u00e9"]  # texts that any tokenizer of a model can take
 SPACE = re.compile(r"[^\S\x1c-\x1f]+")  # what tokenizers takes for white space
 
 
@@ -83,22 +86,36 @@ def name_for_others(folder: Path) -> None:
 
 def load_tokenizer(name_or_path: str | Path, max_tokens: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, cutting texts at `max_tokens` or at what the checkpoint takes, if that is less."""
-    try:
+    problem, setting = f"no tokenizer could be loaded from '{name_or_path}'", "model.name_or_path"
+    remedy = "check the name, or the network and the hub's login"
+    with readable(problem, remedy, setting):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:  # of a damaged file transformers raises what it stumbles over
-        raise InputError(
-            f"no tokenizer could be loaded from '{name_or_path}' ({first_line(error)})",
-            "check the name, or the network and the hub's login",
-            setting="model.name_or_path",
-        ) from error
     if not tokenizer.is_fast or tokenizer.pad_token is None:
         raise InputError(
             f"the tokenizer of '{name_or_path}' has no padding token or is not a fast one",
             "take the checkpoint of an encoder such as BERT",
-            setting="model.name_or_path",
+            setting=setting,
         )
-    tokenizer.model_max_length = min(max_tokens, tokenizer.model_max_length)
+    with readable(problem, remedy, setting):
+        if (largest := max(tokenizer.get_vocab().values())) > LARGEST_NUMBER:
+            raise ValueError(f"a word has the number {largest:,}")
+        if tokenizer.model_max_length < 1:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
+        tokenizer.model_max_length = min(max_tokens, int(tokenizer.model_max_length))
+        encode(tokenizer, PROBE)
     return tokenizer
+
+
+@contextmanager
+def readable(problem: str, remedy: str, setting: str = "") -> Iterator[None]:
+    """One sentence where transformers, peft or tokenizers cannot read a file: they raise what they stumble over."""
+    try:
+        yield
+    except BaseException as error:
+        panics = type(error).__name__ == "PanicException"  # of the Rust of tokenizers, and no Exception
+        if not isinstance(error, Exception) and not panics:
+            raise
+        raise InputError(f"{problem} ({first_line(error)})", remedy, setting) from error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list]:

@@ -36,6 +36,7 @@ from data_prep.side_tables import all_logs
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
 from finetune.model.loading import model_folder
+from finetune.model.tokenization import first_line
 from finetune.runs import whom
 from finetune.serving.classifier import EventClassifier, check_size, nobody
 from finetune.serving.top import refuse_lists, refuse_other, refuse_share, top_file, write_top
@@ -303,13 +304,26 @@ def _finish(
 
     The list comes before the parts are gone, so that a command that was stopped between writes it the next time.
     """
-    schema = pq.read_schema(_scores(work, parts[0]))
+    schema = _read(_scores(work, parts[0]), None).schema
     with pq.ParquetWriter(work / "all.parquet", schema, compression="zstd") as writer:
         for part in parts:
-            table = pq.read_table(_scores(work, part))
+            table = _read(_scores(work, part), schema)
             if len(table):
                 writer.write_table(table)
     take_place(work, output, task, cutoff, top, memory_limit)
+
+
+def _read(path: Path, schema: pa.Schema | None) -> pa.Table:
+    """The scores of a part; InputError where they are damaged, or not as those of the others."""
+    try:
+        table = pq.read_table(path)
+        if schema is not None and table.schema != schema:
+            raise ValueError("its columns are not those of the first part")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)})", f"delete {path.parent} and run the same command again"
+        ) from error
+    return table
 
 
 def take_place(

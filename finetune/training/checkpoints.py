@@ -14,11 +14,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from data_prep import InputError
-from data_prep.checked_json import MayLack
+from data_prep.checked_json import MayLack, Only, is_a, read_json
 from data_prep.files import files_hash, held, write_whole
 from data_prep.serializer import SERIALIZER
+from data_prep.shared_schema import a_count
 from finetune.config import Experiment
 from finetune.effects import weight_settings, with_effect
+from finetune.model.safety import refuse_code
+from finetune.model.tokenization import first_line
 from finetune.runs import (
     BACKTESTS,
     CHECKPOINTS,
@@ -46,7 +49,43 @@ from finetune.runs import (
 RUN_FOLDERS = (BACKTESTS, CHECKPOINTS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, START, SWEEP, TENSORBOARD)
 RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION_PAGE)
 OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
+ANEW = "start anew with --training.resume_from_checkpoint false"
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate
+
+
+def a_logged_value(content: object) -> bool:
+    """A number, which may be infinite as a gradient's norm may, or null."""
+    return content is None or (isinstance(content, float) or is_a(content, int))
+
+
+# The Trainer calls the constructors of callbacks with what stands in trainer_state.json, and sets any attribute of
+# theirs: only those that our checkpoints have are let through.
+STATE_HOLDS = {
+    "global_step": a_count,
+    "epoch": float,
+    "train_batch_size": MayLack(int),
+    "num_input_tokens_seen": a_count,
+    "total_flos": float,
+    "best_metric": MayLack(float),
+    "best_global_step": MayLack(a_count),
+    "best_model_checkpoint": MayLack(str),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), MayLack(float)),
+    "log_history": [{"step": a_count, str: a_logged_value}],
+    "stateful_callbacks": Only(
+        {
+            "Clock": MayLack(Only({"args": Only(), "attributes": Only({"before": float})})),
+            "EarlyStoppingCallback": MayLack(
+                Only(
+                    {
+                        "args": Only({"early_stopping_patience": int, "early_stopping_threshold": float}),
+                        "attributes": Only({"early_stopping_patience_counter": int}),
+                    }
+                )
+            ),
+            "TrainerControl": Only({"args": {str: bool}, "attributes": Only()}),
+        }
+    ),
+}
 
 
 def starts_anew(setting: str | None) -> bool:
@@ -142,6 +181,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
         if not _is_whole(Path(given), arguments.save_only_model):
             raise InputError(f"no complete checkpoint in {given}", setting="training.resume_from_checkpoint")
         _refuse_other_origin(Path(given).parent, made_by(Path(given).parent), origin)
+        refuse_strange(Path(given))
         return given
     earlier = made_by(folder)
     if not given and earlier.get("finished", True):
@@ -152,6 +192,7 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     while checkpoints:
         checkpoint = checkpoints.pop()
         if _is_whole(checkpoint, arguments.save_only_model):
+            refuse_strange(checkpoint)
             print(f"continuing from {checkpoint}")
             return str(checkpoint)
         what = "the one before it is taken" if checkpoints else "and there is none before it"
@@ -159,6 +200,25 @@ def checkpoint_to_resume(arguments: TrainingArguments, origin: dict) -> str | No
     if given:
         raise InputError(f"no complete checkpoint in {folder}", setting="training.resume_from_checkpoint")
     return None
+
+
+def refuse_strange(checkpoint: Path) -> None:
+    """Let pass a checkpoint that runs no code when it is continued, whoever wrote it.
+
+    The optimizer, the scheduler and the random states are pickles, of which the Trainer loads weights alone. What lies
+    in folders are shards (DeepSpeed, or FSDP with SHARDED_STATE_DICT), which PyTorch reads without such a bound.
+
+    Raises:
+        InputError: Shards, weights as a pickle alone, or a trainer_state.json that holds something else than ours.
+    """
+    shards = next((path for path in sorted(checkpoint.iterdir()) if path.is_dir()), None)
+    if shards:
+        raise InputError(
+            f"{shards} holds shards, which are pickles and could run code, so that no training continues from them",
+            f"save with FULL_STATE_DICT, as configs/accelerate/fsdp2.yaml does, or {ANEW}",
+        )
+    refuse_code(checkpoint)
+    read_json(checkpoint / "trainer_state.json", STATE_HOLDS, ANEW)
 
 
 def _step(checkpoint: Path) -> int:
@@ -198,14 +258,14 @@ class _Moved(TrainerCallback):
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self.weights, self.before = weights, [weight.detach().clone() for weight in weights]
-        self.seen = self.any = False
+        self.steps, self.any = 0, False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> None:
         """Look until one has moved."""
+        self.steps += 1
         if not self.any and self.weights:
-            self.seen = True
             pairs = zip(self.before, self.weights, strict=True)
             self.any = any((new.detach().to(old.device) - old).abs().max() >= UNCHANGED for old, new in pairs)
 
@@ -245,7 +305,7 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
         The seconds of the training, of one that continues those before it too.
 
     Raises:
-        InputError: Nothing was learned; the checkpoints are gone.
+        InputError: Nothing was learned; the checkpoints are gone. Or not even a step can be made from `resume`.
     """
     model, folder = trainer.model, trainer.args.output_dir
     assert model is not None
@@ -257,8 +317,15 @@ def trained(trainer: Trainer, resume: str | None, section: str) -> float:
     moved = _Moved(kept)
     trainer.add_callback(moved)
     trainer.add_callback(Clock())
-    trainer.train(resume_from_checkpoint=resume)
-    if moved.seen and not moved.any:
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if resume is None or moved.steps:
+            raise
+        raise InputError(f"training cannot continue from {resume} ({first_line(error)})", ANEW) from error
+    if kept and moved.steps and not moved.any:
         if trainer.is_world_process_zero():
             shutil.rmtree(folder)
         raise InputError(

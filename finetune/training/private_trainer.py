@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from data_prep import InputError
-from data_prep.checked_json import read_json
+from data_prep.checked_json import is_a, read_json
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.prepared import read_split
@@ -117,7 +117,7 @@ class PrivateTrainer(LengthGroupedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        holds = {"secret": a_hexadecimal, "history": [[float]]}
+        holds = {"secret": a_hexadecimal, "history": [noised_steps]}
         state = read_json(
             Path(resume_from_checkpoint) / STATE, holds, "start anew: --training.resume_from_checkpoint false"
         )
@@ -149,6 +149,14 @@ def privacy_of(
 def a_hexadecimal(content: Any) -> bool:
     """Of 128 bits."""
     return isinstance(content, str) and re.fullmatch("[0-9a-f]{1,32}", content) is not None
+
+
+def noised_steps(content: Any) -> bool:
+    """A noise multiplier, the share of the users in a step, and how many steps."""
+    if not isinstance(content, list) or len(content) != 3 or not all(is_a(number, float) for number in content):
+        return False
+    noise, rate, steps = content
+    return 1e-3 <= noise <= 1e6 and 0 < rate <= 1 and 1 <= steps <= 10**9 and int(steps) == steps
 
 
 def _only(parts: list[dict]) -> dict:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.cutoffs import split_file
 from data_prep.facts import Manifest
-from data_prep.files import replacing
+from data_prep.files import files_hash, replacing
 from data_prep.prepared import Limit, column_array, opened, read_split, sampled
 from finetune.baselines.estimators import (
     LOGISTIC_GRID,
@@ -39,8 +39,9 @@ from finetune.baselines.fit import SMALL, feature_rows
 from finetune.baselines.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 from finetune.model.objective import EDGE, Objective, log_odds
 
-VERSION = 4  # of what the teacher is; scores of another one are made anew
+VERSION = 5  # of what the teacher is; scores of another one are made anew
 FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute that it saves
+SCORES, CHECKSUM = "scores.npy", "checksum"
 FOLDS = 5
 MAX_ROWS = 200_000  # of one fit; more take long and change little
 SEED = 0  # of folds and fits, the same for all seeds of a run
@@ -67,7 +68,9 @@ def taught(folder: Path, manifest: Manifest, objective: Objective, limit: Limit,
     stat = (Path(folder) / split_file("train")).stat()
     key = repr((VERSION, manifest["content_hash"], stat.st_size, stat.st_mtime_ns, limit, value_loss))
     made = Path(folder) / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if not made.is_dir():
+    if not _is_whole(made):
+        if made.is_dir():
+            print(f"warning: {made} is damaged and is made anew")
         pairs = objective.task == "propensity"
         names = pair_columns(manifest) if pairs else manifest["aggregates"]
         table = read_split(folder, "train", limit, [*names, "user_id", "label"])
@@ -80,8 +83,17 @@ def taught(folder: Path, manifest: Manifest, objective: Objective, limit: Limit,
         parts = f"{share:.0%} boosting and {1 - share:.0%} regression"
         print(f"teacher: {parts}, {said} on training users that it had not seen")
         with replacing(made) as unfinished:
-            np.save(unfinished / "scores.npy", scores)
-    return np.load(made / "scores.npy")
+            np.save(unfinished / SCORES, scores)
+            (unfinished / CHECKSUM).write_text(files_hash([unfinished / SCORES]), encoding="utf-8")
+    return np.load(made / SCORES)
+
+
+def _is_whole(made: Path) -> bool:
+    """Whether the scores lie there as they were written."""
+    try:
+        return (made / CHECKSUM).read_bytes() == files_hash([made / SCORES]).encode()
+    except OSError:
+        return False
 
 
 def teach(

@@ -25,7 +25,7 @@ from finetune.model.packing import base_model, pack
 from finetune.model.tokenization import first_line
 from finetune.model.tokens import Tokens
 from finetune.training.batching import LengthGroupedSampler
-from finetune.training.checkpoints import write_checksums
+from finetune.training.checkpoints import ANEW, write_checksums
 from finetune.training.throughput import Throughput, flops_per_token
 
 
@@ -105,6 +105,24 @@ class LengthGroupedTrainer(Trainer):
                 self.save_more(checkpoint)
                 write_checksums(checkpoint)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """PyTorch's fused steps write past the end of averages that are smaller than their weights."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if checkpoint is None or not type(optimizer).__module__.startswith("torch.optim"):
+            return
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and not _fits(value, weight, name):
+                    raise InputError(f"{checkpoint}: the optimizer's {name} is not as large as its weight", ANEW)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Numpy takes any place in its list of random numbers, and reads past its end."""
+        super()._load_rng_state(checkpoint)
+        _, numbers, place, *_ = np.random.get_state()
+        if not 0 <= place <= len(numbers):
+            raise InputError(f"{checkpoint}: the random state is damaged", ANEW)
+
     def save_more(self, checkpoint: Path) -> None:
         """What a Trainer keeps of its own in a checkpoint."""
 
@@ -135,6 +153,13 @@ class LengthGroupedTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Tokens) -> list[int]:
         return np.argsort(-eval_dataset.lengths, kind="stable").tolist()  # little padding, and the most memory first
+
+
+def _fits(value: torch.Tensor, weight: torch.Tensor, name: str) -> bool:
+    """Whether an optimizer's tensor has a number for each of the weight, one after the other; of steps it is one."""
+    if name == "step":
+        return value.numel() == 1
+    return value.shape == weight.shape and (value.is_contiguous() or value.stride() == weight.stride())
 
 
 class _Epoch(TrainerCallback):

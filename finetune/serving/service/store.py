@@ -63,6 +63,17 @@ def kept(user: str, event: dict) -> Kept:
     return Kept(user, f"content:{sha256(content.encode()).hexdigest()}", text)
 
 
+def _event(text: Any) -> dict:
+    """An event as `kept` wrote it; InputError where it is damaged."""
+    try:
+        event = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise InputError("an event in the store is damaged", "forget the user, and send the events again")
+    return event
+
+
 def open_store(url: str) -> Store:
     """The store at sqlite:///FILE or redis://HOST; InputError where it is neither, or cannot be opened."""
     if url.startswith("sqlite:///"):
@@ -106,7 +117,7 @@ class SqliteStore:
             with self._transaction("BEGIN"):
                 query = f"SELECT user, event FROM events WHERE user IN ({', '.join('?' * len(some))})"
                 for user, event in self.con.execute(query, some):
-                    found.setdefault(user, []).append(json.loads(event))
+                    found.setdefault(user, []).append(_event(event))
         return found
 
     def users(self, start: str, limit: int) -> list[str]:
@@ -184,7 +195,7 @@ class RedisStore:
             for user in asked:
                 pipe.hvals(self.PREFIX + user)
             found = pipe.execute()
-        return {user: [json.loads(event) for event in own] for user, own in zip(asked, found, strict=True) if own}
+        return {user: [_event(event) for event in own] for user, own in zip(asked, found, strict=True) if own}
 
     def users(self, start: str, limit: int) -> list[str]:
         """See Store."""

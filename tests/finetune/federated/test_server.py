@@ -1,14 +1,18 @@
 """The server goes on without sites that drop out, and does not count rounds of those that send nonsense."""
 
 import json
+import os
 import socket
+import struct
 import time
 from contextlib import suppress
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from threading import Thread
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from data_prep import InputError
 from data_prep.config import TextConfig
@@ -27,8 +31,9 @@ def rising(weights):
 class Fake:
     """A site that adds `step` to the shared weights in each round, or what `odd` says for a round."""
 
-    def __init__(self, step: float, odd: dict | None = None, validation=rising) -> None:
+    def __init__(self, step: float, odd: dict | None = None, validation=rising, first=None) -> None:
         self.step, self.odd, self.validation, self.last = step, odd or {}, validation, None
+        self.first = torch.zeros(3) if first is None else first
 
     def run(self, connection, rounds: int) -> None:
         value = None
@@ -46,7 +51,7 @@ class Fake:
                 return
             if act == "hang":
                 return
-            made = {"w": torch.zeros(3)} if self.last is None else {"w": self.last["w"] + self.step}
+            made = {"w": self.first} if self.last is None else {"w": self.last["w"] + self.step}
             if callable(act):
                 made = act(self.last)
             send(connection, {"validation": value, "metric": "auroc"}, {} if number == rounds + 1 else made)
@@ -260,6 +265,74 @@ def test_sites_of_other_machines_join_by_the_secret_alone(monkeypatch, capsys):
     site.close()
     found[0].close()
     silent.close()
+
+
+def to_site(connection: Connection) -> socket.socket:
+    """The bare end of a site, which can stop within a message."""
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def half_a_message(bare: socket.socket) -> None:
+    bare.sendall(struct.pack("!i", 1000) + b"{" * 500)
+
+
+def a_message_and_half_of_its_weights(bare: socket.socket) -> None:
+    said = json.dumps({"content": {"validation": None, "metric": "auroc"}, "weights": True}).encode()
+    bare.sendall(struct.pack("!i", len(said)) + said + struct.pack("!i", 1000) + b"\0" * 500)
+
+
+def nothing_read(bare: socket.socket) -> None:
+    """The first answer stays in the buffers, which are smaller."""
+    said = json.dumps({"content": {"validation": None, "metric": "auroc"}, "weights": True}).encode()
+    weights = save({"w": torch.zeros(LARGE)})
+    for part in (said, weights):
+        bare.sendall(struct.pack("!i", len(part)) + part)
+
+
+LARGE = 4_000_000  # numbers, which no socket takes while nobody reads
+
+
+@pytest.mark.parametrize("stall", [half_a_message, a_message_and_half_of_its_weights, nothing_read])
+def test_a_site_that_stalls_within_a_message_is_named_and_the_others_go_on(stall, monkeypatch, capsys):
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    found: list = []
+    server = Thread(target=lambda: found.extend(accepted(address, 3)), daemon=True)
+    server.start()
+    while "waiting for 3 sites" not in capsys.readouterr().out:
+        time.sleep(0.01)
+    there = []
+    for number in range(3):  # one after the other, so that each is known by its place
+        there.append(joined(address))
+        while len(capsys.readouterr().out.splitlines()) < 1 and number < 2:
+            time.sleep(0.01)
+    server.join(30)
+    bare = to_site(there[0])
+    stalling = Thread(target=stall, args=(bare,), daemon=True)
+    fakes = [Fake(1, first=torch.zeros(LARGE)) for _ in range(2)]
+    others = [Thread(target=fake.run, args=(end, 1), daemon=True) for fake, end in zip(fakes, there[1:], strict=True)]
+    for thread in (stalling, *others):
+        thread.start()
+    members = Members(found, 1.5)
+    for site in members.sites:
+        site.examples = 100
+    history, _ = run_rounds(members, Plan("f", 1))
+    assert members.left == {"site 1": "it has not answered for 1.5 s"}
+    assert "site 1 has left: it has not answered for 1.5 s" in capsys.readouterr().out
+    assert history[0]["sites"] == ["site 2", "site 3"]
+    for thread in others:
+        thread.join(30)
+    assert [fake.last["w"][0].item() for fake in fakes] == [1, 1]
+    for end in (bare, *there, *found[1:]):
+        end.close()
+
+
+def test_a_server_that_is_silent_is_given_up(monkeypatch):
+    monkeypatch.setenv(KEY, "a secret of all the sites")
+    monkeypatch.setattr("finetune.federated.network.GREETING", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(InputError, match="there is no server at"):
+        joined(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_silent_stranger_is_turned_away_and_a_taken_port_is_named(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """A run that was stopped, killed or damaged continues to the same weights, and one that had finished is kept."""
 
 import json
+import pickle
 import shutil
 import signal
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.trainer_pt_utils import safe_globals
 
 from data_prep import InputError
 from finetune.parser import parse_experiment
+from finetune.training.checkpoints import _checksums
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train
 from tests.commands import Command
@@ -224,3 +227,88 @@ def test_of_several_seeds_those_that_had_finished_are_not_trained_again(prepared
     train(run)
     assert logs[0].stat().st_mtime_ns == first
     assert logs[1].stat().st_mtime_ns > second
+
+
+class Trap:
+    """What writes a file when its pickle is loaded."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.place,)
+
+
+@pytest.fixture(scope="module")
+def left(prepared, tmp_path_factory) -> Path:
+    return stopped(prepared, tmp_path_factory.mktemp("left"))
+
+
+def forged(left: Path, folder: Path) -> Path:
+    """A copy of a checkpoint, for somebody to change."""
+    shutil.copytree(left, folder / "theirs")
+    return folder / "theirs" / "checkpoint-4"
+
+
+def refused(prepared: Path, runs: Path, checkpoint: Path) -> str:
+    """What is said where a run continues from it; its checksums are right, as a forger writes them, too."""
+    (checkpoint / "checksums.json").write_text(json.dumps(_checksums(checkpoint)))
+    with pytest.raises(InputError) as error:
+        train(experiment(prepared, runs, *SAVING, "--training.resume_from_checkpoint", str(checkpoint)))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"])
+def test_a_checkpoint_of_a_stranger_runs_no_code(prepared, left, tmp_path, file):
+    checkpoint = forged(left, tmp_path)
+    (checkpoint / file).write_bytes(pickle.dumps(Trap(tmp_path / "ran"), protocol=2))
+    if file == "pytorch_model.bin":
+        (checkpoint / "model.safetensors").unlink()
+    said = refused(prepared, tmp_path, checkpoint)
+    assert "could run code and is never read" in said or "training cannot continue from" in said
+    with (checkpoint / file).open("wb") as content:  # the newer form, which torch.save writes
+        torch.save(Trap(tmp_path / "ran"), content)
+    assert refused(prepared, tmp_path, checkpoint)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Trap(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()  # it is a trap
+
+
+def test_shards_of_a_stranger_are_never_read(prepared, left, tmp_path):
+    checkpoint = forged(left, tmp_path)
+    (checkpoint / "pytorch_model_fsdp_0").mkdir()
+    (checkpoint / "pytorch_model_fsdp_0" / ".metadata").write_bytes(pickle.dumps(Trap(tmp_path / "ran"), protocol=2))
+    assert "pytorch_model_fsdp_0 holds shards" in refused(prepared, tmp_path, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("stateful_callbacks", {"Progress": {"args": {"name": "x"}, "attributes": {}}}, "Progress is unknown"),
+        ("stateful_callbacks", {"TrainerControl": {"args": {}, "attributes": {"on_log": 1}}}, "on_log is unknown"),
+        ("total_flos", "x", 'total_flos is "x", not a number'),
+        ("global_step", -1, "global_step is -1, not a count"),
+    ],
+)
+def test_a_trainer_state_that_holds_something_else_is_refused(prepared, left, tmp_path, name, value, said):
+    checkpoint = forged(left, tmp_path)
+    path = checkpoint / "trainer_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert said in refused(prepared, tmp_path, checkpoint)
+
+
+def test_averages_that_are_smaller_than_their_weights_are_refused_before_a_step(prepared, left, tmp_path):
+    checkpoint = forged(left, tmp_path)
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    state["state"][0]["exp_avg"] = torch.zeros(1)  # a fused step of it writes past its end
+    torch.save(state, checkpoint / "optimizer.pt")
+    assert "the optimizer's exp_avg is not as large as its weight" in refused(prepared, tmp_path, checkpoint)
+
+
+def test_a_random_state_beyond_its_numbers_is_refused(prepared, left, tmp_path):
+    checkpoint = forged(left, tmp_path)
+    with safe_globals():
+        state = torch.load(checkpoint / "rng_state.pth", weights_only=True)
+    name, numbers, _, *more = state["numpy"]
+    torch.save(state | {"numpy": (name, numbers, 10**6, *more)}, checkpoint / "rng_state.pth")
+    assert "the random state is damaged" in refused(prepared, tmp_path, checkpoint)

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from data_prep import InputError
 from data_prep.features import OWN
+from data_prep.files import files_hash
 from data_prep.prepare import prepare
 from data_prep.prepared import read_split
 from finetune.baselines.pairs import PairRows
@@ -19,7 +21,7 @@ from finetune.model.objective import EDGE, Objective, log_odds
 from finetune.parser import parse_experiment
 from finetune.runs import TRAINING_LOG
 from finetune.training import teacher
-from finetune.training.teacher import FOLDER, mixed, taught, teach
+from finetune.training.teacher import CHECKSUM, FOLDER, SCORES, mixed, taught, teach
 from finetune.training.train import train
 
 BINARY = Objective("binary", ("no_churn", "churn"))
@@ -198,17 +200,32 @@ def test_a_run_learns_what_its_teacher_says(prepared, tmp_path, capsys):
     assert "teacher" not in capsys.readouterr().out
     weights = [(run.run_folder / "model" / "model.safetensors").read_bytes() for run in (asked, again)]
     assert weights[0] == weights[1]
-    np.save(kept[0] / "scores.npy", np.zeros_like(scores))  # a teacher who is sure that nobody churns
+    say(kept[0], np.zeros_like(scores))  # a teacher who is sure that nobody churns
     none = experiment(prepared, tmp_path / "none", "--finetuning.teacher", "1")
     train(none)
     log = json.loads((none.run_folder / TRAINING_LOG).read_text())
     assert next(entry["loss"] for entry in log["history"] if "loss" in entry) > 10 * losses[0]
 
 
-def test_a_part_of_the_rows_has_a_teacher_of_its_own(prepared, tmp_path):
+def say(kept: Path, scores: np.ndarray) -> None:
+    """Let a teacher have said something else."""
+    np.save(kept / SCORES, scores)
+    (kept / CHECKSUM).write_text(files_hash([kept / SCORES]))
+
+
+def test_a_part_of_the_rows_has_a_teacher_of_its_own_and_what_is_damaged_is_taught_anew(prepared, tmp_path, capsys):
     asked = experiment(prepared, tmp_path / "part")
     manifest = json.loads((asked.data_folder / "manifest.json").read_text())
-    assert taught(asked.data_folder, manifest, BINARY, 100, "squared_error").shape == (100,)
+    before = {*(asked.data_folder / FOLDER).glob("*")}
+    said = taught(asked.data_folder, manifest, BINARY, 100, "squared_error")
+    assert said.shape == (100,)
+    (kept,) = {*(asked.data_folder / FOLDER).glob("*")} - before
+    content = (kept / SCORES).read_bytes()
+    (kept / SCORES).write_bytes(content[:-8] + bytes(8))
+    capsys.readouterr()
+    assert np.array_equal(taught(asked.data_folder, manifest, BINARY, 100, "squared_error"), said)
+    assert f"warning: {kept} is damaged and is made anew" in capsys.readouterr().out
+    assert (kept / SCORES).read_bytes() == content
 
 
 @pytest.mark.parametrize("loss", ["absolute_error", "squared_error"])
@@ -224,7 +241,7 @@ def test_a_run_of_values_learns_what_its_teacher_says(prepared, tmp_path, loss):
     manifest = json.loads((asked.data_folder / "manifest.json").read_text())
     said = taught(asked.data_folder, manifest, VALUE, None, loss)
     (kept,) = (asked.data_folder / FOLDER).iterdir()
-    np.save(kept / "scores.npy", np.full_like(said, 7.0))  # a teacher who says the same of everyone
+    say(kept, np.full_like(said, 7.0))  # a teacher who says the same of everyone
     (model,) = train(asked)
     scores = score_texts(
         *load_classifier(model), read_split(asked.data_folder, "validation", None, ["text"])["text"].to_pylist()
