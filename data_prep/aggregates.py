@@ -77,8 +77,9 @@ class Aggregator:
             counted["hour"] = history.columns["hour"].to_numpy()
             self.numbers = {}
             for name in (name for name, kind in features.kinds.items() if kind == "numeric"):
-                self.numbers[name], counted[f"known {name}"] = exact(history.columns[f"value:{name}"])
-                counted[f"sum {name}"] = np.where(counted[f"known {name}"], self.numbers[name], 0)
+                numbers, counted[f"known {name}"] = exact(history.columns[f"value:{name}"])
+                counted[f"sum {name}"] = np.where(counted[f"known {name}"], numbers, 0)
+                self.numbers[name] = np.append(numbers, NEVER)  # `_largest` looks behind the last event
             # The sums before each event and before the end: of a range of events, the difference.
             self.running = dict(zip(counted, pool.map(running, counted.values()), strict=True))
             # Of each event's values: where those of an event begin, and when the user had the same one before.
@@ -345,19 +346,20 @@ def _share(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The largest of each range [low, high), for ranges in ascending order."""
+    """The largest of each range [low, high), for ranges in ascending order that end before the last value."""
     if not len(low):
         return np.zeros(0)
-    return np.maximum.reduceat(np.append(values, NEVER), np.stack([low, high], axis=1).ravel())[::2]
+    return np.maximum.reduceat(values, np.stack([low, high], axis=1).ravel())[::2]
 
 
 def _quantile(values: np.ndarray, begin: np.ndarray, count: np.ndarray, share: float) -> np.ndarray:
     """The quantile of `count` sorted values from `begin` on, with linear interpolation; NaN where there is none."""
+    if not len(values):
+        return np.full(len(count), np.nan)
     place = np.maximum(count - 1, 0) * share
     below = np.floor(place)
-    padded = np.append(values, 0)
-    lower = padded[np.minimum(begin + below.astype(np.int64), len(values))]
-    upper = padded[np.minimum(begin + np.ceil(place).astype(np.int64), len(values))]
+    lower = values[np.minimum(begin + below.astype(np.int64), len(values) - 1)]
+    upper = values[np.minimum(begin + np.ceil(place).astype(np.int64), len(values) - 1)]
     return np.where(count > 0, lower + (place - below) * (upper - lower), np.nan)
 
 

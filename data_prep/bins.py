@@ -6,6 +6,8 @@ import numpy as np
 
 from data_prep.checked_json import is_a
 
+FEW_EDGES = 32  # to compare all numbers with each of so many is quicker than to search the edges for every number
+
 
 def fitted_bins(content: object) -> bool:
     """Ascending edges, and as many centers as there are bins."""
@@ -31,6 +33,11 @@ def fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:
 
 def bin_numbers(values: np.ndarray, edges: list[float]) -> np.ndarray:
     """The bin of each number, and one more where there is no number."""
-    bins = np.searchsorted(np.array(edges, np.float64), values, side="right")
+    if len(edges) <= FEW_EDGES:
+        bins = np.zeros(len(values), np.int8)
+        for edge in edges:
+            bins += values >= edge
+    else:
+        bins = np.searchsorted(np.array(edges, np.float64), values, side="right")
     bins[np.isnan(values)] = len(edges) + 1
     return bins

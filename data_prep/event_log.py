@@ -19,7 +19,7 @@ REQUIRED = ("user_id", "event_time", "event_type")
 REASON = ("rejected_because", "rejected_detail")
 # Names that a field must not have.
 RESERVED = ("cutoff", "label", "text", "entries", "given_time", "given_user", "part", *REASON)
-YEARS = "SELECT CAST(year(event_time) AS VARCHAR), count(*) FROM log GROUP BY ALL"  # a Count
+YEARS = "SELECT year(event_time), count(*) FROM log GROUP BY ALL"  # a Count
 FAR_YEARS = 30
 SPAN = "SELECT min(event_time), max(event_time) FROM log"
 # Runs SQL that gives pairs (key, count) over the relation `log`, and adds the counts up by key over all its parts.
@@ -113,7 +113,7 @@ def _stand_outs(log: EventLog, count: Count, sizes: dict[int, int]) -> list[str]
 
 def _far_times(count: Count) -> list[str]:
     """A warning of events far from most others: those of another unit, where data.since lets them pass."""
-    years = {int(year): events for year, events in count(YEARS).items()}
+    years = count(YEARS)
     ordered = sorted(years)
     below = list(accumulate(years[year] for year in ordered))
     median = next(year for year, events in zip(ordered, below, strict=True) if 2 * events >= below[-1])

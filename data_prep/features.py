@@ -152,7 +152,8 @@ def type_counts(count: Count, before: datetime, min_users: int) -> dict[str, int
             WHERE type_word <> '' GROUP BY type_word"""
     )
     users = count(
-        f"""SELECT type_word, count(*) FROM (SELECT DISTINCT user_id, {word("event_type")} AS type_word {past})
+        f"""SELECT type_word, count(*) FROM (SELECT DISTINCT user_id, {word("event_type")} AS type_word
+                                             FROM (SELECT DISTINCT user_id, event_type {past}))
             GROUP BY type_word"""
     )
     return {name: events for name, events in counts.items() if users[name] >= min_users}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from data_prep.attributes import column_names
 from data_prep.given_users import SETTING
 from data_prep.history import combined
-from data_prep.phrases import event_starts
+from data_prep.phrases import EVENT_START
 from data_prep.serializer import EventSerializer
 
 SUSPICIOUS = 0.98  # AUROC of one input alone
@@ -157,8 +157,10 @@ def _words(texts: list[str], serializer: EventSerializer) -> Iterator[tuple[str,
     }
     having: dict[str, set[int]] = defaultdict(set)
     for row, text in enumerate(texts):
-        events, seen = text[(event_starts(text) or [0])[0] :], set()
-        for written in events.split(" ") if words else re.split(r": |, |\. |\.$", events):
+        begin, seen = EVENT_START.search(text), set()
+        events = text[begin.start() :] if begin else text
+        # Most events say what newer ones said: each word counts once, where it stands first.
+        for written in dict.fromkeys(events.split(" ") if words else re.split(r": |, |\. |\.$", events)):
             name, _, value = written.rpartition("=")
             name = name or columns.get(value)
             if name and name != "gap":

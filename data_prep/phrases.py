@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ SHORT_STEPS = {
     **{3600 * hours: f"{hours}h" for hours in (1, 2, 4, 8, 16)},
 }
 SHORT_UNITS = {"s": "second", "m": "minute", "h": "hour"}
+FEW_TEXTS = 1 << 14
 # Where an event begins in a text of either style: no value that a text can show looks like this.
 EVENT_START = re.compile(
     r"(?:^|(?<= ))gap=|(?:^|(?<=\. ))(?:same day|after \d+ (?:second|minute|hour|day)s?|first)(?=: |\.)"
@@ -95,17 +96,32 @@ def write_rows(columns: Sequence[tuple[np.ndarray, Sequence[str | None]]], betwe
     """
     # Rows mostly say the same few things: what several columns say together is written once for each combination, as
     # long as there are few of them.
-    few = min(len(columns[0][0]) // 4, 1 << 16)
-    groups: list[tuple[np.ndarray, pa.Array]] = []
+    few = min(len(columns[0][0]) // 4, FEW_TEXTS)
+    groups: list[tuple[np.ndarray, list[Sequence[str | None]], int]] = []
     for number, texts in columns:
-        texts = pa.array(texts, pa.large_string())
-        if groups and len(groups[-1][1]) * len(texts) <= few:
-            before, written = groups.pop()
-            number = before.astype(np.int64) * len(texts) + number
-            first, second = np.divmod(np.arange(len(written) * len(texts)), len(texts))
-            texts = join_rows([written.take(pa.array(first)), texts.take(pa.array(second))], between)
-        groups.append((number, texts))
-    return join_rows([texts.take(pa.array(number)) for number, texts in groups], between)
+        if groups and groups[-1][2] * len(texts) <= few:
+            before, together, size = groups.pop()
+            groups.append((before.astype(np.int64) * len(texts) + number, [*together, texts], size * len(texts)))
+        else:
+            groups.append((number, [texts], len(texts)))
+    written = []
+    for number, together, _ in groups:
+        if len(together) > 1:
+            texts = _combinations(tuple(map(tuple, together)), between)
+        else:
+            texts = pa.array(together[0], pa.large_string())
+        written.append(texts.take(pa.array(number)))
+    return join_rows(written, between)
+
+
+@lru_cache(maxsize=32)  # the next cutoff and the next part say the same again
+def _combinations(columns: tuple[tuple[str | None, ...], ...], between: str) -> pa.Array:
+    """What each combination of the texts of several columns is written as, in the order of the columns."""
+    written, *others = (pa.array(texts, pa.large_string()) for texts in columns)
+    for texts in others:
+        first, second = np.divmod(np.arange(len(written) * len(texts)), len(texts))
+        written = join_rows([written.take(pa.array(first)), texts.take(pa.array(second))], between)
+    return written
 
 
 def join_rows(columns: list[pa.Array], between: str) -> pa.Array:

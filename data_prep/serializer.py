@@ -320,13 +320,17 @@ class EventSerializer:
                 words[name] = (category_words(identifier(name), fitted["list"]), fitted["values"])
             elif fitted["kind"] == "text":
                 words[name] = (text_words(identifier(name)), fitted["words"])
-        words = {name: (values, known) for name, (values, known) in words.items() if known}
-        shares = ", ".join(
-            f"avg(CAST(list_has_any({values}, {text_list(known)}) AS TINYINT)) FILTER (len({values}) > 0)"
-            for values, known in words.values()
-        )
-        found = con.execute(f"SELECT {shares} FROM {events}").fetchall()[0] if words else ()
-        return {name: round(share, 4) for name, share in zip(words, found, strict=True) if share is not None}
+        shares = {}
+        for name, (values, known) in words.items():
+            if known:  # an expression over words takes its time, so that it is worked out once for each value
+                (share,) = con.execute(
+                    f"""SELECT sum("#n" * CAST(list_has_any("#words", {text_list(known)}) AS TINYINT)) / sum("#n")
+                        FROM (SELECT {values} AS "#words", "#n"
+                              FROM (SELECT {identifier(name)}, count(*) AS "#n" FROM {events} GROUP BY ALL))
+                        WHERE len("#words") > 0"""
+                ).fetchall()[0]
+                shares |= {name: round(share, 4)} if share is not None else {}
+        return shares
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write serializer.json into the folder."""
