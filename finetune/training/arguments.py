@@ -59,6 +59,8 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
         settings |= {"metric_for_best_model": best, "greater_is_better": best not in {*LOWER_IS_BETTER, "loss"}}
     if os.environ.get("WORLD_SIZE", "1") != "1" and not torch.cuda.is_available():
         settings["use_cpu"] = True  # or each process would train a model of its own
+    if settings["bf16"] and not torch.accelerator.is_available():
+        settings["use_cpu"] = True  # transformers asks for it in so many words, though there is nothing else
     settings["dataloader_pin_memory"] &= torch.cuda.is_available()  # without a GPU it only warns
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)

@@ -11,7 +11,7 @@ from benchmark_jobs.texts import BERT_BASE, MAX_TOKENS, classifier, flops_of_tok
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments
 
-WARM = 3  # steps before the clock starts
+WARM = {"cuda": 3, "cpu": 1}  # steps before the clock starts
 
 
 def training_jobs(device: str) -> dict[str, dict]:
@@ -46,19 +46,20 @@ def train_with(how: dict, model: str, texts: list[str], device: str, steps: int)
     """
     from transformers import PrinterCallback, Trainer
 
-    arguments = _arguments(how, device, steps)
+    warm = WARM[device]
+    arguments = _arguments(how, device, warm + steps)
     made = _own(how, model, texts, arguments) if how["own"] else _example(how, model, texts)
     batches, moments = [], {}
     collator = _counted(made["data_collator"], batches)
     trainer: Trainer = made.pop("trainer", Trainer)(args=arguments, **made | {"data_collator": collator})
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_clock(moments, device, (WARM, WARM + steps)))
+    trainer.add_callback(_clock(moments, device, (warm, warm + steps)))
     started = time.perf_counter()
     trainer.train()
-    rows, tokens, places = (sum(column) for column in zip(*batches[WARM : WARM + steps], strict=True))
+    rows, tokens, places = (sum(column) for column in zip(*batches[warm : warm + steps], strict=True))
     return {
-        "seconds": moments[WARM + steps] - moments[WARM],
-        "warm_up": moments[WARM] - started,
+        "seconds": moments[warm + steps] - moments[warm],
+        "warm_up": moments[warm] - started,
         "rows": rows,
         "tokens": tokens,
         "padding": 1 - tokens / places,
@@ -74,7 +75,7 @@ def _arguments(how: dict, device: str, steps: int) -> "TrainingArguments":
     order: dict[str, Any] = {"train_sampling_strategy": "group_by_length"} if how["own"] else {}
     return TrainingArguments(
         output_dir="unused",
-        max_steps=WARM + steps,
+        max_steps=steps,
         per_device_train_batch_size=how["batch"],
         learning_rate=1e-5,
         use_cpu=device == "cpu",
@@ -189,7 +190,7 @@ def profile_training(texts: list[str]) -> dict:
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(WARM):
+    for _ in range(WARM["cuda"]):
         step()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen, clock("cuda") as spent:
         for _ in range(3):

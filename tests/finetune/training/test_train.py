@@ -73,6 +73,18 @@ def test_loss_and_gradient_depend_neither_on_accumulation_nor_on_the_number_of_p
     np.testing.assert_allclose(evaluations(tmp_path / "two"), evaluations(tmp_path / "one"), atol=1e-6, rtol=0)
 
 
+def test_bf16_takes_the_steps_of_float32_without_a_gpu_too(prepared, tmp_path):
+    fixed = [*NO_CHANCE, *IN_ORDER, "--training.eval_strategy", "no", "--training.save_strategy", "no"]
+    fixed += ["--training.load_best_model_at_end", "false"]
+    for name, more in (("float32", []), ("bf16", ["--training.bf16", "true"])):
+        train(experiment(prepared, tmp_path / name, *fixed, *more))
+    found, expected = steps(tmp_path / "bf16"), steps(tmp_path / "float32")
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+    model, _ = load_classifier(tmp_path / "bf16/tiny/model")
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
 def test_masked_language_modelling_does_not_depend_on_accumulation_either(prepared, tmp_path):
     torch.set_num_threads(1)
     runs = {}
