@@ -181,6 +181,16 @@ def load_classes(con: duckdb.DuckDBPyConnection, history: History, features: Fea
     history.classes = tuple(combined(found[name]).to_numpy() for name in ("row", "time", "class"))
 
 
+def class_codes(features: Features) -> str:
+    """SQL over an event: the numbers of the classes that `load_classes` finds in it, a list."""
+    assert features.class_field is not None, "as there are classes"
+    known, column = text_list(features.classes), f"CAST({identifier(features.class_field)} AS VARCHAR"
+    many = features.types[features.class_field].endswith("]")
+    values = f"list_distinct({column}[]))" if many else f"[{column})]"
+    positions = f"[list_position({known}, value) - 1 FOR value IN {values} IF list_contains({known}, value)]"
+    return f"CAST(CASE WHEN ({features.target}\n) THEN {positions} ELSE [] END AS BIGINT[])"
+
+
 @cache
 def plain(name: str) -> str:
     """A column's name of letters, digits and underscores, as texts and aggregates show it."""

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,21 @@ from data_prep.config import DataConfig
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REQUIRED
 from data_prep.expressions import execute_one
+from data_prep.features import class_codes
 from data_prep.given_users import no_users
-from data_prep.history import History, appended, event_order
+from data_prep.history import History, appended
 from data_prep.moments import EPOCH, microseconds
 from data_prep.population import Members, Whom
 from data_prep.rejected import reason_sql
 from data_prep.serializer import EventSerializer
 from data_prep.served_users import give_users
-from data_prep.sql import identifier, quote, text_sql, timestamp
+from data_prep.sql import identifier, quote, text_sql
 from data_prep.times import time_sql
 from data_prep.users import given_user_sql, user_sql
 
 TEXT = "VARCHAR"
 STRANGE = "strange"
+CLASSES = "class codes"  # a column of histories
 PLAIN = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -70,7 +72,7 @@ class LiveEvents:
             self.con.register(RELATION, no_users({name: fitted["type"] for name, fitted in attributes.items()}))
 
     def read(self, events: Sequence[dict[str, Any]], lenient: bool = False) -> list[str | Unusable]:
-        """Read events, whose histories `histories` and `without_each` then give.
+        """Read events, whose histories `histories` then gives.
 
         Args:
             events: user_id, event_time (ISO 8601) and event_type, which are texts, and fields; other names are passed
@@ -129,34 +131,39 @@ class LiveEvents:
         history = self._load()
         return {user: history.of_user(i) for i, user in enumerate(history.users.to_pylist())}
 
-    def without_each(self, most: int, cutoff: datetime) -> list[tuple[datetime, str | None]]:
-        """The newest events before the cutoff of the only user whose events were read, as if one had not happened.
+    def without_each(self, history: History, most: int, cutoff: datetime) -> list[tuple[datetime, str | None]]:
+        """The newest events before the cutoff of a user, as if one had not happened.
 
         Args:
+            history: Of the only user.
             most: So many events at most.
             cutoff: In UTC, without a zone.
 
         Returns:
             The time of each event, the newest first, and the text without it; None where nothing else is left.
         """
-        self._select(f'SELECT * FROM "#read" WHERE event_time < {timestamp(self.serializer.past_of(cutoff))}')
-        order = event_order(self.serializer.features.types)
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE "#numbered" AS
-                SELECT *, count(*) OVER () - row_number() OVER (ORDER BY {order}) AS "#age" FROM rows"""
-        )
-        found = f'SELECT event_time FROM "#numbered" WHERE "#age" < {most} ORDER BY "#age"'
-        times = [time for (time,) in self.con.execute(found).fetchall()]
-        self.con.execute(
-            f"""CREATE OR REPLACE TEMP TABLE rows AS
-                SELECT * EXCLUDE ("#age", number) REPLACE (format('{{:06d}}', number) AS user_id)
-                FROM "#numbered" JOIN range({len(times)}) AS numbers(number) ON "#age" <> number"""
-        )
-        texts: list[str | None] = [None] * len(times)
-        if times and (history := self._load()).users:
-            for user, text in zip(history.users.to_pylist(), self.texts(history, cutoff)[0], strict=True):
-                texts[int(user)] = text
+        events = int(np.searchsorted(history.time, microseconds(self.serializer.past_of(cutoff) - EPOCH)))
+        gone = range(events)[: -most - 1 : -1]
+        texts = self.texts(self._without(history, events, gone), cutoff)[0] if events > 1 else [None] * events
+        times = [EPOCH + timedelta(microseconds=int(history.time[event])) for event in gone]
         return list(zip(times, texts, strict=True))
+
+    def _without(self, history: History, events: int, gone: Sequence[int]) -> History:
+        """The first events of the only user, as of one user for each of those that are gone."""
+        kept = np.concatenate([np.delete(np.arange(events), event) for event in gone])
+        columns = {name: column.take(pa.array(kept)) for name, column in history.columns.items()}
+        users, start = pa.array([f"{i:06d}" for i in range(len(gone))]), np.arange(len(gone) + 1) * (events - 1)
+        made = History(users, start, history.time[kept], columns)
+        for name, kind in self.serializer.features.kinds.items():
+            if kind == "categorical":
+                columns[f"value:{name}"] = _of_users(columns[f"value:{name}"], made.owner)
+        made.entries = self.serializer.entries(made)
+        if history.classes is not None:
+            codes = columns[CLASSES]
+            event = np.repeat(np.arange(len(kept)), codes.value_lengths().to_numpy())
+            event = event[order := np.argsort(made.time[event], kind="stable")]
+            made.classes = made.owner[event], made.time[event], codes.flatten().to_numpy()[order]
+        return made
 
     def _select(self, sql: str) -> None:
         """Make the table `rows` of usable events of `#read`."""
@@ -164,7 +171,8 @@ class LiveEvents:
         execute_one(self.con, f'CREATE OR REPLACE TEMP TABLE rows AS SELECT {types} FROM ({sql}) WHERE "#why" IS NULL')
 
     def _load(self) -> History:
-        return self.serializer.load(self.con, self.whom.columns())
+        classes = {CLASSES: class_codes(self.serializer.features)} if self.serializer.features.classes else {}
+        return self.serializer.load(self.con, self.whom.columns() | classes)
 
     def append(self, history: History, later: History) -> History | None:
         """A user's history with later events; None where one of them is not after all others, as the order of events at
@@ -208,6 +216,20 @@ class LiveEvents:
     def close(self) -> None:
         """Close the connection."""
         self.con.close()
+
+
+def _of_users(numbers: Any, owner: np.ndarray) -> pa.Array:
+    """The numbers of one user's values, see `Features.columns`, as those of several users: each has its own.
+
+    Args:
+        numbers: Of each event one, or a list.
+        owner: The index of each event's user.
+    """
+    if pa.types.is_list(numbers.type):
+        own = np.repeat(owner, numbers.value_lengths().fill_null(0).to_numpy())
+        return pa.ListArray.from_arrays(numbers.offsets, _of_users(numbers.flatten(), own), mask=numbers.is_null())
+    apart = numbers.fill_null(0).to_numpy() + owner.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # an odd number
+    return pa.array(apart, mask=np.asarray(numbers.is_null()))
 
 
 def _by_type(values: list[Any]) -> dict[str, pa.Array]:

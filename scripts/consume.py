@@ -9,12 +9,14 @@ python scripts/consume.py --model runs/NAME/model --store redis://localhost:6379
 A Redis stream is read by the consumer group eventscribe: each entry has the event as JSON in its field `event`, is
 acknowledged when the store has it, and the scores go to the stream NAME:scores. A Kafka topic is read by the same
 group, each value is the JSON of an event, and the scores go to the topic NAME.scores. Needs pip install -e '.[serve]',
-and '.[redis]' or '.[kafka]' for these. What cannot be used is told on stderr.
+and '.[redis]' or '.[kafka]' for these. What cannot be used is told on stderr, and put into the stream NAME:rejected or
+the topic NAME.rejected with the reason.
 """
 
 import sys
 from argparse import Namespace
 
+from data_prep import InputError
 from finetune.command import CommandParser, guarded
 
 
@@ -25,7 +27,7 @@ def run(given: Namespace) -> None:
     from finetune.serving.service.engine import Engine
     from finetune.serving.service.kafka import KafkaStream
     from finetune.serving.service.model import ServedModel
-    from finetune.serving.service.store import open_store
+    from finetune.serving.service.store import StoreError, open_store
 
     stream = JsonLines(sys.stdin, sys.stdout)
     if given.stream and given.stream.startswith("kafka://"):
@@ -35,6 +37,11 @@ def run(given: Namespace) -> None:
     engine = Engine(ServedModel.load(given.model), open_store(given.store))
     try:
         counts = consume(engine, stream, lambda said: print(said, file=sys.stderr))
+    except StoreError as error:
+        raise InputError(
+            f"the store or the stream does not do its work ({error})",
+            "start again: what was not acknowledged comes again",
+        ) from error
     finally:
         engine.stop()
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()), file=sys.stderr)

@@ -26,13 +26,20 @@ def run(given: Namespace, settings: list[str]) -> None:
         return
     experiment = parse_experiment(__doc__ or "", ["--config", given.config, "--name", given.name, *settings])
     if given.publish:
+        from data_prep import InputError
         from finetune.hub.publish import check_publication, publish
 
         check_publication(given.publish, given.license, given.name)
     entry = renew(given.model, experiment, given.shift, given.cold, given.margin)
     print(described(entry))
     if given.publish and entry["action"] == "promoted":
-        publish(Path(entry["in_use"]), given.publish, given.private, licence=given.license, tag=given.name)
+        try:
+            publish(Path(entry["in_use"]), given.publish, given.private, licence=given.license, tag=given.name)
+        except InputError as error:
+            again = f"--model {entry['in_use']} --repo-id {given.publish} --tag {given.name}"
+            raise InputError(
+                f"{error} ({entry['in_use']} is promoted and in use all the same)", f"python scripts/publish.py {again}"
+            ) from error
 
 
 if __name__ == "__main__":

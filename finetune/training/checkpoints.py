@@ -95,7 +95,8 @@ def starts_anew(setting: str | None) -> bool:
 
 def made_by(folder: Path) -> dict:
     """What `begin` and `finish` wrote about the checkpoints in a folder; empty where there are none."""
-    holds = {"training": MayLack({str: str}), "content_hash": MayLack(str), "finished": MayLack(bool)}
+    holds: dict = {"training": MayLack({str: str}), "finished": MayLack(bool)}
+    holds |= dict.fromkeys(("content_hash", "teacher"), MayLack(str))
     made = read_notes(folder / ORIGIN, holds)
     return made | ({"training": with_effect(made["training"])} if made.get("training") else {})
 
@@ -226,7 +227,14 @@ def _step(checkpoint: Path) -> int:
 
 
 def _refuse_other_origin(folder: Path, earlier: dict, origin: dict) -> None:
-    old, new = ({**(made.get("training") or {}), "data": made.get("content_hash")} for made in (earlier, origin))
+    old, new = (
+        {
+            **(made.get("training") or {}),
+            "data": made.get("content_hash"),
+            "weights of finetuning.teacher_model": made.get("teacher"),
+        }
+        for made in (earlier, origin)
+    )
     _refuse_other_settings(folder, "a run that was stopped and had other settings", old, new)
 
 

@@ -132,7 +132,9 @@ def has_finished(run: Experiment, manifest: Manifest) -> bool:
 
 
 def _origin(run: Experiment, manifest: Manifest) -> dict:
-    return {"training": weight_settings(run), "content_hash": manifest["content_hash"]}
+    teacher = run.finetuning.teacher_model  # one that was trained again under its path is another one
+    taught = {} if teacher is None else {"teacher": weights_hash(teacher)}
+    return {"training": weight_settings(run), "content_hash": manifest["content_hash"]} | taught
 
 
 @enough_memory(TRAINING_REMEDY)

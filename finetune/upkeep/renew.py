@@ -15,7 +15,9 @@ from finetune.evaluation.backtest import LaterScores, refuse_other_question, ref
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.evaluate import check_evaluation, evaluate
 from finetune.evaluation.rows import ScoredRows
-from finetune.hub.model_card import write_model_card
+from finetune.hub.export import described as described_export
+from finetune.hub.export import export_onnx
+from finetune.hub.model_card import ONNX_FILE, write_model_card
 from finetune.measures import LOWER_IS_BETTER, MAIN, measure
 from finetune.metrics import compute_metrics
 from finetune.model.objective import Objective
@@ -73,6 +75,8 @@ def renew(model: Path, experiment: Experiment, shift: str, cold: bool = False, m
         write_model_card(challenger.run_folder)
         print(f"report: {write_report(challenger.run_folder)}")
     trained = challenger.model_folder
+    if (model / ONNX_FILE).is_file() and not (trained / ONNX_FILE).is_file():  # by which a service is faster
+        print(described_export(trained / ONNX_FILE, export_onnx(trained, trained / ONNX_FILE)))
     new = beside(model, trained, challenger, challenger.task)
     promoted, why = decided(new, margin, challenger.name)
     old = beside(model, trained, challenger, experiment.task)

@@ -109,14 +109,31 @@ def test_a_history_without_an_event_is_that_of_the_log_without_it(shop, fitted, 
     drawn = [(at, "view", i, 1, f"c{i % 2}", ["a", "b"][: i % 3], None) for i, at in enumerate(minutes)]
     events = [as_json(shop, "u", one) for one in drawn]
     live.read(events[::-1])
-    found = live.without_each(4, shop.day(CUTOFF))
+    found = live.without_each(live.histories()["u"], 4, shop.day(CUTOFF))
     assert [time for time, _ in found] == [shop.day(CUTOFF + at / 1440) for at in (-1000, -1000, -2000, -2000)]
     for (_, text), gone in zip(found, (3, 4, 1, 2), strict=True):  # c1 after c0
         table = fitted.transform(events[:gone] + events[gone + 1 :], shop.day(CUTOFF))
         assert table["text"].to_pylist() == [text]
     live.read(events[:1])
-    assert live.without_each(4, shop.day(CUTOFF)) == [(shop.day(CUTOFF - 3000 / 1440), None)]
-    assert live.without_each(4, shop.day(0)) == []
+    only = live.histories()["u"]
+    assert live.without_each(only, 4, shop.day(CUTOFF)) == [(shop.day(CUTOFF - 3000 / 1440), None)]
+    assert live.without_each(only, 4, shop.day(0)) == []
+
+
+@settings(max_examples=8, deadline=None)
+@given(LOG.filter(lambda log: len(log) > 2))
+def test_each_text_without_an_event_is_that_of_the_other_events(shop, fitted, live, log):
+    events = [as_json(shop, "u", one) | {"user_id": "u"} for one in log]
+    live.read(events)
+    history = live.histories()["u"]
+    texts = sorted(text or "" for _, text in live.without_each(history, 9, shop.day(CUTOFF)))
+    past = [event for event in events if event["event_time"] < shop.day(CUTOFF).isoformat()]
+    expected = []
+    for gone in range(len(past)):
+        live.read(past[:gone] + past[gone + 1 :])
+        of_others = live.histories()
+        expected += live.texts(of_others["u"], shop.day(CUTOFF))[0] if of_others else [None]
+    assert texts == sorted(text or "" for text in expected)
 
 
 def test_a_user_is_in_the_population_by_a_matching_event_within_its_time(shop, live):

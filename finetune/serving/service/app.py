@@ -169,8 +169,8 @@ async def explain(user_id: UserId, engine: Served, at: At = None) -> schemas.Exp
     cutoff = _moment(at) or _now()
 
     def work() -> dict | None:
-        events = engine.store.events([user_id])
-        return engine.model.explain(events[user_id], cutoff) if events else None
+        histories = engine.model.histories([user_id], engine.store)
+        return engine.model.explain(histories[user_id], user_id, cutoff) if histories else None
 
     found = await _done(engine, Call(work))
     if found is None:

@@ -6,7 +6,7 @@ is one event in the store; its score may be written twice.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO, Any, Protocol
@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from data_prep import InputError
 from data_prep.moments import EPOCH, INSTANT
 from finetune.runs import whom
-from finetune.serving.service.engine import Append, Call, Engine, UnusableEventsError
+from finetune.serving.service.engine import Append, BusyError, Call, Engine, UnusableEventsError
 from finetune.serving.service.model import Answer, Asked
 from finetune.serving.service.schemas import Event, Scored
-from finetune.serving.service.store import redis_client, redis_errors
+from finetune.serving.service.store import StoreError, redis_client, redis_errors
 
 TOGETHER = 200  # events that are kept in one transaction
 WAIT = 1_000  # milliseconds for a new entry of a Redis stream
@@ -29,10 +29,11 @@ GROUP = "eventscribe"
 
 @dataclass(frozen=True)
 class Line:
-    """An event as it came: by what it is acknowledged, and its JSON."""
+    """An event as it came: by what it is acknowledged, its JSON, and what the stream has there."""
 
     place: str
     text: str
+    given: Any = None
 
 
 class Stream(Protocol):
@@ -42,8 +43,8 @@ class Stream(Protocol):
         """Some lines at a time, until there are no more."""
         ...
 
-    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
-        """Write scores, and then acknowledge the lines that they follow."""
+    def done(self, lines: Sequence[Line], scores: Sequence[str], rejected: Mapping[str, str]) -> None:
+        """Write scores, put aside what was rejected (place -> why), and then acknowledge the lines."""
         ...
 
 
@@ -56,48 +57,57 @@ def consume(engine: Engine, stream: Stream, complain: Callable[[str], None]) -> 
     Args:
         engine: With model and store.
         stream: Where events come from, and scores go.
-        complain: Is told of each event that cannot be used, by its place; it is acknowledged, as it never can be.
+        complain: Is told of each event that cannot be used, by its place; it is put aside with the reason and
+            acknowledged, as it never can be used.
 
     Returns:
         How many events are new, known and unusable, and how many scores were written.
     """
     counts: dict[str, int] = dict.fromkeys(("new", "known", "unusable", "scores"), 0)
     for lines in stream.batches():
-        events = _parsed(lines, complain)
-        kept, new = _keep(engine, events, complain)
+        events, rejected = _parsed(lines)
+        kept, new = _keep(engine, events, rejected)
+        for place, why in rejected.items():
+            complain(f"{place}: {why}")
         users = list(dict.fromkeys(event["user_id"] for event in kept))
         scores = engine.submit(Call(lambda users=users: _answers(engine, users))).result() if users else []
-        stream.done(lines, [Scored.of(answer).model_dump_json() for answer in scores])
-        found = {"new": new, "known": len(kept) - new, "unusable": len(lines) - len(kept), "scores": len(scores)}
+        stream.done(lines, [Scored.of(answer).model_dump_json() for answer in scores], rejected)
+        found = {"new": new, "known": len(kept) - new, "unusable": len(rejected), "scores": len(scores)}
         counts = {name: counts[name] + found[name] for name in counts}
     return counts
 
 
-def _parsed(lines: Sequence[Line], complain: Callable[[str], None]) -> dict[str, dict]:
-    """Place -> event, of those that are events."""
-    events = {}
+def _parsed(lines: Sequence[Line]) -> tuple[dict[str, dict], dict[str, str]]:
+    """Place -> event, of those that are events; place -> why, of the others."""
+    events, rejected = {}, {}
     for line in lines:
         try:
             events[line.place] = Event.model_validate_json(line.text).plain()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             named = ".".join(map(str, first["loc"]))
-            complain(f"{line.place}: {named + ': ' if named else ''}{first['msg']}")
-    return events
+            rejected[line.place] = f"{named + ': ' if named else ''}{first['msg']}"
+    return events, rejected
 
 
-def _keep(engine: Engine, events: dict[str, dict], complain: Callable[[str], None]) -> tuple[list[dict], int]:
-    """The events that are in the store now, and how many of them are new."""
-    places, kept = list(events), list(events.values())
-    if not kept:
+def _keep(engine: Engine, events: dict[str, dict], rejected: dict[str, str]) -> tuple[list[dict], int]:
+    """The events that are in the store now, and how many of them are new; the others are added to the rejected."""
+    if not events:
         return [], 0
     try:
-        return kept, engine.submit(Append(kept)).result()
+        return list(events.values()), engine.submit(Append(list(events.values()))).result()
     except UnusableEventsError as error:
-        for row, why in error.why.items():
-            complain(f"{places[row]}: {why}")
-        usable = {place: event for row, (place, event) in enumerate(events.items()) if row not in error.why}
-        return _keep(engine, usable, complain)
+        places = list(events)
+        rejected |= {places[row]: why for row, why in error.why.items()}
+        return _keep(engine, {place: event for place, event in events.items() if place not in rejected}, rejected)
+    except (StoreError, BusyError):
+        raise
+    except Exception as error:  # of one of them, which would come again and again
+        if len(events) == 1:
+            rejected |= dict.fromkeys(events, f"it cannot be read ({type(error).__name__})")
+            return [], 0
+        alone = [_keep(engine, {place: event}, rejected) for place, event in events.items()]
+        return [event for kept, _ in alone for event in kept], sum(new for _, new in alone)
 
 
 def _answers(engine: Engine, users: list[str]) -> list[Answer]:
@@ -143,14 +153,15 @@ class JsonLines:
                 yield lines
             text = waiting.get() if text is not None else None
 
-    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
-        """See Stream."""
+    def done(self, lines: Sequence[Line], scores: Sequence[str], rejected: Mapping[str, str]) -> None:
+        """See Stream; of what was rejected nothing but the complaint is left, as the sender has the lines."""
         self.written.writelines(f"{score}\n" for score in scores)
         self.written.flush()
 
 
 class RedisStream:
-    """Events of a Redis stream, each entry with the JSON in its field `event`; scores go to NAME:scores as `score`.
+    """Events of a Redis stream, each entry with the JSON in its field `event`; scores go to NAME:scores as `score`,
+    and what cannot be used to NAME:rejected, with its fields, its id as `entry`, and `why`.
 
     Several consumers of a group share the entries. What one of them did not acknowledge, as it was stopped, it reads
     first when it starts again, and after a minute another one takes it over.
@@ -185,7 +196,7 @@ class RedisStream:
         while True:
             entries = self._read(start)
             if entries:
-                yield [Line(place, (fields or {}).get("event", "")) for place, fields in entries]
+                yield [Line(place, (fields or {}).get("event", ""), fields) for place, fields in entries]
             elif start == "0":
                 start = ">"
             elif self.last:
@@ -202,11 +213,15 @@ class RedisStream:
             taken: Any = self.client.xautoclaim(self.name, GROUP, self.consumer, ABANDONED, count=TOGETHER)
             return taken[1]
 
-    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
+    def done(self, lines: Sequence[Line], scores: Sequence[str], rejected: Mapping[str, str]) -> None:
         """See Stream: all of it or nothing."""
         with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=True)
             for score in scores:
                 pipe.xadd(f"{self.name}:scores", {"score": score})
+            for line in lines:
+                if line.place in rejected:
+                    more = {"entry": line.place, "why": rejected[line.place]}
+                    pipe.xadd(f"{self.name}:rejected", {**(line.given or {}), **more})
             pipe.xack(self.name, GROUP, *(line.place for line in lines))
             pipe.execute()

@@ -1,6 +1,6 @@
 """A Kafka topic as a stream of events; scores go to another topic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ ANSWER = 10.0  # seconds in which a broker has to
 
 
 class KafkaStream:
-    """Events of a Kafka topic, each value the JSON of one; scores go to the topic NAME.scores.
+    """Events of a Kafka topic, each value the JSON of one; scores go to the topic NAME.scores, and values that cannot
+    be used to NAME.rejected, with the headers `place` (PARTITION:OFFSET) and `why`.
 
     Consumers of the group GROUP share the partitions. An event counts as read when its scores have been delivered, so
     that what a consumer was stopped at comes again, to it or to another one.
@@ -60,7 +61,7 @@ class KafkaStream:
             for message in found:
                 error, place = message.error(), message.partition()
                 if error is None:
-                    lines.append(Line(f"{place}:{message.offset()}", _text(message.value())))
+                    lines.append(Line(f"{place}:{message.offset()}", _text(message.value()), message.value()))
                 elif error.code() != self.end:
                     raise StoreError(f"Kafka: {error}")
                 elif self.unread is not None:
@@ -69,7 +70,7 @@ class KafkaStream:
                 yield lines
         self.consumer.close()
 
-    def done(self, lines: Sequence[Line], scores: Sequence[str]) -> None:
+    def done(self, lines: Sequence[Line], scores: Sequence[str], rejected: Mapping[str, str]) -> None:
         """See Stream."""
         lost = []
 
@@ -79,8 +80,12 @@ class KafkaStream:
         with self._errors():
             for score in scores:
                 self.producer.produce(f"{self.name}.scores", score.encode(), on_delivery=delivered)
+            for line in lines:
+                if line.place in rejected:
+                    why = {"place": line.place, "why": rejected[line.place]}
+                    self.producer.produce(f"{self.name}.rejected", line.given, headers=why, on_delivery=delivered)
             if self.producer.flush(ANSWER) or lost:
-                raise StoreError(f"Kafka did not take the scores ({lost[0] if lost else 'no answer'})")
+                raise StoreError(f"Kafka did not take what was written ({lost[0] if lost else 'no answer'})")
             self.consumer.commit(asynchronous=False)
 
     @contextmanager

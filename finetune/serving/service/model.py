@@ -110,7 +110,10 @@ class ServedModel:
         self.held_events = 0
 
     def histories(self, users: Iterable[str], store: Store) -> dict[str, History]:
-        """The histories of those users who have any, from the store where they are not held."""
+        """The histories of those users who have any, from the store where they are not held, or it was written to by
+        another process."""
+        if store.changed():
+            self.forget_all()
         users = list(dict.fromkeys(users))
         missing = [user for user in users if user not in self.held]
         found = {user: self.held[user] for user in users if user in self.held}
@@ -195,11 +198,12 @@ class ServedModel:
 
     # Why
 
-    def explain(self, events: list[dict], cutoff: datetime) -> dict | None:
+    def explain(self, history: History, user: str, cutoff: datetime) -> dict | None:
         """What the score would be if one of a user's newest events had not happened; None without a history.
 
         Args:
-            events: All that are kept of the user.
+            history: The user's.
+            user: The id.
             cutoff: In UTC, without a zone.
 
         Returns:
@@ -207,13 +211,11 @@ class ServedModel:
             newest first, each with time, words (as people read them), without (the score without it, None where the
             user would have no history), change (score minus that) and read (whether the text has it).
         """
-        self.live.read(events, lenient=True)
-        ((user, history),) = self.live.histories().items()
         answers = self.score_histories({user: history}, [Asked(user, cutoff, True)])
         if not answers:
             return None
         (answer,) = answers
-        left_out = self.live.without_each(LEFT_OUT, cutoff)
+        left_out = self.live.without_each(history, LEFT_OUT, cutoff)
         texts = [text for _, text in left_out if text is not None]
         others = iter(self._answers(texts)[0] if texts else ())
         place = max(range(len(answer.score)), key=answer.score.__getitem__) if isinstance(answer.score, list) else None

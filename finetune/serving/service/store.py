@@ -48,6 +48,10 @@ class Store(Protocol):
         """Take away all events of a user, also from what the store keeps beside its data; returns their number."""
         ...
 
+    def changed(self) -> bool:
+        """Whether another process may have written to it since this was asked last."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -87,6 +91,7 @@ class SqliteStore:
     """Events in one file of SQLite, written ahead: each `add` is one transaction, on the disk before it returns."""
 
     def __init__(self, path: Path) -> None:
+        self.version: int | None = None
         try:
             # The engine's thread uses it alone; it was opened by another one.
             self.con = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
@@ -138,6 +143,15 @@ class SqliteStore:
             raise StoreError("the events are gone, but another process reads the file, so that its log still has them")
         return gone
 
+    def changed(self) -> bool:
+        """See Store: the version stays as it is when this connection writes."""
+        try:
+            (version,) = self.con.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+        seen, self.version = self.version, version
+        return version != seen
+
     def close(self) -> None:
         """See Store."""
         self.con.close()
@@ -160,8 +174,10 @@ class RedisStore:
     """Events in a Redis, a hash for each user; as safe as its `appendonly` and `appendfsync` make it."""
 
     PREFIX, USERS = "eventscribe:user:", "eventscribe:users"
+    WRITES = "eventscribe:writes"  # how often anybody wrote
 
     def __init__(self, url: str) -> None:
+        self.writes: int | None = None  # that this process knows of
         try:
             import redis
         except ImportError as error:
@@ -185,7 +201,7 @@ class RedisStore:
                 pipe.hsetnx(self.PREFIX + user, key, event)
             if events:
                 pipe.zadd(self.USERS, dict.fromkeys((event.user for event in events), 0))
-            return [bool(new) for new in pipe.execute()[: len(events)]]
+            return [bool(new) for new in self._written(pipe)[: len(events)]]
 
     def events(self, users: Iterable[str]) -> dict[str, list[dict]]:
         """See Store."""
@@ -210,10 +226,25 @@ class RedisStore:
             pipe.hlen(self.PREFIX + user)
             pipe.delete(self.PREFIX + user)
             pipe.zrem(self.USERS, user)
-            gone = pipe.execute()[0]
+            gone = self._written(pipe)[0]
             if gone and self.durable:
                 self.client.bgrewriteaof()
         return gone
+
+    def _written(self, pipe: Any) -> list[Any]:
+        """What a transaction answers that writes."""
+        pipe.incr(self.WRITES)
+        *answers, writes = pipe.execute()
+        if self.writes is not None and writes == self.writes + 1:  # else somebody wrote in between
+            self.writes = writes
+        return answers
+
+    def changed(self) -> bool:
+        """See Store."""
+        with redis_errors(self.failed):
+            writes = int(self.client.get(self.WRITES) or 0)  # pyright: ignore[reportArgumentType]
+        seen, self.writes = self.writes, writes
+        return writes != seen
 
     def close(self) -> None:
         """See Store."""

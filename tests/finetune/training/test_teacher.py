@@ -13,16 +13,16 @@ from data_prep import InputError
 from data_prep.features import OWN
 from data_prep.files import files_hash
 from data_prep.prepare import prepare
-from data_prep.prepared import read_split
+from data_prep.prepared import read_manifest, read_split
 from finetune.baselines.pairs import PairRows
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import EDGE, Objective, log_odds
 from finetune.parser import parse_experiment
-from finetune.runs import TRAINING_LOG
+from finetune.runs import ORIGIN, TRAINING_LOG
 from finetune.training import teacher
 from finetune.training.teacher import CHECKSUM, FOLDER, SCORES, mixed, taught, teach
-from finetune.training.train import train
+from finetune.training.train import has_finished, train
 
 BINARY = Objective("binary", ("no_churn", "churn"))
 TIERS = Objective("tiers", ("none", "some", "much"))
@@ -275,6 +275,16 @@ def test_a_small_model_learns_the_log_odds_of_a_finished_one(prepared, large, tm
     assert apart["taught"] < 0.5 * np.abs(of_teacher - of_teacher.mean()).mean()
     assert apart["taught"] < apart["labels"]
     assert json.loads((student.run_folder / TRAINING_LOG).read_text())["teacher_model"] == str(large)
+    manifest = read_manifest(student.data_folder)
+    assert has_finished(student, manifest)
+    origin = student.checkpoint_folder / ORIGIN
+    origin.write_text(json.dumps(json.loads(origin.read_text()) | {"finished": False}))  # as a stop leaves it
+    model, _ = load_classifier(large)
+    model.classifier.bias.data += 1
+    model.save_pretrained(large)  # trained again, under the same path
+    assert not has_finished(student, manifest)
+    with pytest.raises(InputError, match=r"stopped and had other settings \(weights of finetuning\.teacher_model"):
+        train(student)
 
 
 def test_a_model_that_may_not_teach_is_refused(prepared, large, tmp_path):

@@ -6,6 +6,9 @@ import pytest
 
 from finetune.parser import parse_experiment
 from tests.finetune.conftest import in_own_folder
+from tests.finetune.hub.conftest import double, hub
+
+__all__ = ["double", "hub"]  # fixtures
 
 SHIFT = "14 days"
 

@@ -1,4 +1,5 @@
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data_prep import InputError
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.config import RunsConfig
+from finetune.hub.model_card import ONNX_FILE
 from finetune.model.growing import grow_words, grown_tokenizer, regroup_classes
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
@@ -22,6 +24,8 @@ from finetune.training.train import train
 from finetune.upkeep.registry import add_entry, read_registry, refuse_not_in_use, roll_back
 from finetune.upkeep.renew import beside, decided, described, renew
 from finetune.upkeep.start import moved_cutoffs
+from tests.commands import script_module
+from tests.finetune.upkeep.conftest import SHIFT
 
 
 def test_all_cutoffs_move_by_the_same_length_of_time(settings):
@@ -197,3 +201,35 @@ def test_a_renewal_that_was_stopped_behind_its_training_does_not_train_again(
     assert {key: entry[key] for key in ("new_rows", "old_rows", "in_use")} == {
         key: renewed.entry[key] for key in ("new_rows", "old_rows", "in_use")
     }
+
+
+def test_a_promoted_model_is_published_under_its_tag_and_stays_in_use_where_the_hub_fails(
+    spring, renewed, prepared, hub, capsys
+):
+    registry, repository = Path(spring.runs.folder) / REGISTRY, "model me/shop"
+    promoted, given = renewed.run.model_folder, ["--runs.folder", spring.runs.folder, "--pretraining.max_steps", "0"]
+    asked = Namespace(model=spring.model_folder, config=str(prepared), name="summer", shift=SHIFT, cold=False, margin=1)
+    asked = Namespace(**vars(asked), publish="me/shop", private=False, license="mit", rollback=False)
+    run = script_module("renew").run
+    (spring.model_folder / ONNX_FILE).touch()  # its successor has one, too
+    try:
+        run(asked, given)
+        assert (promoted / ONNX_FILE).is_file()
+        assert list(hub.repositories[repository].tags) == ["summer"]
+        assert "model.safetensors" in hub.repositories[repository].files
+        assert "tag: summer" in capsys.readouterr().out
+        assert roll_back(promoted)["in_use"] == str(spring.model_folder)
+        assert list(hub.repositories[repository].tags) == ["summer"]  # the version can still be asked for
+
+        hub.forget()
+        hub.fail("POST /api/models/me/shop/commit", 403)
+        again = f"python scripts/publish.py --model {promoted} --repo-id me/shop --tag summer"
+        with pytest.raises(InputError, match=f"promoted and in use all the same.; {again}"):
+            run(asked, given)
+        assert repository not in hub.repositories  # as it was made for the commit
+        assert read_registry(registry)[-1]["in_use"] == str(promoted)
+        roll_back(promoted)
+    finally:
+        (spring.model_folder / ONNX_FILE).unlink()
+        (promoted / ONNX_FILE).unlink(missing_ok=True)
+    assert [entry["action"] for entry in read_registry(registry)[-4:]] == ["promoted", "rolled back"] * 2

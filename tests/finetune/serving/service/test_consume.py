@@ -69,11 +69,44 @@ def test_a_redis_stream_is_acknowledged_when_the_store_has_it_and_scores_go_back
         counts = consume(engine, RedisStream(url, "events", "a", last=True), said.append)
         assert (counts["new"], counts["unusable"]) == (5, 1)
         assert client.xpending("events", GROUP)["pending"] == 0
+        ((_, rejected),) = client.xrange("events:rejected")
+        assert rejected["other"] == "no event"
+        assert said == [f"{rejected['entry']}: {rejected['why']}"]
         scores = [json.loads(fields["score"]) for _, fields in client.xrange("events:scores")]
         assert len(scores) == counts["scores"] > 0
         client.xadd("events", {"event": lines[5]})
         assert consume(engine, RedisStream(url, "events", "b", last=True), said.append)["new"] == 1
         client.close()
+
+
+def test_an_event_that_ends_its_reading_is_put_aside_and_those_beside_it_are_kept(engine, lines, monkeypatch):
+    read = engine.model.live.read
+
+    def fail(events: list[dict], lenient: bool = False) -> list:
+        if any(event.get("amount") == 13 for event in events):
+            raise MemoryError
+        return read(events, lenient)
+
+    monkeypatch.setattr(engine.model.live, "read", fail)
+    poison = json.dumps({**json.loads(lines[1]), "amount": 13})
+    said, stream = [], JsonLines(io.StringIO("\n".join([lines[0], poison, lines[2]])), io.StringIO())
+    counts = consume(engine, stream, said.append)
+    assert (counts["new"], counts["unusable"]) == (2, 1)
+    assert said == ["line 2: it cannot be read (MemoryError)"]
+
+
+def test_two_consumers_of_one_redis_score_by_the_events_of_both(model, log, lines, tmp_path):
+    events = [event for event in map(json.loads, lines) if event["user_id"] == "u1"][:6]
+    with redis_server(tmp_path) as url:
+        engines = [Engine(ServedModel.load(str(model)), open_store(url)) for _ in range(2)]
+        for number, event in enumerate(events):  # in turns
+            written = io.StringIO()
+            consume(engines[number % 2], JsonLines(io.StringIO(json.dumps(event)), written), pytest.fail)
+        for engine in engines:
+            engine.stop()
+    (last,) = map(json.loads, written.getvalue().splitlines())
+    (expected,) = EventClassifier.from_pretrained(model).predict(events, last["at"]).to_pylist()
+    assert last["score"] == pytest.approx(expected["score"], abs=1e-6)
 
 
 def test_a_stream_of_another_kind_is_refused_in_a_sentence():

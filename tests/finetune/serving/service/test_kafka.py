@@ -31,13 +31,13 @@ def engine(model, tmp_path) -> Iterator[Engine]:
     engine.stop()
 
 
-def scores_in(address: str) -> list[dict]:
+def messages_of(address: str, topic: str) -> list:
     reader = kafka.Consumer({"bootstrap.servers": address, "group.id": "test", "auto.offset.reset": "earliest"})
-    reader.subscribe(["events.scores"])
+    reader.subscribe([topic])
     found, empty = [], 0
     while empty < 20 and not (found and empty):
         messages = reader.consume(100, 0.5)
-        found += [json.loads(message.value()) for message in messages]
+        found += messages
         empty = 0 if messages else empty + 1
     reader.close()
     return found
@@ -71,9 +71,12 @@ def test_events_count_as_read_when_they_are_kept_and_their_scores_are_delivered(
     assert len(said) == 1
     assert before[0] == 0
     assert read_until(address) == 6
-    scores = scores_in(address)
+    scores = [json.loads(message.value()) for message in messages_of(address, "events.scores")]
     assert len(scores) == counts["scores"] > 0
     assert {score["user_id"] for score in scores} == {"u1"}
+    (rejected,) = messages_of(address, "events.rejected")
+    assert rejected.value() == b"\xff no json"
+    assert said == [": ".join(value.decode() for _, value in rejected.headers())]
 
 
 def test_a_broker_that_is_not_there_is_refused_in_a_sentence(monkeypatch):
