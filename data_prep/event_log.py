@@ -36,7 +36,7 @@ class EventLog:
     last: datetime | None = None
     events: int = 0
     users: int = 0
-    equal_rows: int = 0  # that are equal to another one in every column, and stay
+    equal_rows: int | None = 0  # that are equal to another one in every column, and stay; None is not counted yet
     left_out: dict[str, int] = field(default_factory=dict)  # why -> rows, by data.duplicates and max_events_per_user
     notes: list[str] = field(default_factory=list)  # what a user should know of it, in sentences
 
@@ -52,7 +52,9 @@ def event_table(events: Iterable[dict], plain: Callable[[Any], Any] = lambda val
     return pa.table({name: pa.array([plain(event.get(name)) for event in events]) for name in names})
 
 
-def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[[str], object]) -> None:
+def leave_out(
+    log: EventLog, config: DataConfig, count: Count, change: Callable[[str], object], count_equal: bool = True
+) -> None:
     """Count equal rows and users who stand out, leave out those that the config does not want, and note both in `log`.
 
     Rows are compared by a hash of 64 bits, by which two of a hundred million would seem equal once in 4,000 logs.
@@ -62,13 +64,15 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
         config: With data.duplicates and data.max_events_per_user.
         count: Counts over the relation `log`, whose users are whole.
         change: Runs SQL that changes the relation `log`, before what is counted next.
+        count_equal: False leaves equal rows that stay to `note_equal_rows`, because to count them takes its time.
 
     Raises:
         InputError: No event is left.
     """
-    columns = ", ".join(map(identifier, log.fields))
     log.fields = {name: kind for name, kind in log.fields.items() if name not in REQUIRED}
-    log.equal_rows = count(f"SELECT 'rows', count(*) - count(DISTINCT hash({columns})) FROM log")["rows"]
+    log.equal_rows = None
+    if count_equal or config.duplicates == "drop":
+        log.equal_rows = count(f"SELECT 'rows', count(*) - count(DISTINCT {row_hash(log.fields)}) FROM log")["rows"]
     if log.equal_rows and config.duplicates == "drop":
         change("CREATE OR REPLACE TEMP TABLE log AS SELECT DISTINCT * FROM log")
         log.left_out["equal to another row"], log.equal_rows = log.equal_rows, 0
@@ -89,12 +93,24 @@ def leave_out(log: EventLog, config: DataConfig, count: Count, change: Callable[
         )
     log.events, log.users = sum(n * users for n, users in kept.items()), sum(kept.values())
     log.notes += [f"left out {rows:,} row{'s' * (rows > 1)} {why}" for why, rows in log.left_out.items()]
-    if log.equal_rows:
-        log.notes.append(
-            f"{log.equal_rows:,} of {log.events:,} rows are equal to another one in every column and count all the "
-            f"same; data.duplicates: drop leaves one of each"
-        )
+    if log.equal_rows is not None:
+        note_equal_rows(log, log.equal_rows)
     log.notes += [*_stand_outs(log, count, kept), *_far_times(count)]
+
+
+def row_hash(fields: Iterable[str]) -> str:
+    """SQL of a number by which equal rows are known, given the log's fields."""
+    return f"hash({', '.join(map(identifier, (*REQUIRED, *fields)))})"
+
+
+def note_equal_rows(log: EventLog, rows: int) -> None:
+    """Say in `log` how many rows are equal to another one and stay."""
+    log.equal_rows = rows
+    if rows:
+        log.notes.append(
+            f"{rows:,} of {log.events:,} rows are equal to another one in every column and count all the same; "
+            f"data.duplicates: drop leaves one of each"
+        )
 
 
 def _stand_outs(log: EventLog, count: Count, sizes: dict[int, int]) -> list[str]:

@@ -1,7 +1,7 @@
 """Read any event log with DuckDB into one table `log`; leave out and count the rows that cannot be used."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import duckdb
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
 from data_prep.connections import lock_down, stopped_after
-from data_prep.event_log import REQUIRED, SPAN, EventLog, count_on, leave_out
+from data_prep.event_log import REASON, REQUIRED, SPAN, EventLog, count_on, leave_out
 from data_prep.log_files import family
 from data_prep.moments import parse_duration
 from data_prep.rejected import detail_sql, insert_broken_lines, move_rejected, reason_sql
@@ -18,6 +18,8 @@ from data_prep.sources import named_files, open_source, refuse_events_twice, ref
 from data_prep.sql import column_types, identifier, quote, refused, text_sql
 from data_prep.times import check_time_format, time_sql
 from data_prep.users import EXACT, given_user_sql, hmac_sha256, read_key, user_sql
+
+Check = Callable[[dict[str, str]], None]  # takes the DuckDB type of each field of the log
 
 
 @contextmanager
@@ -48,6 +50,8 @@ def read_events(
     config: DataConfig,
     folder: Path | None = None,
     types: dict[str, str] | None = None,
+    count_equal: bool = True,
+    check: Check | None = None,
 ) -> EventLog:
     """Make the table `log` from all sources.
 
@@ -60,14 +64,16 @@ def read_events(
         folder: For rejected.parquet; None leaves it out.
         types: Field -> DuckDB type that it had in an earlier log. CSV says no types, and what DuckDB finds in one file
             it may not find in the next: the codes 007 and A7 are text, 007 alone is the number 7.
+        count_equal: See `leave_out`.
+        check: See `fill_log`.
 
     Raises:
         InputError: A missing file or column, a wrong type, too many rows that cannot be used, or no usable event.
     """
-    notes = fill_log(con, config, types=types)
+    notes = fill_log(con, config, types=types, check=check)
     rows = con.execute("SELECT count(*) FROM log").fetchall()[0][0]
     log = EventLog(rejected=move_rejected(con, config, rows, folder), fields=column_types(con, "log"), notes=notes)
-    leave_out(log, config, count_on(con), con.execute)
+    leave_out(log, config, count_on(con), con.execute, count_equal)
     log.first, log.last = con.execute(SPAN).fetchall()[0]
     return log
 
@@ -78,6 +84,7 @@ def fill_log(
     only: int | None = None,
     read: bool = True,
     types: dict[str, str] | None = None,
+    check: Check | None = None,
 ) -> list[str]:
     """Make the table `log` with all rows, those that cannot be used with the reason in rejected_because.
 
@@ -87,6 +94,7 @@ def fill_log(
         only: The index of the source that is read; None for all.
         read: False leaves the table empty.
         types: See `read_events`.
+        check: Refuses the log for its columns, while the table is still empty.
 
     Returns:
         What a user should know of how the sources are read, in sentences.
@@ -120,6 +128,8 @@ def fill_log(
             queries[i] = _events_query(con, source, table, columns, written, name, config)
         union = " UNION ALL BY NAME ".join(queries.values())
         con.execute(f"CREATE TEMP TABLE IF NOT EXISTS log AS SELECT * FROM ({union}) LIMIT 0")
+        if check:
+            check({name: kind for name, kind in column_types(con, "log").items() if name not in (*REQUIRED, *REASON)})
         for i, query in queries.items():
             if read:
                 with refused_source(config.sources[i], config, f"data.sources[{i}]"):

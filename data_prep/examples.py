@@ -45,7 +45,9 @@ class Batch:
     new_users: int  # that the split had at no earlier cutoff
     asked: int = 0  # rows of task.examples that the users of this batch and of those behind it have in the split
     place: int = 1  # of a user's rows in the split, where each has its own cutoffs
-    attributed: int = 0  # users of the part who have a row in data.users; of UNLABELLED, which every part has once
+    # Of UNLABELLED, which every part has once:
+    attributed: int = 0  # users of the part who have a row in data.users
+    equal_rows: int = 0  # events of the part that are equal to another one in every column
 
     @property
     def group(self) -> tuple[str, datetime | None]:
@@ -72,7 +74,7 @@ class Summary:
         self.users: dict[str, int] = Counter()
         self.asked: dict[str, int] = Counter()
         self.most_per_user: dict[str, int] = Counter()
-        self.attributed = 0
+        self.attributed = self.equal_rows = 0
         self.labels: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
 
     def add(self, batch: Batch) -> None:
@@ -81,6 +83,7 @@ class Summary:
         self.users[batch.split] += batch.new_users
         self.asked[batch.split] += batch.asked
         self.attributed += batch.attributed
+        self.equal_rows += batch.equal_rows
         self.most_per_user[batch.split] = max(self.most_per_user[batch.split], batch.place * bool(len(batch.table)))
         if batch.split == UNLABELLED:
             return
@@ -100,6 +103,7 @@ class Summary:
         self.users.update(other.users)
         self.asked.update(other.asked)
         self.attributed += other.attributed
+        self.equal_rows += other.equal_rows
         for split, most in other.most_per_user.items():
             self.most_per_user[split] = max(self.most_per_user[split], most)
         for split, labels in other.labels.items():
@@ -171,8 +175,9 @@ class Examples:
                     done, table = waiting.popleft()
                     users, table = table.result()
                     new = int((~written[done.split][users]).sum())
-                    known = history.attributes.users if history.attributes and done.split == UNLABELLED else 0
-                    yield Batch(done.split, done.cutoff, table, new, done.asked, done.place, known)
+                    known = history.attributes.users if history.attributes else 0
+                    once = (known, labels.equal_rows) if done.split == UNLABELLED else ()
+                    yield Batch(done.split, done.cutoff, table, new, done.asked, done.place, *once)
                     written[done.split][users] = True
 
     def _table(self, labels: Labels, aggregator: Aggregator, asked: Asked) -> tuple[np.ndarray, pa.Table]:

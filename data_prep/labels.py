@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep import InputError
 from data_prep.config import Label, TaskConfig
-from data_prep.event_log import Count, most_frequent
+from data_prep.event_log import Count, most_frequent, row_hash
 from data_prep.features import class_values
 from data_prep.history import MILLION, History, Moment, exact, running
 from data_prep.moments import EPOCH, microseconds, parse_duration, spelled
@@ -35,8 +35,8 @@ class LabelRule:
         self.log_end = microseconds(log_end - EPOCH)
 
     def columns(self) -> dict[str, str]:
-        """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`."""
-        sql = self.whom.columns()
+        """Name -> SQL over an event: what `load_history` reads for the labels, beside `target`, and for equal rows."""
+        sql = self.whom.columns() | {"row": row_hash(self.types)}
         if self.label.kind == "sum":
             assert self.label.field is not None, "by check_label"
             sql["amount"] = f"CAST({identifier(self.label.field)} AS DOUBLE)"
@@ -48,10 +48,16 @@ class LabelRule:
 
 
 class Labels:
-    """The population and the labels of a history's users at any cutoff."""
+    """The population and the labels of a history's users at any cutoff.
+
+    Attributes:
+        equal_rows: Events that are equal to another one in every column.
+    """
 
     def __init__(self, rule: LabelRule, history: History) -> None:
         self.rule, self.history = rule, history
+        row = history.columns.pop("row").to_numpy()  # equal ones stand side by side
+        self.equal_rows = int((row[1:] == row[:-1]).sum())
         target = history.columns["target"].to_numpy()
         self.target, self.members = running(target), Members(rule.whom, history)
         if rule.label.kind == "sum":

@@ -8,7 +8,7 @@ import duckdb
 
 from data_prep.config import DataConfig
 from data_prep.event_log import EventLog, count_on
-from data_prep.events import read_events
+from data_prep.events import Check, read_events
 from data_prep.examples import Batch, Examples
 from data_prep.labels import Labels
 from data_prep.parts import number_of_parts, read_part, write_parts
@@ -20,9 +20,16 @@ class LocalLog:
     def __init__(self, con: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
         self.con, self.config, self.count = con, config, count_on(con)
 
-    def read(self, folder: Path) -> EventLog:
-        """Read all sources into the table `log`; rejected rows go to FOLDER/rejected.parquet."""
-        self.log, self.folder = read_events(self.con, self.config, folder), folder.parent
+    def read(self, folder: Path, check: Check) -> EventLog:
+        """Read all sources into the table `log`; rejected rows go to FOLDER/rejected.parquet.
+
+        Args:
+            folder: For rejected.parquet.
+            check: See `fill_log`.
+        """
+        # Equal rows are counted where they are sorted, with the examples.
+        self.log = read_events(self.con, self.config, folder, count_equal=False, check=check)
+        self.folder = folder.parent
         return self.log
 
     def sample(self, condition: str | None) -> None:

@@ -46,7 +46,8 @@ def write_parts(con: duckdb.DuckDBPyConnection, events: str, parts: int, folder:
     )
     con.execute(
         f"""COPY (SELECT * FROM ({events}) JOIN places USING (user_id))
-            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4, PRESERVE_ORDER false)"""
+            TO {quote(str(folder))} (FORMAT parquet, PARTITION_BY (part), COMPRESSION lz4, PRESERVE_ORDER false,
+                                     DICTIONARY_SIZE_LIMIT 1000)"""
     )
     users = dict(con.execute("SELECT part, count(*) FROM places GROUP BY part ORDER BY part").fetchall())
     con.execute("DROP TABLE places")

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,7 @@ from data_prep.card import dataset_card
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig, settings_of
 from data_prep.connections import connect
 from data_prep.cutoffs import SPLITS, coarse_moments, doubtful_windows, resolve_cutoffs, split_file
-from data_prep.event_log import EventLog
+from data_prep.event_log import EventLog, note_equal_rows
 from data_prep.events import confined
 from data_prep.examples import UNLABELLED, Batch, Examples, SplitWriter, Summary, fit_examples
 from data_prep.facts import Manifest
@@ -39,7 +40,8 @@ from data_prep.side_tables import table_source
 from data_prep.sources import expanded, source_files
 from data_prep.spark import SparkLog, spark_session
 from data_prep.sql import refused
-from data_prep.task import question
+from data_prep.task import check_columns, question
+from data_prep.text_settings import check_fields
 from data_prep.user_facts import user_facts, user_notes
 from data_prep.users import key_mark
 
@@ -132,7 +134,7 @@ def _write(
         bar.set_postfix_str("read the log")
         engine = SparkLog(stack.enter_context(spark_session(spark)), con, data) if spark else LocalLog(con, data)
         with confined(con, data, folder.parent):  # where the parts will lie, too
-            log = engine.read(folder)
+            log = engine.read(folder, partial(_check_columns, con, task, text))
         cutoffs = resolve_cutoffs(task, log)
         given = read_examples(task, data, folder.parent / "spill")
         users = read_users(data, folder.parent / "spill")
@@ -152,6 +154,8 @@ def _write(
         bar.total += parts * len(examples.groups()) - 1
         bar.set_postfix_str("write texts")
         summary = _written(folder, batches, bar)
+        if log.equal_rows is None:
+            note_equal_rows(log, summary.equal_rows)
         splits = examples.describe(summary)
         known = users and user_facts(users, summary.attributed, folder, examples.serializer)
         leaks = suspected_leaks(folder / split_file("train"), examples.aggregates, examples.serializer)
@@ -180,6 +184,12 @@ def _write(
             "content_hash": files_hash(folder.iterdir()),
         }
     )
+
+
+def _check_columns(con: duckdb.DuckDBPyConnection, task: TaskConfig, text: TextConfig, types: dict[str, str]) -> None:
+    """Refuse a column that the log does not have before a row of it is read."""
+    check_fields(text, {"event_type": "VARCHAR"} | types)
+    check_columns(con, task, types)
 
 
 def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:

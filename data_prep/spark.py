@@ -27,7 +27,7 @@ from data_prep import InputError
 from data_prep.config import DataConfig, SparkConfig
 from data_prep.connections import connect, lock_down
 from data_prep.event_log import REASON, SPAN, EventLog, leave_out
-from data_prep.events import confined, fill_log
+from data_prep.events import Check, confined, fill_log
 from data_prep.examples import Batch, Examples
 from data_prep.labels import Labels
 from data_prep.parts import BUCKET, number_of_parts
@@ -68,13 +68,14 @@ class SparkLog:
         self.spark, self.con, self.config, self.trained = spark, con, config, trained
         self.changes: list[str] = []  # SQL that each part's table `log` is changed by, in order
 
-    def read(self, folder: Path) -> EventLog:
+    def read(self, folder: Path, check: Check | None = None) -> EventLog:
         """Read all sources in tasks, one for each Parquet file and one for each other source.
 
-        The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet.
+        The table `log` of the connection stays empty; rejected rows go to FOLDER/rejected.parquet. For `check` see
+        `fill_log`.
         """
         con = self.con
-        notes = fill_log(con, self.config, read=False, types=self.trained)
+        notes = fill_log(con, self.config, read=False, types=self.trained, check=check)
         tasks = _tasks(self.config)
         types = column_types(con, "log")
         read = partial(_read, config=self.config, tasks=tasks, types=types, trained=self.trained)

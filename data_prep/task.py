@@ -15,6 +15,39 @@ from data_prep.moments import in_words, parse_duration, spelled
 from data_prep.population import Whom, an_event
 from data_prep.sql import condition, identifier, refused
 
+REMEDY = "write a condition over the columns of one event"
+
+
+def check_columns(con: duckdb.DuckDBPyConnection, task: TaskConfig, types: dict[str, str]) -> None:
+    """Refuse a label or a population that a log of these columns cannot answer, before a row is read.
+
+    Args:
+        con: Has a table `log` of the columns, which may be empty.
+        task: Label, population and cutoffs.
+        types: Field of the log -> DuckDB type.
+
+    Raises:
+        InputError: See `check_task`.
+    """
+    check_label(task.label, types)
+    label_horizons(task.label)
+    if task.members:
+        parse_duration(task.members.within or "", "task.population.within")
+    for setting, where in _conditions(task).items():
+        parse_expression(con, setting, where, REMEDY, lambda: [*REQUIRED, *types])
+        with refused(setting, REMEDY):
+            con.execute(f"SELECT count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log LIMIT 0)")
+
+
+def _conditions(task: TaskConfig) -> dict[str, str]:
+    """Setting -> SQL condition of an event."""
+    conditions = {"task.label.where": task.label.where}
+    if task.members:
+        conditions["task.population.where"] = task.members.where
+    if task.at is not None:
+        conditions["task.cutoffs.train.at"] = task.at
+    return conditions
+
 
 def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, types: dict[str, str]) -> None:
     """Refuse a label or a population that the log cannot answer.
@@ -31,15 +64,9 @@ def check_task(con: duckdb.DuckDBPyConnection, count: Count, task: TaskConfig, t
     """
     label = task.label
     check_label(label, types)
-    conditions = {"task.label.where": label.where}
-    if task.members:
-        conditions["task.population.where"] = task.members.where
-    if task.at is not None:
-        conditions["task.cutoffs.train.at"] = task.at
-    for setting, where in conditions.items():
-        remedy = "write a condition over the columns of one event"
-        parse_expression(con, setting, where, remedy, lambda: [*REQUIRED, *types])
-        with refused(setting, remedy):
+    for setting, where in _conditions(task).items():
+        parse_expression(con, setting, where, REMEDY, lambda: [*REQUIRED, *types])
+        with refused(setting, REMEDY):
             found = count(f"SELECT 'found', count(*) FILTER (WHERE ({where}\n)) FROM (SELECT * FROM log)")
         if not found["found"]:
             raise InputError(f"no event of the log satisfies {where}", "check its names and values", setting=setting)

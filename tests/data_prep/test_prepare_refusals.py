@@ -56,6 +56,21 @@ def test_a_text_that_does_not_fit_leaves_nothing_behind(shop, text, reason):
     assert reason in refused(shop, shop.data(shop.regulars()), text=shop.text(**text))
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "reason"),
+    [
+        ({"label": {"where": "colour = 1"}}, {}, "colour"),
+        ({"label": {"horizon": "0 days"}}, {}, "'0 days' is not a length above zero"),
+        ({"population": {"within": "soon"}}, {}, "'soon' is not a length"),
+        ({}, {"fields": {"colour": TextField(top=3)}}, "text.fields.colour: the log has no such column"),
+    ],
+)
+def test_what_the_columns_alone_refuse_is_refused_before_a_row_is_read(shop, task, text, reason):
+    data = shop.data([row | {"user_id": None} for row in shop.regulars()])
+    assert "rows cannot be used" in refused(shop, data)
+    assert reason in refused(shop, data, task=shop.task(**task), text=shop.text(**text))
+
+
 def test_a_source_that_cannot_be_read_leaves_nothing_behind(shop):
     data = shop.data(shop.regulars())
     assert "no file matches" in refused(shop, replace(data, sources=[Source(path="nowhere/*.parquet")]))
@@ -108,7 +123,7 @@ def test_a_refused_change_keeps_the_old_output(shop):
     ],
 )
 def test_an_error_in_any_step_leaves_the_old_output_or_none(shop, monkeypatch, step, error):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     data = shop.data(shop.regulars())
