@@ -34,6 +34,7 @@ def lay_out(experiment: Experiment) -> None:
     _known.clear()
     _known.append(experiment)
     _made.cache_clear()
+    _arguments.cache_clear()
     for checkpoint in (STOPPED, PRIVATE):
         train(_made(checkpoint.parts[0]))
         shutil.rmtree(checkpoint.with_name("checkpoint-2"))
@@ -106,14 +107,20 @@ def _made(runs: str) -> Experiment:
     return changed(_known[0], {"runs.folder": runs} | KEPT | more.get(runs, {}))
 
 
+@cache
+def _arguments(runs: str, output: Path) -> Any:
+    from finetune.training.arguments import training_arguments
+
+    return training_arguments(_made(runs), output_dir=str(output))
+
+
 def _trainer(runs: str) -> Any:
     from data_prep.prepared import prepared_for
-    from finetune.training.arguments import training_arguments
     from finetune.training.train import build_trainer
 
     experiment = _made(runs)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
-    trainer, _ = build_trainer(experiment, training_arguments(experiment, output_dir="again"), manifest)
+    trainer, _ = build_trainer(experiment, _arguments(runs, Path("again")), manifest)
     trainer.args.save_strategy = "no"
     return trainer
 
@@ -129,13 +136,11 @@ def continued_privately() -> object:
 
 
 def _continued(runs: str) -> Any:
-    from finetune.training.arguments import training_arguments
     from finetune.training.checkpoints import _checksums, checkpoint_to_resume, made_by, trained
 
     checkpoints = Path(runs) / "tiny" / "checkpoints"
     (checkpoints / "checkpoint-1" / "checksums.json").write_text(json.dumps(_checksums(checkpoints / "checkpoint-1")))
-    arguments = training_arguments(_made(runs), output_dir=str(checkpoints))
-    resume = checkpoint_to_resume(arguments, made_by(checkpoints))
+    resume = checkpoint_to_resume(_arguments(runs, checkpoints), made_by(checkpoints))
     assert resume, "as the checksums are right"
     trainer = _trainer(runs)
     trained(trainer, resume, "training")

@@ -348,6 +348,7 @@ if __name__ == "__main__":
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
+        "RUST_BACKTRACE": "0",  # which takes seconds of each panic
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         lay_out()

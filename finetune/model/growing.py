@@ -73,7 +73,7 @@ def _with_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[P
     known = content["model"]["vocab"]
     if sorted(known.values()) != list(range(len(known))):
         raise InputError(
-            "the tokenizer of the weights to start from leaves numbers out, or gives one to two words",
+            "the tokenizer of the weights to start from leaves numbers of words out",
             "take the tokenizer that the model was trained with",
             setting="model.name_or_path",
         )

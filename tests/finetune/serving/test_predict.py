@@ -291,6 +291,23 @@ def test_a_damaged_plan_is_named_with_the_remedy(model, log, tmp_path, content):
         predict_log(model, DataConfig([Source(path=str(log))]), CUTOFF, tmp_path / "scores.parquet")
 
 
+@pytest.mark.parametrize("made", [b"PAR1", b"", None])
+def test_a_part_that_is_damaged_is_named_with_the_remedy(model, log, tmp_path, monkeypatch, made):
+    data, output = DataConfig([Source(path=str(log))]), tmp_path / "scores.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            predict_log(model, data, CUTOFF, output, **PARTS)
+    part = sorted((tmp_path / "scores.parquet.parts").glob("scores-*.parquet"))[-1]
+    if made is None:
+        pq.write_table(pa.table({"other": [1]}), part)
+    else:
+        part.write_bytes(made)
+    with pytest.raises(InputError, match=rf"{part.name} is damaged .*; delete .*\.parts and run the same"):
+        predict_log(model, data, CUTOFF, output, **PARTS)
+    assert not output.exists()
+
+
 def test_the_commands_take_times_without_a_zone_in_that_of_training(model, tmp_path):
     own = shutil.copytree(model, tmp_path / "model")
     (tmp_path / "log.csv").write_text("user_id,event_time,event_type\nu,2024-01-01,view\n")

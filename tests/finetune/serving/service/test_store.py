@@ -49,6 +49,15 @@ def event(user: str, day: int, **more: object) -> Kept:
     return kept(user, {"user_id": user, "event_time": f"2024-01-{day:02}", "event_type": "view", **more})
 
 
+@pytest.mark.parametrize("content", ["[", "[]", "1", "[" * 100_000, ""])
+def test_a_damaged_event_is_refused_in_a_sentence(store, content):
+    store.add([Kept("a", "1", content), event("b", 1)])
+    assert len(store.events(["b"])["b"]) == 1
+    with pytest.raises(InputError, match=r"^an event in the store is damaged; forget the user, and send the events"):
+        store.events(["a", "b"])
+    assert store.forget("a") == 1
+
+
 def test_an_event_is_kept_once_whatever_is_sent(store):
     first, second = event("a", 1), event("a", 2, tags=["x"], value=1.5)
     assert store.add([first, second, first]) == [True, True, False]
