@@ -340,22 +340,18 @@ def fit_examples(
     before = cutoffs["train"][-1]
     kinds = field_kinds(log.fields, {key: asdict(spec) for key, spec in text.fields.items()})
     min_users = text.fields.get("event_type", TextField()).min_users
-    if schema:
-        classes = schema.features.classes if task.label.kind == "which" else None
-        types = schema.features.event_types
-    else:
-        classes = fit_classes(count, task, log.fields, cutoffs["train"])
-        types = frequent_types(count, before, min_users)
+    classes = schema.features.classes if schema else fit_classes(count, task, log.fields, cutoffs["train"])
+    types = schema.features.event_types if schema else frequent_types(count, before, min_users)
     class_field = task.label.field if task.label.kind == "which" else None
     session = None if text.session_gap is None else microseconds(parse_duration(text.session_gap, "text.session_gap"))
     features = Features(
         task.label.where, log.fields, kinds, types, class_field, classes or [], task.at_moments, session
     )
+    if schema:
+        check_schema(schema, text, features, users)
     check_attributes(text, {"event_type": "VARCHAR"} | log.fields, users, aggregate_names(features))
     rule = LabelRule(task, log.fields, classes, log_end(log))
     moments = moment_rule(task, cutoffs, given, log)
-    if schema:
-        check_schema(schema, text, features, users)
     serializer = schema or EventSerializer.fit(con, text, features, before)
     examples = Examples(task, cutoffs, serializer, rule, moments, users)
     labels = examples.load(con)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -146,8 +146,7 @@ def _write(
         doubts = doubtful_windows(engine.count, task, cutoffs, log)
         doubts += coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
-        if schema:
-            doubts += schema_doubts(con, schema, cutoffs["train"][-1], facts["known"])
+        doubts += schema_doubts(con, schema, cutoffs["train"][-1], facts["known"]) if schema else []
         bar.update()
         parts, batches = engine.batches(examples, labels)
         del labels  # the memory of their history is needed for the parts
@@ -164,26 +163,22 @@ def _write(
     doubts += [*(examples.moments.left_out() if examples.moments else []), *(users.notes if users else [])]
     log.notes += [user_notes(known, log.users)] if known else []
     _print_notes(log, doubts)
-    return (
-        ({"users": known} if known else {})
-        | ({"schema": mark(schema)} if schema else {})
-        | {
-            "format": FORMAT,
-            "name": name,
-            "question": question(task, labels_from(given) == "table"),
-            "label": label_name(task.label),
-            "label_kind": task.label.kind,
-            "labels_from": labels_from(given),
-            "classes": class_names(task.label, examples.rule.classes),
-            "log": _describe_log(log) | facts,
-            "splits": splits,
-            UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
-            "warnings": doubts,
-            "suspected_leaks": leaks,
-            **_columns(examples),
-            "content_hash": files_hash(folder.iterdir()),
-        }
-    )
+    return ({"users": known} if known else {}) | {
+        "format": FORMAT,
+        "name": name,
+        "question": question(task, labels_from(given) == "table"),
+        "label": label_name(task.label),
+        "label_kind": task.label.kind,
+        "labels_from": labels_from(given),
+        "classes": class_names(task.label, examples.rule.classes),
+        "log": _describe_log(log) | facts,
+        "splits": splits,
+        UNLABELLED: {"rows": summary.users[UNLABELLED], "cutoff": show(cutoffs["train"][-1])},
+        "warnings": doubts,
+        "suspected_leaks": leaks,
+        **_columns(examples, schema),
+        "content_hash": files_hash(folder.iterdir()),
+    }
 
 
 def _check_columns(con: duckdb.DuckDBPyConnection, task: TaskConfig, text: TextConfig, types: dict[str, str]) -> None:
@@ -204,14 +199,15 @@ def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:
     return summary
 
 
-def _columns(examples: Examples) -> dict[str, list[str]]:
-    """The columns of the splits, and what the texts can tell of."""
+def _columns(examples: Examples, schema: EventSerializer | None) -> dict[str, Any]:
+    """The columns of the splits, what the texts can tell of, and which schema that was given."""
     serializer = examples.serializer
     return {
         "aggregates": examples.aggregates,
         "class_aggregates": list(OWN) if examples.rule.classes else [],
         "text_columns": serializer.columns(),
         **({"attributes": list(serializer.attributes)} if serializer.attributes else {}),
+        **({"schema": mark(schema)} if schema else {}),
     }
 
 

@@ -1,6 +1,6 @@
 """The gradient of each user of a batch, from one pass over all of them.
 
-A pass for each user alone is four times as slow on CPUs. The hooks of Opacus keep what went into each layer and what
+A pass for each user alone takes six times as long on a CPU. The hooks of Opacus keep what went into each layer and what
 came back, of which they make the gradient of each row; those of a user's rows add up to that of her own loss.
 """
 

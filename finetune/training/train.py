@@ -184,7 +184,8 @@ def build_trainer(
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     private = experiment.finetuning.privacy is not None
     priors = None if private else objective.priors(labels["train"], weights)  # which count the labels without noise
-    labels, scale, facts = _learned(experiment, arguments, manifest, objective, labels)
+    asked = experiment, arguments, manifest, objective
+    labels, scale, facts = _learned(*asked, labels)
     start = starting_point(experiment, manifest)
     set_seed(arguments.seed)
     tokenizer, unknown = _tokenizer(experiment, start, word_texts(experiment, ["train"]), words)
@@ -205,11 +206,7 @@ def build_trainer(
         tokens = {split: tokens_of_split(tokenizer, folder, split, limit) for split, limit in limits.items()}
     data = {split: tokens[split].labelled(labels[split]) for split in tokens}
     collator = Collator(batches_for(model, tokenizer), experiment.finetuning.event_dropout, arguments.seed)
-    kind = (
-        partial(PrivateTrainer, **privacy_of(experiment, arguments, manifest, objective))
-        if private
-        else LengthGroupedTrainer
-    )
+    kind = partial(PrivateTrainer, **privacy_of(*asked)) if private else LengthGroupedTrainer
     trainer = kind(
         packs=packs,
         model=model,
