@@ -26,7 +26,7 @@ from transformers import (
 from data_prep import InputError
 from data_prep.files import files_hash
 from finetune.config import ModelConfig
-from finetune.model.first_token import centre
+from finetune.model.first_token import hear_all
 from finetune.model.growing import grow_words
 from finetune.model.last_layer import encoder_layers
 from finetune.model.objective import Objective
@@ -64,7 +64,7 @@ def build_classifier(
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
     """
     if start is None:
-        return _centred(settings, _new_classifier(settings, objective, tokenizer, priors), tokenizer)
+        return _hearing(settings, _new_classifier(settings, objective, tokenizer, priors), tokenizer)
     if settings.freeze is not None and settings.peft:
         raise InputError(
             "model.freeze does nothing beside model.peft, which freezes all but adapter and head",
@@ -80,7 +80,7 @@ def build_classifier(
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     if not settings.peft:
-        return _centred(settings, model, tokenizer)
+        return _hearing(settings, model, tokenizer)
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
     if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
@@ -90,10 +90,10 @@ def build_classifier(
     return cast(PreTrainedModel, adapted)  # it acts as its base
 
 
-def _centred(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The classifier; where no weights of others were given and none are kept, its first token is centred."""
+def _hearing(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The classifier; where no weights of others were given and none are kept, its first token hears all others."""
     if settings.name_or_path is None and settings.pooling == "cls" and settings.freeze is None:
-        centre(model, tokenizer)
+        hear_all(model, tokenizer)
     return model
 
 

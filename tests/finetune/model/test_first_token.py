@@ -1,4 +1,4 @@
-"""The first token of a new classifier differs between texts, and of trained weights it is left as it was."""
+"""The first token of a new classifier reads all tokens and differs between texts; given weights stay as they were."""
 
 import pytest
 import torch
@@ -44,8 +44,11 @@ def test_what_is_the_same_of_every_text_is_taken_away(pretrained, tmp_path, star
     model = build_classifier(settings, CHURN, folder if start else None, tokenizer, 10)
     states, logits = attended(model, tokenizer)
     constant, differing = states.mean(0).norm(), states.std(0).norm()
+    layer = encoder_layers(model)[-1].attention
+    assert not layer.self.query.weight.any()
+    assert not layer.self.query.bias.any()
     with torch.no_grad():
-        encoder_layers(model)[-1].attention.output.dense.bias.zero_()  # as it was
+        layer.output.dense.bias.zero_()  # as it was
     before, without = attended(model, tokenizer)
     assert before.mean(0).norm() > 20 * before.std(0).norm()
     assert constant < 3 * differing
@@ -66,6 +69,24 @@ def test_the_same_seed_makes_the_same_classifier_and_the_draws_behind_it(pretrai
     assert torch.equal(made[0][1], made[1][1])
 
 
+def test_the_first_token_reads_all_tokens_alike_and_learns_to_choose(pretrained):
+    folder, tokenizer = pretrained
+    model = build_classifier(ModelConfig(from_scratch=SIZES, max_tokens=32), CHURN, folder, tokenizer, 10).eval()
+    batch = tokenizer.pad(encode(tokenizer, TEXTS[:4]), return_tensors="pt")
+    layer, found = encoder_layers(model)[-1].attention, {}
+    hooks = [
+        layer.self.value.register_forward_hook(lambda part, values, made: found.update(value=made)),
+        layer.output.dense.register_forward_pre_hook(lambda part, values: found.update(read=values[0][:, 0])),
+    ]
+    model(**batch).logits[:, 1].sum().backward()
+    for hook in hooks:
+        hook.remove()
+    tokens = batch["attention_mask"].sum(1, keepdim=True)
+    mean = (found["value"] * batch["attention_mask"][..., None]).sum(1) / tokens
+    assert torch.allclose(found["read"], mean, atol=1e-6)
+    assert layer.self.query.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -81,5 +102,6 @@ def test_weights_that_are_given_or_kept_stay(pretrained, settings):
     given = {key: str(folder) if value == "given" else value for key, value in settings.items()}
     model = build_classifier(ModelConfig(from_scratch=SIZES, max_tokens=32, **given), CHURN, folder, tokenizer, 10)
     masked = build_masked_lm(ModelConfig(name_or_path=str(folder)), tokenizer)
-    biases = [encoder_layers(part)[-1].attention.output.dense.bias for part in (model, masked)]
-    assert torch.equal(*biases)
+    layers = [encoder_layers(part)[-1].attention for part in (model, masked)]
+    assert torch.equal(*(layer.output.dense.bias for layer in layers))
+    assert layers[0].self.query.weight.any()
