@@ -21,8 +21,8 @@ from finetune.model.pooling import pooled_states
 from finetune.model.tokenization import padded
 from finetune.model.tokens import Tokens, tokenize
 
-# Tokens of a batch, padding included: more of them fill a GPU's cores, and no longer fit into a CPU's caches.
-AT_A_TIME = {"cuda": 65_536, "cpu": 8_192}
+# Tokens of a batch, padding included: more of them fill a GPU's cores; of fewer, a batch's texts are more alike.
+AT_A_TIME = {"cuda": 65_536, "cpu": 4_096}
 CHUNK = 16_384  # texts that are encoded while those before are scored
 
 
