@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from data_prep import InputError
 from data_prep.config import CutoffRange, Cutoffs, TaskConfig
+from data_prep.cutoffs import parse_bounds
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.labels import label_horizons
@@ -81,7 +82,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     moment = show(parse_cutoff(cutoff))
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
-    length = _length(manifest, "test") if run.task.at_moments else None
+    length = _length(run.task, "test") if run.task.at_moments else None
     task, metrics = _at(model, newer.task, run.task, moment, length), read_metrics(base)
     train, later = _reference(model, run, manifest)
     train, later = ([month for month in months if _before(month, moment, length)] for months in (train, later))
@@ -92,7 +93,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     at_hand = _at_hand(model, newer, task, moment, manifest)
     objective, threshold = Objective.of(run.task.label, manifest["classes"]), Calibration.load(model).threshold
     kind, horizons = objective.task, _horizons(objective, at_hand)
-    promised = _promised(kind, later, horizons)
+    promised = {} if at_hand.labels is None else _promised(kind, later, horizons)
     families = [
         input_family(train, later, at_hand, manifest["aggregates"]),
         word_family(later, at_hand),
@@ -149,9 +150,9 @@ def _at(model: Path, task: TaskConfig, trained: TaskConfig, moment: str, length:
     return watched
 
 
-def _length(manifest: Manifest, split: str) -> timedelta:
+def _length(task: TaskConfig, split: str) -> timedelta:
     """Of the time that a split's moments lie in."""
-    first, *_, last = map(datetime.fromisoformat, manifest["splits"][split]["cutoffs"])
+    first, last = parse_bounds(task, split)
     return last - first + INSTANT  # a moment is the microsecond behind its event
 
 
@@ -169,7 +170,7 @@ def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[M
     classifier, tokenizer = load_classifier(model)
     serializer, calibration = EventSerializer.from_pretrained(model), Calibration.load(model)
     moments = run.task.at_moments
-    used = [s for s in LATER if not moments or abs(_length(manifest, s) / _length(manifest, "test") - 1) < ALIKE]
+    used = [s for s in LATER if not moments or abs(_length(run.task, s) / _length(run.task, "test") - 1) < ALIKE]
     raw = raw_scores(classifier, tokenizer, run.data_folder, used, run)
     task = Objective.of(run.task.label, manifest["classes"]).task
     found: dict[str, list[Month]] = {}
@@ -180,7 +181,7 @@ def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[M
         values, words = inputs_of(rows, tokens, tokenizer, serializer, manifest["aggregates"])
         labels = column_array(rows["label"])
         scores = calibration.apply(raw[split], task) if split in used else None
-        begins = show(datetime.fromisoformat(manifest["splits"][split]["cutoffs"][0]) - INSTANT) if moments else None
+        begins = show(parse_bounds(run.task, split)[0] - INSTANT) if moments else None
         found[split] = _months(rows, values, words, scores, labels, begins)
     return found["train"], [month for split in used for month in found[split]]
 

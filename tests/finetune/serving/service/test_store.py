@@ -49,6 +49,22 @@ def event(user: str, day: int, **more: object) -> Kept:
     return kept(user, {"user_id": user, "event_time": f"2024-01-{day:02}", "event_type": "view", **more})
 
 
+def test_what_another_process_writes_is_noticed_and_what_this_one_writes_is_not(store, tmp_path):
+    sqlite = isinstance(store, SqliteStore)
+    other = open_store(f"sqlite:///{tmp_path / 'histories.db'}" if sqlite else f"unix://{tmp_path / 'redis.sock'}")
+    store.changed()
+    assert not store.changed()
+    store.add([event("a", 1)])
+    assert not store.changed()
+    other.add([event("a", 2)])
+    store.add([event("a", 3)])
+    assert store.changed()
+    assert not store.changed()
+    other.forget("a")
+    assert store.changed()
+    other.close()
+
+
 def test_an_event_is_kept_once_whatever_is_sent(store):
     first, second = event("a", 1), event("a", 2, tags=["x"], value=1.5)
     assert store.add([first, second, first]) == [True, True, False]
