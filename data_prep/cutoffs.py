@@ -165,7 +165,7 @@ def coarse_moments(count: Count, task: TaskConfig, timezone: str) -> list[str]:
 
 
 def _parsed(task: TaskConfig, split: str) -> list[datetime]:
-    return (_parse_bounds if task.at_moments else _parse_cutoffs)(task, split)
+    return (parse_bounds if task.at_moments else _parse_cutoffs)(task, split)
 
 
 def _parse_cutoffs(task: TaskConfig, split: str) -> list[datetime]:
@@ -187,8 +187,8 @@ def _parse_cutoffs(task: TaskConfig, split: str) -> list[datetime]:
     return sorted({_parse_cutoff(text, setting) for text in value})
 
 
-def _parse_bounds(task: TaskConfig, split: str) -> list[datetime]:
-    """Those between which the moments of users lie."""
+def parse_bounds(task: TaskConfig, split: str) -> list[datetime]:
+    """The first and the last moment that a user may have, see `resolve_cutoffs`."""
     value, setting = getattr(task.cutoffs, split), f"task.cutoffs.{split}"
     asks = "`first` and `last`" + ("" if task.examples else " and `at`")
     why = "task.examples has the cutoffs" if task.examples else "those of train are at events"

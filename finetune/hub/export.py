@@ -151,7 +151,8 @@ def _quantize(exact: Path, small: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     logging.disable(logging.WARNING)  # its advice to fold layers first is for convolutions
-    quantize_dynamic(exact, small)
+    # By default also ONNX's attention, which it takes for the one that onnxruntime had before.
+    quantize_dynamic(exact, small, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
     logging.disable(logging.NOTSET)
 
 

@@ -4,17 +4,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from data_prep import InputError
-from data_prep.config import Cutoffs, TaskConfig
+from data_prep.config import CutoffRange, Cutoffs, TaskConfig
+from data_prep.cutoffs import parse_bounds
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
-from data_prep.moments import parse_cutoff, show
+from data_prep.labels import label_horizons
+from data_prep.moments import INSTANT, parse_cutoff, show
 from data_prep.prepared import column_array, read_split, sampled
 from data_prep.serializer import EventSerializer
 from data_prep.task import plain_question
@@ -30,11 +33,14 @@ from finetune.model.objective import Objective
 from finetune.model.tokens import tokenize, tokens_of_split
 from finetune.report.monitoring import refuse_other_page, write_monitor_page
 from finetune.runs import refuse_untrained, run_of
+from finetune.survival import days
 from finetune.upkeep.alarms import DRAWS, LEVEL, signals
 from finetune.upkeep.months import (
+    BRIER,
     CALIBRATION,
     LIFT,
     Month,
+    apart,
     input_family,
     inputs_of,
     outcome_family,
@@ -45,12 +51,14 @@ from finetune.upkeep.months import (
 )
 
 MOST = 20_000  # rows of a month that are looked at; more would move an index by less than .001
+ALIKE = 0.1  # by how much the time of validation may be longer or shorter than that of the test, of moments
 LATER = ("validation", "test")  # rows that the model was not trained on
 
 
 def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int = DRAWS) -> dict[str, Any]:
     """Watch a cutoff, and write PAGE (.html), and beside it the same as .json and, for Prometheus, as .prom.
 
+    Where cutoffs are moments of users, those from the cutoff on are watched, for as long as the test's time was.
     The reference of the inputs are the run's training rows. Words, scores and outcomes are compared with its validation
     and test rows, which neither the words nor the weights were fitted to. Outcomes are looked at where the label window
     has ended within the log. See `finetune.upkeep.alarms` for the thresholds.
@@ -72,38 +80,37 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     refuse_other_page(page)
     refuse_untrained(model)
     moment = show(parse_cutoff(cutoff))
-    task = _at(model, newer.task, moment)
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
-    metrics = read_metrics(base)
+    length = _length(run.task, "test") if run.task.at_moments else None
+    task, metrics = _at(model, newer.task, run.task, moment, length), read_metrics(base)
     train, later = _reference(model, run, manifest)
-    train, later = ([month for month in months if month.cutoff != moment] for months in (train, later))
+    train, later = ([month for month in months if _before(month, moment, length)] for months in (train, later))
     if not later:
         raise InputError(
             f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", setting="--cutoff"
         )
     at_hand = _at_hand(model, newer, task, moment, manifest)
-    kind, threshold, promised = metrics["task"], Calibration.load(model).threshold, _promised(metrics["task"], later)
+    objective, threshold = Objective.of(run.task.label, manifest["classes"]), Calibration.load(model).threshold
+    kind, horizons = objective.task, _horizons(objective, at_hand)
+    promised = {} if at_hand.labels is None else _promised(kind, later, horizons)
     families = [
         input_family(train, later, at_hand, manifest["aggregates"]),
         word_family(later, at_hand),
         score_family(later, at_hand, threshold),
-        *([] if at_hand.labels is None else [outcome_family(later, at_hand, kind, promised)]),
+        *([] if at_hand.labels is None else [outcome_family(later, at_hand, kind, promised, horizons)]),
     ]
-    found = signals(families, at_hand.rows, draws=draws)
     result = {
-        "model": str(model),
-        "name": metrics["name"],
+        **{"model": str(model), "name": metrics["name"]},
         "question": plain_question(newer.task),
         "task": kind,
-        "cutoff": moment,
+        **{"cutoff": moment, "until": None if length is None else show(parse_cutoff(moment) + length)},
         "rows": at_hand.rows,
         "reference": {"inputs": [m.cutoff for m in train], "later": [m.cutoff for m in later]},
-        "level": LEVEL,
-        "draws": draws,
-        "signals": [asdict(signal) | {"rings": signal.rings} for signal in found],
+        **{"level": LEVEL, "draws": draws},
+        "signals": [asdict(s) | {"rings": s.rings} for s in signals(families, at_hand.rows, draws=draws)],
         "scores": _score_curves(later, at_hand, threshold),
-        "outcomes": None if at_hand.labels is None else _outcomes(kind, at_hand, promised, metrics, newer),
+        "outcomes": _outcomes(objective, at_hand, promised, metrics, newer, horizons),
     }
     result = without_nan(result | {"alarm": _sentence(result)})
     _write(result, page)
@@ -128,64 +135,86 @@ def _write(result: dict[str, Any], page: Path) -> None:
     write_whole(page.with_suffix(".prom"), prometheus(result))
 
 
-def _at(model: Path, task: TaskConfig, moment: str) -> TaskConfig:
-    """The task at the cutoff that is watched; InputError where the model cannot be watched there."""
-    if task.label.kind == "when":
-        raise InputError(
-            "a monitor watches labels with one horizon",
-            "measure a later time with scripts/evaluate.py --model",
-            setting="task.label.kind",
-        )
-    if task.at_moments:
-        raise InputError(
-            "a monitor watches cutoffs that are dates, and those of this task are moments of users",
-            "measure a later time with scripts/evaluate.py --model",
-            setting="task.cutoffs",
-        )
-    watched = replace(task, cutoffs=Cutoffs(task.cutoffs.train, task.cutoffs.validation, [moment]))
+def _at(model: Path, task: TaskConfig, trained: TaskConfig, moment: str, length: timedelta | None) -> TaskConfig:
+    """The task at the cutoff that is watched, or at the moments from it on that are drawn as those of the test were;
+    InputError where the model cannot be watched there."""
+    test: list[str] | CutoffRange = [moment]
+    if length is not None:
+        assert isinstance(trained.cutoffs.test, CutoffRange), "as cutoffs are moments"
+        end = (parse_cutoff(moment) + length - INSTANT).isoformat(sep=" ", timespec="microseconds")
+        test = replace(trained.cutoffs.test, first=moment, last=end)
+    watched = replace(task, cutoffs=Cutoffs(task.cutoffs.train, task.cutoffs.validation, test))
     refuse_other_question(model, watched)
     with _of_the_cutoff():
         refuse_seen(model, watched)
     return watched
 
 
+def _length(task: TaskConfig, split: str) -> timedelta:
+    """Of the time that a split's moments lie in."""
+    first, last = parse_bounds(task, split)
+    return last - first + INSTANT  # a moment is the microsecond behind its event
+
+
+def _before(month: Month, moment: str, length: timedelta | None) -> bool:
+    """Whether a month has none of the rows that are watched."""
+    return abs(parse_cutoff(month.cutoff) - parse_cutoff(moment)) >= (length or INSTANT)
+
+
 def _reference(model: Path, run: Experiment, manifest: Manifest) -> tuple[list[Month], list[Month]]:
-    """The months of training, and those of validation and test with scores and labels."""
+    """The months of training, and those of validation and test with scores and labels.
+
+    Where cutoffs are moments a split is one month, as they were drawn from all of its time. Validation is one of them
+    where it is about as long as the test: in another time the same number of moments a user finds other users.
+    """
     classifier, tokenizer = load_classifier(model)
     serializer, calibration = EventSerializer.from_pretrained(model), Calibration.load(model)
-    raw = raw_scores(classifier, tokenizer, run.data_folder, LATER, run)
+    moments = run.task.at_moments
+    used = [s for s in LATER if not moments or abs(_length(run.task, s) / _length(run.task, "test") - 1) < ALIKE]
+    raw = raw_scores(classifier, tokenizer, run.data_folder, used, run)
     task = Objective.of(run.task.label, manifest["classes"]).task
     found: dict[str, list[Month]] = {}
-    for split in ("train", *LATER):
-        names = ["cutoff", "text", "label", *manifest["aggregates"]]
+    for split in ("train", *used):
+        names = ["user_id", "cutoff", "text", "label", *manifest["aggregates"]]
         rows = read_split(run.data_folder, split, run.limits[split], names)
         tokens = tokens_of_split(tokenizer, run.data_folder, split, run.limits[split])
         values, words = inputs_of(rows, tokens, tokenizer, serializer, manifest["aggregates"])
         labels = column_array(rows["label"])
-        scores = calibration.apply(raw[split], task) if split in LATER else None
-        found[split] = _months(rows["cutoff"].to_numpy(), values, words, scores, labels)
-    return found["train"], [*found["validation"], *found["test"]]
+        scores = calibration.apply(raw[split], task) if split in used else None
+        begins = show(parse_bounds(run.task, split)[0] - INSTANT) if moments else None
+        found[split] = _months(rows, values, words, scores, labels, begins)
+    return found["train"], [month for split in used for month in found[split]]
 
 
 def _months(
-    cutoffs: np.ndarray,
+    table: pa.Table,
     values: dict[str, np.ndarray],
     words: dict[str, np.ndarray],
     scores: np.ndarray | None,
     labels: np.ndarray | None,
+    begins: str | None,
 ) -> list[Month]:
-    """Rows by their cutoffs, of each at most MOST."""
+    """Rows by their cutoffs, or those of moments as one month that begins then; of each at most MOST."""
+    cutoffs = table["cutoff"].to_numpy()
+    if begins is None:
+        parts = {
+            show(cutoff.astype("datetime64[us]").astype(datetime)): np.flatnonzero(cutoffs == cutoff)
+            for cutoff in np.unique(cutoffs)
+        }
+    else:  # each user's first moment, as those of one user are much alike
+        order = np.argsort(cutoffs, kind="stable")
+        _, first = np.unique(table["user_id"].to_numpy().astype(str)[order], return_index=True)
+        parts = {begins: np.sort(order[first])}
     months = []
-    for cutoff in np.unique(cutoffs):
-        rows = np.flatnonzero(cutoffs == cutoff)
-        rows = rows[sampled(len(rows), MOST)]
+    for cutoff, rows in parts.items():
+        chosen = rows[sampled(len(rows), MOST)]
         months.append(
             Month(
-                show(cutoff.astype("datetime64[us]").astype(datetime)),
-                {name: column[rows] for name, column in values.items()},
-                {name: counted[:, rows] for name, counted in words.items()},
-                None if scores is None else scores[rows],
-                None if labels is None else labels[rows],
+                cutoff,
+                {name: column[chosen] for name, column in values.items()},
+                {name: counted[:, chosen] for name, counted in words.items()},
+                None if scores is None else scores[chosen],
+                None if labels is None else labels[chosen],
             )
         )
     return months
@@ -198,16 +227,28 @@ def _at_hand(model: Path, newer: Experiment, task: TaskConfig, moment: str, mani
     tokens = tokenize(tokenizer, later.rows["text"].to_pylist())
     serializer = EventSerializer.from_pretrained(model)
     values, words = inputs_of(later.rows, tokens, tokenizer, serializer, manifest["aggregates"])
-    known = later.found.cutoffs[-1] <= later.found.labelled_until
-    labels = column_array(later.rows["label"]) if known else None
-    (month,) = _months(later.rows["cutoff"].to_numpy(), values, words, later.scores, labels)
+    horizons = label_horizons(task.label)
+    until = later.found.labelled_until + horizons[0]  # the log's end
+    passed = sum(later.found.cutoffs[-1] + horizon <= until for horizon in horizons)
+    labels = column_array(later.rows["label"]) if passed else None
+    if labels is not None and len(horizons) > 1:
+        labels = labels[:, :passed]
+    begins = moment if task.at_moments else None
+    (month,) = _months(later.rows, values, words, later.scores, labels, begins)
     return month
 
 
-def _promised(task: str, later: list[Month]) -> dict[str, float]:
+def _horizons(objective: Objective, at_hand: Month) -> np.ndarray | None:
+    """Of survival those that have passed, in days."""
+    if objective.task != "survival" or at_hand.labels is None:
+        return None
+    return days(objective.classes[: at_hand.labels.shape[1]])
+
+
+def _promised(task: str, later: list[Month], horizons: np.ndarray | None) -> dict[str, float]:
     """The outcomes of all rows that the model was not trained on."""
     labels, scores = (np.concatenate([getattr(month, name) for month in later]) for name in ("labels", "scores"))
-    return outcomes(task, labels, scores)
+    return outcomes(task, labels, scores, horizons)
 
 
 def _score_curves(later: list[Month], at_hand: Month, threshold: float | None) -> dict[str, Any]:
@@ -226,14 +267,25 @@ def _score_curves(later: list[Month], at_hand: Month, threshold: float | None) -
 
 
 def _outcomes(
-    task: str, at_hand: Month, promised: dict[str, float], metrics: Any, newer: Experiment
-) -> list[dict[str, Any]]:
-    """Each measure of the month with its interval, beside what metrics.json says of the test rows."""
-    assert at_hand.labels is not None
-    assert at_hand.scores is not None
-    scored = ScoredRows(task, at_hand.labels, {MODEL: at_hand.scores}, np.arange(at_hand.rows))
+    objective: Objective,
+    at_hand: Month,
+    promised: dict[str, float],
+    metrics: Any,
+    newer: Experiment,
+    horizons: np.ndarray | None,
+) -> list[dict[str, Any]] | None:
+    """Each measure of the month with its interval, beside what metrics.json says of the test rows, of all horizons;
+    None where no label is known."""
+    if at_hand.labels is None:
+        return None
+    task, known, test = objective.task, objective.known, metrics["test"]
+    labels, scores = _of(at_hand)
+    if horizons is not None:
+        test = test if len(horizons) == scores.shape[1] else {}
+        scores, known = scores[:, : len(horizons)], {"horizons": known["horizons"][: len(horizons)]}
+    scored = ScoredRows(task, labels, {MODEL: scores}, np.arange(at_hand.rows), **known)
     drawn = bootstrap(scored, newer.evaluation.bootstrap)[MODEL]
-    now, test = outcomes(task, *_of(at_hand)), metrics["test"]
+    now = outcomes(task, labels, scores, horizons)
     found = [
         {
             "name": name,
@@ -242,14 +294,13 @@ def _outcomes(
             "promised": test.get(name),
             "promised_interval": test.get(f"{name}_interval"),
         }
-        for name in (MAIN[task], LIFT)
+        for name in (MAIN[task], LIFT, BRIER)
         if name in now
     ]
-    random, (labels, scores) = np.random.default_rng(0), _of(at_hand)
-    known = labels.mean(axis=1) if labels.ndim > 1 else labels
-    apart = score_line(scores) - known
-    means = [apart[random.integers(0, len(apart), len(apart))].mean() for _ in range(newer.evaluation.bootstrap)]
-    gap = {"name": CALIBRATION, "value": now[CALIBRATION], "interval": interval(np.array(means))}
+    random = np.random.default_rng(0)
+    again = (random.integers(0, at_hand.rows, at_hand.rows) for _ in range(newer.evaluation.bootstrap))
+    means = np.array([apart(labels[rows], scores[rows], horizons) for rows in again])
+    gap = {"name": CALIBRATION, "value": now[CALIBRATION], "interval": interval(means)}
     return [*found, gap | {"promised": promised[CALIBRATION], "promised_interval": None}]
 
 

@@ -17,10 +17,11 @@ from finetune.evaluation.drift import VALUES, ages, bins_of, decile_edges, numbe
 from finetune.measures import LOWER_IS_BETTER, MAIN
 from finetune.metrics import compute_metrics, running_total
 from finetune.model.tokens import Tokens
+from finetune.survival import concordance, integrated, kaplan_meier, mean_known, risk, weighted
 from finetune.upkeep.alarms import Family
 
 UNKNOWN = "unknown words"
-LIFT = "lift_at_10"
+LIFT, BRIER = "lift_at_10", "integrated_brier_score"
 SCORE, ABOVE, CALIBRATION = "score", "share above the threshold", "calibration"
 FEW = 3  # rows that never ring by themselves
 
@@ -188,7 +189,13 @@ def score_family(later: Sequence[Month], at_hand: Month, threshold: float | None
     return Family("scores", [month.rows for month in later], measure, {ABOVE: FEW / at_hand.rows})
 
 
-def outcome_family(later: Sequence[Month], at_hand: Month, task: str, promised: dict[str, float]) -> Family:
+def outcome_family(
+    later: Sequence[Month],
+    at_hand: Month,
+    task: str,
+    promised: dict[str, float],
+    horizons: np.ndarray | None = None,
+) -> Family:
     """By how much outcomes fall short: of the main measure and lift, and how far scores and labels lie apart.
 
     Args:
@@ -196,24 +203,43 @@ def outcome_family(later: Sequence[Month], at_hand: Month, task: str, promised: 
         at_hand: The same.
         task: See `finetune.model.objective.Objective`.
         promised: Measure -> its value on the test rows, with the mean score minus the mean label as CALIBRATION.
+        horizons: See `outcomes`.
     """
 
     def measure(place: int | None, rows: np.ndarray) -> dict[str, float]:
         month = at_hand if place is None else later[place]
         assert month.labels is not None
-        found = outcomes(task, month.labels[rows], _scores(month)[rows])
+        found = outcomes(task, month.labels[rows], _scores(month)[rows], horizons)
         gap = abs(found.pop(CALIBRATION) - promised[CALIBRATION])
         return {name: _worse(name, value - promised[name]) for name, value in found.items()} | {CALIBRATION: gap}
 
     return Family("outcomes", [month.rows for month in later], measure, {})
 
 
-def outcomes(task: str, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """The main measure, of yes or no the lift of the top tenth, and the mean score minus the mean label."""
+def outcomes(task: str, labels: np.ndarray, scores: np.ndarray, horizons: np.ndarray | None = None) -> dict[str, float]:
+    """The main measure, of yes or no the lift of the top tenth, and the mean score minus the mean label.
+
+    With horizons (survival; in days, those that have passed) of their columns alone concordance, the Brier score, and
+    the mean over them of the mean score minus the share whose event has come.
+    """
+    if horizons is not None:
+        labels, scores = labels[:, : len(horizons)], scores[:, : len(horizons)]
+        come, weights = weighted(labels)
+        brier = np.where((weights > 0).any(axis=0), np.mean(weights * (come - scores) ** 2, axis=0), np.nan)
+        found = {MAIN[task]: concordance(labels, risk(scores, horizons)), BRIER: float(integrated(brier, horizons))}
+        return found | {CALIBRATION: apart(labels, scores, horizons)}
     main = MAIN[task]
     found = _ranked(labels, scores) if task == "binary" else {main: compute_metrics(task, labels, scores)[main]}
+    return found | {CALIBRATION: apart(labels, scores)}
+
+
+def apart(labels: np.ndarray, scores: np.ndarray, horizons: np.ndarray | None = None) -> float:
+    """The mean score minus the mean label, see `outcomes`."""
+    if horizons is not None:
+        labels, scores = labels[:, : len(horizons)], scores[:, : len(horizons)]
+        return mean_known(scores.mean(axis=0) - kaplan_meier(labels))
     known = labels.mean(axis=1) if labels.ndim > 1 else labels
-    return found | {CALIBRATION: float(score_line(scores).mean() - known.mean())}
+    return float(score_line(scores).mean() - known.mean())
 
 
 def _ranked(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -74,9 +74,7 @@ def renew(model: Path, experiment: Experiment, shift: str, cold: bool = False, m
         evaluate(challenger)
         write_model_card(challenger.run_folder)
         print(f"report: {write_report(challenger.run_folder)}")
-    trained = challenger.model_folder
-    if (model / ONNX_FILE).is_file() and not (trained / ONNX_FILE).is_file():  # by which a service is faster
-        print(described_export(trained / ONNX_FILE, export_onnx(trained, trained / ONNX_FILE)))
+    _export(model, trained := challenger.model_folder)
     new = beside(model, trained, challenger, challenger.task)
     promoted, why = decided(new, margin, challenger.name)
     old = beside(model, trained, challenger, experiment.task)
@@ -97,6 +95,23 @@ def renew(model: Path, experiment: Experiment, shift: str, cold: bool = False, m
         new_rows=new,
         old_rows=old,
     )
+
+
+def _export(champion: Path, challenger: Path) -> None:
+    """Write the challenger's model.onnx, by which a service is faster, where the champion has one."""
+    output = challenger / ONNX_FILE
+    if (champion / ONNX_FILE).is_file() and not output.is_file():
+        try:
+            print(described_export(output, export_onnx(challenger, output)))
+        except InputError as error:  # PyTorch scores as well
+            print(f"warning: {output} is not written: {error}")
+
+
+def _export_beside(model: Path, trained: Path) -> None:
+    """Write the successor as ONNX where its champion has such a file, by which a service is faster."""
+    written = trained / ONNX_FILE
+    if (model / ONNX_FILE).is_file() and not written.is_file():
+        print(described_export(written, export_onnx(trained, written)))
 
 
 def beside(champion: Path, challenger: Path, experiment: Experiment, task: TaskConfig) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class KafkaStream:
                 self.producer.produce(f"{self.name}.scores", score.encode(), on_delivery=delivered)
             for line in lines:
                 if line.place in rejected:
-                    why = {"place": line.place, "why": rejected[line.place]}
+                    why: Any = {"place": line.place, "why": rejected[line.place]}
                     self.producer.produce(f"{self.name}.rejected", line.given, headers=why, on_delivery=delivered)
             if self.producer.flush(ANSWER) or lost:
                 raise StoreError(f"Kafka did not take what was written ({lost[0] if lost else 'no answer'})")

@@ -10,6 +10,7 @@ import yaml
 
 from data_prep import InputError
 from data_prep.prepare import prepare
+from finetune.evaluation.backtest import score_later
 from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.evaluate import check_evaluation, evaluate
 from finetune.evaluation.verdict import table
@@ -18,12 +19,13 @@ from finetune.hub.publish import stage_model
 from finetune.metrics import compute_metrics
 from finetune.metrics_json import read_metrics
 from finetune.model.loading import load_classifier
-from finetune.parser import parse_experiment
+from finetune.parser import changed, parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import window_of
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explain import explain_user
 from finetune.serving.service.model import ServedModel
+from finetune.survival import kaplan_meier, survival_metrics
 from finetune.training.train import train
 from finetune.upkeep.monitor import monitor
 from finetune.upkeep.renew import beside
@@ -193,11 +195,30 @@ def test_a_setting_that_several_horizons_have_no_use_for_is_refused(run, argumen
         check_evaluation(parse_experiment("", ["--config", str(path), *arguments]))
 
 
-def test_two_models_are_compared_on_later_rows_and_a_monitor_says_that_it_takes_one_horizon(run, metrics, tmp_path):
+def test_two_models_are_compared_on_later_rows(run, metrics, tmp_path):
     found = beside(run.model_folder, run.model_folder, run, run.task)
     assert found["metric"] == "concordance"
     assert found["champion"]["value"] == pytest.approx(metrics["test"]["concordance"])
     assert found["difference"] == 0
     assert found["difference_interval"] == [0, 0]
-    with pytest.raises(InputError, match=r"task\.label\.kind: a monitor watches labels with one horizon"):
-        monitor(run.model_folder, run, "2024-04-15", tmp_path / "drift.html")
+
+
+def test_a_monitor_looks_at_the_horizons_that_have_passed(run, tmp_path):
+    result = monitor(run.model_folder, run, "2024-04-08", tmp_path / "drift.html", draws=20)
+    later = score_later(run.model_folder, run.data, changed(run, {"task.cutoffs.test": ["2024-04-08"]}).task, False)
+    labels, scores = np.array(later.rows["label"].to_pylist())[:, :2], later.scores[:, :2]  # 28 days end behind the log
+    assert (labels != -1).any(axis=0).all()
+    found = {entry["name"]: entry for entry in result["outcomes"]}
+    expected = survival_metrics(labels, scores, np.array([7.0, 14.0]))
+    for name in ("concordance", "integrated_brier_score"):
+        assert found[name]["value"] == pytest.approx(expected[name])
+        low, high = found[name]["interval"]
+        assert low <= expected[name] <= high
+        assert found[name]["promised"] is None  # that of all horizons is another figure
+    apart = scores.mean(axis=0) - kaplan_meier(labels)
+    assert found["calibration"]["value"] == pytest.approx(apart.mean())
+    families = {signal["family"] for signal in result["signals"]}
+    assert families == {"inputs", "words", "scores", "outcomes"}
+    assert "Concordance" in (tmp_path / "drift.html").read_text()
+    soon = monitor(run.model_folder, run, "2024-04-26", tmp_path / "drift.html", draws=5)
+    assert soon["outcomes"] is None  # no horizon has passed

@@ -9,16 +9,18 @@ import yaml
 
 from data_prep import InputError
 from data_prep.prepare import prepare
+from finetune.evaluation.backtest import score_later
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.periods import DAYS, EVENTS
 from finetune.hub.model_card import write_model_card
-from finetune.parser import parse_experiment
+from finetune.parser import changed, parse_experiment
 from finetune.report.report import write_report
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
 from finetune.serving.predict import predict_log
 from finetune.training.train import train
+from finetune.upkeep.monitor import monitor
 from tests.conftest import tiny_config, write_log
 from tests.finetune.serving.own_log import log_of
 
@@ -32,7 +34,7 @@ def run(tmp_path_factory):
     write_log(folder / "log.csv")
     config = tiny_config(folder)
     bounds = {"train": ("2024-01-05", "2024-02-20"), "validation": ("2024-03-01", "2024-03-10")}
-    bounds["test"] = ("2024-03-20", "2024-04-20")
+    bounds["test"] = ("2024-03-20", "2024-03-29")
     at = {"at": VIEW, "per_user": 3, "gap": "1d"}
     cutoffs = {split: {"first": first, "last": last} | at for split, (first, last) in bounds.items()}
     label = {"kind": "exists", "where": "event_type = 'purchase'", "horizon": "5d"}
@@ -121,3 +123,22 @@ def test_an_explanation_takes_a_moment_and_the_last_event(run):
         assert found["events"][0]["days_before"] == 0
     sample = explain_sample(classifier, log, "last", 5, steps=32, population=True)
     assert sample["users"] == 5
+
+
+def test_a_monitor_watches_a_time_as_long_as_that_of_the_test(run, tmp_path):
+    experiment, _, _ = run
+    page, before = tmp_path / "drift.html", changed(experiment, {"task.cutoffs.test.last": "2024-04-20"})
+    result = monitor(
+        experiment.model_folder, before, "2024-04-05", page, draws=20
+    )  # the config's own test is not asked
+    assert (result["cutoff"], result["until"]) == ("2024-04-05", "2024-04-15")
+    assert result["reference"] == {"inputs": ["2024-01-05"], "later": ["2024-03-01", "2024-03-20"]}
+    same = changed(experiment, {"task.cutoffs.test.first": "2024-04-05", "task.cutoffs.test.last": "2024-04-14"})
+    rows = score_later(experiment.model_folder, same.data, same.task).rows.to_pylist()
+    assert result["rows"] == len({row["user_id"] for row in rows}) < len(rows)
+    assert {entry["name"] for entry in result["outcomes"]} == {"auroc", "lift_at_10", "calibration"}
+    assert "2024-04-05" in page.read_text()
+    beside = monitor(experiment.model_folder, experiment, "2024-03-25", page, draws=5)
+    assert beside["reference"]["later"] == ["2024-03-01"]  # that of the test has some of the same rows
+    with pytest.raises(InputError, match="--cutoff"):
+        monitor(experiment.model_folder, experiment, "2024-04-28", page, draws=5)  # the log ends within that time

@@ -26,6 +26,7 @@ from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample
 from finetune.serving.explain import explain_user
 from finetune.serving.given_log import add_log_arguments, given_log, own_names
+from finetune.serving.on_spark import predict_on_spark
 from finetune.serving.predict import predict_log
 from finetune.serving.service.app import make_app
 from finetune.serving.service.engine import Engine
@@ -274,3 +275,24 @@ def test_a_table_without_a_model_that_reads_it_is_said(run, trained, capsys):
     data.users = UsersTable(path=experiment.data.users.path)
     classifier.predict(data, CUTOFF)
     assert "data.users is not read, as the model knows no attributes of users" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17")
+@pytest.mark.xdist_group("Spark")
+def test_spark_reads_attributes_of_users_as_one_machine_does(run, spark, tmp_path, capfd):
+    experiment, _, _ = run
+    asked = {"part_users": 40, "text": True, "population": True}
+    one = predict_log(experiment.model_folder, experiment.data, CUTOFF, tmp_path / "one.parquet", **asked)
+    said = capfd.readouterr().out
+    other = predict_on_spark(
+        experiment.model_folder, experiment.data, CUTOFF, tmp_path / "other.parquet", spark, **asked
+    )
+    assert capfd.readouterr().out == said.replace("one.", "other.")
+    found, on_one = pq.read_table(other).to_pydict(), pq.read_table(one).to_pydict()
+    assert dict(zip(found["user_id"], found["text"], strict=True)) == expected(experiment)
+    assert "plan=gold" in " ".join(found["text"])
+    assert found.pop("score") == pytest.approx(on_one.pop("score"), abs=1e-6)
+    assert found == on_one
+    without = replace(experiment.data, users=None)
+    with pytest.raises(InputError, match=r"data\.users"):
+        predict_on_spark(experiment.model_folder, without, CUTOFF, tmp_path / "none.parquet", spark, **asked)
