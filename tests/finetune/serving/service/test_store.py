@@ -49,7 +49,6 @@ def event(user: str, day: int, **more: object) -> Kept:
     return kept(user, {"user_id": user, "event_time": f"2024-01-{day:02}", "event_type": "view", **more})
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("content", ["[", "[]", "1", "[" * 100_000, ""])
 def test_a_damaged_event_is_refused_in_a_sentence(store, content):
     store.add([Kept("a", "1", content), event("b", 1)])
@@ -57,7 +56,8 @@ def test_a_damaged_event_is_refused_in_a_sentence(store, content):
     with pytest.raises(InputError, match=r"^an event in the store is damaged; forget the user, and send the events"):
         store.events(["a", "b"])
     assert store.forget("a") == 1
-=======
+
+
 def test_what_another_process_writes_is_noticed_and_what_this_one_writes_is_not(store, tmp_path):
     sqlite = isinstance(store, SqliteStore)
     other = open_store(f"sqlite:///{tmp_path / 'histories.db'}" if sqlite else f"unix://{tmp_path / 'redis.sock'}")
@@ -72,7 +72,6 @@ def test_what_another_process_writes_is_noticed_and_what_this_one_writes_is_not(
     other.forget("a")
     assert store.changed()
     other.close()
->>>>>>> 5df2f6847e26ce95d688b2c975a9459c5393e865
 
 
 def test_an_event_is_kept_once_whatever_is_sent(store):
