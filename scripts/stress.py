@@ -7,7 +7,7 @@ bot adds views; new values come. The labels stay those of the log as it is. The 
 and, where they are asked for, later ones and trainings with fewer labels:
 
 python scripts/stress.py --model ... --config ... --later newer.yaml --labelled-users 100 300 1000 \
-    -- --training.max_steps 120 --training.per_device_train_batch_size 32
+    -- --training.max_steps 120
 """
 
 from argparse import Namespace

@@ -15,7 +15,7 @@ from finetune.config import Experiment
 
 STOPPED, PRIVATE = (Path(f"{name}/tiny/checkpoints/checkpoint-1") for name in ("stopped", "private"))
 START, PARTS, STORE, PAGE = Path("start"), Path("stopped-parts"), Path("histories.db"), Path("monitored.html")
-TOKENS, MODEL = Path("tokens"), Path("runs/tiny/model")
+MODEL = Path("runs/tiny/model")
 STEPS = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, "report_to": "none"}
 KEPT = {"pretraining.max_steps": 0, "training.load_best_model_at_end": False}
 KEPT |= {f"training.{key}": value for key, value in STEPS.items()}
@@ -46,7 +46,6 @@ def lay_out(experiment: Experiment) -> None:
     store.add([kept(event["user_id"], event) for event in events])
     store.close()
     _stop_scoring()
-    TOKENS.symlink_to(next(Path().glob("data/tiny/tokens/validation-*")).resolve())  # whose name is a hash
     PAGE.write_text(f"<html>{MARK}</html>")
 
 
@@ -84,7 +83,6 @@ def readers() -> list[tuple[Path, str, Callable[[], object], float]]:
         (PRIVATE / "privacy.json", "json", continued_privately, 0.3),
         *((START / name, kind, started, 1.0) for name, kind in weights),
         (STORE, "bytes", stored, 1.0),
-        *((TOKENS / name, "bytes", tokenized, 1.0) for name in ("ids.int32", "starts.int64", "checksum")),
         (PARTS / "plan.json", "json", scored_on, 0.3),
         (PARTS / "scores-00000.parquet", "bytes", scored_on, 0.3),
         (PAGE, "bytes", replaced, 1.0),
@@ -150,11 +148,6 @@ def _continued(runs: str) -> Any:
 def started() -> object:
     """Weights to start from."""
     return _trainer("started")
-
-
-def tokenized() -> object:
-    """The tokens of a split."""
-    return _trainer("stopped").eval_dataset[5]
 
 
 def stored() -> object:

@@ -118,7 +118,7 @@ def readers() -> list[Reader]:
         Reader(Path("runs/registry.jsonl"), "jsonl", _registered),
         Reader(Path("best.yaml"), "yaml", _parsed, tried=20),
         Reader(Path("watched.json"), "json", _replaced),
-        *(Reader(*file, tried=2 if file[3] < 1 else 4) for file in more_files.readers()),
+        *(Reader(*file, tried=1 if file[3] < 1 else 3) for file in more_files.readers()),
     ]
 
 
