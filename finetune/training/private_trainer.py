@@ -49,8 +49,9 @@ class PrivateTrainer(LengthGroupedTrainer):
         self.args.max_grad_norm = 0.0
         self.mechanism, self.accountant, self.not_covered = mechanism, mechanism.accountant(), not_covered
         assert isinstance(self.data_collator, Collator)
-        settings = (self.args.torch_compile, self.args.gradient_checkpointing, self.args.activation_checkpointing)
-        together = 1 if any(settings) else rows_together(self.model)
+        args = self.args  # compiled layers have no hooks, and recomputed ones would have them twice
+        alone = args.torch_compile or args.gradient_checkpointing or args.activation_checkpointing
+        together = 1 if alone else rows_together(self.model)
         self.hooks = hooks_on(self.model) if together > 1 else None
         self.draws = UserDraws(self.train_dataset, users, mechanism, new_secret(), self.data_collator, together)
 
