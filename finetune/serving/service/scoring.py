@@ -45,7 +45,7 @@ class Scoring:
         self.runtime = "PyTorch" if self.session is None else "ONNX Runtime"
         if self.session is not None:
             self._compare(path)
-        elif not torch.cuda.is_available():
+        elif folder.is_dir() and not torch.cuda.is_available():
             LOG.info(f"ONNX Runtime takes less time: python scripts/export.py --model {folder} --output {path}")
 
     def __call__(self, texts: list[str]) -> np.ndarray:
