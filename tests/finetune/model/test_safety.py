@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -251,6 +252,13 @@ def test_an_index_leads_to_no_weights_outside_of_the_folder(folder, file):
     shutil.move(folder.parent / "evil.safetensors", folder / "a" / "good.safetensors")
     index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weight_map, "a/good.safetensors")}))
     EventClassifier.from_pretrained(folder)
+
+
+def test_a_config_that_nests_deep_is_looked_through(tmp_path):
+    for number, refused in (("1", False), ("NaN", True)):
+        (tmp_path / "config.json").write_text('{"a":' * 600 + number + "}" * 600)
+        with pytest.raises(InputError, match="a number that is not finite") if refused else nullcontext():
+            refuse_code(tmp_path)
 
 
 def test_a_repository_that_is_too_large_is_not_fetched():
