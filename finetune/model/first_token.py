@@ -35,7 +35,9 @@ def hear_all(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None
     query, output = attention.self.query, attention.output
     draw = torch.Generator().manual_seed(SEED)
     words = torch.randint(len(tokenizer), (TEXTS, min(WORDS, tokenizer.model_max_length)), generator=draw)
-    words[:, 0], words[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for place, token in ((0, tokenizer.cls_token_id), (-1, tokenizer.sep_token_id)):
+        assert isinstance(token, int)  # a BERT's tokenizer has both
+        words[:, place] = token
     states: list[torch.Tensor] = []
     hook = output.LayerNorm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0][:, 0]))
     training = model.training

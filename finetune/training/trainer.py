@@ -108,7 +108,7 @@ class LengthGroupedTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """PyTorch's fused steps write past the end of averages that are smaller than their weights."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         if checkpoint is None or not type(optimizer).__module__.startswith("torch.optim"):
             return
         for weight, state in optimizer.state.items():
@@ -119,8 +119,8 @@ class LengthGroupedTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Numpy takes any place in its list of random numbers, and reads past its end."""
         super()._load_rng_state(checkpoint)
-        _, numbers, place, *_ = np.random.get_state()
-        if not 0 <= place <= len(numbers):
+        state: Any = np.random.get_state()
+        if not 0 <= state[2] <= len(state[1]):  # its kind, the numbers and the place come first
             raise InputError(f"{checkpoint}: the random state is damaged", ANEW)
 
     def save_more(self, checkpoint: Path) -> None:
