@@ -72,8 +72,10 @@ CELLS = {  # name -> config, and what it changes there
         + _cutoffs("2000-11-23", "2000-12-07", "2001-01-04", "2001-02-01"),
     ),
 }
-# Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on.
-FEW = ["--training.per_device_train_batch_size", "32", "--training.max_steps", "120", "--training.eval_steps", "40"]
+# Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. The last
+# weights are kept, as the few validation rows would choose a checkpoint by chance.
+FEW = ["--training.load_best_model_at_end", "false"]
+FEW += ["--training.per_device_train_batch_size", "32", "--training.max_steps", "120", "--training.eval_steps", "40"]
 CELLS |= {
     f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
     for base in ("complete-journey-churn", "ta-feng-churn")
