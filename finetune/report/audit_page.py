@@ -18,6 +18,7 @@ from finetune.wording import number, span
 
 ATTACKS = {"loss": "Loss", "likelihood_ratio": "Likelihood ratio"}
 WHOM = {"users": "Users", "canaries": "Canaries"}
+SMALL = 0.1  # epsilon: a guess is right 52.5 times of 100
 
 
 def audit_page(found: dict[str, Any]) -> str:
@@ -40,8 +41,10 @@ def answers(found: dict[str, Any]) -> dict[str, str]:
     bound = best["epsilon_lower_bound"]
     if found["privacy"] and bound > found["privacy"]["epsilon"]:
         headline = "The attacks know more than the stated epsilon allows: the accounting or the training is wrong."
-    elif bound > 0:
+    elif bound > SMALL:
         headline = "There is a leak: the attacks tell who was learned from."
+    elif bound > 0:
+        headline = "There is a small leak: the attacks guess a little better than a coin."
     else:
         headline = "These attacks found no leak."
     proves = (

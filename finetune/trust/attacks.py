@@ -44,7 +44,9 @@ def likelihood_ratio(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray
     return inner - outer
 
 
-def judged(scores: np.ndarray, member: np.ndarray, delta: float, seed: int, resamples: int = 1000) -> dict:
+def judged(
+    scores: np.ndarray, member: np.ndarray, delta: float, seed: int, attacks: int = 1, resamples: int = 1000
+) -> dict:
     """What an attack's scores are worth.
 
     Args:
@@ -52,12 +54,13 @@ def judged(scores: np.ndarray, member: np.ndarray, delta: float, seed: int, resa
         member: Whether she was, by a fair coin.
         delta: Of the guarantee that is tested.
         seed: Of the bootstrap.
+        attacks: How many are judged, of which the best one will be told.
         resamples: Of users.
 
     Returns:
         users; auroc, with auroc_interval (95 %, over users); guesses, right and epsilon (the log-odds of a right guess
         about the fifth of whom it is surest, at least 0) with epsilon_interval (95 %, Clopper-Pearson); and
-        epsilon_lower_bound, which holds with 95 % confidence for whatever trains that model.
+        epsilon_lower_bound, which holds with 95 % confidence for whatever trains that model, for all attacks at once.
     """
     drawn = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
     areas = [_auroc(scores[rows], member[rows]) for rows in drawn if 0 < member[rows].sum() < len(rows)]
@@ -72,7 +75,7 @@ def judged(scores: np.ndarray, member: np.ndarray, delta: float, seed: int, resa
         "right": right,
         "epsilon": _odds(right / guesses),
         "epsilon_interval": [_odds(low), _odds(high)],
-        "epsilon_lower_bound": lower_bound(scores, member, delta),
+        "epsilon_lower_bound": lower_bound(scores, member, delta, attacks),
     }
 
 
@@ -98,12 +101,12 @@ def _guesses(scores: np.ndarray, member: np.ndarray, share: float) -> tuple[int,
     return 2 * each, int(member[order[-each:]].sum() + (~member[order[:each]]).sum())
 
 
-def lower_bound(scores: np.ndarray, member: np.ndarray, delta: float) -> float:
-    """The epsilon below which so many right guesses would come in fewer than 5 of 100 trainings.
+def lower_bound(scores: np.ndarray, member: np.ndarray, delta: float, attacks: int = 1) -> float:
+    """The epsilon below which so many right guesses of any attack would come in fewer than 5 of 100 trainings.
 
-    Each of the shares in GUESSED is tried, at a confidence that makes up for it.
+    Each of the shares in GUESSED is tried by each attack, at a confidence that makes up for it (Bonferroni).
     """
-    chance = (1 - CONFIDENCE) / len(GUESSED)
+    chance = (1 - CONFIDENCE) / (len(GUESSED) * attacks)
     return max(_bound(len(scores), *_guesses(scores, member, share), delta, chance) for share in GUESSED)
 
 

@@ -91,7 +91,8 @@ def audit(experiment: Experiment, folder: Path, shadows: int = 4, canaries: int 
             "delta": delta,
             "attacks": {
                 who: {
-                    name: judged(values[among], inside[0][among], delta, seed) | _curve(values[among], inside[0][among])
+                    name: judged(values[among], inside[0][among], delta, seed, len(scores) * len(groups))
+                    | _curve(values[among], inside[0][among])
                     for name, values in scores.items()
                 }
                 for who, among in groups.items()

@@ -43,6 +43,16 @@ def test_the_bound_is_true_of_a_mechanism_whose_epsilon_is_known():
     assert np.mean(bounds) > 0.7  # and it is no idle bound
 
 
+def test_the_best_of_four_attacks_that_know_nothing_proves_nothing_in_95_of_100_audits():
+    random, alone, together = np.random.default_rng(3), 0, 0
+    for _ in range(200):
+        member = random.random(300) < 0.5
+        guesses = random.random((4, 300))
+        alone += max(lower_bound(scores, member, 1e-5) for scores in guesses) > 0
+        together += max(lower_bound(scores, member, 1e-5, attacks=4) for scores in guesses) > 0
+    assert together <= 10 < alone
+
+
 def test_the_likelihood_ratio_knows_which_users_are_hard():
     """A user who is learned by heart is known by her own two bells; the loss alone ranks her behind the easy ones."""
     random = np.random.default_rng(2)
