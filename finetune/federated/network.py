@@ -23,7 +23,7 @@ def accepted(address: str, sites: int) -> list[Connection]:
     Raises:
         InputError: No address, or one that is taken, or no secret.
     """
-    place, key, made = _parsed(address), _key(), []
+    place, key, made = _parsed(address, "--listen"), _key(), []
     known: Queue[Connection] = Queue()
     try:
         server = socket.create_server(place)
@@ -91,7 +91,7 @@ def joined(address: str) -> Connection:
         InputError: No address, no secret or another one than the server's, or no server that answers in GREETING
             seconds.
     """
-    place, key = _parsed(address), _key()
+    place, key = _parsed(address, "--join"), _key()
     try:
         end = socket.create_connection(place, GREETING)
         end.settimeout(None)
@@ -107,10 +107,10 @@ def joined(address: str) -> Connection:
     return connection
 
 
-def _parsed(address: str) -> tuple[str, int]:
+def _parsed(address: str, setting: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"{address} is no HOST:PORT", "write such as 127.0.0.1:7070", setting="--listen")
+        raise InputError(f"{address} is no HOST:PORT", "write such as 127.0.0.1:7070", setting=setting)
     return host, int(port)
 
 

@@ -91,6 +91,11 @@ def loads(users: int, cutoff: str, fresh: list[dict]) -> dict[str, Callable[[Cli
         some = [names[(i * TOGETHER + j) % users] for j in range(min(TOGETHER, users))]
         return client.ask("/users/scores", {"users": some, "at": cutoff}, due)
 
+    def sent(client: Client, i: int, due: float | None) -> str:
+        return client.ask(
+            "/score", {"events": [event | {"user_id": "sent"} for event in fresh[:EVENTS]], "at": cutoff}, due
+        )
+
     def append(client: Client, i: int, due: float | None) -> str:
         return client.ask("/events", {"events": [fresh[i % len(fresh)]]}, due)
 
@@ -102,7 +107,14 @@ def loads(users: int, cutoff: str, fresh: list[dict]) -> dict[str, Callable[[Cli
         return client.ask(f"/explain/{names[i % users]}?at={cutoff}", due=due)
 
     many = f"{min(TOGETHER, users)} users' scores"
-    return {"a score": score, many: scores, "an event": append, f"{TOGETHER} events": append_many, "why": explain}
+    return {
+        "a score": score,
+        many: scores,
+        f"a score of {EVENTS} events sent along": sent,
+        "an event": append,
+        f"{TOGETHER} events": append_many,
+        "why": explain,
+    }
 
 
 def under_load(

@@ -179,7 +179,11 @@ def test_serve_has_a_row_for_each_load_and_no_request_fails(run, trained):
     assert done.returncode == 0, done.stderr
     assert "64 users with 3,200 events before 2024-04-01," in done.stdout
     found = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
-    asked = ["a score"] * 4 + [name for name in ("64 users' scores", "an event", "100 events", "why") for _ in range(2)]
+    asked = ["a score"] * 4 + [
+        name
+        for name in ("64 users' scores", "a score of 50 events sent along", "an event", "100 events", "why")
+        for _ in range(2)
+    ]
     assert [row[0] for row in found] == asked
     assert found[3][1:3] == ["32", "20 a second"]
     for *_, per_second, p50, p95, p99, cpu, failed, mebibytes in found:
