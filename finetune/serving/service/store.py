@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from data_prep import InputError
 
 EVENT_ID = "event_id"  # what a sender may call an event, so that it may send it twice
+REDIS = ("redis://", "rediss://", "unix://")  # how addresses of one begin
 AT_A_TIME = 500  # users that are asked for in one query
 LOOK, AGAIN = 0.1, 10.0  # seconds: between two looks at a rewrite of Redis' log, and after one that failed
 LOG = logging.getLogger("eventscribe.service")
@@ -92,7 +93,7 @@ def open_store(url: str) -> Store:
     """The store at sqlite:///FILE or redis://HOST; InputError where it is neither, or cannot be opened."""
     if url.startswith("sqlite:///"):
         return SqliteStore(Path(url.removeprefix("sqlite:///")))
-    if url.startswith(("redis://", "rediss://", "unix://")):
+    if url.startswith(REDIS):
         return RedisStore(url)
     raise InputError(f"--store {url} is no store", "give sqlite:///FILE or redis://HOST:PORT/0", setting="--store")
 
