@@ -88,9 +88,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     train, later = _reference(model, run, manifest)
     train, later = ([month for month in months if _before(month, moment, length)] for months in (train, later))
     if not later:
-        raise InputError(
-            f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", setting="--cutoff"
-        )
+        raise InputError(f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", "--cutoff")
     at_hand = _at_hand(model, newer, task, moment, manifest)
     objective, threshold = Objective.of(run.task.label, manifest["classes"]), Calibration.load(model).threshold
     kind, horizons = objective.task, _horizons(objective, at_hand)
