@@ -28,6 +28,7 @@ from data_prep.times import time_sql
 from data_prep.users import given_user_sql, user_sql
 
 TEXT = "VARCHAR"
+FLOATS = ("FLOAT", "DOUBLE")
 STRANGE = "strange"
 CLASSES = "class codes"  # a column of histories
 PLAIN = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
@@ -95,7 +96,10 @@ class LiveEvents:
             if given and not lenient:
                 has = " OR ".join(f"{identifier(raw)} IS NOT NULL" for raw in given)
                 why = quote(f"a value of {name} that is no {kind}")
-                misfits.append(f"WHEN ({has}) AND {identifier(name)} IS NULL THEN {why}")
+                misfit = f"{identifier(name)} IS NULL"
+                if kind in FLOATS:  # 'Infinity' and 'NaN' are casts' numbers, and none of JSON
+                    misfit = f"coalesce(NOT isfinite({identifier(name)}), true)"
+                misfits.append(f"WHEN ({has}) AND {misfit} THEN {why}")
         self._read(pa.table(columns), casts, misfits)
         found = self.con.execute('SELECT user_id, "#why" FROM "#read" ORDER BY "#row"').fetchall()
         return [user if why is None else Unusable(why) for user, why in found]

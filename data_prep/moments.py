@@ -73,9 +73,11 @@ def parse_cutoff(cutoff: datetime | date | np.datetime64 | str) -> datetime:
     if isinstance(cutoff, np.datetime64):
         cutoff = cutoff.astype("datetime64[us]").item()
     if not isinstance(cutoff, date) or cutoff != cutoff:  # pandas' NaT is a date, too, and equals nothing
-        raise InputError(f"cutoff: {given!r} is not a date", "give a datetime, a date or text such as 2024-01-31")
+        raise InputError(
+            f"cutoff: {given!r} is not a date", "give a datetime, a date or text such as 2024-01-31", "cutoff"
+        )
     if cutoff.year not in CUTOFF_YEARS:
-        raise InputError(f"cutoff: {given} is not between 1900 and 2199", "correct the year")
+        raise InputError(f"cutoff: {given} is not between 1900 and 2199", "correct the year", "cutoff")
     if not isinstance(cutoff, datetime):
         return datetime(cutoff.year, cutoff.month, cutoff.day)
     # Of pandas' own, without nanoseconds.

@@ -27,13 +27,17 @@ def run(given: Namespace) -> None:
     from finetune.serving.service.engine import Engine
     from finetune.serving.service.kafka import KafkaStream
     from finetune.serving.service.model import ServedModel
-    from finetune.serving.service.store import StoreError, open_store
+    from finetune.serving.service.store import REDIS, StoreError, open_store
 
-    stream = JsonLines(sys.stdin, sys.stdout)
-    if given.stream and given.stream.startswith("kafka://"):
+    if not given.stream:
+        stream = JsonLines(sys.stdin, sys.stdout)
+    elif given.stream.startswith("kafka://"):
         stream = KafkaStream(given.stream.removeprefix("kafka://"), given.name, given.last)
-    elif given.stream:
+    elif given.stream.startswith(REDIS):
         stream = RedisStream(given.stream, given.name, given.consumer, given.last)
+    else:
+        remedy = "give redis://HOST:PORT/0 or kafka://HOST:PORT"
+        raise InputError(f"--stream {given.stream} is no stream", remedy, setting="--stream")
     engine = Engine(ServedModel.load(given.model), open_store(given.store))
     try:
         counts = consume(engine, stream, lambda said: print(said, file=sys.stderr))

@@ -79,7 +79,8 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     """
     refuse_other_page(page)
     refuse_untrained(model)
-    moment = show(parse_cutoff(cutoff))
+    with _of_the_cutoff():
+        moment = show(parse_cutoff(cutoff))
     base, part = run_of(model)
     run, manifest = run_and_data(base, part)
     length = _length(run.task, "test") if run.task.at_moments else None
@@ -87,9 +88,7 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     train, later = _reference(model, run, manifest)
     train, later = ([month for month in months if _before(month, moment, length)] for months in (train, later))
     if not later:
-        raise InputError(
-            f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", setting="--cutoff"
-        )
+        raise InputError(f"{moment} is the only cutoff that {model} was evaluated at", "watch a later one", "--cutoff")
     at_hand = _at_hand(model, newer, task, moment, manifest)
     objective, threshold = Objective.of(run.task.label, manifest["classes"]), Calibration.load(model).threshold
     kind, horizons = objective.task, _horizons(objective, at_hand)
@@ -119,11 +118,11 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
 
 @contextmanager
 def _of_the_cutoff() -> Iterator[None]:
-    """What is wrong with the test cutoffs is said of --cutoff, which gave them."""
+    """What is wrong with the cutoff, or the test cutoffs that it gives, is said of --cutoff."""
     try:
         yield
     except InputError as error:
-        if error.setting != "task.cutoffs.test":
+        if error.setting not in ("task.cutoffs.test", "cutoff"):
             raise
         raise error.called("--cutoff") from error
 

@@ -40,7 +40,7 @@ def read_registry(path: Path) -> list[dict[str, Any]]:
 
 
 def add_entry(path: Path, action: str, in_use: Path, champion: Path, why: str, **more: Any) -> dict[str, Any]:
-    """Add a line, and say what it holds; it is on the disk when this returns."""
+    """Add a line, and say what it holds; it is in the file when this returns, and not forced to the disk."""
     entry = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "action": action,

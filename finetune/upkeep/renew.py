@@ -107,13 +107,6 @@ def _export(champion: Path, challenger: Path) -> None:
             print(f"warning: {output} is not written: {error}")
 
 
-def _export_beside(model: Path, trained: Path) -> None:
-    """Write the successor as ONNX where its champion has such a file, by which a service is faster."""
-    written = trained / ONNX_FILE
-    if (model / ONNX_FILE).is_file() and not written.is_file():
-        print(described_export(written, export_onnx(trained, written)))
-
-
 def beside(champion: Path, challenger: Path, experiment: Experiment, task: TaskConfig) -> dict[str, Any]:
     """Both models on the rows of a task's test cutoffs, each with its own words and calibration.
 

@@ -45,7 +45,7 @@ POLICY = (
 
 router = APIRouter()
 UserId = Annotated[str, Path(min_length=1, max_length=256)]
-At = Annotated[str | None, Query(description="The moment of prediction, in UTC without a zone; default: now.")]
+At = Annotated[str | None, Query(description=schemas.AT)]
 
 
 def make_app(engine: Engine, key: str | None = None) -> FastAPI:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_v
 from finetune.serving.service.model import Answer
 
 MOST = 1_000  # events or users of a request
+AT = "The moment of prediction, such as 2024-03-01T10:00:00+02:00; without a zone in UTC; default: now."
 UserId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -54,7 +55,7 @@ class EventsToScore(Events):
         max_length=MOST,
         description="user_id, attributes and perhaps known_from; users without a row have no attributes.",
     )
-    at: str | None = Field(default=None, description="The moment of prediction, in UTC without a zone; default: now.")
+    at: str | None = Field(default=None, description=AT)
     text: bool = Field(default=False, description="Also say the text that the model read.")
 
 
@@ -62,7 +63,7 @@ class UsersToScore(BaseModel):
     """Users whose events are kept."""
 
     users: list[UserId] = Field(min_length=1, max_length=MOST)
-    at: str | None = Field(default=None, description="The moment of prediction, in UTC without a zone; default: now.")
+    at: str | None = Field(default=None, description=AT)
     text: bool = Field(default=False, description="Also say the text that the model read.")
 
 

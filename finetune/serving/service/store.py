@@ -1,20 +1,22 @@
 """Where the events of users are kept: an SQLite file, or a Redis. An event that `add` returned from is not lost."""
 
 import json
+import logging
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from data_prep import InputError
 
-if TYPE_CHECKING:  # optional
-    pass
-
 EVENT_ID = "event_id"  # what a sender may call an event, so that it may send it twice
+REDIS = ("redis://", "rediss://", "unix://")  # how addresses of one begin
 AT_A_TIME = 500  # users that are asked for in one query
+LOOK, AGAIN = 0.1, 10.0  # seconds: between two looks at a rewrite of Redis' log, and after one that failed
+LOG = logging.getLogger("eventscribe.service")
 
 
 class StoreError(Exception):
@@ -78,11 +80,20 @@ def _event(text: Any) -> dict:
     return event
 
 
+def _behind(start: str) -> str | None:
+    """The first text behind all that begin so, in the order of code points, which is that of UTF-8; None at the end."""
+    stem = start.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # no text has surrogates
+
+
 def open_store(url: str) -> Store:
     """The store at sqlite:///FILE or redis://HOST; InputError where it is neither, or cannot be opened."""
     if url.startswith("sqlite:///"):
         return SqliteStore(Path(url.removeprefix("sqlite:///")))
-    if url.startswith(("redis://", "rediss://", "unix://")):
+    if url.startswith(REDIS):
         return RedisStore(url)
     raise InputError(f"--store {url} is no store", "give sqlite:///FILE or redis://HOST:PORT/0", setting="--store")
 
@@ -128,8 +139,10 @@ class SqliteStore:
     def users(self, start: str, limit: int) -> list[str]:
         """See Store."""
         with self._transaction("BEGIN"):
-            query = "SELECT DISTINCT user FROM events WHERE user >= ? AND substr(user, 1, ?) = ? ORDER BY user LIMIT ?"
-            return [user for (user,) in self.con.execute(query, (start, len(start), start, limit))]
+            end = _behind(start)
+            below, bounds = ("", (start,)) if end is None else (" AND user < ?", (start, end))
+            query = f"SELECT DISTINCT user FROM events WHERE user >= ?{below} ORDER BY user LIMIT ?"
+            return [user for (user,) in self.con.execute(query, (*bounds, limit))]
 
     def forget(self, user: str) -> int:
         """See Store: freed pages are overwritten, and the log that was written ahead is emptied."""
@@ -171,10 +184,17 @@ class SqliteStore:
 
 
 class RedisStore:
-    """Events in a Redis, a hash for each user; as safe as its `appendonly` and `appendfsync` make it."""
+    """Events in a Redis, a hash for each user; as safe as its `appendonly` and `appendfsync` make it.
+
+    Its log has what was forgotten until it is rewritten. A thread asks for that: while a rewrite is under way Redis
+    takes no other order, and one that began before a deletion does not know of it. What is due is counted in Redis, so
+    that the next process that opens the store goes on where this one is stopped.
+    """
 
     PREFIX, USERS = "eventscribe:user:", "eventscribe:users"
     WRITES = "eventscribe:writes"  # how often anybody wrote
+    FORGOTTEN, REWRITTEN = "eventscribe:forgotten", "eventscribe:rewritten"  # users, and how many the log has no more
+    COUNT = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('INCR', KEYS[2]) end"
 
     def __init__(self, url: str) -> None:
         self.writes: int | None = None  # that this process knows of
@@ -192,6 +212,11 @@ class RedisStore:
             ) from error
         if not self.durable:
             print("warning: this Redis keeps no log (appendonly no): events since its last snapshot die with it")
+        self._due, self._closed = threading.Event(), threading.Event()
+        self._due.set()  # perhaps by a process of before
+        self._rewriting = threading.Thread(target=self._rewrite_when_due, name="rewrites", daemon=True)
+        if self.durable:
+            self._rewriting.start()
 
     def add(self, events: Sequence[Kept]) -> list[bool]:
         """See Store."""
@@ -216,20 +241,59 @@ class RedisStore:
     def users(self, start: str, limit: int) -> list[str]:
         """See Store."""
         with redis_errors(self.failed):
-            low, high = (f"[{start}", f"[{start}\U0010ffff") if start else ("-", "+")
-            return list(map(str, self.client.zrangebylex(self.USERS, low, high, 0, limit)))
+            end = _behind(start)
+            high = "+" if end is None else f"({end}"
+            return list(map(str, self.client.zrangebylex(self.USERS, f"[{start}", high, 0, limit)))
 
     def forget(self, user: str) -> int:
         """See Store: the log is written anew without them, in the background of the server."""
         with redis_errors(self.failed):
             pipe = self.client.pipeline(transaction=True)
             pipe.hlen(self.PREFIX + user)
+            pipe.eval(self.COUNT, 2, self.PREFIX + user, self.FORGOTTEN)
             pipe.delete(self.PREFIX + user)
             pipe.zrem(self.USERS, user)
             gone = self._written(pipe)[0]
-            if gone and self.durable:
-                self.client.bgrewriteaof()
+        self._due.set()
         return gone
+
+    def _rewrite_when_due(self) -> None:
+        while not self._closed.is_set():
+            self._due.wait()
+            self._due.clear()
+            while not self._closed.is_set() and not self._rewritten():
+                pass
+
+    def _rewritten(self) -> bool:
+        """Whether the log has nothing of what was forgotten; else one rewrite is asked for, and waited for."""
+        try:
+            counts: Any = self.client.mget(self.FORGOTTEN, self.REWRITTEN)
+            forgotten, rewritten = counts
+            if forgotten in (None, rewritten):
+                return True
+            before = self._at_rest()
+            self.client.bgrewriteaof()
+            after = self._at_rest()
+            if self._closed.is_set():
+                return False
+            if after["run_id"] == before["run_id"] and after["aof_last_bgrewrite_status"] == "ok":
+                self.client.set(self.REWRITTEN, forgotten)
+                return False  # perhaps others were forgotten meanwhile
+            why = "it was stopped or failed"
+        except self.failed as error:
+            why = str(error)
+        if not self._closed.wait(AGAIN):
+            LOG.warning("Redis' log still has users who were forgotten; its rewrite is asked for again (%s)", why)
+        return False
+
+    def _at_rest(self) -> dict[str, Any]:
+        """What Redis says of itself once no rewrite is under way or scheduled, or the store is closed."""
+        while True:
+            said: Any = self.client.info()
+            if not said["aof_rewrite_in_progress"] and not said["aof_rewrite_scheduled"]:
+                return said
+            if self._closed.wait(LOOK):
+                return said
 
     def _written(self, pipe: Any) -> list[Any]:
         """What a transaction answers that writes."""
@@ -248,6 +312,10 @@ class RedisStore:
 
     def close(self) -> None:
         """See Store."""
+        self._closed.set()
+        self._due.set()
+        if self.durable:
+            self._rewriting.join()
         self.client.close()
 
 

@@ -116,7 +116,8 @@ def test_an_alarm_ends_the_command_with_code_3_and_one_sentence(spring, prepared
     ("cutoff", "values", "told"),
     [
         ("2024-04-08", {"task.label.horizon": "7 days"}, "ask the model its own question"),
-        ("nonsense", {}, "is not a date"),
+        ("nonsense", {}, "^--cutoff: 'nonsense' is not a date"),
+        ("1800-01-01", {}, "^--cutoff: 1800-01-01 is not between 1900 and 2199"),
         ("2024-02-19", {}, "--cutoff: the first test cutoff is 2024-02-19, and .* has seen labels up to 2024-03-18;"),
         ("2024-03-17", {}, "--cutoff: the first test cutoff is 2024-03-17, and .* has seen labels up to 2024-03-18;"),
         ("2024-06-01", {}, "--cutoff: the cutoff 2024-06-01 is later than the log, which ends on 2024-"),

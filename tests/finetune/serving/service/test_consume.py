@@ -1,5 +1,8 @@
 import io
 import json
+import runpy
+import signal
+import sys
 
 import pytest
 import redis
@@ -10,6 +13,7 @@ from finetune.serving.service.consume import GROUP, JsonLines, RedisStream, cons
 from finetune.serving.service.engine import Engine
 from finetune.serving.service.model import ServedModel
 from finetune.serving.service.store import open_store
+from tests.commands import ROOT
 from tests.finetune.serving.service.test_store import redis_server
 
 
@@ -112,6 +116,17 @@ def test_two_consumers_of_one_redis_score_by_the_events_of_both(model, log, line
 def test_a_stream_of_another_kind_is_refused_in_a_sentence():
     with pytest.raises(InputError, match="--stream is no address of a Redis; give redis://HOST:PORT/0"):
         RedisStream("ftp://x", "events", "a")
+
+
+@pytest.mark.parametrize("stream", ["ftp://x", "kafka:x", "events"])
+def test_a_stream_that_is_none_is_named_with_those_that_are(stream, monkeypatch, capfd):
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)
+    monkeypatch.setattr(sys, "argv", ["consume.py", "--model", "nowhere", "--stream", stream])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / "consume.py"), run_name="__main__")
+    assert end.value.code == 2
+    said = f"--stream {stream} is no stream; give redis://HOST:PORT/0 or kafka://HOST:PORT"
+    assert said in capfd.readouterr().err
 
 
 def test_a_stream_that_is_not_there_is_refused_in_a_sentence(tmp_path):

@@ -80,6 +80,9 @@ def test_one_event_that_cannot_be_used_refuses_its_request_alone(service):
         json.dumps({"events": [EVENT | {"event_time": "9999-99-99"}]}).encode(),
         json.dumps({"events": [EVENT | {"event_type": ["x"]}]}).encode(),
         json.dumps({"events": [EVENT | {"amount": float("nan")}]}).encode(),
+        json.dumps({"events": [EVENT | {"amount": "Infinity"}]}).encode(),
+        json.dumps({"events": [EVENT | {"amount": "-inf"}]}).encode(),
+        json.dumps({"events": [EVENT | {"amount": "NaN"}]}).encode(),
         json.dumps({"events": [EVENT | {"amount": {"a": 1}}]}).encode(),
         json.dumps({"events": [EVENT | {"shop": [1, "x"]}]}).encode(),
         json.dumps({"events": [EVENT | {"shop": "\ud800"}]}).encode(),
@@ -101,6 +104,7 @@ def test_strange_values_that_json_has_are_kept_and_scored(service):
         "user_id": "a/b c%ü?#\0",
         "shop": "nul\0 and \U0001f600",
         "more": {"deep": [[1]]},
+        "another": "Infinity",
         'na"me;--': "x",
         "text": "x",
     }
@@ -158,6 +162,11 @@ def test_a_moment_that_is_none_is_told(service):
         for path in ("/users/u1/score", "/explain/u1", "/users/u1/timeline"):
             assert "cutoff" in service.get(path, status=422, at=at)["detail"]
     service.get("/users/u1/score", status=404, at="2024-03-01T10:00:00")
+    # What the schema says: another zone is taken.
+    schema = service.get("/openapi.json")
+    asked = schema["components"]["schemas"]["UsersToScore"]["properties"]["at"]["description"]
+    assert asked == "The moment of prediction, such as 2024-03-01T10:00:00+02:00; without a zone in UTC; default: now."
+    assert asked in str(schema["paths"]["/explain/{user_id}"])
     assert service.get("/users/u1/score", at="2024-03-01T12:00:01+02:00")["at"] == "2024-03-01T10:00:01Z"
     assert service.get("/users/u1/score")["score"] > 0  # now
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import InputError
-from finetune.serving.service.store import Kept, SqliteStore, Store, StoreError, kept, open_store
+from finetune.serving.service.store import Kept, RedisStore, SqliteStore, Store, StoreError, kept, open_store
 
 
 @contextmanager
@@ -106,6 +106,25 @@ def test_users_by_how_their_ids_begin(store):
     assert store.users("z", 10) == []
 
 
+def test_users_by_how_their_ids_begin_at_the_ends_of_the_code_points(store):
+    last = "\U0010ffff"
+    ids = [f"a{last}", f"a{last}{last}b", "b", "\ud7ff", "\ud7ffx", "\ue000", last, f"{last}{last}", "a\0b", "a"]
+    store.add([event(user, 1) for user in ids])
+    for start in ("", "a", f"a{last}", f"a{last}{last}", "\ud7ff", "\ue000", last, last * 3, "a\0"):
+        found = sorted((user for user in ids if user.startswith(start)), key=str.encode)
+        assert store.users(start, 100) == found
+
+
+def test_few_users_of_a_prefix_are_found_without_a_look_at_the_others(tmp_path):
+    store = SqliteStore(tmp_path / "histories.db")
+    store.add([event(user, 1) for user in ("a1", *(f"b{i}" for i in range(3_000)))])
+    steps = []
+    store.con.set_progress_handler(lambda: steps.append(1), 100)
+    assert store.users("a", 50) == ["a1"]
+    assert len(steps) < 5  # hundreds of instructions, where a look at each user takes thousands
+    store.close()
+
+
 def test_a_user_who_is_forgotten_is_gone_and_the_others_stay(store):
     store.add([event("gone", 1), event("gone", 2), event("stays", 1)])
     assert store.forget("gone") == 2
@@ -126,6 +145,53 @@ def test_of_a_forgotten_user_no_byte_stays_in_the_files(tmp_path):
     assert b"somebody-6" in held
     assert not any(word in held for word in (b"somebody-7", b"somebody-8", b"secret-7", b"secret-8"))
     store.close()
+
+
+def test_no_byte_of_several_users_who_are_forgotten_in_a_row_stays_in_redis_log(tmp_path):
+    with redis_server(tmp_path) as url:
+        store = slow_to_rewrite(url)
+        assert [store.forget(f"somebody-{i}") for i in (5, 6, 7, 8, 8, 30)] == [3, 3, 3, 3, 0, 0]
+        wait_until_the_log_lacks(tmp_path, b"somebody-5", b"somebody-6", b"somebody-7", b"somebody-8", b"secret-8")
+        assert b"somebody-4" in redis_log(tmp_path)
+        assert len(store.users("", 100)) == 16
+        store.close()
+
+
+def test_a_rewrite_of_redis_log_that_was_due_at_a_stop_is_done_by_the_next_process(tmp_path):
+    with redis_server(tmp_path) as url:
+        store = slow_to_rewrite(url)
+        store.forget("somebody-7")
+        store.close()
+    assert b"somebody-7" in redis_log(tmp_path)
+    with redis_server(tmp_path) as url:  # the one of before was killed
+        store = open_store(url)
+        wait_until_the_log_lacks(tmp_path, b"somebody-7", b"secret-7")
+        store.close()
+
+
+def slow_to_rewrite(url: str) -> RedisStore:
+    """A Redis with three events of each of 20 users, whose log takes half a second to rewrite."""
+    store = RedisStore(url)
+    store.add([event(f"somebody-{i}", day, note=f"secret-{i}") for i in range(20) for day in (1, 2, 3)])
+    store.client.config_set("rdb-key-save-delay", 25_000)
+    return store
+
+
+def redis_log(folder: Path) -> bytes:
+    found = b""
+    for path in (folder / "appendonlydir").iterdir():
+        with suppress(FileNotFoundError):  # it was rewritten
+            found += path.read_bytes()
+    return found
+
+
+def wait_until_the_log_lacks(folder: Path, *words: bytes) -> None:
+    for _ in range(300):
+        held = redis_log(folder)
+        if not any(word in held for word in words):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"it still has one of {words}")
 
 
 def test_a_full_store_keeps_nothing_of_what_it_refuses_and_goes_on(tmp_path):
