@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
 LEVEL = 0.05
 DRAWS = 1000  # of each family
@@ -58,12 +59,14 @@ class Family:
             defined. A month of the reference is measured without itself in the reference.
         least: Signal -> what three rows alone can make of it, below which it never rings; a reference in which nothing
             was ever seen does not say that it never happens.
+        squares: Signals that grow with the square of a shift, as an index does; the others grow with the shift.
     """
 
     name: str
     months: Sequence[int]
     measure: Callable[[int | None, np.ndarray], dict[str, float]]
     least: dict[str, float]
+    squares: frozenset[str] = frozenset()
 
 
 def signals(families: Sequence[Family], rows: int, seed: int = 0, draws: int = DRAWS) -> list[Signal]:
@@ -94,4 +97,25 @@ def thresholds(
     largest = np.sort((drawn / usual).max(axis=1, initial=0))
     # Of a month like the drawn ones each place among them is as likely: so many of them lie above this one.
     place = min(math.ceil((draws + 1) * (1 - level)), draws) - 1
-    return dict(zip(names, (max(largest[place], 1.0) * usual).tolist(), strict=True))
+    limits = max(largest[place], 1.0) * usual
+    power = np.array([1 if name in family.squares else 2 for name in names])
+    squares = limits**power + _between(family, rows, names, drawn**power, level)
+    return dict(zip(names, (squares ** (1 / power)).tolist(), strict=True))
+
+
+def _between(family: Family, rows: int, names: Sequence[str], drawn: np.ndarray, level: float) -> np.ndarray:
+    """How far apart quiet months may lie, beyond what their rows vary by: squares of shape (signals,).
+
+    A month's square is that of its own shift and of its rows' noise. Months that are drawn again have that noise once
+    more, so that it can be subtracted. A new shift lies within Student's t times the root of the rest (the prediction
+    interval of a normal value, Hahn and Meeker: Statistical Intervals, 1991, section 4.8).
+    """
+    count = len(family.months)
+    if count < 2 or not names:
+        return np.zeros(len(names))
+    power = np.array([1 if name in family.squares else 2 for name in names])
+    found = [family.measure(place, np.arange(size)) for place, size in enumerate(family.months)]
+    whole = np.nan_to_num([[month.get(name, math.nan) for name in names] for month in found]) ** power
+    noise = np.maximum(drawn.mean(axis=0) - whole.mean(axis=0), 0)
+    apart = np.maximum(whole.mean(axis=0) - noise * np.mean(rows / np.array(family.months)), 0)
+    return student.ppf(1 - level / 2, count - 1) ** 2 * apart

@@ -29,12 +29,11 @@ def month(random: np.random.Generator, rows: int = 250, **change: float) -> Mont
 
 def families(random: np.random.Generator, at_hand: Month) -> list[Family]:
     train, later = [month(random) for _ in range(6)], [month(random) for _ in range(4)]
-    labels, scores = (np.concatenate([getattr(one, name) for one in later]) for name in ("labels", "scores"))
     return [
         input_family(train, later, at_hand, AGGREGATES),
         word_family(later, at_hand),
         score_family(later, at_hand, 0.6),
-        outcome_family(later, at_hand, "binary", outcomes("binary", labels, scores)),
+        outcome_family(later, at_hand, "binary"),
     ]
 
 
@@ -89,6 +88,7 @@ def test_as_many_quiet_months_ring_as_the_level_says_however_many_signals_there_
 
         def measure(place, rows, mixing=mixing):
             values = np.abs(random.normal(size=len(mixing))) @ mixing
+            values *= not np.array_equal(rows, np.arange(10))  # the months themselves are all alike
             return {f"signal {i}": value for i, value in enumerate(values)}
 
         family = Family("made up", [10] * 5, measure, {})
