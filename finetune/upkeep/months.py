@@ -170,8 +170,7 @@ def word_family(later: Sequence[Month], at_hand: Month) -> Family:
 
     def measure(place: int | None, rows: np.ndarray) -> dict[str, float]:
         month, there = at_hand if place is None else later[place], beside[place]
-        risen = {name: _share(*month.words[name][:, rows]) - there[name] for name in names}
-        return {name: max(change, 0.0) if place is None else abs(change) for name, change in risen.items()}
+        return {name: _share(*month.words[name][:, rows]) - there[name] for name in names}
 
     least = dict.fromkeys(names, FEW / at_hand.rows)  # of words of a user one rarely comes alone
     return Family("words", [month.rows for month in later], measure, least)
@@ -224,8 +223,7 @@ def outcome_family(
             for name, value in outcomes(task, month.labels[rows], _scores(month)[rows], horizons).items()
         }
         gap = abs(changes.pop(CALIBRATION))
-        worse = {name: abs(change) if place is not None else _worse(name, change) for name, change in changes.items()}
-        return worse | {CALIBRATION: gap}
+        return {name: _worse(name, change) for name, change in changes.items()} | {CALIBRATION: gap}
 
     return Family("outcomes", [month.rows for month in later], measure, {})
 
@@ -290,9 +288,7 @@ def score_line(scores: np.ndarray) -> np.ndarray:
 
 
 def _worse(name: str, change: float) -> float:
-    if np.isnan(change):
-        return change
-    return max(change if name in LOWER_IS_BETTER else -change, 0.0)
+    return change if name in LOWER_IS_BETTER else -change
 
 
 def _scores(month: Month) -> np.ndarray:
