@@ -6,8 +6,8 @@ replacement, and measured as that one is. Each signal is divided by what it stay
 the largest of these ratios decides: it lies above the ratio's quantile in LEVEL / families of the drawn months. So a
 month as quiet as those of the reference rings at most in LEVEL of the cases, however many signals there are and however
 they hang together (the single-step maxT of Westfall and Young: Resampling-Based Multiple Testing, 1993, section 2.6).
-The rows of a drawn month vary twice, as rows of their month and as drawn ones. To this is added how far apart months may
-lie that are not among the drawn ones: with few months that is far, see `_between`.
+The rows of a drawn month vary twice, as rows of their month and as drawn ones. To this is added how far apart months
+may lie that are not among the drawn ones: with few months that is far, see `_between`.
 """
 
 import math
