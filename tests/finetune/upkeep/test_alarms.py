@@ -52,7 +52,7 @@ def test_of_many_quiet_months_at_most_one_in_twenty_rings_in_any_signal():
 
 @pytest.mark.parametrize(("rows", "months", "most"), [(2_000, 30, 4), (20_000, 60, 8)])
 def test_in_large_months_what_lies_between_months_hardly_rings_either(rows, months, most):
-    """Rows say little there, and four months little of how months differ; scores alone rang in 15 of 40 once.
+    """Rows say little there, and four months little of how months differ: without t, 12 of 60 rang at 20,000.
 
     So many of so many ring with a probability of .98 at most, were it one in twenty.
     """
