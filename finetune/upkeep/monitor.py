@@ -45,6 +45,7 @@ from finetune.upkeep.months import (
     inputs_of,
     outcome_family,
     outcomes,
+    promise,
     score_family,
     score_line,
     word_family,
@@ -92,12 +93,12 @@ def monitor(model: Path, newer: Experiment, cutoff: str, page: Path, draws: int 
     at_hand = _at_hand(model, newer, task, moment, manifest)
     objective, threshold = Objective.of(run.task.label, manifest["classes"]), Calibration.load(model).threshold
     kind, horizons = objective.task, _horizons(objective, at_hand)
-    promised = {} if at_hand.labels is None else _promised(kind, later, horizons)
+    promised = {} if at_hand.labels is None else promise(kind, later, horizons)
     families = [
         input_family(train, later, at_hand, manifest["aggregates"]),
         word_family(later, at_hand),
         score_family(later, at_hand, threshold),
-        *([] if at_hand.labels is None else [outcome_family(later, at_hand, kind, promised, horizons)]),
+        *([] if at_hand.labels is None else [outcome_family(later, at_hand, kind, horizons)]),
     ]
     result = {
         **{"model": str(model), "name": metrics["name"]},
@@ -242,12 +243,6 @@ def _horizons(objective: Objective, at_hand: Month) -> np.ndarray | None:
     if objective.task != "survival" or at_hand.labels is None:
         return None
     return days(objective.classes[: at_hand.labels.shape[1]])
-
-
-def _promised(task: str, later: list[Month], horizons: np.ndarray | None) -> dict[str, float]:
-    """The outcomes of all rows that the model was not trained on."""
-    labels, scores = (np.concatenate([getattr(month, name) for month in later]) for name in ("labels", "scores"))
-    return outcomes(task, labels, scores, horizons)
 
 
 def _score_curves(later: list[Month], at_hand: Month, threshold: float | None) -> dict[str, Any]:

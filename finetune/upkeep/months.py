@@ -125,7 +125,7 @@ def input_family(train: Sequence[Month], later: Sequence[Month], at_hand: Month,
 
     empty, few = np.array([10 * at_hand.rows, 0]), np.array([at_hand.rows - FEW, FEW])
     least = dict.fromkeys(names, stability(empty, few) if at_hand.rows > FEW else 0.0)
-    return Family("inputs", [month.rows for month in reference], measure, least)
+    return Family("inputs", [month.rows for month in reference], measure, least, frozenset(names))
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,14 @@ def word_family(later: Sequence[Month], at_hand: Month) -> Family:
     The reference are months that neither serializer nor tokenizer was fitted to.
     """
     names = [name for name, (_, of) in at_hand.words.items() if of.sum()]
-    whole = {name: _share(*np.concatenate([month.words[name] for month in later], axis=1)) for name in names}
+    beside = {
+        place: {name: _share(*np.concatenate([month.words[name] for month in months], axis=1)) for name in names}
+        for place, months in _besides(later).items()
+    }
 
     def measure(place: int | None, rows: np.ndarray) -> dict[str, float]:
-        month = at_hand if place is None else later[place]
-        return {name: max(_share(*month.words[name][:, rows]) - whole[name], 0.0) for name in names}
+        month, there = at_hand if place is None else later[place], beside[place]
+        return {name: _share(*month.words[name][:, rows]) - there[name] for name in names}
 
     least = dict.fromkeys(names, FEW / at_hand.rows)  # of words of a user one rarely comes alone
     return Family("words", [month.rows for month in later], measure, least)
@@ -176,24 +179,30 @@ def word_family(later: Sequence[Month], at_hand: Month) -> Family:
 def score_family(later: Sequence[Month], at_hand: Month, threshold: float | None) -> Family:
     """How far the scores lie from those of months that the model was not trained on: the index, and the share above."""
     spread = {id(month): score_line(_scores(month)) for month in (*later, at_hand)}
-    everything = np.concatenate([spread[id(month)] for month in later])
-    edges = decile_edges(everything)
-    whole = np.bincount(bins_of(everything, edges), minlength=len(edges) + 2)
-    above = None if threshold is None else float(np.mean(everything >= threshold))
+    edges = decile_edges(np.concatenate([spread[id(month)] for month in later]))
+    bins = {key: bins_of(scores, edges) for key, scores in spread.items()}
+    whole, above = {}, {}
+    for place, months in _besides(later).items():
+        counted = np.concatenate([bins[id(month)] for month in months])
+        whole[place] = np.bincount(counted, minlength=len(edges) + 2)
+        if threshold is not None:
+            above[place] = np.mean(np.concatenate([spread[id(month)] for month in months]) >= threshold)
 
     def measure(place: int | None, rows: np.ndarray) -> dict[str, float]:
-        scores = spread[id(at_hand if place is None else later[place])][rows]
-        found = {SCORE: stability(whole, np.bincount(bins_of(scores, edges), minlength=len(edges) + 2))}
-        return found | ({} if above is None else {ABOVE: abs(float(np.mean(scores >= threshold)) - above)})
+        key = id(at_hand if place is None else later[place])
+        found = {SCORE: stability(whole[place], np.bincount(bins[key][rows], minlength=len(edges) + 2))}
+        if threshold is None:
+            return found
+        return found | {ABOVE: abs(float(np.mean(spread[key][rows] >= threshold) - above[place]))}
 
-    return Family("scores", [month.rows for month in later], measure, {ABOVE: FEW / at_hand.rows})
+    rows = [month.rows for month in later]
+    return Family("scores", rows, measure, {ABOVE: FEW / at_hand.rows}, frozenset([SCORE]))
 
 
 def outcome_family(
     later: Sequence[Month],
     at_hand: Month,
     task: str,
-    promised: dict[str, float],
     horizons: np.ndarray | None = None,
 ) -> Family:
     """By how much outcomes fall short: of the main measure and lift, and how far scores and labels lie apart.
@@ -202,18 +211,36 @@ def outcome_family(
         later: Months with scores and labels.
         at_hand: The same.
         task: See `finetune.model.objective.Objective`.
-        promised: Measure -> its value on the test rows, with the mean score minus the mean label as CALIBRATION.
         horizons: See `outcomes`.
     """
+    promised = {place: promise(task, months, horizons) for place, months in _besides(later).items()}
 
     def measure(place: int | None, rows: np.ndarray) -> dict[str, float]:
-        month = at_hand if place is None else later[place]
+        month, there = at_hand if place is None else later[place], promised[place]
         assert month.labels is not None
-        found = outcomes(task, month.labels[rows], _scores(month)[rows], horizons)
-        gap = abs(found.pop(CALIBRATION) - promised[CALIBRATION])
-        return {name: _worse(name, value - promised[name]) for name, value in found.items()} | {CALIBRATION: gap}
+        changes = {
+            name: value - there[name]
+            for name, value in outcomes(task, month.labels[rows], _scores(month)[rows], horizons).items()
+        }
+        gap = abs(changes.pop(CALIBRATION))
+        return {name: _worse(name, change) for name, change in changes.items()} | {CALIBRATION: gap}
 
     return Family("outcomes", [month.rows for month in later], measure, {})
+
+
+def promise(task: str, months: Sequence[Month], horizons: np.ndarray | None = None) -> dict[str, float]:
+    """The outcomes of all rows of these months together."""
+    labels, scores = (np.concatenate([getattr(month, name) for month in months]) for name in ("labels", "scores"))
+    return outcomes(task, labels, scores, horizons)
+
+
+def _besides(months: Sequence[Month]) -> dict[int | None, Sequence[Month]]:
+    """What the month at hand (None) and each month of the reference are compared with: all others.
+
+    Within the reference a month would lie nearer than a new one can; a single month has no others.
+    """
+    others = {place: [*months[:place], *months[place + 1 :]] or months for place in range(len(months))}
+    return {None: months, **others}
 
 
 def outcomes(task: str, labels: np.ndarray, scores: np.ndarray, horizons: np.ndarray | None = None) -> dict[str, float]:
@@ -261,9 +288,7 @@ def score_line(scores: np.ndarray) -> np.ndarray:
 
 
 def _worse(name: str, change: float) -> float:
-    if np.isnan(change):
-        return change
-    return max(change if name in LOWER_IS_BETTER else -change, 0.0)
+    return change if name in LOWER_IS_BETTER else -change
 
 
 def _scores(month: Month) -> np.ndarray:
