@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -298,3 +300,29 @@ def test_a_model_that_may_not_teach_is_refused(prepared, large, tmp_path):
     (large / "task.json").write_text(json.dumps(task | {"content_hash": "of later cutoffs"}))
     with pytest.raises(InputError, match="trained on other data"):
         train(experiment(prepared, tmp_path / "runs", *model))
+
+
+def relabel(folder: Path, split: str, median: float, shuffled: bool) -> None:
+    """Let the label be whether the last event is long ago, which text and aggregates tell; or a shuffling of that."""
+    path = folder / f"{split}.parquet"
+    rows = pq.read_table(path)
+    labels = rows["recency_days"].to_numpy() > median
+    labels = np.random.default_rng(0).permutation(labels) if shuffled else labels
+    place = rows.column_names.index("label")
+    pq.write_table(rows.set_column(place, "label", pa.array(labels.astype(int)).cast(rows["label"].type)), path)
+
+
+def test_a_student_of_shuffled_labels_learns_nothing_and_one_of_the_true_ones_what_there_is(prepared, tmp_path):
+    found = {}
+    for kind in ("true", "shuffled"):
+        steps = ("--training.max_steps", "60", "--training.eval_steps", "60", "--finetuning.teacher", "0.7")
+        asked = experiment(prepared, tmp_path / kind / "runs", *steps)
+        days = pq.read_table(asked.data_folder / "train.parquet")["recency_days"].to_numpy()
+        for split in ("train", "validation", "test"):
+            relabel(asked.data_folder, split, float(np.median(days)), kind == "shuffled")
+        (model,) = train(asked)
+        test = read_split(asked.data_folder, "test", None, ["label", "text"])
+        scores = score_texts(*load_classifier(model), test["text"].to_pylist())
+        found[kind] = roc_auc_score(test["label"].to_numpy(), scores)
+    assert found["true"] > 0.85
+    assert abs(found["shuffled"] - 0.5) < 0.1
