@@ -97,7 +97,10 @@ def _made(runs: str) -> Experiment:
     """The experiment as the runs of a folder have it."""
     from finetune.parser import changed
 
-    private = {"finetuning.privacy": {"epsilon": 8.0, "delta": 1e-4}, "training.per_device_train_batch_size": 2}
+    private = {
+        "finetuning.privacy": {"epsilon": 8.0, "delta": 1e-4, "schema": "learned"},
+        "training.per_device_train_batch_size": 2,
+    }
     more = {
         "private": private,
         "started": {"model.name_or_path": str(START)},

@@ -5,7 +5,8 @@ Journey what is the same is ten times as long as what differs), and the layer no
 small. A narrow BERT then takes long to hear a single word, and with some seeds it never does. So the last layer's
 queries start at zero, which makes its attention a mean over all tokens, and what is the same is taken away: an
 initialization that looks at what the weights do (Mishkin and Matas, All you need is a good init, ICLR 2016). It looks
-at random words and not at texts, so that nothing of a user is in it.
+at random words and not at texts, so that nothing of a user is in it. Random weights are left as they are: what differs
+between texts is so small there that the layer norm would blow up its gradient.
 """
 
 from typing import Any

@@ -64,7 +64,7 @@ def build_classifier(
         InputError: The checkpoint is no encoder or does not fit, or a setting that peft refuses.
     """
     if start is None:
-        return _hearing(settings, _new_classifier(settings, objective, tokenizer, priors), tokenizer)
+        return _new_classifier(settings, objective, tokenizer, priors)
     if settings.freeze is not None and settings.peft:
         raise InputError(
             "model.freeze does nothing beside model.peft, which freezes all but adapter and head",
@@ -91,7 +91,7 @@ def build_classifier(
 
 
 def _hearing(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The classifier; where no weights of others were given and none are kept, its first token hears all others."""
+    """The classifier; where its weights come from an own pretraining and none are kept, its first token hears all."""
     if settings.name_or_path is None and settings.pooling == "cls" and settings.freeze is None:
         hear_all(model, tokenizer)
     return model

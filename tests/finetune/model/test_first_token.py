@@ -36,12 +36,11 @@ def attended(model, tokenizer):
     return found[0], logits
 
 
-@pytest.mark.parametrize("start", [True, False], ids=["own pretraining", "random weights"])
-def test_what_is_the_same_of_every_text_is_taken_away(pretrained, tmp_path, start):
+def test_what_is_the_same_of_every_text_is_taken_away(pretrained, tmp_path):
     folder, tokenizer = pretrained
     settings = ModelConfig(from_scratch=SIZES, max_tokens=32)
     torch.manual_seed(0)
-    model = build_classifier(settings, CHURN, folder if start else None, tokenizer, 10)
+    model = build_classifier(settings, CHURN, folder, tokenizer, 10)
     states, logits = attended(model, tokenizer)
     constant, differing = states.mean(0).norm(), states.std(0).norm()
     layer = encoder_layers(model)[-1].attention
@@ -85,6 +84,14 @@ def test_the_first_token_reads_all_tokens_alike_and_learns_to_choose(pretrained)
     mean = (found["value"] * batch["attention_mask"][..., None]).sum(1) / tokens
     assert torch.allclose(found["read"], mean, atol=1e-6)
     assert layer.self.query.weight.grad.abs().max() > 0
+
+
+def test_random_weights_stay(pretrained):
+    _, tokenizer = pretrained
+    model = build_classifier(ModelConfig(from_scratch=SIZES, max_tokens=32), CHURN, None, tokenizer, 10)
+    layer = encoder_layers(model)[-1].attention
+    assert not layer.output.dense.bias.any()
+    assert layer.self.query.weight.any()
 
 
 @pytest.mark.parametrize(

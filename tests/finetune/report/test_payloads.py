@@ -54,7 +54,7 @@ def report(folder: Path, text: str) -> str:
 
 
 def privacy(text: str) -> dict:
-    numbers = dict.fromkeys(("epsilon", "delta", "clip", "sample_rate", "noise_multiplier"), 1.0)
+    numbers = dict.fromkeys(("epsilon", "threshold_epsilon", "delta", "clip", "sample_rate", "noise_multiplier"), 1.0)
     counts = dict.fromkeys(("examples", "users", "steps"), 3)
     return numbers | counts | {"unit": "user", "accountant": "rdp", "not_covered": [text]}
 
@@ -72,7 +72,15 @@ def stressed(folder: Path, text: str) -> str:
 
 def audited(folder: Path, text: str) -> str:
     curve = {"false_positive_rate": [0, 1], "true_positive_rate": [0, 1]}
-    attack = {"users": 10, "auroc": 0.5, "auroc_interval": [0.4, 0.6], "guesses": 4, "right": 2, "epsilon": 0.0}
+    attack = {
+        "users": 10,
+        "auroc": 0.5,
+        "auroc_interval": [0.4, 0.6],
+        "guesses": 4,
+        "right": 2,
+        "threshold_epsilon": 0.5,
+        "epsilon": 0.0,
+    }
     attack |= {"epsilon_interval": [0.0, None], "epsilon_lower_bound": 0.0, "curve": curve}
     found = {"audit": text, "question": text, "rows": 10, "shadows": 0, "privacy": None, "delta": 1e-5}
     return audit_page(found | {"attacks": {"users": {"loss": attack}}})
@@ -112,7 +120,7 @@ def watched(folder: Path, text: str) -> str:
     signals = [{"name": text, "family": of, "value": 2.0, "threshold": 1.0, "rings": True} for of in families]
     part = {"shares": [0.5, 0.5], "mean": 0.4, "above": 0.1}
     outcome = {"name": "auroc", "value": 0.7, "interval": [0.6, 0.8], "promised": 0.8, "promised_interval": [0.7, 0.9]}
-    result = dict.fromkeys(("model", "name", "question", "alarm"), text) | {"cutoff": "2024-04-01"}
+    result = dict.fromkeys(("model", "name", "question", "alarm"), text) | {"cutoff": "2024-04-01", "until": None}
     result |= {"task": "binary", "rows": 10, "reference": {"inputs": [text], "later": [text]}, "level": 0.05}
     result |= {"draws": 10, "signals": signals, "outcomes": [outcome]}
     result["scores"] = {"edges": [0.0, 0.5, 1.0], "threshold": 0.5, "reference": part, "month": part}
