@@ -32,7 +32,7 @@ def engine(model, tmp_path) -> Iterator[Engine]:
 
 
 def messages_of(address: str, topic: str) -> list:
-    reader = kafka.Consumer({"bootstrap.servers": address, "group.id": "test", "auto.offset.reset": "earliest"})
+    reader = kafka.Consumer({"bootstrap.servers": address, "group.id": topic, "auto.offset.reset": "earliest"})
     reader.subscribe([topic])
     found, empty = [], 0
     while empty < 20 and not (found and empty):
