@@ -151,7 +151,7 @@ def _noise(search: Search) -> str:
     if search.metric == "AUROC":
         low, high = (number(end, 4) for end in SEED_DEVIATIONS)
         return (
-            f"Another seed alone moves it: on four labels of real logs by a standard deviation of {low} to {high}. "
+            f"Another seed alone moves it: on seven labels of real logs by a standard deviation of {low} to {high}. "
             f"A gain below twice the larger one may be chance. {picked}"
         )
     return f"How far another seed alone moves it is not known here. {picked}"
