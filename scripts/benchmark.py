@@ -109,7 +109,7 @@ def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | N
         measuring.write_json(json, {"machine": _machine(), "growth": found})
 
 
-def serve(model: Path, users: int, seconds: int, rate: int, slow: int) -> None:
+def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: int) -> None:
     """Print how fast scripts/serve.py answers on this machine, whose cores the clients use as well."""
     from finetune.runs import read_task
 
@@ -123,8 +123,9 @@ def serve(model: Path, users: int, seconds: int, rate: int, slow: int) -> None:
         with serving.slow_clients(port, slow) if slow else nullcontext():
             for name, ask in serving.loads(users, cutoff, fresh).items():
                 loads = [(1, None), (8, None), (32, None), (32, rate)] if name == "a score" else [(1, None), (8, None)]
-                for clients, due in loads:
-                    run = serving.under_load(port, ask, clients, due, seconds)
+                mixed = name == serving.MIXED
+                for clients, due in [(4, 10)] * minutes if mixed else loads:
+                    run = serving.under_load(port, ask, clients, due, 60 if mixed else seconds)
                     times = [f"{run[key]:.1f}" for key in ("per_second", "p50", "p95", "p99", "cpu")]
                     asked = f"{due} a second" if due else "at once"
                     _print_row(name, clients, asked, *times, run["failed"], run["mib"])
@@ -336,12 +337,15 @@ def _add_serve(steps: "argparse._SubParsersAction[_Parser]") -> None:
         "--rate", type=int, choices=range(1, 100_001), metavar="N", default=100, help="Scores a second, in its row."
     )
     step.add_argument(
-        "--slow",
+        "--minutes",
         type=int,
-        choices=range(0, 10_001),
+        choices=range(0, 1_001),
         metavar="N",
         default=0,
-        help="Slow clients beside these.",
+        help="Of a mix of ten requests a second behind the other rows, a row a minute: whether its memory stays.",
+    )
+    step.add_argument(
+        "--slow", type=int, choices=range(0, 10_001), metavar="N", default=0, help="Slow clients beside these."
     )
 
 

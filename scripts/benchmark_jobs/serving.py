@@ -20,6 +20,7 @@ import numpy as np
 EVENTS = 50  # of each user before the clock starts
 DRIBBLE = 2.0  # seconds between two bytes of a slow client
 TOGETHER = 100  # users or events of a request that has many
+MIXED = "a mix"  # mostly scores, an event in seven, why in fifty
 
 
 class Client:
@@ -106,6 +107,9 @@ def loads(users: int, cutoff: str, fresh: list[dict]) -> dict[str, Callable[[Cli
     def explain(client: Client, i: int, due: float | None) -> str:
         return client.ask(f"/explain/{names[i % users]}?at={cutoff}", due=due)
 
+    def mixed(client: Client, i: int, due: float | None) -> str:
+        return (explain if i % 50 == 25 else append if i % 7 == 3 else score)(client, i, due)
+
     many = f"{min(TOGETHER, users)} users' scores"
     return {
         "a score": score,
@@ -114,6 +118,7 @@ def loads(users: int, cutoff: str, fresh: list[dict]) -> dict[str, Callable[[Cli
         "an event": append,
         f"{TOGETHER} events": append_many,
         "why": explain,
+        MIXED: mixed,
     }
 
 
