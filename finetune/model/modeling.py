@@ -80,7 +80,9 @@ def build_classifier(
     if settings.freeze is not None:
         _freeze(model, settings.freeze, new)
     if not settings.peft:
-        return _hearing(settings, model, tokenizer)
+        if settings.name_or_path is None and settings.pooling == "cls" and settings.freeze is None:
+            hear_all(model, tokenizer)  # the weights come from an own pretraining, and all of them are trained
+        return model
     adapted = _attach_peft(model, settings.peft, new, steps)
     config = adapted.active_peft_config
     if config.is_prompt_learning:  # its tokens stand before the text, and take positions also as a prefix of keys
@@ -88,13 +90,6 @@ def build_classifier(
         room = _positions(model, tokenizer) - config.num_virtual_tokens
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
     return cast(PreTrainedModel, adapted)  # it acts as its base
-
-
-def _hearing(settings: ModelConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The classifier; where its weights come from an own pretraining and none are kept, its first token hears all."""
-    if settings.name_or_path is None and settings.pooling == "cls" and settings.freeze is None:
-        hear_all(model, tokenizer)
-    return model
 
 
 def _new_classifier(
