@@ -135,7 +135,8 @@ class Privacy:
 
 @dataclass
 class ValueScale:
-    """What a value is typically like, as it is known without the log; of log(1 + value) where finetuning.log_scale."""
+    """What a value is typically like, as it is known without the log; of log(1 + value) where
+    finetuning.log_scale, else of its square root where the loss is absolute_error."""
 
     mean: float
     """About the mean."""
@@ -164,11 +165,10 @@ class FinetuningConfig:
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     value_loss: Literal["squared_error", "absolute_error"] = "squared_error"
     """What is made small for values: the squared error gives their mean, which adds up to what users will spend; the
-    absolute error gives their median, which has the best MAE."""
-    log_scale: bool | Literal["auto"] = False
-    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money. auto
-    does so for absolute_error, whose median is the same on either scale, where a few labels are far above all others
-    (a skewness above 10)."""
+    absolute error gives their median, which has the best MAE, and is learned of the values' square roots, where a few
+    large ones count for less: the root of the median is the median of the roots."""
+    log_scale: bool = False
+    """Values (sum and count without tiers) are learned as log(1 + value), as few users spend most of the money."""
     value_scale: ValueScale | None = None
     """What is subtracted from values, and what they are divided by, while they are learned, such as {mean: 40,
     deviation: 60}; null takes the training labels' own, which finetuning.privacy does not allow."""

@@ -97,8 +97,6 @@ LOGS = {  # config -> variable, and where its file lies in --logs
 VALUE = [
     "--finetuning.value_loss",
     "absolute_error",
-    "--finetuning.log_scale",
-    "auto",
     *MEAN,
 ]  # MAE is best by the median
 QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--training.eval_steps", "40"]

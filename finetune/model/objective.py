@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy.special import logit
-from scipy.stats import skew
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
@@ -21,7 +20,6 @@ from finetune import metrics, survival
 from finetune.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
-SKEWED = 10  # labels above that skewness are learned on the log scale where it is chosen
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 
 
@@ -30,16 +28,28 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(probabilities, EDGE, 1 - EDGE))
 
 
+def signed_root(values: np.ndarray) -> np.ndarray:
+    """The square root, mirrored for what is below zero (refunds)."""
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def signed_square(roots: np.ndarray) -> np.ndarray:
+    """The values that have these signed roots."""
+    return np.sign(roots) * np.square(roots)
+
+
 @dataclass(frozen=True)
 class Scale:
-    """Values as the model learns them: (log(1 + value) or value, minus mean) / deviation, of the training labels."""
+    """Values as the model learns them: (a function of the value, minus mean) / deviation, of the training labels. The
+    function is log(1 + value), the square root, mirrored for what is below zero, or the value itself."""
 
     log: bool
     mean: float
     deviation: float
+    root: bool = False
 
     @classmethod
-    def fit(cls, values: np.ndarray, log: bool) -> "Scale":
+    def fit(cls, values: np.ndarray, log: bool, root: bool = False) -> "Scale":
         """From the training labels, of shape (examples,).
 
         Raises:
@@ -51,33 +61,18 @@ class Scale:
                 "exclude refunds in task.label.where or leave log_scale off",
                 setting="finetuning.log_scale",
             )
-        values = np.log1p(values) if log else values
-        return cls(log, float(values.mean()), float(values.std()) or 1.0)
+        values = cls(log, 0.0, 1.0, root).learned(values)
+        return cls(log, float(values.mean()), float(values.std()) or 1.0, root)
 
     def learned(self, values: np.ndarray) -> np.ndarray:
         """What the model is trained on."""
-        return ((np.log1p(values) if self.log else values) - self.mean) / self.deviation
+        values = np.log1p(values) if self.log else signed_root(values) if self.root else values
+        return (values - self.mean) / self.deviation
 
     def value(self, learned: np.ndarray) -> np.ndarray:
         """The value that an output stands for."""
         values = learned * self.deviation + self.mean
-        return np.expm1(values) if self.log else values
-
-
-def on_log_scale(asked: bool | Literal["auto"], value_loss: str, values: np.ndarray) -> bool:
-    """Whether values are learned as log(1 + value).
-
-    Args:
-        asked: finetuning.log_scale.
-        value_loss: Of VALUE_LOSSES.
-        values: The training labels, of shape (examples,).
-    """
-    if asked != "auto":
-        return asked
-    skewness = float(skew(values)) if values.min() < values.max() else 0.0
-    log = value_loss == "absolute_error" and values.min() >= 0 and skewness > SKEWED
-    print(f"values are learned as {'log(1 + value)' if log else 'they are'}: their skewness is {skewness:.1f}")
-    return log
+        return np.expm1(values) if self.log else signed_square(values) if self.root else values
 
 
 @dataclass(frozen=True)

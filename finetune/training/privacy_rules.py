@@ -90,12 +90,6 @@ def _refused_of_labels(experiment: Experiment) -> list[tuple[str, bool, str, str
             "give finetuning.value_scale {mean: ..., deviation: ...} as known without the log, or task.label.tiers",
         ),
         (
-            "finetuning.log_scale",
-            value and finetuning.log_scale == "auto",
-            "the labels would choose it",
-            "set it to true or false",
-        ),
-        (
             "training.lr_scheduler_type",
             re.search("plateau|greedy", scheduler, re.IGNORECASE) is not None,
             "validation labels would choose the learning rate",

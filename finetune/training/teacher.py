@@ -39,7 +39,7 @@ from finetune.baselines.fit import SMALL, feature_rows
 from finetune.baselines.pairs import PAIR_GRIDS, PairRows, fit_pairs, pair_columns, pair_rows
 from finetune.model.objective import EDGE, Objective, log_odds
 
-VERSION = 5  # of what the teacher is; scores of another one are made anew
+VERSION = 6  # of what the teacher is; scores of another one are made anew
 FOLDER = "teacher"  # beside the prepared splits; deleting it costs the minute that it saves
 SCORES, CHECKSUM = "scores.npy", "checksum"
 FOLDS = 5

@@ -37,7 +37,7 @@ from finetune.effects import weight_settings
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
-from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
+from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others, word_tokenizer
 from finetune.model.tokens import tokens_of_split
@@ -344,8 +344,8 @@ def _learned(
             else:
                 said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
     if objective.task == "value":
-        log = on_log_scale(settings.log_scale, settings.value_loss, labels["train"])
-        scale, given = Scale.fit(labels["train"], log), settings.value_scale
+        root = settings.value_loss == "absolute_error" and not settings.log_scale
+        scale, given = Scale.fit(labels["train"], settings.log_scale, root), settings.value_scale
         scale = scale if given is None else replace(scale, mean=given.mean, deviation=given.deviation)
         labels = {split: scale.learned(values) for split, values in labels.items()}
         said = None if said is None else scale.learned(said)

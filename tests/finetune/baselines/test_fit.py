@@ -18,6 +18,7 @@ from finetune.baselines.estimators import (
     RIDGE_GRID,
     VALUE_BOOSTING_GRID,
     balanced,
+    boosting,
     linear,
     quality,
 )
@@ -299,3 +300,18 @@ def test_baselines_run_on_prepared_data_of_each_task(tiny, task):
             assert np.isfinite(scores).all()
     gained = [quality(task, np.array(labels["test"]), baselines.scores["test"][name]) for name in ("rfm", "majority")]
     assert gained[0] > gained[1]
+
+
+def test_boosting_by_the_absolute_error_learns_where_most_values_are_zero():
+    random = np.random.default_rng(0)
+    rows = random.uniform(0, 1, (2000, 1))
+    spends = random.uniform(0, 1, 2000) < np.where(rows[:, 0] > 0.7, 0.9, 0.1)
+    values = np.where(spends, random.lognormal(4, 0.5, 2000), 0.0)
+    assert np.median(values) == 0
+    made = boosting(
+        Objective("value", ("euros",)), {"loss": "absolute_error", "min_samples_leaf": 50, "max_iter": 60}, seed=0
+    )
+    scores = made.fit(rows, values).predict(rows)
+    for group in (rows[:, 0] > 0.7, rows[:, 0] < 0.7):
+        assert np.median(scores[group]) == pytest.approx(np.median(values[group]), abs=3)
+    np.testing.assert_allclose(list(made.staged_predict(rows))[-1], scores)

@@ -7,7 +7,7 @@ from torch.nn import functional
 from data_prep import InputError
 from data_prep.config import Label
 from finetune.measures import MAIN, MEASURES, measure_names
-from finetune.model.objective import Objective, Scale, class_weights, on_log_scale
+from finetune.model.objective import Objective, Scale, class_weights
 
 RANDOM = np.random.default_rng(0)
 BINARY = Objective("binary", ("no_churn", "churn"))
@@ -83,37 +83,25 @@ def test_weights_are_one_on_average_and_even_out_the_classes():
             class_weights(asked, objective, labels)
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_a_scale_is_undone(log):
-    values = RANDOM.gamma(0.5, 40, 500)
-    scale = Scale.fit(values, log)
+@pytest.mark.parametrize("kind", [{"log": False}, {"log": True}, {"log": False, "root": True}])
+def test_a_scale_is_undone(kind):
+    values = RANDOM.gamma(0.5, 40, 500) - (0 if kind["log"] else 5)
+    scale = Scale.fit(values, **kind)
     learned = scale.learned(values)
     assert learned.mean() == pytest.approx(0, abs=1e-9)
     assert learned.std() == pytest.approx(1)
     np.testing.assert_allclose(scale.value(learned), values, atol=1e-9)
 
 
+def test_a_root_scale_counts_large_values_less_and_keeps_their_sign():
+    scale = Scale(log=False, mean=1.0, deviation=2.0, root=True)
+    np.testing.assert_allclose(scale.learned(np.array([-9.0, 0.0, 1.0, 49.0])), [-2, -0.5, 0, 3])
+    np.testing.assert_allclose(scale.value(np.array([-2.0, -0.5, 0.0, 3.0])), [-9, 0, 1, 49])
+
+
 def test_a_log_scale_refuses_values_below_zero():
     with pytest.raises(InputError, match="a label is -3"):
         Scale.fit(np.array([1.0, -3.0]), True)
-
-
-@pytest.mark.parametrize(
-    ("asked", "loss", "largest", "log"),
-    [
-        ("auto", "absolute_error", 100_000, True),
-        ("auto", "absolute_error", 60, False),  # no label is far above the others
-        ("auto", "squared_error", 100_000, False),  # whose mean is another one on the log scale
-        (True, "squared_error", 60, True),
-        (False, "absolute_error", 100_000, False),
-    ],
-)
-def test_skewed_values_are_learned_on_a_log_scale_if_that_is_chosen(capsys, asked, loss, largest, log):
-    values = np.append(RANDOM.uniform(0, 50, 500), largest)
-    assert on_log_scale(asked, loss, values) == log
-    assert ("their skewness is" in capsys.readouterr().out) == (asked == "auto")
-    assert not on_log_scale("auto", loss, -values)
-    assert not on_log_scale("auto", loss, np.zeros(5))
 
 
 def test_metrics_are_scikit_learns():

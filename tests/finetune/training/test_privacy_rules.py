@@ -127,10 +127,6 @@ def test_log_report_and_card_say_whose_words_they_are(public):
         ({"training.lr_scheduler_type": "reduce_lr_on_plateau"}, "validation labels would choose the learning rate"),
         ({"training.lr_scheduler_type": "greedy"}, "validation labels would choose the learning rate"),
         ({"task.label": SUM}, "deviation of the labels would be learned without noise; give finetuning.value_scale"),
-        (
-            {"task.label": SUM, "finetuning.value_scale": "{mean: 9, deviation: 9}", "finetuning.log_scale": "auto"},
-            "finetuning.log_scale, as the labels would choose it",
-        ),
     ],
 )
 def test_what_would_be_learned_of_the_users_is_refused(public, prepared, tmp_path, changes, says, monkeypatch):

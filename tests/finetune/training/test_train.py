@@ -255,13 +255,20 @@ def test_labels_of_every_kind_are_learned_and_scored_in_their_own_unit(tiny, nam
         assert losses[0] < losses[1] * (1 if name == "propensity" else 1.01)  # this log says nothing of the tiers
 
 
-def test_values_are_learned_on_a_log_scale_if_asked(tiny):
-    run = labelled(tiny, "value", "--finetuning.log_scale", "true", "--training.learning_rate", "1e-9")
+@pytest.mark.parametrize(
+    ("asked", "kind", "learned"),
+    [
+        (["--finetuning.log_scale", "true"], "log", np.log1p),
+        (["--finetuning.value_loss", "absolute_error"], "root", np.sqrt),
+    ],
+)
+def test_values_are_learned_on_the_scale_that_fits_the_loss(tiny, asked, kind, learned):
+    run = labelled(tiny, "value", *asked, "--training.learning_rate", "1e-9")
     (folder,) = train(run)
     rows = pq.read_table(run.data_folder / "train.parquet", columns=["label"])["label"].to_numpy()
     scale = load_classifier(folder)[0].config.eventscribe["scale"]
-    assert scale["log"]
-    assert scale["mean"] == pytest.approx(np.log1p(rows).mean())
+    assert {name for name in ("log", "root") if scale[name]} == {kind}
+    assert scale["mean"] == pytest.approx(learned(rows).mean())
 
 
 def test_weights_of_classes_shift_the_scores_toward_the_heavier_one(prepared, tmp_path):
