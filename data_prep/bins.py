@@ -18,13 +18,19 @@ def fitted_bins(content: object) -> bool:
     return numbers and len(centers) == len(edges) + 1 and edges == sorted(set(edges))
 
 
-def fit_bins(values: np.ndarray, bins: int) -> dict[str, list[float]]:
-    """Quantile edges and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]."""
+def bin_steps(bins: int, tail: int = 0) -> list[float]:
+    """Where the edges of quantile bins lie, in bins: 1, 2, ... up to bins - 1; with a tail the last bin is halved, then
+    its upper half, and so on."""
+    return [*range(1, bins), *(bins - 0.5**halving for halving in range(1, tail + 1))]
+
+
+def fit_bins(values: np.ndarray, bins: int, tail: int = 0) -> dict[str, list[float]]:
+    """Quantile edges and the median of each bin; bin i holds edges[i - 1] <= x < edges[i]. See `bin_steps`."""
     values = np.sort(values[np.isfinite(values)].astype(np.float64)) + 0.0  # + 0.0 turns -0.0 into 0.0
     n = len(values)
     if not n:
         return {"edges": [], "centers": [0.0]}
-    places = [max(math.ceil(n * i / bins), 1) - 1 for i in range(1, bins)]
+    places = [max(math.ceil(n * i / bins), 1) - 1 for i in bin_steps(bins, tail)]
     edges = sorted(set(values[places].tolist()))
     inside = np.split(values, np.searchsorted(values, edges))
     centers = [float(np.median(part)) if len(part) else edges[max(i - 1, 0)] for i, part in enumerate(inside)]

@@ -238,6 +238,9 @@ class TextConfig:
     often and when the user had each class), or names from the manifest's list of aggregates."""
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
+    tail_bins: int | None = None
+    """How many bins more each number of the header has for its largest values: the last of 16 bins is halved, then its
+    upper half, and so on. 4 suits a label of money, of which a few users spend by far the most."""
     max_events: int = 20
     """The newest events that are kept."""
     session_gap: str | None = None
@@ -253,7 +256,7 @@ class TextConfig:
 
 # Settings that came later, and one that not all have: null is not written, so that nothing changes without them.
 LATER = {"every", "at", "per_user", "gap", "examples", "session_gap", "users", "attributes", "horizon", "horizons"}
-LATER |= {"environment", "time_limit", "schema"}
+LATER |= {"environment", "time_limit", "schema", "tail_bins"}
 
 
 def settings_of(section: Any) -> dict[str, Any]:

@@ -112,10 +112,9 @@ class EventSerializer:
 
     def fit_header(self, aggregates: pa.Table) -> None:
         """Learn the bins of the header from the aggregates of the training examples."""
-        self.header = {
-            name: fit_bins(combined(aggregates[name]).to_numpy(zero_copy_only=False), HEADER_BINS)
-            for name in self.header_names()
-        }
+        columns = {name: combined(aggregates[name]).to_numpy(zero_copy_only=False) for name in self.header_names()}
+        tail = self.config.tail_bins or 0
+        self.header = {name: fit_bins(values, HEADER_BINS, tail) for name, values in columns.items()}
 
     def load(self, con: duckdb.DuckDBPyConnection, columns: dict[str, str]) -> History:
         """The history of the users in `rows`, with what aggregates and texts need and with `columns` (name -> SQL).

@@ -31,6 +31,7 @@ HOLDS = {
         header=[str],
         fields={str: Only(SPEC)},
         max_events=SIZE,
+        tail_bins=MayLack(SIZE),
         session_gap=MayLack(str),
         attributes=MayLack({str: Only(SPEC)}),
     ),

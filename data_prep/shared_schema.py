@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from data_prep import InputError
-from data_prep.bins import fit_bins
+from data_prep.bins import bin_steps, fit_bins
 from data_prep.checked_json import check, is_a
 from data_prep.config import DataConfig, TextField
 from data_prep.connections import connect
@@ -110,7 +110,7 @@ def shared_schema(own: EventSerializer, counts: Sequence[dict[str, Any]]) -> Eve
     made = EventSerializer(own.config, replace(own.features, event_types=ranked_types(events)), fields)
     for name in made.header_names():
         parts = [of_log["header"][name] for of_log in counts if name in of_log["header"]]
-        made.header[name] = pooled_bins(parts, HEADER_BINS)
+        made.header[name] = pooled_bins(parts, HEADER_BINS, own.config.tail_bins or 0)
     return made
 
 
@@ -141,12 +141,13 @@ def check_counts(who: str, counts: object, own: EventSerializer) -> None:
     check(Path(who), counts["fields"], kinds, remedy)
 
 
-def pooled_bins(parts: Sequence[dict[str, Any]], bins: int) -> dict[str, list[float]]:
+def pooled_bins(parts: Sequence[dict[str, Any]], bins: int, tail: int = 0) -> dict[str, list[float]]:
     """What `fit_bins` would find in all rows, as far as each log's quantiles tell: of one log the very edges.
 
     Args:
         parts: See NUMBERS; each with a multiple of `bins` steps.
         bins: How many.
+        tail: See `bin_steps`.
     """
     parts = [part for part in parts if part["rows"] > 0 and part["quantiles"]]
     if not parts:
@@ -157,7 +158,7 @@ def pooled_bins(parts: Sequence[dict[str, Any]], bins: int) -> dict[str, list[fl
     )
     order, total = np.argsort(values, kind="stable"), sum(part["rows"] for part in parts)
     values, below = values[order], np.cumsum(mass[order])
-    wanted = total * np.arange(1, bins) / bins - NEAR * total
+    wanted = total * np.array(bin_steps(bins, tail)) / bins - NEAR * total
     edges = sorted({float(value) for value in values[np.minimum(np.searchsorted(below, wanted), len(values) - 1)]})
     inside = np.split(values, np.searchsorted(values, edges))
     centers = [float(np.median(part)) if len(part) else edges[max(i - 1, 0)] for i, part in enumerate(inside)]

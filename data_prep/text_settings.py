@@ -9,6 +9,7 @@ from data_prep.given_users import UserRows
 from data_prep.sql import NUMERIC
 
 LARGEST = 1_000_000_000  # of any number in text; no log has more of anything
+MAX_TAIL = 16  # the last bin is then of one row in a million
 MAX_BINS = 200  # each is one term of an SQL expression, whose depth DuckDB limits
 
 
@@ -22,6 +23,13 @@ def check_fields(config: TextConfig, types: dict[str, str]) -> None:
     shown = ["gap"]  # the word of the days
     _check_specs("text.fields", config.fields, types, "the log", shown)
     _refuse_size("text.max_events", config.max_events)
+    _refuse_size("text.tail_bins", config.tail_bins)
+    if (config.tail_bins or 0) > MAX_TAIL:
+        raise InputError(
+            f"text.tail_bins is {config.tail_bins}: of so few rows nothing can be learned",
+            f"give at most {MAX_TAIL}",
+            setting="text.tail_bins",
+        )
 
 
 def check_attributes(config: TextConfig, types: dict[str, str], rows: UserRows | None, aggregates: list[str]) -> None:

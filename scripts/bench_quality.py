@@ -19,16 +19,18 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import yaml
 from benchmark_jobs.transfer import moved_regression  # before finetune, which takes this folder out of the path
 
 from finetune.command import CommandParser, guarded
+from finetune.config import Experiment
 from finetune.measures import best_rival
 from finetune.metrics_json import Metrics
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
 MOVED = "moved_regression"
-BASKET, PURCHASE = "event_type = 'basket'", "event_type = 'purchase'"
+PURCHASE = "event_type = 'purchase'"
 
 
 def _label(**label: object) -> list[str]:
@@ -42,20 +44,30 @@ def _cutoffs(first: str, last: str, validation: str, *test: str) -> list[str]:
 
 
 RETAIL_60 = _cutoffs("2011-03-07", "2011-06-13", "2011-08-12", "2011-10-11")
-MEAN = ["--model.from_scratch.architecture", "modernbert", "--model.pooling", "mean"]  # hears single words best
+
+
+def _recipe(config: str, *names: str) -> list[str]:
+    """Settings of a shipped YAML, for another log."""
+    arguments = []
+    for name in names:
+        found = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
+        for key in name.split("."):
+            found = found[key]
+        arguments += [f"--{name}", str(found)]
+    return arguments
+
+
+MEAN = "model.from_scratch.architecture", "model.pooling"  # the mean of all tokens hears single words best
+VALUE = _recipe("value", *MEAN, "text.tail_bins", "finetuning.value_loss")
 CELLS = {  # name -> config, and what it changes there
     "complete-journey-churn": ("quickstart", []),
     "complete-journey-departments": ("departments", []),
-    "complete-journey-value": (
-        "quickstart",
-        _label(kind="sum", field="value", where=BASKET, horizon="28 days")
-        + _cutoffs("2017-04-03", "2017-07-31", "2017-08-28", "2017-09-25", "2017-10-23"),
-    ),
+    "complete-journey-value": ("value", []),
     "online-retail-purchase": ("online_retail", []),
     "online-retail-churn": ("online_retail", _label(kind="absent", where=PURCHASE, horizon="60 days") + RETAIL_60),
     "online-retail-value": (
         "online_retail",
-        _label(kind="sum", field="value", where=PURCHASE, horizon="60 days") + RETAIL_60,
+        _label(kind="sum", field="value", where=PURCHASE, horizon="60 days") + RETAIL_60 + VALUE,
     ),
     "tmall-purchase": ("tmall", []),
     "ta-feng-churn": ("ta_feng", []),
@@ -64,18 +76,20 @@ CELLS = {  # name -> config, and what it changes there
         _label(kind="which", field="subclasses", top=30, where=PURCHASE, horizon="14 days")
         + _cutoffs("2000-11-29", "2001-01-10", "2001-01-25", "2001-02-08", "2001-02-15")
         + ["--text.fields", json.dumps({"value": {"bins": 10}, "subclasses": {"top": 200}})]
-        + [*MEAN, "--training.max_steps", "800"],
+        + _recipe("departments", *MEAN, "training.max_steps"),
     ),
     "ta-feng-value": (
         "ta_feng",
         _label(kind="sum", field="value", where=PURCHASE, horizon="28 days")
-        + _cutoffs("2000-11-23", "2000-12-07", "2001-01-04", "2001-02-01"),
+        + _cutoffs("2000-11-23", "2000-12-07", "2001-01-04", "2001-02-01")
+        + VALUE,
     ),
 }
 # Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. The last
 # weights are kept, as the few validation rows would choose a checkpoint by chance.
 FEW = ["--training.load_best_model_at_end", "false"]
-FEW += ["--training.per_device_train_batch_size", "32", "--training.max_steps", "120", "--training.eval_steps", "40"]
+FEW += ["--training.per_device_train_batch_size", "32", "--training.eval_steps", "40"]
+FEW_STEPS = 120, 400  # and between them as many as read each labelled row once
 CELLS |= {
     f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
     for base in ("complete-journey-churn", "ta-feng-churn")
@@ -94,11 +108,6 @@ LOGS = {  # config -> variable, and where its file lies in --logs
     "tmall": ("tmall", "tmall/events.parquet"),
     "ta_feng": ("ta_feng", "ta_feng/transactions.parquet"),
 }
-VALUE = [
-    "--finetuning.value_loss",
-    "absolute_error",
-    *MEAN,
-]  # MAE is best by the median
 QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--training.eval_steps", "40"]
 
 
@@ -117,7 +126,7 @@ def run_cell(name: str, given: Namespace) -> dict:
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     pretrained = pretrain(experiment)
     if users and pretrained:  # no label is pretrained on: the weights serve any number of them
-        experiment = parse_experiment("", _arguments(name, base, given, given.folder / "labels" / users))
+        experiment = _few_labels(_arguments(name, base, given, given.folder / "labels" / users), given.quick)
         shutil.copytree(pretrained, experiment.base_folder / pretrained.name, dirs_exist_ok=True)
     train(experiment)
     metrics = evaluate(experiment)
@@ -144,9 +153,12 @@ def run_transfer(name: str, given: Namespace) -> dict:
     teacher.seeds = teacher.seeds[:1]
     start = teacher.seed_runs()[0].model_folder
     arguments = _arguments(name, target, given, given.folder / "transfer" / users)
-    experiment = parse_experiment("", [*arguments, "--model.name_or_path", str(start)])
+    arguments += ["--model.name_or_path", str(start)]
+    experiment = parse_experiment("", arguments)
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text)
+    experiment = _few_labels(arguments, given.quick)
+    prepare(teacher.name, teacher.data, teacher.task, teacher.text)
     for each in (teacher, experiment):
-        prepare(each.name, each.data, each.task, each.text)
         pretrain(each)
         train(each)
     metrics = evaluate(experiment)
@@ -169,10 +181,22 @@ def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
     if config in LOGS:
         variable, path = LOGS[config]
         arguments += [f"--data.variables.{variable}", str(given.logs / path)]
-    arguments += VALUE if name.endswith("-value") else []
     arguments += QUICK if given.quick else []
     arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(runs)]
     return [*arguments, "--seeds", *map(str, given.seeds)]
+
+
+def _few_labels(arguments: list[str], quick: bool) -> Experiment:
+    """The experiment of a cell of few labels, whose data is prepared: its steps follow the rows that have a label."""
+    from data_prep.prepared import read_split  # after the arguments are read, as it takes seconds
+    from finetune.parser import parse_experiment
+
+    experiment = parse_experiment("", arguments)
+    if quick:
+        return experiment
+    rows = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"]).num_rows
+    low, high = FEW_STEPS
+    return parse_experiment("", [*arguments, "--training.max_steps", str(min(max(rows // 32, low), high))])
 
 
 def result(metrics: Metrics, told_by: str) -> dict:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("known logs")  # one worker makes them
 
 # 84.51° Complete Journey, whose files come with a package; and those with cutoffs at events or attributes of users, see
 # test_moments.py and test_attributes.py.
-OTHERS = {"departments", "next_purchase", "quickstart", "churn_bert_base_lora", "churn_demographics"}
+OTHERS = {"departments", "next_purchase", "quickstart", "value", "churn_bert_base_lora", "churn_demographics"}
 OTHERS |= {"private", "private_schema"}
 OTHERS |= {"campaign_response", "session_purchase", "retailrocket_session", "rees46_cosmetics_session"}
 OTHERS |= {"rees46_multi_category_session", "ta_feng_attributes"}

@@ -1,9 +1,11 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from data_prep import InputError
+from data_prep.bins import fit_bins
 from data_prep.config import TextConfig, TextField
 from data_prep.text_settings import check_fields
 from tests.data_prep.histories import TYPES, only, texts, words_of
@@ -45,3 +47,16 @@ def test_many_bins_work_and_too_many_are_refused(shop):
     assert texts(shop, rows, replace(only(value=TextField(bins=200)), max_events=1)) == {"a": "gap=0 value=199"}
     with pytest.raises(InputError, match=r"text.fields.value.bins is 201; give at most 200"):
         check_fields(only(value=TextField(bins=201)), TYPES)
+
+
+def test_a_tail_halves_the_last_bin_of_the_header_and_then_its_upper_half():
+    values = np.arange(1.0, 161.0)
+    assert fit_bins(values, 16, 3)["edges"] == [*fit_bins(values, 16)["edges"], 155.0, 158.0, 159.0]
+    assert fit_bins(values, 16, 3)["centers"][-4:] == [152.0, 156.0, 158.0, 159.5]
+    assert fit_bins(np.zeros(50), 16, 3)["edges"] == [0.0]
+
+
+@pytest.mark.parametrize("size", [0, 17])
+def test_a_tail_of_no_bin_or_of_too_many_is_refused(size):
+    with pytest.raises(InputError, match=f"text.tail_bins is {size}"):
+        check_fields(TextConfig(tail_bins=size), TYPES)

@@ -153,6 +153,7 @@ def test_pooled_edges_lie_where_the_quantiles_of_all_rows_do(parts, bins):
     assert made["edges"] == sorted(set(made["edges"]))
     if len(parts) == 1:
         assert made["edges"] == fit_bins(every, bins)["edges"]
+        assert pooled_bins(sent, bins, 3)["edges"] == fit_bins(every, bins, 3)["edges"]  # 8 steps to a bin
     for i, edge in enumerate(made["edges"] if len(made["edges"]) == bins - 1 else [], start=1):
         below, up_to = (np.searchsorted(every, edge, side=side) / len(every) for side in ("left", "right"))
         assert below - len(parts) / steps - 0.03 <= i / bins <= up_to + len(parts) / steps + 0.03
