@@ -239,8 +239,8 @@ class TextConfig:
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
     tail_bins: int | None = None
-    """How many bins more each number of the header has for its largest values: the last of 16 bins is halved, then its
-    upper half, and so on. 4 suits a label of money, of which a few users spend by far the most."""
+    """At most so many bins more for the largest values of each number of the header: the last of 16 is halved, then its
+    upper half, as long as that begins 1.3 times as high. 4 suits a label of money, of which few spend the most."""
     max_events: int = 20
     """The newest events that are kept."""
     session_gap: str | None = None

@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from data_prep import InputError
-from data_prep.bins import bin_steps, fit_bins
+from data_prep.bins import fit_bins, quantile_edges
 from data_prep.checked_json import check, is_a
 from data_prep.config import DataConfig, TextField
 from data_prep.connections import connect
@@ -147,7 +147,7 @@ def pooled_bins(parts: Sequence[dict[str, Any]], bins: int, tail: int = 0) -> di
     Args:
         parts: See NUMBERS; each with a multiple of `bins` steps.
         bins: How many.
-        tail: See `bin_steps`.
+        tail: See `quantile_edges`.
     """
     parts = [part for part in parts if part["rows"] > 0 and part["quantiles"]]
     if not parts:
@@ -158,8 +158,11 @@ def pooled_bins(parts: Sequence[dict[str, Any]], bins: int, tail: int = 0) -> di
     )
     order, total = np.argsort(values, kind="stable"), sum(part["rows"] for part in parts)
     values, below = values[order], np.cumsum(mass[order])
-    wanted = total * np.array(bin_steps(bins, tail)) / bins - NEAR * total
-    edges = sorted({float(value) for value in values[np.minimum(np.searchsorted(below, wanted), len(values) - 1)]})
+
+    def quantiles(shares: np.ndarray) -> np.ndarray:
+        return values[np.minimum(np.searchsorted(below, total * (shares - NEAR)), len(values) - 1)]
+
+    edges = quantile_edges(quantiles, bins, tail)
     inside = np.split(values, np.searchsorted(values, edges))
     centers = [float(np.median(part)) if len(part) else edges[max(i - 1, 0)] for i, part in enumerate(inside)]
     return {"edges": edges, "centers": centers}

@@ -129,7 +129,7 @@ CALIBRATION_HOLDS = Only(
 )
 EVENTSCRIBE = {  # an entry of a model's config.json
     "task": TASKS,
-    "scale": (None, {"log": bool, "mean": float, "deviation": a_number_above_zero}),
+    "scale": (None, {"log": bool, "root": MayLack(bool), "mean": float, "deviation": a_number_above_zero}),
     "pooling": {"cls", "mean"},
     "base": MayLack(str),
 }

@@ -53,6 +53,8 @@ class Scorer:
         task, scale, how = (self.facts[name] for name in ("task", "scale", "calibration"))
         if task == "value":
             values = logits[:, 0] * scale["deviation"] + scale["mean"]
+            if scale.get("root"):
+                return np.sign(values) * np.square(values)
             return np.expm1(values) if scale["log"] else values
         logits = logits / (how["temperature"] if how["method"] == "temperature" else 1.0)
         if task == "propensity":

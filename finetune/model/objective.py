@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from finetune import metrics, survival
 from finetune.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
+FEW = 100  # rows that are too few to tell a factor
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 
 
@@ -64,6 +65,12 @@ class Scale:
         values = cls(log, 0.0, 1.0, root).learned(values)
         return cls(log, float(values.mean()), float(values.std()) or 1.0, root)
 
+    def times(self, factor: float) -> "Scale":
+        """By which an output stands for so many times the value; not for the log scale."""
+        assert not self.log
+        by = math.sqrt(factor) if self.root else factor
+        return replace(self, mean=self.mean * by, deviation=self.deviation * by)
+
     def learned(self, values: np.ndarray) -> np.ndarray:
         """What the model is trained on."""
         values = np.log1p(values) if self.log else signed_root(values) if self.root else values
@@ -73,6 +80,24 @@ class Scale:
         """The value that an output stands for."""
         values = learned * self.deviation + self.mean
         return np.expm1(values) if self.log else signed_square(values) if self.root else values
+
+
+def best_factor(labels: np.ndarray, scores: np.ndarray) -> float:
+    """By what values have to be multiplied so that their absolute error is the least: the median of label / score,
+    weighted by the score, of the scores above zero; 1 where these are fewer than FEW or as often as not worth zero.
+
+    Args:
+        labels: Of shape (rows,).
+        scores: In the labels' unit, of shape (rows,).
+    """
+    above = scores > 0
+    if above.sum() < FEW:
+        return 1.0
+    ratios, weights = labels[above] / scores[above], scores[above]
+    order = np.argsort(ratios, kind="stable")
+    summed = np.cumsum(weights[order])
+    factor = float(ratios[order][np.searchsorted(summed, summed[-1] / 2)])
+    return factor if factor > 0 else 1.0
 
 
 @dataclass(frozen=True)

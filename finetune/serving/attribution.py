@@ -271,6 +271,8 @@ def explained(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, out
     task, scale = config.eventscribe["task"], config.eventscribe["scale"]
     if task == "value" and scale:
         value = logit * scale["deviation"] + scale["mean"]
+        if scale.get("root"):
+            return value.sign() * value.square()
         return torch.expm1(value) if scale["log"] else value
     if task in ("value", "propensity"):
         return logit

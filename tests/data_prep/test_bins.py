@@ -51,8 +51,11 @@ def test_many_bins_work_and_too_many_are_refused(shop):
 
 def test_a_tail_halves_the_last_bin_of_the_header_and_then_its_upper_half():
     values = np.arange(1.0, 161.0)
-    assert fit_bins(values, 16, 3)["edges"] == [*fit_bins(values, 16)["edges"], 155.0, 158.0, 159.0]
-    assert fit_bins(values, 16, 3)["centers"][-4:] == [152.0, 156.0, 158.0, 159.5]
+    values[155:] = [220, 230, 300, 310, 320]
+    assert fit_bins(values, 16, 1)["edges"] == fit_bins(values, 16)["edges"]  # 155 is not 1.3 times 150
+    values[154:] += 60
+    assert fit_bins(values, 16, 3)["edges"] == [*fit_bins(values, 16)["edges"], 215.0, 360.0]  # 370 is too near
+    assert fit_bins(values, 16, 3)["centers"][-3:] == [152.0, 280.0, 370.0]
     assert fit_bins(np.zeros(50), 16, 3)["edges"] == [0.0]
 
 

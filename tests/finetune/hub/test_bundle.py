@@ -12,6 +12,7 @@ from data_prep import InputError
 from finetune.hub.bundle import write_bundle
 from finetune.hub.scorer import Scorer
 from finetune.model.calibration import Calibration
+from finetune.model.objective import Scale
 from finetune.serving.classifier import EventClassifier
 from tests.commands import ROOT
 
@@ -101,9 +102,16 @@ def test_scores_are_calibrated_as_in_the_classifier(bundle, task):
 
 def test_a_value_is_given_in_its_own_unit(bundle):
     scorer = Scorer(bundle)
-    for log, expected in ((False, 7.0), (True, np.expm1(7.0))):
-        scorer.facts |= {"task": "value", "scale": {"log": log, "mean": 3.0, "deviation": 2.0}}
-        assert scorer._calibrated(np.array([[2.0]])) == pytest.approx([expected])
+    for kind, expected in (
+        ({"log": False}, [7.0, -1.0]),
+        ({"log": True}, np.expm1([7.0, -1.0])),
+        ({"log": False, "root": True}, [49.0, -1.0]),
+    ):
+        scale = kind | {"mean": 3.0, "deviation": 2.0}
+        scorer.facts |= {"task": "value", "scale": scale}
+        logits = np.array([[2.0], [-2.0]])
+        assert scorer._calibrated(logits) == pytest.approx(expected)
+        assert Scale(**scale).value(logits[:, 0]) == pytest.approx(expected)
 
 
 def test_it_replaces_a_bundle_and_nothing_else(bundle, runs, tmp_path):

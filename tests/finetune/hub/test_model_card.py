@@ -135,9 +135,9 @@ def test_the_card_of_one_of_several_seeds_has_its_own_figures(runs, tmp_path):
     assert "| seed | 7 |" in read.text
 
 
-@pytest.mark.parametrize("kind", ["tiers", "propensity", "value"])
+@pytest.mark.parametrize(("kind", "root"), [("tiers", False), ("propensity", False), ("value", False), ("value", True)])
 def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_onnx_give_the_same(
-    runs, tmp_path, monkeypatch, kind
+    runs, tmp_path, monkeypatch, kind, root
 ):
     folder, label, scale = tmp_path / "run" / "model", "sum", None
     shutil.copytree(runs["full"].parent, folder.parent)
@@ -145,7 +145,7 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_
     if kind == "propensity":
         label = "which"
     elif kind == "value":
-        scale = {"log": True, "mean": 2.0, "deviation": 0.5}
+        scale = {"log": not root, "root": root, "mean": 2.0, "deviation": 0.5}
         Calibration().save(folder)
     config = BertConfig.from_pretrained(folder, **objective.labels)
     config.eventscribe = {"task": kind, "scale": scale, "pooling": "cls"}
@@ -173,7 +173,10 @@ def test_a_card_of_another_label_says_how_to_read_it_and_plain_transformers_and_
     scores = Calibration.load(folder).apply(score_texts(*load_classifier(folder), texts), kind)
     plain = pipeline("text-classification", model=str(staged), top_k=None, function_to_apply=None)(texts)
     found = np.array([[{p["label"]: p["score"] for p in row}[name] for name in objective.classes] for row in plain])
-    if kind == "value":
+    if root:
+        assert "value = root \u00d7 |root| with root = output \u00d7 0.5 + 2.0, which" in written
+        assert np.allclose((found[:, 0] * 0.5 + 2.0) * np.abs(found[:, 0] * 0.5 + 2.0), scores, atol=1e-5)
+    elif kind == "value":
         assert "value = exp(output \u00d7 0.5 + 2.0) \u2212 1" in written
         assert np.allclose(np.exp(found[:, 0] * 0.5 + 2.0) - 1, scores, atol=1e-5)
     else:

@@ -149,12 +149,12 @@ def test_a_tier_a_class_and_a_value_in_its_own_unit_are_explained(classifier, te
     assert_adds_up(found)
     np.testing.assert_allclose([a.score for a in found], model(**batch).logits[:, 2].detach(), atol=1e-5)
 
-    model, tokenizer = tiny("bert", texts, "value", {"log": True, "mean": 3.0, "deviation": 2.0})
-    found = attribute(model, tokenizer, classifier.serializer, texts)
-    assert_adds_up(found)
-    np.testing.assert_allclose(
-        [a.score for a in found], np.expm1(2 * model(**batch).logits[:, 0].detach().numpy() + 3), rtol=1e-5
-    )
+    for log, own_unit in ((True, np.expm1), (False, lambda roots: roots * np.abs(roots))):
+        model, tokenizer = tiny("bert", texts, "value", {"log": log, "root": not log, "mean": 3.0, "deviation": 2.0})
+        found = attribute(model, tokenizer, classifier.serializer, texts)
+        assert_adds_up(found)
+        values = own_unit(2 * model(**batch).logits[:, 0].detach().numpy() + 3)
+        np.testing.assert_allclose([a.score for a in found], values, rtol=1e-5)
 
 
 def test_events_that_do_not_fit_the_model_are_counted_and_push_nothing(classifier, texts):

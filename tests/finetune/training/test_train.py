@@ -268,7 +268,12 @@ def test_values_are_learned_on_the_scale_that_fits_the_loss(tiny, asked, kind, l
     rows = pq.read_table(run.data_folder / "train.parquet", columns=["label"])["label"].to_numpy()
     scale = load_classifier(folder)[0].config.eventscribe["scale"]
     assert {name for name in ("log", "root") if scale[name]} == {kind}
-    assert scale["mean"] == pytest.approx(learned(rows).mean())
+    factor = json.loads((folder.parent / "training_log.json").read_text()).get("value_factor", 1.0)
+    assert scale["mean"] == pytest.approx(learned(rows).mean() * np.sqrt(factor))
+    validation = pq.read_table(run.data_folder / "validation.parquet", columns=["text", "label"])
+    scores, labels = score_texts(*load_classifier(folder), validation["text"].to_pylist()), validation["label"]
+    errors = [np.abs(times * scores - labels.to_numpy()).mean() for times in (1, 0.98, 1.02)]
+    assert (errors[0] == min(errors)) == (kind == "root")  # which the factor sees to
 
 
 def test_weights_of_classes_shift_the_scores_toward_the_heavier_one(prepared, tmp_path):
