@@ -53,6 +53,7 @@ class LengthGroupedTrainer(Trainer):
 
     model: PreTrainedModel
     train_dataset: Tokens
+    eval_dataset: Tokens  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, packs: bool = False, **settings: Any) -> None:
         self.packs = packs
