@@ -87,6 +87,14 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     assert "training" not in capsys.readouterr().out
 
 
+def test_cells_that_an_older_version_measured_are_shown(bench, tmp_path):
+    output = json.loads((bench.ROOT / "finetune" / "benchmarks.json").read_text())
+    for cell in output["cells"].values():
+        cell.pop("blend_over_rival", None)
+    assert bench.table(output["cells"]).endswith("|  |")
+    assert bench.verdict(output["cells"]) in bench.write_page(output, tmp_path / "bench.html").read_text()
+
+
 def test_the_readmes_count_what_the_bench_found(bench):
     cells = json.loads((bench.ROOT / "finetune" / "benchmarks.json").read_text())["cells"].values()
     found = [bench.standing(cell["interval"], cell["lower_is_better"]) for cell in cells]
