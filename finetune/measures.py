@@ -4,14 +4,18 @@
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finetune.wording import missing, named
 
 MODEL = "model"  # our scorer
 SAME_FOR_ALL = ("majority", "kaplan_meier")  # baselines that say the same of everyone; the second one of `when`
 BLEND = "blend"  # the mean of model and boosting, half and half
-NO_RIVALS = (BLEND, "stack")  # they know the model's score
+MEAN_OF_SEEDS = "mean_of_seeds"  # the mean score of the models of several seeds, which no single one of them gives
+UNDRAWN = (BLEND, MEAN_OF_SEEDS)  # their curves would hide behind the model's
+NO_RIVALS = (BLEND, "stack", MEAN_OF_SEEDS)  # they know the model's score
 SHARES = (1, 5, 10, 20)  # per cent of the rows that are contacted
 TOP = 10  # classes that are recommended
 SEED_DEVIATIONS = (0.0002, 0.002)  # of AUROC between seeds, the least and the most on seven labels of real logs
@@ -29,7 +33,7 @@ class Measure:
         interval: Whether the bootstrap gives it an interval.
         validation: Whether it is logged at each evaluation and may choose the best checkpoint.
         places: Where it is shown beside the whole table of the report: "screen", "compare" and "card"; in the report
-            "leading" with the difference to each baseline, and "beside" without.
+            "leading" with the difference to each baseline, "beside" without, and "apart" in a table of its own.
         hub: Its name on the hub, where that differs.
     """
 
@@ -173,9 +177,9 @@ MEASURES: dict[str, dict[str, Measure]] = {
         ),
         f"ndcg_at_{TOP}": Measure(
             f"NDCG at {TOP}",
-            "the same, counting more the higher they stand; 1 is perfect",
+            f"what a row's {TOP} highest-scored classes hold of its own, the higher the better; 1 is perfect",
             interval=False,
-            places=("card",),
+            places=("apart", "card"),
         ),
         f"coverage_at_{TOP}": Measure(
             f"Coverage at {TOP}",
@@ -228,6 +232,17 @@ AT_THRESHOLD = {  # of absent and exists
     "f1": Measure("F1", "harmonic mean of precision and recall"),
     "accuracy": Measure("Accuracy", "share of the rows that are told rightly"),
 }
+REPEAT_AND_NEW = {  # of propensity, on rows of which it is known what the user had before
+    "repeat_auroc": Measure(
+        "AUROC, had before",
+        "mean over the classes, among the users who had the class before the cutoff",
+        interval=False,
+        places=("apart", "card"),
+    ),
+    "new_auroc": Measure(
+        "AUROC, new to the user", "the same among the users who had not", interval=False, places=("apart", "card")
+    ),
+}
 DRIFT = (0.1, 0.25)  # usual bounds of a small and a large population stability index
 RATES = ("selected_rate", "true_positive_rate", "calibration_gap")  # of a group of users, beside its measures
 GAPS = ("equal_opportunity", "demographic_parity", "calibration")  # between groups
@@ -243,7 +258,7 @@ def at_horizon(name: str, number: int) -> str:
 
 def measure(key: str, task: str) -> Measure:
     """The measure that a key of metrics.json is; an unknown one is called by its own words."""
-    known = (AT_THRESHOLD if task == "binary" else {}) | MEASURES[task]
+    known = {"binary": AT_THRESHOLD, "propensity": REPEAT_AND_NEW}.get(task, {}) | MEASURES[task]
     if key in known:
         return known[key]
     of_horizon = re.fullmatch(r"(\w+)_(\d+)", key)
@@ -260,7 +275,7 @@ def measure(key: str, task: str) -> Measure:
 
 
 def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tuple[str, ...]:
-    """The names of a task's measures, or of those that are shown at a place.
+    """The names of the measures that `finetune.metrics.compute_metrics` gives, or of those that are shown at a place.
 
     Args:
         task: binary, tiers, propensity, survival or value.
@@ -270,7 +285,7 @@ def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tu
     """
     chosen = [
         name
-        for name, of_task in MEASURES[task].items()
+        for name, of_task in (MEASURES[task] | (REPEAT_AND_NEW if place and task == "propensity" else {})).items()
         if place is None or place in of_task.places or (place in ("interval", "validation") and getattr(of_task, place))
     ]
     if task == "propensity" and classes < TOP:
@@ -295,3 +310,14 @@ def best_rival(baselines: dict[str, dict], main: str) -> str | None:
     known = {name: figures[main] for name, figures in baselines.items() if name not in NO_RIVALS}
     known = {name: value for name, value in known.items() if not missing(value)}
     return max(known, key=lambda name: -known[name] if main in LOWER_IS_BETTER else known[name]) if known else None
+
+
+def judged(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The test figures by which a run is judged: those of a single checkpoint, as that is what is used.
+
+    With several seeds they are the means over the seeds, and their intervals are over users and seeds.
+
+    Args:
+        metrics: The content of metrics.json.
+    """
+    return metrics["test"] | (metrics.get("single") or {})

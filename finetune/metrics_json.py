@@ -14,7 +14,17 @@ from data_prep import InputError
 from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
 from data_prep.cutoffs import SPLITS
 from data_prep.given_examples import ORIGINS
-from finetune.measures import AT_THRESHOLD, GAPS, LOWER_IS_BETTER, MAIN, MODEL, RATES, measure_names
+from finetune.measures import (
+    AT_THRESHOLD,
+    GAPS,
+    LOWER_IS_BETTER,
+    MAIN,
+    MEAN_OF_SEEDS,
+    MODEL,
+    RATES,
+    REPEAT_AND_NEW,
+    measure_names,
+)
 from finetune.runs import METRICS, PRIVACY, REWEIGHED, TASKS
 
 
@@ -47,7 +57,7 @@ class Metrics(TypedDict):
     drift: list[dict[str, Any]]
     lengths: dict[str, dict[str, Any]]
     seeds: dict[str, dict[str, Any]]
-    single: Any  # a dict; None where there are no seeds
+    single: Any  # a dict; None where there are no several seeds
     made: dict[str, Any]
 
 
@@ -218,9 +228,10 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     """What metrics.json of a task with so many classes must hold, for `check`."""
     main = MAIN[task]
     scored = COUNTS | figures_hold(task, classes)
-    beside = {f"{main}_difference": FIGURE, f"{main}_difference_interval": INTERVAL}
-    baseline = figures_hold(task, classes) | beside | {"over_rival_interval": INTERVAL}
+    baseline = _baseline_holds(task, classes)
     compared = scored | {"cutoffs": moments, "baselines": {str: baseline}}
+    single = figures_hold(task, classes) | {"deviation": NUMBER, "validation": NUMBER}
+    single |= {"baselines": {MEAN_OF_SEEDS: baseline, str: baseline}}
     compared |= {"confusion": MayLack(_square(max(classes, 2))), "deciles": MayLack([DECILE])}
     group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
     changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
@@ -269,14 +280,21 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),
         "lengths": MayLack({str: a_histogram}),
         "seeds": MayLack({str: figures_hold(task, classes)}),
-        "single": MayLack({"mean": NUMBER, "deviation": NUMBER, "interval": INTERVAL, "baselines": {str: PAIRED}}),
+        "single": MayLack(single),
         "made": MADE,
     }
 
 
+def _baseline_holds(task: str, classes: int) -> dict[str, Any]:
+    """A baseline's measures, and what the model is beside it; of the blend also what it is beside the baselines."""
+    apart = {f"{MAIN[task]}_difference": FIGURE, f"{MAIN[task]}_difference_interval": INTERVAL}
+    return figures_hold(task, classes) | apart | {"over": MayLack({str: PAIRED})}
+
+
 def figures_hold(task: str, classes: int) -> dict[str, Any]:
     """The measures of one scorer and their intervals; older versions lack some, but never the main one."""
-    names = [*measure_names(task, classes=classes), *(AT_THRESHOLD if task == "binary" else ())]
+    more = {"binary": AT_THRESHOLD, "propensity": REPEAT_AND_NEW}.get(task, ())
+    names = [*measure_names(task, classes=classes), *more]
     found = dict.fromkeys(names, FIGURE) | {f"{name}_interval": INTERVAL for name in names}
     return found | {MAIN[task]: NUMBER}
 

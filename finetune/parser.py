@@ -88,7 +88,8 @@ def build_parser(description: str) -> ArgumentParser:
         type=int,
         nargs="*",
         default=[],
-        help="Fine-tune once with each seed, and score by the mean of all; without it once with training.seed.",
+        help="Fine-tune once with each seed, and judge a single one of these models over users and seeds; without it "
+        "fine-tune once with training.seed.",
     )
     for name, section in SECTIONS.items():
         if section is TrainingSettings:

@@ -50,6 +50,11 @@ def seed_folder(seed: int | str) -> str:
     return f"seed-{seed}"
 
 
+def seed_column(seed: int | str) -> str:
+    """In a run's predictions, the scores of the model of one of its seeds."""
+    return f"score_of_seed_{seed}"
+
+
 def seed_of(model_folder: Path) -> str | None:
     """Which of a run's seeds a model's folder belongs to; None where the run has one model."""
     found = re.fullmatch(seed_folder(r"(\d+)"), model_folder.parent.name)

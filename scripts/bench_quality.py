@@ -18,14 +18,16 @@ from argparse import Namespace
 from datetime import date
 from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet as pq
 import yaml
 from benchmark_jobs.transfer import moved_regression  # before finetune, which takes this folder out of the path
 
+from data_prep.cutoffs import split_file
 from finetune.command import CommandParser, guarded
 from finetune.config import Experiment
-from finetune.measures import best_rival
+from finetune.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival
 from finetune.metrics_json import Metrics
+from finetune.runs import PREDICTIONS, seed_column
 from finetune.wording import listed, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +111,6 @@ LOGS = {  # config -> variable, and where its file lies in --logs
     "tmall": ("tmall", "tmall/events.parquet"),
     "ta_feng": ("ta_feng", "ta_feng/transactions.parquet"),
 }
-QUICK = ["--pretraining.max_steps", "60", "--training.max_steps", "80", "--training.eval_steps", "40"]
 
 
 def run_cell(name: str, given: Namespace) -> dict:
@@ -138,13 +139,11 @@ def run_cell(name: str, given: Namespace) -> dict:
 def run_transfer(name: str, given: Namespace) -> dict:
     """The same of a cell whose model comes from another shop, with one rival more that moves there, too."""
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
-    from data_prep.prepared import read_split
+    from data_prep.prepared import column_array, sampled
     from finetune.evaluation.evaluate import evaluate
     from finetune.evaluation.rows import ScoredRows
     from finetune.evaluation.scorers import over_seeds
-    from finetune.metrics import compute_metrics
     from finetune.parser import parse_experiment
-    from finetune.serving.classifier import EventClassifier
     from finetune.training.pretrain import pretrain
     from finetune.training.train import train
 
@@ -165,13 +164,13 @@ def run_transfer(name: str, given: Namespace) -> dict:
     metrics = evaluate(experiment)
     assert metrics is not None  # the first process has them, and there is no other one
     moved, settings = moved_regression(teacher.data_folder, experiment.data_folder, int(users))
-    rows = read_split(experiment.data_folder, "test", None, ["user_id", "label", "text"])
-    labels, ids = rows["label"].to_numpy(), np.unique(rows["user_id"].to_numpy(), return_inverse=True)[1]
-    texts = rows["text"].to_pylist()
-    runs = [EventClassifier.from_pretrained(run.model_folder).score(texts) for run in experiment.seed_runs()]
-    scored = ScoredRows("binary", labels, {MOVED: moved}, ids)
-    metrics["test"]["baselines"][MOVED] = compute_metrics("binary", labels, moved)
-    metrics["single"]["baselines"] |= over_seeds(scored, runs, experiment.evaluation.bootstrap)["baselines"]
+    moved = moved[sampled(len(moved), experiment.finetuning.max_eval_examples)]
+    table = pq.read_table(experiment.run_folder / PREDICTIONS / split_file("test"))
+    names = {"score": MODEL} | {name: name for name in metrics["test"]["baselines"]}
+    scores = {name: column_array(table[column]) for column, name in names.items()} | {MOVED: moved}
+    scored = ScoredRows("binary", column_array(table["label"]), scores, table["user_id"].to_numpy())
+    runs = [column_array(table[seed_column(seed)]) for seed in experiment.seeds]
+    metrics["single"] = over_seeds(scored, runs, experiment.evaluation.bootstrap)
     return result(metrics, "test") | {"moved": settings}
 
 
@@ -182,7 +181,7 @@ def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
     if config in LOGS:
         variable, path = LOGS[config]
         arguments += [f"--data.variables.{variable}", str(given.logs / path)]
-    arguments += QUICK if given.quick else []
+    arguments += ["--smoke"] if given.quick else []
     arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(runs)]
     return [*arguments, "--seeds", *map(str, given.seeds)]
 
@@ -209,7 +208,10 @@ def result(metrics: Metrics, told_by: str) -> dict:
             rival, as the validation rows of some hundred users do not tell which one it is.
     """
     main, single = metrics["main"], metrics["single"]
-    rival = best_rival(metrics[told_by]["baselines"], main)
+    baselines = single["baselines"]
+    rival = best_rival(baselines if told_by == "test" else metrics["validation"]["baselines"], main)
+    assert rival is not None, "as every log has users of both labels"
+    both = baselines[BLEND]["over"].get(rival)
     return {
         "question": metrics["question"],
         "task": metrics["task"],
@@ -218,13 +220,14 @@ def result(metrics: Metrics, told_by: str) -> dict:
         "rows": metrics["test"]["rows"],
         "users": metrics["test"]["users"],
         "seeds": {seed: figures[main] for seed, figures in metrics["seeds"].items()},
-        "single_seed": single["mean"],
+        "single_seed": single[main],
         "between_seeds": single["deviation"],
-        "mean_of_scores": metrics["test"][main],
+        "mean_of_scores": baselines[MEAN_OF_SEEDS][main],
         "rival": rival,
-        "difference": single["baselines"][rival]["difference"],
-        "interval": single["baselines"][rival]["interval"],
-        "baselines": {name: figures[main] for name, figures in metrics["test"]["baselines"].items()},
+        "difference": baselines[rival][f"{main}_difference"],
+        "interval": baselines[rival][f"{main}_difference_interval"],
+        "blend_over_rival": both,
+        "baselines": {name: figures[main] for name, figures in baselines.items() if name != MEAN_OF_SEEDS},
         "parameters": metrics["training"]["total_parameters"],
         "seconds": metrics["made"]["seconds"],
         "device": metrics["made"]["device"],
@@ -234,17 +237,24 @@ def result(metrics: Metrics, told_by: str) -> dict:
 def table(cells: dict[str, dict]) -> str:
     """A line a cell, in Markdown."""
     lines = [
-        "| cell | metric | a single seed | between seeds | best rival | model minus rival |",
-        "|---|---|---|---|---|---|",
+        "| cell | metric | a single seed | between seeds | best rival | model minus rival | blend minus rival |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, cell in cells.items():
-        low, high = cell["interval"]
         lines.append(
             f"| {name} | {cell['metric']}{' (lower is better)' if cell['lower_is_better'] else ''} "
             f"| {cell['single_seed']:.4f} | {cell['between_seeds']:.4f} | {cell['rival'].replace('_', ' ')} "
-            f"{cell['baselines'][cell['rival']]:.4f} | {cell['difference']:+.4f} [{low:+.4f}, {high:+.4f}] |"
+            f"{cell['baselines'][cell['rival']]:.4f} | {_apart(cell)} | {_apart(cell.get('blend_over_rival'))} |"
         )
     return "\n".join(lines)
+
+
+def _apart(figures: dict | None) -> str:
+    """A difference with its interval; nothing of a cell that an older version measured."""
+    if figures is None:
+        return ""
+    low, high = figures["interval"]
+    return f"{figures['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def verdict(cells: dict[str, dict]) -> str:
@@ -333,7 +343,9 @@ if __name__ == "__main__":
         default=list(CELLS),
         help=f"By default all: {', '.join(CELLS)}.",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Of each cell, two or more.")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="Of each cell, two or more; by default 0 1 2, with --quick 0 1."
+    )
     parser.add_argument("--logs", type=Path, default=Path("downloads"), help="The folder of the logs.")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="Where data and runs go.")
     parser.add_argument(
@@ -342,8 +354,13 @@ if __name__ == "__main__":
         default=ROOT / "finetune" / "benchmarks.json",
         help="What was found; by default finetune/benchmarks.json.",
     )
-    parser.add_argument("--quick", action="store_true", help="A fifth of the steps: whether everything runs.")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="Whether everything runs: each cell with --smoke, which takes few steps and few rows.",
+    )
     arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or ([0, 1] if arguments.quick else [0, 1, 2])
     if len(set(arguments.seeds)) < 2:
         parser.error("--seeds needs two or more, as they are compared")
     guarded(lambda: main(arguments))

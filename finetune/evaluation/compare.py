@@ -17,8 +17,8 @@ from data_prep.prepared import column_array
 from finetune.effects import CHANCE, effect
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
+from finetune.evaluation.scorers import mean_figures, one_of
 from finetune.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
-from finetune.metrics import compute_metrics
 from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.comparison import take, verdict
 from finetune.runs import (
@@ -29,6 +29,7 @@ from finetune.runs import (
     TRAINING_LOG,
     read_settings,
     read_training_log,
+    seed_column,
     seed_folder,
 )
 from finetune.wording import standing
@@ -46,7 +47,7 @@ class Run:
     logs: list[dict]  # of training, one a seed
     settings: dict[str, str]  # name with dots -> value
     rows: pa.Table  # user_id, cutoff and label, sorted
-    scores: np.ndarray  # in their order
+    scores: dict[str, np.ndarray]  # in their order; of several seeds those of each, by its folder
     rivals: dict[str, np.ndarray]  # the baseline that was best in this run's evaluation -> its scores, in their order
 
 
@@ -54,6 +55,9 @@ def compare_runs(
     folders: Sequence[Path], against: Literal["best", "first"] = "best", resamples: int = 1000, seed: int = 0
 ) -> dict:
     """Measures of several runs on the same test rows, and their differences, paired by a bootstrap over users.
+
+    A run of several seeds stands for a single one of its models: its measures are the means over the seeds, and its
+    intervals are over users and seeds (see `finetune.evaluation.scorers.over_seeds`).
 
     Beside them stands the rival: of the baselines that were evaluated with the runs the best one on these rows.
     The run with the best main measure is called the best only where its difference to every other one has a 95 %
@@ -70,24 +74,21 @@ def compare_runs(
         against, a run's name; best and take, the name of the run that is the best and that is advised, or None;
         settings, the names of those that differ, those of CHANCE last; runs, the best first, each with name, folder,
         the measures shown and their intervals, difference (this run minus `against`) and its interval, standing (best,
-        level, behind, or untold), validation, trained_parameters, total_parameters, steps, seconds and settings, and
-        to_rival (this run minus the rival) with its interval and beside_rival (ahead, level, behind, or untold); and
-        rival, its name, measures and difference, or None where the runs have no baseline. What is not known is None,
-        what cannot be computed NaN.
+        level, behind, or untold), validation, seeds (how many), trained_parameters, total_parameters, steps, seconds
+        and settings, and to_rival (this run minus the rival) with its interval and beside_rival (ahead, level, behind,
+        or untold); and rival, its name, measures and difference, or None where the runs have no baseline. What is not
+        known is None, what cannot be computed NaN.
 
     Raises:
         InputError: A folder that is no evaluated run, fewer than two, one twice, or other tasks, rows or labels.
     """
     runs = _read_all([Path(folder) for folder in folders])
-    task, rows = runs[0].metrics["task"], runs[0].rows
+    task = runs[0].metrics["task"]
     main, sign = MAIN[task], -1 if MAIN[task] in LOWER_IS_BETTER else 1
     named = _names(runs)
     rival = _rival(runs, main)
-    scores = {name: run.scores for name, run in named.items()} | ({RIVAL: rival[1]} if rival else {})
-    horizons = _classes(runs[0]) if task == "survival" else None
-    scored = ScoredRows(task, column_array(rows["label"]), scores, rows["user_id"].to_numpy(), horizons=horizons)
-    drawn = bootstrap(scored, resamples, seed)
-    figures = {name: compute_metrics(task, scored.labels, found, **scored.known) for name, found in scores.items()}
+    each = {name: run.scores for name, run in named.items()} | ({RIVAL: {"": rival[1]}} if rival else {})
+    scored, figures, drawn = _measured_each(runs[0], each, resamples, seed)
     order = sorted(named, key=lambda name: -sign * np.nan_to_num(figures[name][main]))
     compared = order[0] if against == "best" else next(iter(named))
     settings = _different([run.settings for run in runs])
@@ -109,6 +110,29 @@ def compare_runs(
     }
     result["take"] = take(result)
     return result | {"verdict": verdict(result)}
+
+
+def _measured_each(
+    run: Run, each: dict[str, dict[str, np.ndarray]], resamples: int, seed: int
+) -> tuple[ScoredRows, dict[str, dict[str, float]], dict[str, dict[str, np.ndarray]]]:
+    """The rows, and of each name the measures and what they are on each resample: of a single one of its models.
+
+    Args:
+        run: One of the runs, whose rows are those of all.
+        each: Name -> the scores of its models, by what tells them apart.
+        resamples: Of the users.
+        seed: Of the resamples.
+    """
+    task, rows = run.metrics["task"], run.rows
+    scores = {f"{name}{model}": values for name, of in each.items() for model, values in of.items()}
+    horizons = _classes(run) if task == "survival" else None
+    scored = ScoredRows(task, column_array(rows["label"]), scores, rows["user_id"].to_numpy(), horizons=horizons)
+    drawn, figures, resampled = bootstrap(scored, resamples, seed), {}, {}
+    for at, (name, of) in enumerate(each.items()):
+        keys = [f"{name}{model}" for model in of]
+        figures[name] = mean_figures([scored.figures(scores[key]) for key in keys])
+        resampled[name] = one_of([drawn[key] for key in keys], at)
+    return scored, figures, resampled
 
 
 def _read_all(folders: list[Path]) -> list[Run]:
@@ -156,14 +180,19 @@ def _read(folder: Path) -> Run:
     path = folder / names[3]
     rival = best_rival(metrics["test"]["baselines"], metrics["main"])
     try:
-        known = [rival] if rival and rival in pq.read_schema(path).names else []
-        table = pq.read_table(path, columns=["user_id", "cutoff", "label", "score", *known])
+        names = pq.read_schema(path).names
+        known = [rival] if rival and rival in names else []
+        columns = {f"/{seed_folder(seed)}": seed_column(seed) for seed in config["seeds"]} or {"": "score"}
+        if not {*columns.values()} <= {*names}:
+            raise InputError(f"{path} has no scores of single seeds", "run scripts/evaluate.py again")
+        table = pq.read_table(path, columns=["user_id", "cutoff", "label", *columns.values(), *known])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged", "run scripts/train.py and scripts/evaluate.py again") from error
     table = table.sort_by([("user_id", "ascending"), ("cutoff", "ascending")])
     rows = table.select(["user_id", "cutoff", "label"])
     rivals = {name: column_array(table[name]) for name in known}
-    return Run(folder, metrics, logs, _flat(config), rows, column_array(table["score"]), rivals)
+    scores = {model: column_array(table[column]) for model, column in columns.items()}
+    return Run(folder, metrics, logs, _flat(config), rows, scores, rivals)
 
 
 def _apart(one: Run, other: Run) -> str:
@@ -226,7 +255,8 @@ def _entry(
         "folder": str(run.folder),
         **_measured(name, compared, figures, drawn, task),
         "standing": _standing(sign * (drawn[first][main] - drawn[name][main])),
-        "validation": run.metrics["validation"][main],
+        "validation": run.metrics["single"]["validation"] if run.metrics["single"] else run.metrics["validation"][main],
+        "seeds": len(run.scores),
         **_cost(run.logs),
         "settings": {key: run.settings.get(key) for key in settings},
         **(_beside(name, figures, drawn, main) if RIVAL in drawn else {}),

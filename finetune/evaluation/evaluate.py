@@ -46,6 +46,7 @@ from finetune.runs import (
     read_settings,
     read_trained_settings,
     read_training_log,
+    seed_column,
 )
 
 MOST_RESAMPLES = 100_000
@@ -89,10 +90,12 @@ def evaluate(experiment: Experiment) -> Metrics | None:
     _warn_of_nobody(experiment, scored)
     scored.by_group = _by_group(settings, validation, scored.scores["validation"], known, scored.threshold)
     metrics, everyone = measured(experiment, manifest, rows, groups, scored, accelerator.num_processes)
-    write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone)
+    by_seed = zip(experiment.seeds, scored.by_run, strict=bool(experiment.seeds))
+    seeds = {seed_column(seed): run for seed, run in by_seed}
+    write_predictions(experiment.run_folder / PREDICTIONS, rows, everyone, seeds)
     metrics["made"]["seconds"] |= {"evaluate": round(time.perf_counter() - started, 1)}
     metrics = without_nan(metrics)
-    _save_calibration(experiment, fitted, thresholds[1:], scored.by_run, validation, known)
+    _save_calibration(experiment, fitted, thresholds, scored.by_run, validation, known)
     write_whole(experiment.run_folder / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     accelerator.wait_for_everyone()
     return cast(Metrics, metrics)
@@ -237,12 +240,11 @@ def _save_calibration(
 def _thresholds(
     experiment: Experiment, rows: pa.Table, task: str, labels: np.ndarray, scored: Scored
 ) -> list[float | None]:
-    """That of the mean score, and that of each run's."""
+    """That of each run."""
     if experiment.finetuning.privacy:
         chosen = _private_threshold(experiment, rows, scored.scores["validation"]) if task == "binary" else None
-        return [chosen, chosen]  # there is one run
-    every = [scored.scores, *scored.by_run]
-    return [_threshold(experiment.evaluation, task, labels, of["validation"]) for of in every]
+        return [chosen]  # there is one run
+    return [_threshold(experiment.evaluation, task, labels, of["validation"]) for of in scored.by_run]
 
 
 def _private_threshold(experiment: Experiment, rows: pa.Table, scores: np.ndarray) -> float | None:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import cast
@@ -34,11 +34,11 @@ from finetune.evaluation.group_thresholds import ByGroup, thresholds_by_group
 from finetune.evaluation.periods import history_groups, in_order, periods, times_of
 from finetune.evaluation.profit import profit_curve
 from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.scorers import blend, compare, over_seeds
+from finetune.evaluation.scorers import blend, boosting_of, compare, over_seeds
 from finetune.evaluation.slices import by_cutoff, slice_metrics
-from finetune.evaluation.verdict import says_the_same, single_verdict, verdict
-from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MODEL
-from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.evaluation.verdict import says_the_same, verdict
+from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MEAN_OF_SEEDS, MODEL, UNDRAWN
+from finetune.metrics import compute_metrics
 from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
@@ -61,9 +61,8 @@ class Scored:
         raw: The scores of each run as its model gives them.
         fitted: The calibration of each run.
         by_run: The calibrated scores of each run.
-        scores: Their mean.
-        threshold: From which on a row counts as positive, if one was asked for.
-        by_group: The thresholds of single groups, if they were asked for.
+        threshold: From which on a row counts as positive, if one was asked for; of the first run.
+        by_group: The thresholds of single groups, if they were asked for; of the first run.
     """
 
     labels: dict[str, np.ndarray]
@@ -71,9 +70,13 @@ class Scored:
     raw: list[dict[str, np.ndarray]]
     fitted: list[Calibration]
     by_run: list[dict[str, np.ndarray]]
-    scores: dict[str, np.ndarray]
     threshold: float | None
     by_group: ByGroup | None = None
+
+    @property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Those of the first run, whose model is the one that is used."""
+        return self.by_run[0]
 
 
 def rows_to_score(experiment: Experiment, manifest: Manifest, task: str) -> dict[str, pa.Table]:
@@ -104,7 +107,7 @@ def calibrated(
     fitted: list[Calibration],
     threshold: float | None = None,
 ) -> Scored:
-    """The scores of each run's model by its calibration, and their mean.
+    """The scores of each run's model by its calibration.
 
     Args:
         task: See `finetune.model.objective.Objective`.
@@ -115,8 +118,7 @@ def calibrated(
     """
     labels, users = labels_of(rows), {split: table["user_id"].to_numpy() for split, table in rows.items()}
     by_run = [{split: how.apply(run[split], task) for split in SCORED} for how, run in zip(fitted, raw, strict=True)]
-    scores = {split: np.mean([run[split] for run in by_run], axis=0) for split in SCORED}
-    return Scored(labels, users, raw, fitted, by_run, scores, threshold)
+    return Scored(labels, users, raw, fitted, by_run, threshold)
 
 
 def labels_of(rows: dict[str, pa.Table]) -> dict[str, np.ndarray]:
@@ -149,8 +151,12 @@ def measured(
     stacked = scored.scores if settings.stack else None
     baselines = score_baselines(experiment.data_folder, manifest, limits, model_scores=stacked)
     train = read_split(experiment.data_folder, "train", limits["train"], ["text", "label", *manifest["aggregates"]])
-    everyone = _everyone(objective, scored, baselines, column_array(train["label"]))
-    metrics = _question(experiment, manifest, objective) | _compared(settings, rows, scored, everyone)
+    everyone = _everyone(objective, rows, scored, baselines, column_array(train["label"]))
+    resamples = dict.fromkeys(SCORED, 0) | {"test": settings.bootstrap}
+    metrics = _question(experiment, manifest, objective)
+    metrics |= {split: compare(everyone[split], resamples[split], scored.threshold) for split in SCORED}
+    if experiment.seeds:
+        metrics |= _seeds(experiment, scored, everyone)
     for split in SCORED:
         metrics[split] |= times_of(manifest["splits"][split])
     metrics |= _timeline(experiment, manifest)
@@ -159,9 +165,6 @@ def measured(
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
     metrics["lengths"] = _lengths(experiment, limits)
-    if experiment.seeds:
-        metrics |= _seeds(experiment, scored, everyone["test"])
-        metrics["verdict"] += " " + single_verdict(cast(Metrics, metrics))
     metrics["made"] = _made(experiment, manifest, processes, baselines)
     metrics["made"]["splits"] = {"train": len(train)} | {split: len(table) for split, table in rows.items()}
     return metrics, everyone
@@ -184,7 +187,9 @@ def _question(experiment: Experiment, manifest: Manifest, objective: Objective) 
     }
 
 
-def _everyone(objective: Objective, scored: Scored, baselines: Baselines, learned: np.ndarray) -> dict[str, ScoredRows]:
+def _everyone(
+    objective: Objective, rows: dict[str, pa.Table], scored: Scored, baselines: Baselines, learned: np.ndarray
+) -> dict[str, ScoredRows]:
     """Model and baselines on both splits; `learned` are the training labels."""
     task = objective.task
     deviation = float(learned.std()) if task == "value" else None
@@ -192,26 +197,13 @@ def _everyone(objective: Objective, scored: Scored, baselines: Baselines, learne
     made = {}
     for split in SCORED:
         scores = {MODEL: scored.scores[split], **baselines.scores[split]}
-        boosting = scores["pair_boosting" if task == "propensity" else "gradient_boosting"]
-        scores[BLEND] = blend(task, scores[MODEL], boosting)
+        scores[BLEND] = blend(task, scores[MODEL], boosting_of(task, scores))
+        if len(scored.by_run) > 1:
+            scores[MEAN_OF_SEEDS] = np.mean([run[split] for run in scored.by_run], axis=0)
         labels, users = scored.labels[split], scored.users[split]
-        made[split] = ScoredRows(task, labels, scores, users, deviation, popularity, **objective.known)
+        had = column_array(rows[split]["own"]) > 0 if "own" in rows[split].column_names else None
+        made[split] = ScoredRows(task, labels, scores, users, deviation, popularity, **objective.known, had=had)
     return made
-
-
-def _compared(
-    settings: EvaluationConfig, rows: dict[str, pa.Table], scored: Scored, everyone: dict[str, ScoredRows]
-) -> dict:
-    """What each of them is worth."""
-    resamples = dict.fromkeys(SCORED, 0) | {"test": settings.bootstrap}
-    metrics = {split: compare(everyone[split], resamples[split], scored.threshold) for split in SCORED}
-    test = everyone["test"]
-    if test.task == "propensity":
-        had = column_array(rows["test"]["own"]) > 0
-        for name, scores in test.scores.items():
-            figures = metrics["test"] if name == MODEL else metrics["test"]["baselines"][name]
-            figures |= repeat_and_new(test.labels, scores, had)
-    return metrics
 
 
 def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
@@ -227,7 +219,7 @@ def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
 
 def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> str:
     """What the figures say, behind what makes them doubtful."""
-    same = SAYS_THE_SAME if says_the_same(scored.scores["test"]) else ""
+    same = SAYS_THE_SAME if any(says_the_same(run["test"]) for run in scored.by_run) else ""
     few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
     return few + same + verdict(cast(Metrics, metrics))
 
@@ -245,21 +237,20 @@ def _looked_into(
     profit = None
     if settings.costs and test.task == "binary":
         profit = profit_curve(test, **asdict(settings.costs), resamples=resamples, threshold=threshold)
-    raw = np.mean([run["test"] for run in scored.raw], axis=0)
     cutoffs = rows["test"]["cutoff"].to_numpy()
     if moments := "most_per_user" in manifest["splits"]["test"]:
         cutoffs, groups = periods(cutoffs), history_groups(rows["test"]) | groups
     slices = {
         name: slice_metrics(test, values, threshold, settings.min_slice, resamples) for name, values in groups.items()
     }
-    drawn = {name: scores for name, scores in test.scores.items() if name != BLEND}  # its curves hide behind others
+    drawn = {name: scores for name, scores in test.scores.items() if name not in UNDRAWN}
     return {
         "calibration": {
             "method": settings.calibration,
             "temperature": fitted[0].temperature if len(fitted) == 1 else [how.temperature for how in fitted],
             "threshold": threshold,
             "threshold_by": settings.threshold if threshold is not None else None,
-            "before": compute_metrics(test.task, test.labels, raw, **test.known),
+            "before": compute_metrics(test.task, test.labels, scored.raw[0]["test"], **test.known),
         },
         "profit": profit,
         "contact": None if moments else contact(test, cutoffs, settings.budget, resamples),
@@ -280,17 +271,17 @@ def _group_thresholds(
     return thresholds_by_group(test, groups[chosen.by], chosen, scored.threshold, settings)
 
 
-def _seeds(experiment: Experiment, scored: Scored, test: ScoredRows) -> dict:
-    """What each seed is worth alone, and a single one on average."""
-    each = [run["test"] for run in scored.by_run]
-    rivals = replace(test, scores={name: scores for name, scores in test.scores.items() if name != MODEL})
-    return {
-        "seeds": {
-            str(seed): compute_metrics(test.task, test.labels, scores, **test.known)
-            for seed, scores in zip(experiment.seeds, each, strict=True)
-        },
-        "single": over_seeds(rivals, each, experiment.evaluation.bootstrap),
+def _seeds(experiment: Experiment, scored: Scored, everyone: dict[str, ScoredRows]) -> dict:
+    """What each seed is worth alone, and where there are several a single one."""
+    test, each = everyone["test"], [run["test"] for run in scored.by_run]
+    found: dict = {
+        "seeds": {str(seed): test.figures(scores) for seed, scores in zip(experiment.seeds, each, strict=True)}
     }
+    if len(each) > 1:
+        found["single"] = over_seeds(test, each, experiment.evaluation.bootstrap)
+        chosen = [everyone["validation"].figures(run["validation"])[MAIN[test.task]] for run in scored.by_run]
+        found["single"]["validation"] = float(np.mean(chosen))
+    return found
 
 
 def _made(experiment: Experiment, manifest: Manifest, processes: int, baselines: Baselines) -> dict:
@@ -322,11 +313,28 @@ def _lengths(experiment: Experiment, limits: dict[str, Limit]) -> dict[str, dict
     return {split: {"edges": edges, "counts": np.histogram(lengths, edges)[0]} for split, lengths in found.items()}
 
 
-def write_predictions(folder: Path, rows: dict[str, pa.Table], everyone: dict[str, ScoredRows]) -> None:
-    """Write user_id, cutoff, label and every score of each split into a folder, as a whole."""
+def write_predictions(
+    folder: Path,
+    rows: dict[str, pa.Table],
+    everyone: dict[str, ScoredRows],
+    seeds: dict[str, dict[str, np.ndarray]] | None = None,
+) -> None:
+    """Write user_id, cutoff, label and every score of each split into a folder, as a whole.
+
+    Args:
+        folder: Where to.
+        rows: Of each split.
+        everyone: The rows with their scores.
+        seeds: Column -> the scores of each split that the model of a seed gives.
+    """
     with replacing(folder) as made:
         for split, table in rows.items():
             columns = {key: table[key] for key in ("user_id", "cutoff", "label")}
             for name, values in everyone[split].scores.items():
-                columns["score" if name == MODEL else name] = pa.array(values if values.ndim == 1 else list(values))
+                columns["score" if name == MODEL else name] = _column(values)
+            columns |= {name: _column(of[split]) for name, of in (seeds or {}).items()}
             pq.write_table(pa.table(columns), made / split_file(split))
+
+
+def _column(scores: np.ndarray) -> pa.Array:
+    return pa.array(scores if scores.ndim == 1 else list(scores))

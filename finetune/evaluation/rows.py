@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from finetune.measures import MODEL
+from finetune.metrics import compute_metrics, repeat_and_new
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ScoredRows:
         deviation: Standard deviation of the training labels, for nmae.
         popularity: Of shape (classes,): how many training examples have each class, for novelty.
         horizons: Of survival, their names.
+        had: Of propensity, of the labels' shape: whether the user had the class before the cutoff, where that is known.
     """
 
     task: str
@@ -30,6 +32,7 @@ class ScoredRows:
     deviation: float | None = None
     popularity: np.ndarray | None = None
     horizons: Sequence[str] | None = None
+    had: np.ndarray | None = None
 
     @property
     def model(self) -> np.ndarray:
@@ -41,6 +44,11 @@ class ScoredRows:
         """What `compute_metrics` has to know of the task and of the training labels."""
         return {"deviation": self.deviation, "popularity": self.popularity, "horizons": self.horizons}
 
+    def figures(self, scores: np.ndarray) -> dict[str, float]:
+        """The measures of some scores of these rows, of classes that a user had before and of new ones apart."""
+        apart = {} if self.had is None else repeat_and_new(self.labels, scores, self.had)
+        return compute_metrics(self.task, self.labels, scores, **self.known) | apart
+
     def of_model(self) -> "ScoredRows":
         """The same rows with the model's scores alone."""
         return replace(self, scores={MODEL: self.model})
@@ -48,7 +56,8 @@ class ScoredRows:
     def where(self, mask: np.ndarray) -> "ScoredRows":
         """The rows where a mask of shape (rows,) is true."""
         scores = {name: values[mask] for name, values in self.scores.items()}
-        return replace(self, labels=self.labels[mask], scores=scores, users=self.users[mask])
+        had = None if self.had is None else self.had[mask]
+        return replace(self, labels=self.labels[mask], scores=scores, users=self.users[mask], had=had)
 
     def counts(self) -> dict[str, int]:
         """rows, users and positives; a value counts as positive above zero."""

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from finetune.measures import BLEND, MODEL, NO_RIVALS, best_rival, measure, measure_names
+from finetune.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival, judged, measure, measure_names
 from finetune.metrics_json import Metrics
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
@@ -14,49 +14,41 @@ SAME = 0.01  # scores that differ by less than that part of themselves say the s
 
 
 def verdict(metrics: Metrics) -> str:
-    """A sentence: is the model ahead of the best baseline, and how sure is that? Where it is behind, a second one says
-    what to take instead."""
-    test, main, sign = metrics["test"], metrics["main"], -1 if metrics["lower_is_better"] else 1
-    called = measure(main, metrics["task"]).title
+    """A sentence: is a single checkpoint ahead of the best baseline, and how sure is that? Where it is behind, a second
+    one says what to take instead, and with several seeds another one what their mean has."""
+    test, main, sign = judged(metrics), metrics["main"], -1 if metrics["lower_is_better"] else 1
+    called, several = measure(main, metrics["task"]).title, bool(metrics.get("single"))
     name = best_rival(test["baselines"], main)
     if math.isnan(test[main]) or name is None:
         return f"The test rows cannot tell how good the model is: {called} is not defined on them."
     best = test["baselines"][name]
     difference, interval = best[f"{main}_difference"], best[f"{main}_difference_interval"]
     found = standing(interval, metrics["lower_is_better"])
-    few = ""
+    few, who, over = "", "the model", ""
+    if several:
+        who, over = f"a single model (the mean of {len(metrics['seeds'])} seeds)", " over users and seeds"
     if metrics["task"] != "value" and test["positives"] < FEW_POSITIVES:
         few = f"Only {test['positives']} positives, too few to tell: "
     said = (
-        f"{few}On the test cutoffs the model {STANDING[found]} the baseline that is best there, {worded(name)}: "
+        f"{few}On the test cutoffs {who} {STANDING[found]} the baseline that is best there, {worded(name)}: "
         f"{called} {test[main]:.4f} against {best[main]:.4f}, a difference of {number(difference, 4, '+')} "
-        f"(95 % interval {span(interval, 4, '+')})"
+        f"(95 % interval {span(interval, 4, '+')}{over})"
     )
     said += "; lower is better." if sign < 0 else "."
-    if found != "behind":
-        return said
-    both, blended = "", test["baselines"].get(BLEND)
-    if blended is not None:
-        both = f"; the mean of model and boosting has {called} {blended[main]:.4f}"
-    return f"{said} On this log {worded(name)} is the better choice{both}."
+    blended = test["baselines"].get(BLEND)
+    if found == "behind":
+        both = f"; the mean of model and boosting has {called} {blended[main]:.4f}" if blended else ""
+        said += f" On this log {worded(name)} is the better choice{both}."
+    return said + (_of_seeds(test, main, called) if several else "")
 
 
-def single_verdict(metrics: Metrics) -> str:
-    """A sentence on a single checkpoint of the seeds; see `over_seeds`."""
-    single, sign = metrics["single"], -1 if metrics["lower_is_better"] else 1
-    called = measure(metrics["main"], metrics["task"]).title
-    rivals = {
-        name: apart
-        for name, apart in single["baselines"].items()
-        if name not in NO_RIVALS and not math.isnan(apart["difference"])
-    }
-    if not rivals or math.isnan(single["deviation"]):
-        return ""
-    name, best = min(rivals.items(), key=lambda item: sign * item[1]["difference"])
+def _of_seeds(test: dict, main: str, called: str) -> str:
+    """How far the seeds lie apart, and what the mean of their scores has."""
+    mean = test["baselines"][MEAN_OF_SEEDS]
+    gained = -mean[f"{main}_difference"]
     return (
-        f"A single seed has {called} {single['mean']:.4f} on average, with a standard deviation of "
-        f"{single['deviation']:.4f} between the seeds: {number(best['difference'], 4, '+')} "
-        f"({span(best['interval'], 4, '+')} over users and seeds) to {worded(name)}."
+        f" Between the seeds {called} has a standard deviation of {test['deviation']:.4f}; the mean of their scores "
+        f"has {mean[main]:.4f} ({number(gained, 4, '+')}), which no single model gives."
     )
 
 
@@ -72,7 +64,7 @@ def says_the_same(scores: np.ndarray) -> bool:
 
 def table(metrics: Metrics) -> str:
     """The test results as a table for the screen."""
-    test, shown = metrics["test"], measure_names(metrics["task"], "screen")
+    test, shown = judged(metrics), measure_names(metrics["task"], "screen")
     main = shown[0]
     columns = [f"{measure(metric, metrics['task']).title:<30}" for metric in shown]
     lines = [f"{'test':<22}{''.join(columns)}model minus this ({measure(main, metrics['task']).title})"]
@@ -90,7 +82,8 @@ def table(metrics: Metrics) -> str:
     if metrics["task"] == "propensity":
         pairs = test["rows"] * len(metrics["classes"])
         rows = f"{test['rows']:,} rows of {test['users']:,} users, {test['positives']:,} of {pairs:,} labels are 1"
-    lines.append(f"{rows}; 95 % intervals by bootstrap over users")
+    over = " and seeds; the model is a single one of theirs" if metrics.get("single") else ""
+    lines.append(f"{rows}; 95 % intervals by bootstrap over users{over}")
     return "\n".join([*lines, "", *wrap(metrics["verdict"], 100)])
 
 

@@ -21,7 +21,7 @@ from finetune.hub.card_picture import PICTURE, draw_card_picture
 from finetune.hub.examples import code, example_events, example_texts, example_users, expected_columns, lines, literal
 from finetune.hub.read_run import metrics_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, most_rows, public_metrics
-from finetune.measures import BLEND, digits, measure, measure_names
+from finetune.measures import BLEND, digits, judged, measure, measure_names
 from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
@@ -258,6 +258,7 @@ def _results(metrics: Metrics, seed: str | None, model: PreTrainedModel) -> dict
         "metrics": metrics,
         "privacy": metrics["training"].get("privacy"),
         "seed": seed,
+        "drawn_of": metrics["made"]["seed"][0] if metrics.get("single") else None,
         "results": _table(metrics, seed, kind, len(model.config.id2label or ())),
         "main": measure(metrics["main"], kind).title,
         "slices": _slices(metrics),
@@ -272,7 +273,7 @@ def _calibration(
 ) -> dict[str, object]:
     """How the scores are calibrated, and what that changed."""
     before = (metrics.get("calibration") or {}).get("before") or {}
-    of_this_model = seed is None and calibration.method != "none"  # it is measured on the mean of the seeds
+    of_this_model = seed is None and calibration.method != "none"  # it is measured on the first seed
     return {
         "calibration": calibration,
         "error": figures.get("expected_calibration_error"),
@@ -281,12 +282,13 @@ def _calibration(
 
 
 def _table(metrics: Metrics, seed: str | None, kind: str, classes: int) -> list[list[str]]:
-    """Head and rows of the test results. Of one seed's model there are plain figures beside those of the mean score."""
-    test, main = metrics["test"], metrics["main"]
+    """Head and rows of the test results. One seed's model has plain figures beside those of any one."""
+    test, main = judged(metrics), metrics["main"]
     shown = [key for key in measure_names(kind, "card", classes) if key in test]
     scorers = {"model": test}
     if seed is not None:
-        scorers = {f"**this model**, seed {seed}": metrics["seeds"][seed], "mean score of all seeds": test}
+        scorers = {f"**this model**, seed {seed}": metrics["seeds"][seed]}
+        scorers |= {f"a single model, mean of {len(metrics['seeds'])} seeds": test} if metrics.get("single") else {}
     scorers |= {worded(name): figures for name, figures in test["baselines"].items()}
     rows = [["", *(measure(key, kind).title for key in shown), f"model minus this ({measure(main, kind).title})"]]
     for name, figures in scorers.items():

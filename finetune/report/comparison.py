@@ -117,12 +117,20 @@ def table(compared: dict) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.append(
         f"{compared['rows']:,} test rows of {compared['users']:,} users, {compared['positives']:,} positives; 95 % "
-        f"intervals by bootstrap over users, paired for the differences"
+        f"intervals by bootstrap over users, paired for the differences{_seeds(compared)}"
     )
     for key in compared["settings"]:
         values = (f"{run['name']} {_setting(run, key)}" for run in compared["runs"])
         text.append(f"{key}: {', '.join(values)}")
     return "\n".join([*text, "", *wrap(" ".join(compared["verdict"].values()), 100)])
+
+
+def _seeds(compared: dict) -> str:
+    """Which runs have several seeds, and that a single one of their models is compared."""
+    several = [f"{run['name']} ({run['seeds']})" for run in compared["runs"] if run["seeds"] > 1]
+    if not several:
+        return ""
+    return f"; of {listed(several)} with several seeds a single model, over users and seeds"
 
 
 def _cell(value: float, bounds: list[float], places: int | None, sign: str = "") -> str:
@@ -149,6 +157,7 @@ def write_page(compared: dict, path: Path) -> Path:
         shown=measure_names(compared["task"], "compare"),
         places=_places,
         setting=_setting,
+        seeds=_seeds(compared),
         setting_words=setting_words,
         standings=STANDINGS,
         few_positives=FEW_POSITIVES,

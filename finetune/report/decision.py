@@ -7,7 +7,7 @@ from data_prep.event_words import with_article
 from data_prep.given_examples import own_labels
 from data_prep.moments import parse_duration
 from finetune.field_words import aggregate_reading
-from finetune.measures import BLEND, DRIFT, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival
+from finetune.measures import BLEND, DRIFT, MEAN_OF_SEEDS, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival, judged
 from finetune.metrics_json import Metrics
 from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
 
@@ -44,16 +44,20 @@ def decision(metrics: Metrics) -> dict[str, Any] | None:
 
 def advice(metrics: Metrics) -> str:
     """Which scorer to use for this log, and how sure that is."""
-    main, name = metrics["main"], best_rival(metrics["test"]["baselines"], metrics["main"])
-    if name is None or missing(metrics["test"].get(main)):
+    main, test = metrics["main"], judged(metrics)
+    name = best_rival(test["baselines"], main)
+    if name is None or missing(test.get(main)):
         return "This test cannot tell which way is the best."
-    bounds = _known(metrics["test"]["baselines"][name].get(f"{main}_difference_interval"))
+    bounds = _known(test["baselines"][name].get(f"{main}_difference_interval"))
     if bounds is None:
         return "This test cannot tell which way is the best."
     found, rival, sure = standing(bounds, metrics["lower_is_better"]), worded(name), _how_sure(metrics, name, bounds)
+    gain = _of_seeds(metrics)
     if found == "ahead":
-        return f"Yes, use this model. Over all days of the test it is better than {rival}, the best usual way{sure}."
-    gain = _gain_of_blend(metrics, found)
+        return (
+            f"Yes, use this model. Over all days of the test it is better than {rival}, the best usual way{sure}.{gain}"
+        )
+    gain = f"{_gain_of_blend(metrics, name, found)}{gain}"
     if found == "behind":
         return f"No, use {rival} for this log. Over all days of the test it is better than this model{sure}.{gain}"
     return (
@@ -64,7 +68,8 @@ def advice(metrics: Metrics) -> str:
 
 def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
     """The main measure of both and the interval of their difference, in words, where words are shorter."""
-    ours, theirs = metrics["test"][metrics["main"]], metrics["test"]["baselines"][name][metrics["main"]]
+    test, main = judged(metrics), metrics["main"]
+    ours, theirs = test[main], test["baselines"][name][main]
     if metrics["task"] in ("binary", "survival"):
         pair = f"a user who {_people(metrics)[1]} and one who did not"
         if metrics["task"] == "survival":
@@ -84,11 +89,11 @@ def _how_sure(metrics: Metrics, name: str, bounds: list[float]) -> str:
     return ", by more than chance" if standing(bounds, metrics["lower_is_better"]) != "level" else ""
 
 
-def _gain_of_blend(metrics: Metrics, found: str) -> str:
+def _gain_of_blend(metrics: Metrics, rival: str, found: str) -> str:
     """That the mean of model and boosting is worth its trouble; nothing where it is not, or was not measured."""
     main, lower = metrics["main"], metrics["lower_is_better"]
-    blended = metrics["test"]["baselines"].get(BLEND) or {}
-    over_rival = _known(blended.get("over_rival_interval"))
+    blended = judged(metrics)["baselines"].get(BLEND) or {}
+    over_rival = _known(((blended.get("over") or {}).get(rival) or {}).get("interval"))
     over_model = _known(blended.get(f"{main}_difference_interval"))  # model minus blend
     if over_rival is None or over_model is None:
         return ""
@@ -96,6 +101,25 @@ def _gain_of_blend(metrics: Metrics, found: str) -> str:
         return ""
     which = "still" if found == "behind" else "than either"
     return f" The mean of this model and boosting is better {which}, by more than chance."
+
+
+def _of_seeds(metrics: Metrics) -> str:
+    """With several seeds, that one of their models is judged, and what the mean of their scores would gain."""
+    if not metrics.get("single"):
+        return ""
+    main, trainings = metrics["main"], len(metrics["seeds"])
+    mean = judged(metrics)["baselines"][MEAN_OF_SEEDS]
+    bounds = _known(mean.get(f"{main}_difference_interval"))  # one minus mean
+    gained = bounds is not None and standing(bounds, metrics["lower_is_better"]) == "behind"
+    would = "would be better, by more than chance" if gained else "would be no better, as far as this test can tell"
+    if metrics["task"] in ("binary", "survival"):
+        would += f" ({number(1000 * mean[main], 0)} of 1,000 pairs in the right order)"
+    if metrics["task"] == "value":
+        would += f" (off by {number(mean[main], None)} on average)"
+    return (
+        f" That is one model, as you would use it: {trainings} were trained that differ by chance alone, and this is "
+        f"what they have on average, for other users and other trainings. The mean of their scores {would}."
+    )
 
 
 def answers(metrics: Metrics) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 
 from data_prep.moments import parse_duration
-from finetune.measures import MODEL, SAME_FOR_ALL, best_rival, digits, measure
+from finetune.measures import MODEL, SAME_FOR_ALL, best_rival, digits, judged, measure
 from finetune.metrics_json import Metrics
 from finetune.report.pictures import (
     AMBER,
@@ -33,7 +33,7 @@ WINDOWS = {"train": (BLUE, "Training"), "validation": (AMBER, "Validation"), "te
 
 def forest_pictures(metrics: Metrics) -> list[Picture]:
     """The model minus each baseline, by the main measure, with paired intervals; the majority is left out."""
-    main, baselines = metrics["main"], metrics["test"]["baselines"]
+    main, baselines = metrics["main"], judged(metrics)["baselines"]
     names = [
         name
         for name, figures in baselines.items()
@@ -69,7 +69,8 @@ def forest_pictures(metrics: Metrics) -> list[Picture]:
         for name, value, bounds in zip(names, values, spans, strict=True)
     ]
     reading = (
-        f"{title} of the model minus that of each other way, on the same rows, with 95\u00a0% intervals: "
+        f"{title} of {'a single model' if metrics.get('single') else 'the model'} minus that of each other way, on the "
+        f"same rows, with 95\u00a0% intervals{' over users and seeds' if metrics.get('single') else ''}: "
         f"{'; '.join(said)}. An interval across zero cannot tell the two apart."
     )
     return [Picture("Model minus each baseline", reading, inline_svg(figure, "forest", f"Dots. {reading}"))]

@@ -13,7 +13,7 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
 from data_prep.given_examples import own_labels
-from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, measure, measure_names
+from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, judged, measure, measure_names
 from finetune.metrics_json import Metrics, read_metrics
 from finetune.report.decision import answers, decision
 from finetune.report.overview_pictures import contact_pictures, forest_pictures, timeline_pictures
@@ -62,7 +62,7 @@ def write_report(run_folder: Path) -> Path:
             raise InputError(f"{folder / name} is missing", remedy)
     settings = read_settings(folder, {"runs": MayLack({"folder": MayLack(str)})})
     config, metrics = (folder / SETTINGS).read_text(encoding="utf-8"), read_metrics(folder)
-    test, script = metrics["test"], Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
+    test, script = judged(metrics), Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
     scorers = {MODEL: test} | test["baselines"]
     with matplotlib.style.context(["default", PICTURE_STYLE]):
         contacted, forest, timeline = (draw(metrics) for draw in (contact_pictures, forest_pictures, timeline_pictures))
@@ -73,12 +73,11 @@ def write_report(run_folder: Path) -> Path:
             SLICED: slice_pictures(metrics),
             "Inputs and training": text_pictures(metrics) + loss_pictures(metrics) + drift_pictures(metrics),
         }
-    keys = [key for key, value in test.items() if value is None or isinstance(value, float | int)]
-    keys = [key for key in keys if key not in COUNTS and not key.endswith("_interval")]
+    keys = _numbers(metrics["test"])
     classes = len(metrics["classes"] or ())
-    compared, single = (
+    compared, single, apart = (
         [key for key in measure_names(metrics["task"], place, classes) if key in keys]
-        for place in ("leading", "beside")
+        for place in ("leading", "beside", "apart")
     )
     page = page_template("report.html.jinja").render(
         metrics=metrics,
@@ -96,6 +95,7 @@ def write_report(run_folder: Path) -> Path:
         keys=keys,
         compared=compared,
         single=single,
+        apart=apart,
         shown=[*compared, *single],
         few_positives=FEW_POSITIVES,
         seed_deviations=SEED_DEVIATIONS,
@@ -108,6 +108,12 @@ def write_report(run_folder: Path) -> Path:
     )
     write_whole(folder / REPORT, page)
     return folder / REPORT
+
+
+def _numbers(figures: dict) -> list[str]:
+    """The measures among what is known of a scorer."""
+    keys = [key for key, value in figures.items() if value is None or isinstance(value, float | int)]
+    return [key for key in keys if key not in COUNTS and not key.endswith("_interval")]
 
 
 def _run_path(settings: dict, name: str) -> str:

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import BLEND, MODEL, SAME_FOR_ALL, SHARES, best_rival
+from finetune.measures import MODEL, SAME_FOR_ALL, SHARES, UNDRAWN, best_rival
 from finetune.metrics_json import Metrics
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
@@ -75,7 +75,7 @@ def curve_pictures(metrics: Metrics) -> list[Picture]:
 def _drawn(metrics: Metrics) -> dict[str, dict]:
     """The scorers that have a line: chance has one of its own, and the blend's hides behind those of its parts."""
     scorers = {MODEL: metrics["test"]} | metrics["test"]["baselines"]
-    return {name: figures for name, figures in scorers.items() if name not in (*SAME_FOR_ALL, BLEND)}
+    return {name: figures for name, figures in scorers.items() if name not in (*SAME_FOR_ALL, *UNDRAWN)}
 
 
 def probability_pictures(metrics: Metrics) -> list[Picture]:

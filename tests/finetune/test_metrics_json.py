@@ -67,6 +67,7 @@ GROUPS = {"plan": {"groups": [], "gaps": dict.fromkeys(GAPS) | {"calibration_int
         ({"slices": GROUPS}, "slices.plan.gaps.calibration_interval is 0.1, not an interval"),
         ({"lengths": {"test": {"edges": [0, 8], "counts": [1, 2]}}}, "not a histogram"),
         ({"drift": [{"input": "events"}]}, "drift[0].psi is missing"),
+        ({"single": {"mean": 0.8, "deviation": 0.01}}, "single.auroc is missing"),  # as older versions wrote it
         ({"test__rows": 0}, "test.rows is 0, not a count above zero"),
         ({"made__log": {"first": "yesterday"}}, 'made.log.first is "yesterday", not a moment'),
     ],

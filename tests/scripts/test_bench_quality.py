@@ -20,7 +20,7 @@ def bench(few_trees):
 
 def test_every_cell_is_a_config_with_settings_that_fit(bench):
     for name, (config, changes) in bench.CELLS.items():
-        more = [*changes, *(bench.VALUE if name.endswith("-value") else []), *bench.QUICK]
+        more = [*changes, *(bench.VALUE if name.endswith("-value") else []), "--smoke"]
         asked = parse_experiment("", ["--config", str(bench.ROOT / "configs" / f"{config}.yaml"), *more])
         assert (asked.task.label.kind == "sum") == name.endswith("-value")
     assert set(bench.LOGS) <= {config for config, _ in bench.CELLS.values()}
@@ -75,6 +75,9 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     rival = metrics["test"]["baselines"][found["rival"]]["auroc"]
     assert found["difference"] == pytest.approx(found["single_seed"] - rival)
     assert found["interval"][0] < found["difference"] < found["interval"][1]
+    gained, (low, high) = (found["blend_over_rival"][key] for key in ("difference", "interval"))
+    assert gained == pytest.approx(found["baselines"]["blend"] - rival)
+    assert low < gained < high
     shown = capsys.readouterr().out
     assert f"| tiny | auroc | {found['single_seed']:.4f} |" in shown
     page = (tmp_path / "bench.html").read_text()
@@ -82,6 +85,25 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     assert bench.verdict({"tiny": found}) in page
     bench.main(given)  # what is there is not run again
     assert "training" not in capsys.readouterr().out
+
+
+def test_cells_that_an_older_version_measured_are_shown(bench, tmp_path):
+    output = json.loads((bench.ROOT / "finetune" / "benchmarks.json").read_text())
+    for cell in output["cells"].values():
+        cell.pop("blend_over_rival", None)
+    assert bench.table(output["cells"]).endswith("|  |")
+    assert bench.verdict(output["cells"]) in bench.write_page(output, tmp_path / "bench.html").read_text()
+
+
+def test_the_readmes_count_what_the_bench_found(bench):
+    cells = json.loads((bench.ROOT / "finetune" / "benchmarks.json").read_text())["cells"].values()
+    found = [bench.standing(cell["interval"], cell["lower_is_better"]) for cell in cells]
+    counted = [str(found.count(way)) for way in ("ahead", "level", "behind")]
+    said = r"ahead (?:of the best one )?on (\d+),\s+level\s+on (\d+) and behind on (\d+)"
+    for readme in ("README.md", "scripts/README.md"):
+        told = re.search(said, (bench.ROOT / readme).read_text())
+        assert told, readme
+        assert list(told.groups()) == counted
 
 
 def test_the_verdict_counts_what_the_intervals_say(bench):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,57 @@ def write_run(
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
+
+
+def with_seeds(run: Path, noises: list[float], validation: float = 0.7) -> Path:
+    """The run as one of several seeds, whose models have noise of their own; its score column is that of the first."""
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"seeds": list(range(len(noises)))}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    path = run / "predictions" / "test.parquet"
+    table = pq.read_table(path)
+    labels = table["label"].to_numpy()
+    for seed, noise in enumerate(noises):
+        shutil.copytree(run, run / f"seed-{seed}", ignore=shutil.ignore_patterns("seed-*"))
+        scores = (1 - noise) * labels + noise * np.random.default_rng(seed).random(len(labels))
+        table = table.append_column(f"score_of_seed_{seed}", pa.array(scores))
+    pq.write_table(table, path)
+    metrics = json.loads((run / "metrics.json").read_text())
+    figures = {
+        "auroc": 0.7,
+        "deviation": 0.01,
+        "validation": validation,
+        "baselines": {"mean_of_seeds": {"auroc": 0.7}},
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics | {"single": figures}))
+    return run
+
+
+def test_of_several_seeds_a_single_model_is_compared_over_users_and_seeds(tmp_path):
+    several = with_seeds(write_run(tmp_path / "several", baseline=0.78), [0.7, 0.7, 0.95], 0.8)
+    one = write_run(tmp_path / "one", noise=0.7, seed=7, baseline=0.78)
+    compared = compare_runs([several, one], resamples=300)
+    runs, table_of = by_name(compared), pq.read_table(several / "predictions" / "test.parquet")
+    labels, each = table_of["label"], [table_of[f"score_of_seed_{seed}"] for seed in range(3)]
+    assert runs["several"]["auroc"] == pytest.approx(np.mean([roc_auc_score(labels, scores) for scores in each]))
+    assert (runs["several"]["seeds"], runs["one"]["seeds"]) == (3, 1)
+    assert (runs["several"]["validation"], runs["one"]["validation"]) == (0.8, 0.75)
+    # Two seeds are ahead of the baseline and one is far behind: which one you would get, nobody can say.
+    wide, narrow = (runs[name]["to_rival_interval"] for name in ("several", "one"))
+    assert wide[0] < 0 < wide[1]
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    assert runs["several"]["beside_rival"] == "level"
+    assert runs["one"]["beside_rival"] == "ahead"
+    assert "of several (3) with several seeds a single model, over users and seeds" in " ".join(table(compared).split())
+    assert "a single model, over users and seeds" in write_page(compared, tmp_path / "page.html").read_text()
+
+
+def test_a_run_of_seeds_whose_scores_an_older_version_did_not_keep_is_refused(tmp_path):
+    run, other = (write_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
+    with_seeds(run, [0.7, 0.7])
+    path = run / "predictions" / "test.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("score_of_seed_1"), path)
+    with pytest.raises(InputError, match=r"has no scores of single seeds; run scripts/evaluate.py again"):
+        compare_runs([run, other])
 
 
 def by_name(compared: dict) -> dict[str, dict]:
@@ -201,13 +253,7 @@ def test_seeds_stand_behind_the_settings_and_are_called_chance(tmp_path):
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders_and_seeds_add_up_their_time(tmp_path):
-    first, second = write_run(tmp_path / "a" / "shop"), write_run(tmp_path / "b" / "shop", seed=5)
-    config = yaml.safe_load((second / "config.yaml").read_text()) | {"seeds": [0, 1]}
-    (second / "config.yaml").write_text(yaml.safe_dump(config))
-    log = json.loads((second / "training_log.json").read_text())
-    for seed in (0, 1):
-        (second / f"seed-{seed}").mkdir()
-        (second / f"seed-{seed}" / "training_log.json").write_text(json.dumps(log))
+    first, second = write_run(tmp_path / "a" / "shop"), with_seeds(write_run(tmp_path / "b" / "shop"), [0.8, 0.8])
     (first / "training_log.json").write_text(json.dumps({"steps": 3}))
     runs = by_name(compare_runs([first, second], resamples=20))
     assert set(runs) == {str(first), str(second)}

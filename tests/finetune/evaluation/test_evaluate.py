@@ -12,14 +12,16 @@ from sklearn.metrics import auc, average_precision_score, mean_absolute_error, r
 
 from data_prep import InputError
 from data_prep.prepare import prepare
+from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.rows import ScoredRows
-from finetune.evaluation.scorers import compare, over_seeds
+from finetune.evaluation.scorers import blend, compare, over_seeds
 from finetune.evaluation.verdict import says_the_same, table, verdict
 from finetune.metrics import repeat_and_new
 from finetune.metrics_json import without_nan
 from finetune.model.calibration import Calibration
 from finetune.parser import parse_experiment
+from finetune.report.decision import advice
 from finetune.report.report import write_report
 from finetune.training.train import train
 from finetune.wording import worded
@@ -111,15 +113,62 @@ def test_few_positives_and_a_single_class_are_said():
 def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
     labels, good, users = scores(1.0)
     rule = scores(0.5)[1]
-    same = over_seeds(ScoredRows("binary", labels, {"rule": rule}, users), [good, good], 400)
-    alone = compare(ScoredRows("binary", labels, {"model": good, "rule": rule}, users), 400)["baselines"]["rule"]
+    rows = ScoredRows("binary", labels, {"model": good, "rule": rule, "gradient_boosting": rule, "blend": rule}, users)
+    same = over_seeds(rows, [good, good], 400)
+    alone = compare(replace(rows, scores={"model": good, "rule": rule}), 400)
     assert same["deviation"] == 0
-    assert same["baselines"]["rule"]["difference"] == pytest.approx(alone["auroc_difference"])
-    assert same["baselines"]["rule"]["interval"] == pytest.approx(alone["auroc_difference_interval"])
-    both = over_seeds(ScoredRows("binary", labels, {"rule": rule}, users), [good, scores(0.3)[1]], 400)
-    low, high = both["baselines"]["rule"]["interval"]
-    assert high - low > 1.2 * (same["baselines"]["rule"]["interval"][1] - same["baselines"]["rule"]["interval"][0])
-    assert low < both["baselines"]["rule"]["difference"] < high
+    assert same["auroc_interval"] == pytest.approx(alone["auroc_interval"])
+    for key, value in alone["baselines"]["rule"].items():
+        assert same["baselines"]["rule"][key] == pytest.approx(value)
+    both = over_seeds(rows, [good, scores(0.3)[1]], 400)["baselines"]
+    low, high = both["rule"]["auroc_difference_interval"]
+    before = same["baselines"]["rule"]["auroc_difference_interval"]
+    assert high - low > 1.2 * (before[1] - before[0])
+    assert low < both["rule"]["auroc_difference"] < high
+    each = [roc_auc_score(labels, blend("binary", seed, rule)) for seed in (good, scores(0.3)[1])]
+    assert both["blend"]["auroc"] == pytest.approx(np.mean(each))  # of a single model, too
+    assert both["blend"]["over"]["rule"]["difference"] == pytest.approx(np.mean(each) - both["rule"]["auroc"])
+
+
+def noisy(quality: float, seed: int) -> np.ndarray:
+    """Scores of the rows of `scores`, with noise of their own."""
+    labels, noise = scores(1.0)[0], np.random.default_rng(seed).normal(size=600)
+    return 1 / (1 + np.exp(-(quality * (2 * labels - 1) + noise)))
+
+
+def seeds_beside(rule: np.ndarray, seeds: list[np.ndarray]) -> tuple[dict, list[float]]:
+    """What metrics.json says of models of several seeds, and the interval of their mean score minus the rule."""
+    labels, _, users = scores(1.0)
+    mean = np.mean(seeds, axis=0)
+    everyone = {"model": seeds[0], "rule": rule, "gradient_boosting": 1 - rule, "mean_of_seeds": mean}
+    everyone["blend"] = blend("binary", seeds[0], 1 - rule)
+    rows = ScoredRows("binary", labels, everyone, users)
+    metrics = {"task": "binary", "main": "auroc", "lower_is_better": False, "label": "churn"}
+    metrics |= {"test": compare(rows, 400), "single": over_seeds(rows, seeds, 400), "seeds": dict.fromkeys("012")}
+    of_mean = compare(ScoredRows("binary", labels, {"model": mean, "rule": rule}, users), 400)["baselines"]["rule"]
+    return metrics, of_mean["auroc_difference_interval"]
+
+
+def test_where_the_mean_of_seeds_is_ahead_and_a_single_one_level_the_single_one_is_judged():
+    metrics, (low, _) = seeds_beside(noisy(1.0, 9), [noisy(0.9, seed) for seed in (1, 2, 3)])
+    assert low > 0
+    said = verdict(metrics)
+    assert "a single model (the mean of 3 seeds) cannot be told apart from the baseline that is best there" in said
+    assert "over users and seeds" in said
+    mean = metrics["test"]["baselines"]["mean_of_seeds"]["auroc"]
+    assert f"the mean of their scores has {mean:.4f} (+" in said
+    advised = advice(metrics)
+    assert advised.startswith("No, but as good.")
+    assert f"would be better, by more than chance ({1000 * mean:.0f} of 1,000 pairs in the right order)" in advised
+
+
+def test_where_the_mean_of_seeds_is_behind_and_a_single_one_level_the_single_one_is_judged():
+    good, failed = (0.45 + 0.1 * noisy(1.1, seed) for seed in (1, 2)), noisy(0.3, 3)
+    metrics, (_, high) = seeds_beside(noisy(0.9, 9), [*good, failed])
+    assert high < 0
+    assert "cannot be told apart from the baseline that is best there, rule" in verdict(metrics)
+    assert advice(metrics).startswith("No, but as good.")
+    assert "would be no better" in advice(metrics)
 
 
 @pytest.mark.parametrize(
@@ -225,21 +274,44 @@ def test_every_kind_of_label_is_evaluated_and_reported(tiny, tmp_path, task):
             assert {name: figures[name] for name in own} == without_nan(own)
         assert f"of {labels.size:,} labels are 1" in table(metrics)
     name = metrics["main"]
-    for figures in metrics["test"]["baselines"].values():
+    baselines = metrics["test"]["baselines"]
+    for figures in baselines.values():
         assert figures[f"{name}_difference"] == pytest.approx(metrics["test"][name] - figures[name])
+    assert set(baselines["blend"]["over"]) == {*baselines} - {"blend", "stack"}
+    for rival, apart in baselines["blend"]["over"].items():
+        assert apart["difference"] == pytest.approx(baselines["blend"][name] - baselines[rival][name])
     assert table(metrics)
     assert metrics["verdict"] in write_report(experiment.run_folder).read_text()
 
 
-def test_several_seeds_score_by_their_mean(prepared, tmp_path):
+def test_of_several_seeds_a_single_model_is_judged(prepared, tmp_path):
     experiment = experiment_of(prepared, tmp_path, "--seeds", "0", "1", "--training.max_steps", "2")
     train(experiment)
     metrics = evaluate(replace(experiment))
     assert set(metrics["seeds"]) == {"0", "1"}
     found = [metrics["seeds"][seed]["auroc"] for seed in "01"]
-    assert metrics["single"]["mean"] == pytest.approx(np.mean(found))
+    assert metrics["single"]["auroc"] == pytest.approx(np.mean(found))
     assert metrics["single"]["deviation"] == pytest.approx(np.std(found, ddof=1))
-    assert "A single seed has AUROC" in metrics["verdict"]
+    assert "a single model (the mean of 2 seeds)" in metrics["verdict"]
+    assert metrics["test"]["auroc"] == found[0]  # the model that the report's commands use
+    table = pq.read_table(tmp_path / "tiny/predictions/test.parquet")
+    labels, each = table["label"].to_numpy(), [table[f"score_of_seed_{seed}"].to_numpy() for seed in "01"]
+    assert [roc_auc_score(labels, scores) for scores in each] == pytest.approx(found)
+    assert np.array_equal(table["score"].to_numpy(), each[0])
+    mean = roc_auc_score(labels, np.mean(each, axis=0))
+    assert metrics["test"]["baselines"]["mean_of_seeds"]["auroc"] == pytest.approx(mean)
+    beside = metrics["single"]["baselines"]["gradient_boosting"]
+    assert beside["auroc_difference"] == pytest.approx(np.mean(found) - beside["auroc"])
+    page = write_report(tmp_path / "tiny").read_text()
+    assert metrics["verdict"] in page
+    assert "are of the one of seed 0, which the commands of this page use" in page
+    shutil.copytree(tmp_path / "tiny", tmp_path / "twin")
+    compared = compare_runs([tmp_path / "tiny", tmp_path / "twin"], resamples=50)
+    for run in compared["runs"]:
+        assert run["auroc"] == pytest.approx(np.mean(found))
+        high = run["to_rival_interval"][1]
+        assert (run["beside_rival"] == "behind") == (high < 0)
+        assert run["validation"] == pytest.approx(metrics["single"]["validation"])
     assert all((tmp_path / "tiny" / f"seed-{seed}" / "model" / "calibration.json").is_file() for seed in (0, 1))
 
 

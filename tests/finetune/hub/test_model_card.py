@@ -123,7 +123,15 @@ def test_after_evaluation_the_card_lies_beside_the_weights_and_says_what_only_ev
 
 
 def test_the_card_of_one_of_several_seeds_has_its_own_figures(runs, tmp_path):
-    write_metrics(runs["full"], seeds={"7": {"auroc": 0.654, "log_loss": 0.6}})
+    beside = {"auroc": 0.63, "auroc_difference": 0.02, "auroc_difference_interval": [-0.01, 0.05]}
+    single = {"auroc": 0.65, "auroc_interval": [0.61, 0.69], "log_loss": 0.61, "deviation": 0.01, "validation": 0.7}
+    single["baselines"] = {"recency_rule": beside, "mean_of_seeds": beside | {"auroc": 0.66}}
+    seeds = {"7": {"auroc": 0.654, "log_loss": 0.6}, "8": {"auroc": 0.646, "log_loss": 0.62}}
+    write_metrics(runs["full"], seeds=seeds, single=single)
+    written = runs["full"].parent / "metrics.json"
+    metrics = json.loads(written.read_text())
+    metrics["made"]["seed"] = [8, 7]
+    written.write_text(json.dumps(metrics))
     seeds = tmp_path / "run" / "seed-7"
     shutil.copytree(runs["full"].parent, seeds)
     shutil.move(seeds / "metrics.json", tmp_path / "run")
@@ -132,6 +140,11 @@ def test_the_card_of_one_of_several_seeds_has_its_own_figures(runs, tmp_path):
     read = ModelCard(path.read_text())
     assert [result.metric_value for result in read.data.eval_results] == [0.654, 0.6]
     assert "| **this model**, seed 7 | 0.654 | 0.600 |" in read.text
+    assert re.search(r"\| a single model, mean of 2 seeds \| 0\.650 \[0\.610 to 0\.690\] \| 0\.610", read.text)
+    assert re.search(r"\| recency rule \|.*\| \+0\.020 \[.0\.010 to \+0\.050\] \|", read.text)
+    assert "| mean of seeds | 0.660 |" in read.text
+    assert "differences are those of a single one of them, over users and seeds" in read.text
+    assert "and those of the slices below, are of seed 8" in read.text
     assert "| seed | 7 |" in read.text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MEASURES
+from finetune.measures import MAIN, MEASURES, REPEAT_AND_NEW
 from finetune.metrics_json import without_nan
 from finetune.report.report import write_report
 
@@ -53,7 +53,7 @@ def labels_and_scores(task: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def metrics_of(task: str, quality: float, intervals: bool = True) -> dict:
     """Made-up figures, all keys of the task."""
     made = {}
-    for at, key in enumerate(MEASURES[task]):
+    for at, key in enumerate([*MEASURES[task], *(REPEAT_AND_NEW if task == "propensity" else ())]):
         scale = {"mae": 30, "rmse": 50}.get(key, 4 if key.startswith("lift") else 1)
         made[key] = scale * quality * (0.95**at)
         if intervals:

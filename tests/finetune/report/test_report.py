@@ -36,7 +36,8 @@ class Page(HTMLParser):
         super().__init__()
         self.elements, self.tables, self.in_cell = [], [], False
         self.feed(text)
-        self.rows = next((table for table in self.tables if any(row[0] == "Model" for row in table)), [])
+        ours = ("Model", "A single model")
+        self.rows = next((table for table in self.tables if any(row[0] in ours for row in table)), [])
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -130,6 +131,49 @@ def test_the_table_shows_the_figures_of_metrics_json(bare):
     assert rows["RFM"][1] == "−0.0111 −0.0242 to +0.0013 includes zero"  # noqa: RUF001
     assert rows["Majority"][0] == "– –"  # noqa: RUF001
     assert rows["Majority"][2] == "0.779"
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"), [([0.01, 0.02], "Yes, use this model."), ([-0.02, -0.01], "No, use RFM")]
+)
+def test_of_several_seeds_the_page_judges_a_single_model_and_shows_their_mean_beside(bare, interval, said):
+    run = bare("binary")
+    metrics = json.loads((run / "metrics.json").read_text())
+    test = metrics["test"]
+    beside = {"auroc_difference": sum(interval) / 2, "auroc_difference_interval": interval}
+    other = {"auroc_difference": -beside["auroc_difference"], "auroc_difference_interval": [-interval[1], -interval[0]]}
+    figures = {"auroc": 0.8123, "auroc_interval": [0.8, 0.82], "deviation": 0.0042, "validation": 0.8}
+    baselines = {
+        "rfm": test["baselines"]["rfm"] | beside | {"auroc": 0.81},
+        "mean_of_seeds": {"auroc": 0.8234} | beside,
+    }
+    test["baselines"] = {name: of | other for name, of in baselines.items()}  # what the first seed alone has
+    made = metrics["made"] | {"seed": [4, 5]}
+    seeds = {seed: {"auroc": 0.8} for seed in "45"}
+    metrics |= {"made": made, "seeds": seeds, "single": figures | {"baselines": baselines}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = read_page(run)
+    assert said in text
+    assert "of 1,000 pairs" in text
+    assert "this model orders 812 rightly and RFM 810" in text
+    rows = {row[0]: row[1:] for row in Page(text).rows}
+    assert rows["A single model"][0] == "0.812 0.800 to 0.820"
+    for name in ("RFM", "Mean of seeds"):
+        assert rows[name][1].endswith("model ahead" if interval[0] > 0 else "this one ahead")
+    assert "are of the one of seed 4, which the commands of this page use" in text
+    assert "/seed-4/model" in text
+    assert "AUROC has a standard deviation of 0.0042" in text
+
+
+def test_of_propensity_repeat_and_new_values_stand_apart_for_model_and_rivals(full):
+    text = page_of(full("propensity"))
+    test = json.loads((full("propensity") / "metrics.json").read_text())["test"]
+    part = text[text.index('id="apart"') :]
+    rows = {row[0]: row[1:] for row in Page(part[: part.index("</table>")]).rows}
+    for name, figures in {"Model": test, "Gradient boosting": test["baselines"]["gradient_boosting"]}.items():
+        keys = ("ndcg_at_10", "repeat_auroc", "new_auroc")
+        assert rows[name] == [number(figures[key], 4) for key in keys]
+    assert 'id="apart"' not in page_of(full("binary"))
 
 
 def test_a_lower_error_is_the_better_one(full):

@@ -183,7 +183,7 @@ def test_one_pretraining_serves_every_pooling_and_freeze(prepared, tmp_path):
     assert train(experiment(prepared, tmp_path, "--model.pooling", "mean", "--model.freeze", "embeddings"))
 
 
-def test_each_seed_is_a_run_and_their_mean_is_evaluated(prepared, tmp_path):
+def test_each_seed_is_a_run_and_the_predictions_hold_the_scores_of_each(prepared, tmp_path):
     run = experiment(prepared, tmp_path, "--seeds", "3", "4")
     pretrain(run)
     folders = train(run)
@@ -193,8 +193,10 @@ def test_each_seed_is_a_run_and_their_mean_is_evaluated(prepared, tmp_path):
     test = pq.read_table(run.data_folder / "test.parquet", columns=["text"])["text"].to_pylist()
     scores = [score_texts(*load_classifier(folder), test) for folder in folders]
     assert not np.allclose(*scores)
-    found = pq.read_table(tmp_path / "tiny/predictions/test.parquet")["score"].to_numpy()
-    np.testing.assert_allclose(found, np.mean(scores, axis=0), atol=1e-9)
+    found = pq.read_table(tmp_path / "tiny/predictions/test.parquet")
+    columns = {"score": scores[0], "score_of_seed_3": scores[0], "score_of_seed_4": scores[1]}
+    for name, expected in (columns | {"mean_of_seeds": np.mean(scores, axis=0)}).items():
+        np.testing.assert_allclose(found[name].to_numpy(), expected, atol=1e-9)
     write_report(run.run_folder)
 
 
