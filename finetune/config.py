@@ -48,7 +48,7 @@ TRAINING_DEFAULTS = {
     "logging_nan_inf_filter": False,  # it waits for the GPU in each step, and hides a loss that is no number
     "save_strategy": "best",  # a checkpoint only where the validation metric improves
     "save_total_limit": 2,  # if the machine stops while the newest is written, there is one before it
-    "load_best_model_at_end": True,  # by auroc, for values by mae; see finetune.model.objective
+    "load_best_model_at_end": True,  # by auroc, for values by mae; see kept_checkpoint
     "restore_callback_states_from_checkpoint": True,  # or a resumed run would stop early at another step
     "train_sampling_strategy": "group_by_length",  # little padding
     "ddp_find_unused_parameters": False,  # every trained weight is used in every step

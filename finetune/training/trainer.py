@@ -28,6 +28,9 @@ from finetune.training.batching import LengthGroupedSampler
 from finetune.training.checkpoints import ANEW, write_checksums
 from finetune.training.throughput import Throughput, flops_per_token
 
+TIE = 0.0005  # of AUROC or concordance: what chance on validation rows does; TRIED.md has what a larger one costs
+TIED = ("auroc", "concordance")
+
 
 def packs_on(model: torch.nn.Module, arguments: TrainingArguments, pooling: str | None) -> bool:
     """Let the model read packed batches where it trains on a GPU, and say so where it cannot; see `pack`."""
@@ -88,6 +91,17 @@ class LengthGroupedTrainer(Trainer):
         """Stop the clock meanwhile."""
         with self._without_clock():
             return super().evaluate(*arguments, **named)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Of checkpoints that are tied by AUROC or concordance the one with the least loss is the best."""
+        name = f"eval_{self.args.metric_for_best_model}".replace("eval_eval_", "eval_")
+        if name.removeprefix("eval_") in TIED:
+            evaluated = [entry for entry in self.state.log_history if name in entry]
+            best = kept_checkpoint([entry[name] for entry in evaluated], [entry["eval_loss"] for entry in evaluated])
+            if best < len(evaluated) - 1:
+                return False
+            self.state.best_metric = None  # or transformers would not take one that is better by its loss alone
+        return super()._determine_best_metric(metrics, trial)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """All examples: training.dataloader_drop_last is for training alone."""
@@ -154,6 +168,23 @@ class LengthGroupedTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Tokens) -> list[int]:
         return np.argsort(-eval_dataset.lengths, kind="stable").tolist()  # little padding, and the most memory first
+
+
+def kept_checkpoint(values: list[float], losses: list[float]) -> int:
+    """Which of the checkpoints so far is the best: the least loss among those within TIE of the highest value.
+
+    One that was passed over is gone, so that each new one is held against the one that is kept.
+
+    Args:
+        values: Of AUROC or concordance, in the order of the steps.
+        losses: Of the same checkpoints.
+    """
+    kept = 0
+    for new in range(1, len(values)):
+        least = max(values[: new + 1]) - TIE
+        if values[kept] < least or (values[new] >= least and losses[new] < losses[kept]):
+            kept = new
+    return kept
 
 
 def _fits(value: torch.Tensor, weight: torch.Tensor, name: str) -> bool:

@@ -21,6 +21,7 @@ from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train
+from finetune.training.trainer import kept_checkpoint
 from tests.finetune.training.tiny_runs import NO_CHANCE, experiment, history, steps
 
 IN_ORDER = ["--training.train_sampling_strategy", "sequential", "--finetuning.patience", "0"]
@@ -141,6 +142,32 @@ def test_the_best_checkpoint_is_kept(prepared, tmp_path):
     best = best_evaluation(log)
     assert log["best_metric"] == best["eval_auroc"]
     assert best["step"] < log["steps"]
+    assert validation_loss(experiment(prepared, tmp_path)) == pytest.approx(best["eval_log_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "losses", "kept"),
+    [
+        ([0.70, 0.72, 0.71], [0.6, 0.5, 0.4], 1),  # the last one is worse by more than chance
+        ([0.7203, 0.72], [0.693, 0.6], 1),  # the first one says the same of everyone, and ranks no better
+        ([0.72, 0.7203], [0.6, 0.693], 0),  # the same in the other order
+        ([0.72, 0.7203, 0.7206], [0.6, 0.693, 0.65], 2),  # by now the first one is behind
+        ([0.7, 0.6997, 0.6994], [0.6, 0.59, 0.58], 1),  # ties do not add up to a step down
+        ([0.7], [0.6], 0),
+    ],
+)
+def test_of_checkpoints_that_are_tied_the_one_with_the_least_loss_is_kept(values, losses, kept):
+    assert kept_checkpoint(values, losses) == kept
+
+
+def test_a_tie_is_broken_by_the_loss_while_training(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.training.trainer.TIE", 1.0)  # all are tied
+    train(experiment(prepared, tmp_path, *NO_CHANCE, "--training.eval_steps", "2", "--training.learning_rate", "0.02"))
+    log = json.loads((tmp_path / "tiny/training_log.json").read_text())
+    found = [entry for entry in log["history"] if "eval_loss" in entry]
+    best = min(found, key=lambda entry: entry["eval_loss"])
+    assert best["eval_auroc"] < max(entry["eval_auroc"] for entry in found)  # or the test shows nothing
+    assert log["best_metric"] == best["eval_auroc"]
     assert validation_loss(experiment(prepared, tmp_path)) == pytest.approx(best["eval_log_loss"], abs=1e-5)
 
 
