@@ -72,8 +72,7 @@ def prepare(
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
         schema: Writes the texts; None takes that of text.schema, or learns bins and vocabularies of this log.
-        ready: Called when the columns of the log are known to be right, before its rows are read; for what takes
-            seconds and can end the whole step, too. data.time_limit counts it.
+        ready: Called once the log's columns are known to be right, before a row is read; data.time_limit counts it.
 
     Returns:
         The output's folder.
@@ -148,8 +147,7 @@ def _write(
         engine.sample(sample_condition(log))
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
-        doubts = doubtful_windows(engine.count, task, cutoffs, log)
-        doubts += coarse_moments(engine.count, task, data.timezone)
+        doubts = doubtful_windows(engine.count, task, cutoffs, log) + coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         doubts += schema_doubts(con, schema, cutoffs["train"][-1], facts["known"]) if schema else []
         bar.update()

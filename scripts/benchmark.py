@@ -86,20 +86,22 @@ def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: o
 def train(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
     """Print the speed of fine-tuning, of EventScribe and of transformers' text-classification example."""
     read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 5
+    limits = measuring.in_process(measuring.matrix_limits, device)
     todo = {
         name: (training.train_with, how, model, read, device, steps)
-        for name, how in training.training_jobs(device).items()
+        for name, how in training.training_jobs(device, limits).items()
     }
-    _model_rows("train", todo, _limits(device), json)
+    _model_rows("train", todo, limits, json)
 
 
 def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
     """Print the speed from texts to scores, of EventScribe and of transformers' pipeline."""
-    read = texts.made_up_texts(rows, lengths)
+    read, limits = texts.made_up_texts(rows, lengths), measuring.in_process(measuring.matrix_limits, device)
     todo = {
-        name: (scoring.score_with, how, model, read, device) for name, how in scoring.scoring_jobs(device, rows).items()
+        name: (scoring.score_with, how, model, read, device)
+        for name, how in scoring.scoring_jobs(device, rows, limits).items()
     }
-    _model_rows("score", todo, _limits(device), json)
+    _model_rows("score", todo, limits, json)
 
 
 def predict(rows: int, model: str, device: str, json: Path | None) -> None:
@@ -108,7 +110,7 @@ def predict(rows: int, model: str, device: str, json: Path | None) -> None:
     _print_row("predict", "users", "seconds", "users/s", "without the model", "peak MiB")
     _print_row(*["---"] * 6)
     found = {}
-    for precision in scoring.precisions(device):
+    for precision in measuring.in_process(measuring.matrix_limits, device):
         run = measuring.in_process(predicting.predict_with, model, rows, device, precision)
         run["without_model"] = 1 - run["model_seconds"] / run["seconds"]
         speed, waits = run["rows"] / run["seconds"], f"{run['without_model']:.2f}"
@@ -177,14 +179,6 @@ def everything(model: str, lengths: str, device: str, json: Path | None) -> None
     print(f"\nafter {time.perf_counter() - began:.0f} s:", end=" ")
     evaluate(200_000, 5, 1000)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
-
-
-def _limits(device: str) -> dict[str, float]:
-    kinds = {"fp32": "float32", "bf16": "bfloat16"}
-    return {
-        name: measuring.in_process(measuring.matrix_limit, device, kinds[name])["flops"]
-        for name in scoring.precisions(device)
-    }
 
 
 def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], json: Path | None) -> None:

@@ -73,7 +73,7 @@ def predict_log(
     groups: Path | None = None,
     precision: Precision | None = None,
 ) -> Path:
-    """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
+    """Score all users of a log who have an event before the cutoff, as EventClassifier.predict does; return the output.
 
     What is left out or missing is said at the beginning. The order of the rows means nothing and is always the same.
     Processes of accelerate or torchrun share the parts. The same call after a stop goes on and reads the log no more.
@@ -92,9 +92,6 @@ def predict_log(
         embeddings: Also write a vector of each user, see `EventClassifier.embed`.
         groups: A file with the group of each user, for a model with thresholds of groups; see `UserGroups`.
         precision: bf16 or fp32; see `for_scoring`.
-
-    Returns:
-        The output.
 
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ def predict_with(model: str, users: int, device: str, precision: "Precision") ->
     from finetune.serving import classifier
     from finetune.serving.predict import predict_log
 
-    with TemporaryDirectory(prefix="eventscribe-benchmark-") as temporary:
+    with redirect_stdout(None), TemporaryDirectory(prefix="eventscribe-benchmark-") as temporary:
         folder = Path(temporary)
         log = simulated(folder, users * EVENTS_OF_USER, users)
         trained, data = _trained(model, log, folder), DataConfig([Source(path=str(log))])

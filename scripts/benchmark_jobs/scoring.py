@@ -1,13 +1,10 @@
 """From texts to tokens, and from texts to scores: by EventScribe, and by transformers' tokenizer and pipeline."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
-from benchmark_jobs.measuring import clock, peak
+from benchmark_jobs.measuring import PRECISIONS, clock, peak
 from benchmark_jobs.texts import MAX_TOKENS, classifier, flops_of_token, tokenizer_of
-
-if TYPE_CHECKING:
-    from finetune.model.inference import Precision
 
 
 def tokenize_with(how: str, model: str, texts: list[str]) -> dict:
@@ -26,20 +23,11 @@ def tokenize_with(how: str, model: str, texts: list[str]) -> dict:
     return {"seconds": spent[0], "tokens": int(found.lengths.sum()), "rows": len(texts)}
 
 
-def precisions(device: str) -> list["Precision"]:
-    """fp32, and bf16 where the device has instructions for it."""
-    from torch import device as named
-
-    from finetune.model.inference import has_bf16
-
-    return ["fp32", "bf16"] if has_bf16(named(device)) else ["fp32"]
-
-
-def scoring_jobs(device: str, rows: int) -> dict[str, dict]:
-    """The jobs of scoring on a device: EventScribe's first; the slow ones score fewer rows."""
-    fastest = precisions(device)[-1]
+def scoring_jobs(device: str, rows: int, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
+    """The jobs of scoring on a device that has these precisions: EventScribe's first; slow ones score fewer rows."""
+    fastest = "bf16" if "bf16" in precisions else "fp32"
     jobs: dict[str, dict] = {}
-    for precision in ("fp32", fastest) if device == "cpu" else (fastest,):
+    for precision in precisions if device == "cpu" else (fastest,):
         jobs[f"EventScribe, {precision}"] = {"own": True, "precision": precision}
     if device == "cuda":
         jobs[f"EventScribe, {fastest}, compiled"] = {"own": True, "precision": fastest, "compile": True}

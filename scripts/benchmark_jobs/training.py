@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from benchmark_jobs.measuring import clock, peak
-from benchmark_jobs.scoring import precisions
+from benchmark_jobs.measuring import PRECISIONS, clock, peak
 from benchmark_jobs.texts import BERT_BASE, MAX_TOKENS, classifier, flops_of_token, tokenizer_of
 
 if TYPE_CHECKING:
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
 WARM = {"cuda": 3, "cpu": 1}  # steps before the clock starts
 
 
-def training_jobs(device: str) -> dict[str, dict]:
-    """The jobs of training on a device: EventScribe's first; on a CPU the slowest takes fewer steps."""
-    has = precisions(device)
+def training_jobs(device: str, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
+    """The jobs of training on a device that has these precisions: EventScribe's first; a slow one has fewer steps."""
     main, batch = ("bf16", 64) if device == "cuda" else ("fp32", 32)
     own = {"own": True, "batch": batch, "precision": main}
     jobs = {f"EventScribe, {main}": own, f"EventScribe, LoRA, {main}": own | {"lora": True}}
@@ -27,11 +25,11 @@ def training_jobs(device: str) -> dict[str, dict]:
             "EventScribe, bf16, batches of 256, compiled": own | {"compile": True, "batch": 256},
             "EventScribe, fp32": own | {"precision": "fp32"},
         }
-    elif "bf16" in has:
+    elif "bf16" in precisions:
         jobs["EventScribe, bf16"] = own | {"precision": "bf16"}
     example = {"own": False, "batch": 8, "precision": "fp32", "pad_to": MAX_TOKENS}
     jobs["the example's defaults: to 512, 8, fp32"] = example
-    if "bf16" in has:
+    if "bf16" in precisions:
         jobs["the example in bf16: to 512, 8"] = example | {"precision": "bf16"}
     padded = example | {"pad_to": None, "batch": 32, "precision": main}
     jobs[f"dynamic padding, 32, {main}"] = padded if device == "cuda" else padded | {"steps": 2}
