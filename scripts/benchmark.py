@@ -83,10 +83,12 @@ def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: o
     _model_rows("tokenize", todo, {}, json)
 
 
-def train(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+def train(
+    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
+) -> None:
     """Print the speed of fine-tuning, of EventScribe and of transformers' text-classification example."""
-    read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 5
-    limits = measuring.in_process(measuring.matrix_limits, device)
+    read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 4
+    limits = limits or measuring.in_process(measuring.matrix_limits, device)
     todo = {
         name: (training.train_with, how, model, read, device, steps)
         for name, how in training.training_jobs(device, limits).items()
@@ -94,9 +96,12 @@ def train(rows: int, model: str, lengths: str, device: str, json: Path | None) -
     _model_rows("train", todo, limits, json)
 
 
-def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+def score(
+    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
+) -> None:
     """Print the speed from texts to scores, of EventScribe and of transformers' pipeline."""
-    read, limits = texts.made_up_texts(rows, lengths), measuring.in_process(measuring.matrix_limits, device)
+    read = texts.made_up_texts(rows, lengths)
+    limits = limits or measuring.in_process(measuring.matrix_limits, device)
     todo = {
         name: (scoring.score_with, how, model, read, device)
         for name, how in scoring.scoring_jobs(device, rows, limits).items()
@@ -104,13 +109,13 @@ def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -
     _model_rows("score", todo, limits, json)
 
 
-def predict(rows: int, model: str, device: str, json: Path | None) -> None:
+def predict(rows: int, model: str, device: str, json: Path | None, limits: dict[str, float] | None = None) -> None:
     """Print how long raw events take to become scores, by scripts/predict.py, and how much of it is not the model."""
     print(f"{_machine()}\n")
     _print_row("predict", "users", "seconds", "users/s", "without the model", "peak MiB")
     _print_row(*["---"] * 6)
     found = {}
-    for precision in measuring.in_process(measuring.matrix_limits, device):
+    for precision in limits or measuring.in_process(measuring.matrix_limits, device):
         run = measuring.in_process(predicting.predict_with, model, rows, device, precision)
         run["without_model"] = 1 - run["model_seconds"] / run["seconds"]
         speed, waits = run["rows"] / run["seconds"], f"{run['without_model']:.2f}"
@@ -165,18 +170,19 @@ def everything(model: str, lengths: str, device: str, json: Path | None) -> None
     """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
     began = time.perf_counter()
     prepare(2_000_000, 8, [], "3GB", None, moments=False)
-    scored = 60_000 if device == "cuda" else 400
+    limits = measuring.in_process(measuring.matrix_limits, device)
+    few, both = (60_000 if device == "cuda" else 400), {"lengths": lengths, "limits": limits}
     for name, step, step_model, rows, more in (
         ("tokenize", tokenize, model, 50_000, {"lengths": lengths}),
-        ("train", train, model, 4_000, {"lengths": lengths}),
-        ("score", score, model, scored, {"lengths": lengths}),
-        ("predict-tiny", predict, texts.BERT_TINY, 20_000, {}),
-        ("predict", predict, model, scored, {}),
+        ("train", train, model, 4_000, both),
+        ("score", score, model, few, both),
+        ("predict", predict, model, few // 2, {"limits": limits}),
+        ("predict-tiny", predict, texts.BERT_TINY, 8_000, {"limits": limits}),
     ):
         path = json.with_name(f"{json.stem}-{name}.json") if json else None
-        print(f"\nafter {time.perf_counter() - began:.0f} s:", end=" ")
+        print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
         step(rows=rows, model=step_model, device=device, json=path, **more)
-    print(f"\nafter {time.perf_counter() - began:.0f} s:", end=" ")
+    print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
     evaluate(200_000, 5, 1000)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
