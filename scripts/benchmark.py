@@ -25,9 +25,11 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 from benchmark_jobs import (
     evaluating,
@@ -169,16 +171,17 @@ def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
     """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
     began = time.perf_counter()
-    prepare(2_000_000, 8, [], "3GB", None, moments=False)
+    prepare(3_000_000, 8, [], "3GB", None, moments=False)
     limits = measuring.in_process(measuring.matrix_limits, device)
     few, both = (60_000 if device == "cuda" else 400), {"lengths": lengths, "limits": limits}
-    for name, step, step_model, rows, more in (
+    steps: list[tuple[str, Callable[..., None], str, int, dict[str, Any]]] = [
         ("tokenize", tokenize, model, 50_000, {"lengths": lengths}),
         ("train", train, model, 4_000, both),
         ("score", score, model, few, both),
         ("predict", predict, model, few // 2, {"limits": limits}),
         ("predict-tiny", predict, texts.BERT_TINY, 8_000, {"limits": limits}),
-    ):
+    ]
+    for name, step, step_model, rows, more in steps:
         path = json.with_name(f"{json.stem}-{name}.json") if json else None
         print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
         step(rows=rows, model=step_model, device=device, json=path, **more)
