@@ -89,8 +89,8 @@ def run(given: Namespace) -> None:
         else:
             from finetune.serving.predict import predict_log
 
-            more = {"groups": given.groups, "precision": given.precision}
-            predict_log(given.model, data, given.cutoff, given.output, **more, **settings)
+            settings |= {"groups": given.groups, "precision": given.precision}
+            predict_log(given.model, data, given.cutoff, given.output, **settings)
 
 
 def _settings(given: Namespace) -> dict[str, Any]:
