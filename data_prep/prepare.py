@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
@@ -55,6 +55,7 @@ def prepare(
     text: TextConfig,
     spark: SparkConfig | None = None,
     schema: EventSerializer | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write FOLDER/NAME: {train,validation,test,unlabelled}.parquet, serializer.json, manifest.json and README.md.
 
@@ -71,6 +72,7 @@ def prepare(
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
         schema: Writes the texts; None takes that of text.schema, or learns bins and vocabularies of this log.
+        ready: Called once the log's columns are known to be right, before a row is read; data.time_limit counts it.
 
     Returns:
         The output's folder.
@@ -89,6 +91,7 @@ def prepare(
     key = _key(config, [*(text for sources in read for text in expanded(sources)), key_mark(data), *given], known)
     old = find_manifest(folder)
     if old and key is not None and old["key"] == key and old["files"] == _sizes(folder, old["files"]):
+        ready()
         print(f"{folder} is up to date")
         return folder
     if old is None and folder.exists() and (folder.is_file() or any(folder.iterdir())):
@@ -96,7 +99,7 @@ def prepare(
     _keep_freed_memory()
     with replacing(folder) as made:
         with connect(data.memory_limit, made.parent / "spill") as con, refused("prepare", "see data.memory_limit"):
-            written = _write(con, made, name, data, task, text, spark, schema)
+            written = _write(con, made, name, data, task, text, spark, schema, ready)
         written |= {"key": key, "config": config, "seconds": round(time.perf_counter() - started, 1)}
         manifest = cast(Manifest, written)
         (made / "README.md").write_text(dataset_card(name, task, manifest), encoding="utf-8")
@@ -128,13 +131,14 @@ def _write(
     text: TextConfig,
     spark: SparkConfig | None,
     schema: EventSerializer | None,
+    ready: Callable[[], None],
 ) -> dict:
     """Write the splits and the serializer; returns the manifest without config and times."""
     with ExitStack() as stack, tqdm(total=3, desc="prepare", unit="step") as bar:
         bar.set_postfix_str("read the log")
         engine = SparkLog(stack.enter_context(spark_session(spark)), con, data) if spark else LocalLog(con, data)
         with confined(con, data, folder.parent):  # where the parts will lie, too
-            log = engine.read(folder, partial(_check_columns, con, task, text))
+            log = engine.read(folder, partial(_check_columns, con, task, text, ready))
         cutoffs = resolve_cutoffs(task, log)
         given = read_examples(task, data, folder.parent / "spill")
         users = read_users(data, folder.parent / "spill")
@@ -143,8 +147,7 @@ def _write(
         engine.sample(sample_condition(log))
         examples, labels = fit_examples(con, engine.count, log, cutoffs, task, text, given, users, schema)
         examples.serializer.save_pretrained(folder)
-        doubts = doubtful_windows(engine.count, task, cutoffs, log)
-        doubts += coarse_moments(engine.count, task, data.timezone)
+        doubts = doubtful_windows(engine.count, task, cutoffs, log) + coarse_moments(engine.count, task, data.timezone)
         facts = log_facts(con, engine.count, examples.serializer, cutoffs["train"][-1], data.timezone)
         doubts += schema_doubts(con, schema, cutoffs["train"][-1], facts["known"]) if schema else []
         bar.update()
@@ -181,10 +184,17 @@ def _write(
     }
 
 
-def _check_columns(con: duckdb.DuckDBPyConnection, task: TaskConfig, text: TextConfig, types: dict[str, str]) -> None:
+def _check_columns(
+    con: duckdb.DuckDBPyConnection,
+    task: TaskConfig,
+    text: TextConfig,
+    ready: Callable[[], None],
+    types: dict[str, str],
+) -> None:
     """Refuse a column that the log does not have before a row of it is read."""
     check_fields(text, {"event_type": "VARCHAR"} | types)
     check_columns(con, task, types)
+    ready()
 
 
 def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:

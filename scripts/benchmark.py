@@ -7,6 +7,7 @@ python scripts/benchmark.py evaluate
 python scripts/benchmark.py tokenize
 python scripts/benchmark.py train --device cuda --model bert-base --json train.json
 python scripts/benchmark.py score
+python scripts/benchmark.py predict --model bert-tiny --rows 20_000
 python scripts/benchmark.py growth --plot growth.svg
 python scripts/benchmark.py serve --model runs/quickstart/model
 python scripts/benchmark.py all
@@ -20,18 +21,31 @@ seconds: jobs of several threads wait longest for cores, so the seconds of DuckD
 
 import argparse
 import os
-import re
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain, product
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from benchmark_jobs import evaluating, growing, measuring, preparing, scoring, serving, texts, training, with_pandas
+from benchmark_jobs import (
+    evaluating,
+    growing,
+    measuring,
+    options,
+    predicting,
+    preparing,
+    scoring,
+    serving,
+    texts,
+    training,
+    with_pandas,
+)
 from benchmark_jobs.measuring import JobFailedError, Measured
-from benchmark_jobs.preparing import DAYS, HORIZON, Cutoffs
+from benchmark_jobs.preparing import DAYS, Cutoffs
 
 EVALUATION = ("finetune.evaluation.evaluate",)  # what its jobs import before the clock starts
 
@@ -71,23 +85,46 @@ def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: o
     _model_rows("tokenize", todo, {}, json)
 
 
-def train(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+def train(
+    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
+) -> None:
     """Print the speed of fine-tuning, of EventScribe and of transformers' text-classification example."""
-    read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 6
+    read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 4
+    limits = limits or measuring.in_process(measuring.matrix_limits, device)
     todo = {
         name: (training.train_with, how, model, read, device, steps)
-        for name, how in training.training_jobs(device).items()
+        for name, how in training.training_jobs(device, limits).items()
     }
-    _model_rows("train", todo, _limits(device), json)
+    _model_rows("train", todo, limits, json)
 
 
-def score(rows: int, model: str, lengths: str, device: str, json: Path | None) -> None:
+def score(
+    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
+) -> None:
     """Print the speed from texts to scores, of EventScribe and of transformers' pipeline."""
     read = texts.made_up_texts(rows, lengths)
+    limits = limits or measuring.in_process(measuring.matrix_limits, device)
     todo = {
-        name: (scoring.score_with, how, model, read, device) for name, how in scoring.scoring_jobs(device, rows).items()
+        name: (scoring.score_with, how, model, read, device)
+        for name, how in scoring.scoring_jobs(device, rows, limits).items()
     }
-    _model_rows("score", todo, _limits(device), json)
+    _model_rows("score", todo, limits, json)
+
+
+def predict(rows: int, model: str, device: str, json: Path | None, limits: dict[str, float] | None = None) -> None:
+    """Print how long raw events take to become scores, by scripts/predict.py, and how much of it is not the model."""
+    print(f"{_machine()}\n")
+    _print_row("predict", "users", "seconds", "users/s", "without the model", "peak MiB")
+    _print_row(*["---"] * 6)
+    found = {}
+    for precision in limits or measuring.in_process(measuring.matrix_limits, device):
+        run = measuring.in_process(predicting.predict_with, model, rows, device, precision)
+        run["without_model"] = 1 - run["model_seconds"] / run["seconds"]
+        speed, waits = run["rows"] / run["seconds"], f"{run['without_model']:.2f}"
+        _print_row(f"{model}, {precision}", run["rows"], f"{run['seconds']:.1f}", speed, waits, run["peak_mib"])
+        found[precision] = run
+    if json:
+        measuring.write_json(json, {"machine": _machine(), "predict": found})
 
 
 def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | None) -> None:
@@ -133,19 +170,24 @@ def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: 
 
 def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
     """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
-    prepare(1_000_000, 8, [], "3GB", None, moments=False)
-    sizes = {"tokenize": 100_000, "train": 4_000, "score": 60_000 if device == "cuda" else 600}
-    for name, step in {"tokenize": tokenize, "train": train, "score": score}.items():
+    began = time.perf_counter()
+    prepare(3_000_000, 8, [], "3GB", None, moments=False)
+    limits = measuring.in_process(measuring.matrix_limits, device)
+    few, both = (60_000 if device == "cuda" else 400), {"lengths": lengths, "limits": limits}
+    steps: list[tuple[str, Callable[..., None], str, int, dict[str, Any]]] = [
+        ("tokenize", tokenize, model, 50_000, {"lengths": lengths}),
+        ("train", train, model, 4_000, both),
+        ("score", score, model, few, both),
+        ("predict", predict, model, few // 2, {"limits": limits}),
+        ("predict-tiny", predict, texts.BERT_TINY, 8_000, {"limits": limits}),
+    ]
+    for name, step, step_model, rows, more in steps:
         path = json.with_name(f"{json.stem}-{name}.json") if json else None
-        print()
-        step(rows=sizes[name], model=model, lengths=lengths, device=device, json=path)
-    print()
+        print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
+        step(rows=rows, model=step_model, device=device, json=path, **more)
+    print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
     evaluate(200_000, 5, 1000)
-
-
-def _limits(device: str) -> dict[str, float]:
-    kinds = {"fp32": "float32"} | ({"bf16": "bfloat16"} if device == "cuda" else {})
-    return {name: measuring.in_process(measuring.matrix_limit, device, kind)["flops"] for name, kind in kinds.items()}
+    print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
 def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], json: Path | None) -> None:
@@ -157,7 +199,7 @@ def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], jso
     first, found = None, {}
     for name, (job, *arguments) in todo.items():
         run = measuring.in_process(job, *arguments)
-        limit = limits.get("fp32" if "fp32" in name or "bf16" not in limits else "bf16")
+        limit = limits.get("bf16" if "bf16" in name else "fp32")
         figures = found[name] = measuring.figures(run, limit, first)
         first = first or run
         shown = [figures[key] for key in ("rows_per_second", "tokens_per_second")]
@@ -224,114 +266,44 @@ def _print_row(*cells: object) -> None:
     print("| " + " | ".join(cell if isinstance(cell, str) else f"{cell:,.0f}" for cell in cells) + " |", flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        _refuse(message.removeprefix("argument ") + ("" if ";" in message else "; see --help"))
-
-
-def _refuse(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _events(text: str) -> int:
-    if not re.fullmatch(r"\d+(_\d+)*", text) or int(text) < 10_000:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 10_000 on; write 5_000_000")
-    return int(text)
-
-
-def _cutoffs(text: str) -> int:
-    most = DAYS // HORIZON.days - 1
-    if not re.fullmatch(r"\d+", text) or not 3 <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 3 to {most}; write 8")
-    return int(text)
-
-
-def _memory(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; write 3GB")
-    return text
-
-
-def _rows(text: str) -> int:
-    if not re.fullmatch(r"\d+(_\d+)*", text) or int(text) < 64:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 64 on; write 4_000")
-    return int(text)
-
-
-def _model(text: str) -> str:
-    if text in (*texts.SIZES, texts.MINILM):
-        return text
-    if not (Path(text) / "config.json").is_file():
-        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a model; write minilm, bert-base, bert-tiny or one")
-    return text
-
-
-def _trained(text: str) -> Path:
-    if not (Path(text) / "task.json").is_file():
-        raise argparse.ArgumentTypeError(f"'{text}' is no folder of a trained model; write runs/NAME/model")
-    return Path(text)
-
-
-def _device(text: str) -> str:
-    if text not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no device; write cpu or cuda")
-    if text == "cuda" and not _has_cuda():
-        raise argparse.ArgumentTypeError("cuda: torch finds no GPU on this machine; write cpu")
-    return text
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _folder(text: str) -> Path:
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is no folder ({error.strerror}); name another") from error
-    return Path(text)
-
-
 MODEL_STEPS = {  # of a model: what runs it, and how many texts by default
     "tokenize": (tokenize, 100_000),
     "train": (train, 4_000),
     "score": (score, 1_000),
+    "predict": (predict, 2_000),
     "growth": (growth, 2_000),
     "all": (everything, None),
 }
 
 
-def _add_model_steps(steps: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_model_steps(steps: "argparse._SubParsersAction[options.Parser]") -> None:
     for name, (function, rows) in MODEL_STEPS.items():
         doc = function.__doc__
         step = steps.add_parser(name, help=doc.split(",")[0].removeprefix("Print ") + ".", description=doc)
         if rows:
-            step.add_argument("--rows", type=_rows, default=rows, help="Texts.")
+            step.add_argument(
+                "--rows", type=options.rows, default=rows, help="Users of the log." if name == "predict" else "Texts."
+            )
         step.add_argument(
             "--model",
-            type=_model,
-            default="bert-tiny" if name == "growth" else "minilm",
+            type=options.model,
+            default="bert-tiny" if name in ("growth", "predict") else "minilm",
             help="minilm, bert-base or bert-tiny (random weights), or a folder.",
         )
         if name == "growth":
             step.add_argument("--plot", type=Path, help="Also draw it there: .svg, .png or .pdf.")
-        else:
+        elif name != "predict":
             step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
         step.add_argument(
-            "--device", type=_device, default=None, help="cpu or cuda; by default cuda where there is one."
+            "--device", type=options.device, default=None, help="cpu or cuda; by default cuda where there is one."
         )
         step.add_argument("--json", type=Path, help="Also write the figures there.")
 
 
-def _add_serve(steps: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_serve(steps: "argparse._SubParsersAction[options.Parser]") -> None:
     step = steps.add_parser("serve", help="Requests to answers, of scripts/serve.py.", description=serve.__doc__)
-    step.add_argument("--model", type=_trained, required=True, help="runs/NAME/model.")
-    step.add_argument("--users", type=_rows, default=1_000, help="With 50 events each, before the clock starts.")
+    step.add_argument("--model", type=options.trained, required=True, help="runs/NAME/model.")
+    step.add_argument("--users", type=options.rows, default=1_000, help="With 50 events each, before the clock starts.")
     step.add_argument("--seconds", type=int, choices=range(1, 3601), metavar="N", default=10, help="For each row.")
     step.add_argument(
         "--rate", type=int, choices=range(1, 100_001), metavar="N", default=100, help="Scores a second, in its row."
@@ -351,42 +323,42 @@ def _add_serve(steps: "argparse._SubParsersAction[_Parser]") -> None:
 
 def main() -> None:
     """Run the benchmark that the command line names."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    steps = parser.add_subparsers(dest="step", required=True, parser_class=_Parser)
+    parser = options.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = parser.add_subparsers(dest="step", required=True, parser_class=options.Parser)
     step = steps.add_parser(
         "prepare",
         help="The log to labelled texts.",
         description="EventScribe beside a hand-written query for DuckDB, run once a cutoff, and beside pandas.",
     )
-    step.add_argument("--events", type=_events, default=5_000_000, help="Size of the log, with 25 events a user.")
-    step.add_argument("--cutoffs", type=_cutoffs, default=8, help="Weekly ones; the last two validate and test.")
+    step.add_argument("--events", type=options.events, default=5_000_000, help="Of the log, with 25 a user.")
+    step.add_argument("--cutoffs", type=options.cutoffs, default=8, help="Weekly ones; the last two validate and test.")
     step.add_argument(
         "--table",
-        type=lambda text: [_events(part) for part in text.split(",")],
+        type=lambda text: [options.events(part) for part in text.split(",")],
         default=[],
         help="Instead: EventScribe alone on logs of these sizes, with 100 events a user.",
     )
-    step.add_argument("--memory-limit", type=_memory, default="3GB", help="data.memory_limit for --table.")
+    step.add_argument("--memory-limit", type=options.memory, default="3GB", help="data.memory_limit for --table.")
     step.add_argument(
         "--moments", action="store_true", help="With --table also rows with as many cutoffs right after views of users."
     )
-    step.add_argument("--folder", type=_folder, help="Keeps the logs there for the next time; outputs are deleted.")
+    step.add_argument("--folder", type=options.folder, help="Keeps the logs for the next time; outputs are deleted.")
     step = steps.add_parser("evaluate", help="Predictions to metrics with intervals.", description=evaluate.__doc__)
-    step.add_argument("--rows", type=_events, default=1_000_000, help="Predictions of each scorer, four a user.")
+    step.add_argument("--rows", type=options.events, default=1_000_000, help="Predictions of each scorer, four a user.")
     step.add_argument("--scorers", type=int, choices=range(1, 10), default=5, help="The model and baselines.")
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
     _add_serve(steps)
     _add_model_steps(steps)
     given = vars(parser.parse_args())
     if "device" in given:
-        given["device"] = given["device"] or _device("cuda" if _has_cuda() else "cpu")
+        given["device"] = given["device"] or options.device("cuda" if options.has_cuda() else "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
         all_steps = {"prepare": prepare, "evaluate": evaluate, "serve": serve}
         all_steps |= {name: made for name, (made, _) in MODEL_STEPS.items()}
         all_steps[given.pop("step")](**given)
     except JobFailedError as error:
-        _refuse(error)
+        options.refuse(error)
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is deleted, but for the logs in --folder", file=sys.stderr)
         sys.exit(130)

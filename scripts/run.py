@@ -8,6 +8,7 @@ On several GPUs or nodes, run the steps one by one: scripts/prepare.py, then `ac
 """
 
 import os
+from functools import partial
 
 from data_prep import InputError
 from finetune.parser import Experiment, command
@@ -19,26 +20,39 @@ def main(experiment: Experiment) -> None:
         raise InputError(
             "scripts/run.py is one process", "launch scripts/pretrain.py and scripts/train.py with accelerate"
         )
-    from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
-    from finetune.evaluation.evaluate import check_evaluation, evaluate
-    from finetune.evaluation.verdict import table
-    from finetune.hub.model_card import write_model_card
-    from finetune.report.report import write_report
-    from finetune.training.arguments import training_arguments
-    from finetune.training.checkpoints import refuse_other_run
-    from finetune.training.pretrain import pretrain
-    from finetune.training.privacy_rules import refuse_unprotected
-    from finetune.training.rehearsal import rehearse
-    from finetune.training.train import train
+    from data_prep.prepare import prepare  # after the arguments are read, as it takes a second
 
     for folder in (experiment.data_folder.parent, experiment.run_folder.parent):  # refuse before any work
         folder.mkdir(parents=True, exist_ok=True)
+    ready = partial(refuse, experiment)
+    prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark, ready=ready)
+    learn(experiment)
+
+
+def refuse(experiment: Experiment) -> None:
+    """Refuse the other settings before a row of the log is read, but after its columns: torch takes seconds to load."""
+    from finetune.evaluation.evaluate import check_evaluation
+    from finetune.training.arguments import training_arguments
+    from finetune.training.checkpoints import refuse_other_run
+    from finetune.training.privacy_rules import refuse_unprotected
+    from finetune.training.rehearsal import rehearse
+
     refuse_other_run(experiment)
     check_evaluation(experiment)
     refuse_unprotected(experiment)
     training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     rehearse(experiment)
-    prepare(experiment.name, experiment.data, experiment.task, experiment.text, experiment.spark)
+
+
+def learn(experiment: Experiment) -> None:
+    """From the prepared data to the report."""
+    from finetune.evaluation.evaluate import evaluate
+    from finetune.evaluation.verdict import table
+    from finetune.hub.model_card import write_model_card
+    from finetune.report.report import write_report
+    from finetune.training.pretrain import pretrain
+    from finetune.training.train import train
+
     pretrain(experiment)
     train(experiment)
     metrics = evaluate(experiment)

@@ -1,9 +1,9 @@
-"""Scores of texts: on a GPU in bf16 and packed, everywhere in batches of texts of like lengths."""
+"""Scores of texts: on a GPU in bf16 and packed, on a CPU in bf16 if asked; in batches of texts of like lengths."""
 
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,23 +21,41 @@ from finetune.model.pooling import pooled_states
 from finetune.model.tokenization import padded
 from finetune.model.tokens import Tokens, tokenize
 
+try:
+    from torch.cpu import get_capabilities
+except ImportError:  # an older torch, which knows of no instructions
+    get_capabilities = dict
+
 # Tokens of a batch, padding included: more of them fill a GPU's cores; of fewer, a batch's texts are more alike.
 AT_A_TIME = {"cuda": 65_536, "cpu": 4_096}
 CHUNK = 16_384  # texts that are encoded while those before are scored
 
 
-def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """The model as it scores fastest: itself on a CPU, on a GPU with bf16 a packed copy whose encoder is in bf16.
+Precision = Literal["fp32", "bf16"]
+BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU's instructions for products of bf16; the last ones are Arm's
+
+
+def for_scoring(model: PreTrainedModel, precision: Precision | None = None) -> PreTrainedModel:
+    """The model as it scores fastest: itself in fp32, a copy whose encoder is in bf16, which a GPU reads packed.
 
     Pooler and head stay in float32, as scores of eight bits would have ties.
+
+    Args:
+        model: A classifier.
+        precision: None is bf16 on a GPU that has it, and fp32 elsewhere.
+
+    Raises:
+        InputError: See `check_precision`.
     """
     device = next(model.parameters()).device
-    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+    check_precision(device, precision)
+    if precision != "bf16" and (precision == "fp32" or device.type != "cuda" or not has_bf16(device)):
         return model
     found = copy.deepcopy(model)
     if isinstance(found, PeftModel) and found.peft_type == "LORA":
         found = cast(PreTrainedModel, found.merge_and_unload())
-    pack(found, found.config.eventscribe["pooling"])
+    if device.type == "cuda":
+        pack(found, found.config.eventscribe["pooling"])
     base = base_model(found)
     encoder = getattr(base, base.base_model_prefix)
     found.to(torch.bfloat16)  # pyright: ignore[reportArgumentType] - transformers' decorator hides that it is a method
@@ -45,6 +63,24 @@ def for_scoring(model: PreTrainedModel) -> PreTrainedModel:
     for part in filter(None, [getattr(encoder, "pooler", None), *heads]):
         part.to(torch.float32).register_forward_pre_hook(lambda part, given: (given[0].float(), *given[1:]))
     return found
+
+
+def check_precision(device: torch.device, precision: Precision | None) -> None:
+    """InputError where bf16 is asked for, and the device has no instructions for it; emulated, it is slower."""
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(
+            f"torch {torch.__version__} finds no bf16 instructions of this {'GPU' if device.type == 'cuda' else 'CPU'}",
+            "leave it out, and it scores in fp32",
+            setting="precision",
+        )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a GPU or CPU has instructions for products of bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = get_capabilities()
+    return any(capabilities.get(name) for name in BF16)
 
 
 @enough_memory(SCORING_REMEDY)

@@ -26,7 +26,7 @@ from data_prep.serializer import EventSerializer
 from data_prep.serving import BATCH, cutoff_of, past_texts, read_past
 from data_prep.task import check_loaded
 from finetune.model.calibration import Calibration
-from finetune.model.inference import embed_texts, for_scoring, score_texts
+from finetune.model.inference import Precision, check_precision, embed_texts, for_scoring, score_texts
 from finetune.model.loading import load_classifier, model_folder
 from finetune.model.objective import Objective
 from finetune.model.tokenization import encode
@@ -45,6 +45,7 @@ class EventClassifier:
         calibration: What evaluation fitted on validation; one that changes nothing where there is none.
         objective: Kind of label, and the name of each class in the order of the scores.
         task: The content of task.json: what is predicted, for whom, and the windows of time of the training.
+        precision: In which it scores, see `for_scoring`.
     """
 
     def __init__(
@@ -54,29 +55,43 @@ class EventClassifier:
         serializer: EventSerializer,
         calibration: Calibration,
         task: Task,
+        precision: Precision | None = None,
     ) -> None:
+        check_precision(model.device, precision)
+        self.precision = precision
         self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
         self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
 
     @cached_property
     def fastest(self) -> torch.nn.Module:
         """The model as `for_scoring` makes it."""
-        return for_scoring(self.model)
+        return for_scoring(self.model, self.precision)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, token: str | bool | None = None, revision: str | None = None
+        cls,
+        name_or_path: str | Path,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        precision: Precision | None = None,
     ) -> "EventClassifier":
         """Read a folder that finetune.training.train wrote, or fetch a repository of the hub.
 
+        Args:
+            name_or_path: The folder or the repository.
+            token: Of the hub.
+            revision: Of the repository.
+            precision: "bf16" also scores so on a CPU that has it, "fp32" also on a GPU; see `for_scoring`.
+
         Raises:
-            InputError: There is no such folder or repository, a file is missing, or it cannot be read.
+            InputError: There is no such folder or repository, a file is missing, it cannot be read, or the processor
+                has no bf16.
         """
         folder = model_folder(name_or_path, token, revision)
         model, tokenizer = load_classifier(folder)
         serializer, task = EventSerializer.from_pretrained(folder), read_task(folder)
         check_loaded(folder / TASK, task["task"], serializer.types)
-        return cls(model, tokenizer, serializer, Calibration.load(folder), task)
+        return cls(model, tokenizer, serializer, Calibration.load(folder), task, precision)
 
     def predict(
         self,

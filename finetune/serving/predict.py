@@ -35,6 +35,7 @@ from data_prep.serving import BATCH, LAST, MEMORY, PART_USERS, cutoff_of, part_t
 from data_prep.side_tables import all_logs
 from data_prep.sources import expanded, source_files
 from data_prep.users import key_mark
+from finetune.model.inference import Precision
 from finetune.model.loading import model_folder
 from finetune.model.tokenization import first_line
 from finetune.runs import whom
@@ -70,8 +71,9 @@ def predict_log(
     top: float | None = None,
     embeddings: bool = False,
     groups: Path | None = None,
+    precision: Precision | None = None,
 ) -> Path:
-    """Score every user of a log who has an event before the cutoff; rows as EventClassifier.predict gives them.
+    """Score all users of a log who have an event before the cutoff, as EventClassifier.predict does; return the output.
 
     What is left out or missing is said at the beginning. The order of the rows means nothing and is always the same.
     Processes of accelerate or torchrun share the parts. The same call after a stop goes on and reads the log no more.
@@ -89,23 +91,22 @@ def predict_log(
         top: Also list the users with the highest scores, this share of those scored; see `write_top`.
         embeddings: Also write a vector of each user, see `EventClassifier.embed`.
         groups: A file with the group of each user, for a model with thresholds of groups; see `UserGroups`.
-
-    Returns:
-        The output.
+        precision: bf16 or fp32; see `for_scoring`.
 
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
     accelerator, output = _accelerator(), Path(output)
     check_arguments(output, data, batch_size, part_users, top)
-    classifier = to_score(folder := model_folder(model), top)
+    classifier = to_score(folder := model_folder(model), top, precision)
     by_group = _by_group(groups, classifier, top, accelerator.is_main_process)
     moment, members = cutoff_of(classifier.serializer, cutoff), whom(classifier.task) if population else EVERYBODY
     with alone(work := output.with_name(f"{output.name}.parts"), accelerator.is_main_process):
         plan = None
         if accelerator.is_main_process:
             origin = {"cutoff": str(moment or LAST), "text": text, "population": population, "embeddings": embeddings}
-            plan = _plan(work, origin | _origin(folder, data, groups), classifier, data, moment, part_users, called)
+            origin |= {"precision": precision} | _origin(folder, data, groups)
+            plan = _plan(work, origin, classifier, data, moment, part_users, called)
         own = _own_parts(work, users := _users_by_part(plan), accelerator)
         with _bar(None if population else sum(users[part] for part in own), accelerator) as bar:
             for part, texts in _texts(classifier.serializer, data, work, own, moment, members):
@@ -145,9 +146,9 @@ def check_arguments(output: Path, data: DataConfig, batch_size: int, part_users:
     refuse_other(top_file(output))
 
 
-def to_score(folder: Path, top: float | None) -> EventClassifier:
-    """The model; InputError where it cannot be loaded, or its scores cannot be listed."""
-    classifier = EventClassifier.from_pretrained(folder)
+def to_score(folder: Path, top: float | None, precision: Precision | None = None) -> EventClassifier:
+    """The model; InputError where it cannot be loaded or score in this precision, or its scores cannot be listed."""
+    classifier = EventClassifier.from_pretrained(folder, precision=precision)
     if top is not None:
         refuse_lists(classifier.objective.task)
     return classifier
@@ -239,7 +240,8 @@ def _plan(
     if (work / PLAN).is_file():
         remedy = f"delete {work} and run the same command again"
         plan = read_json(work / PLAN, {"origin": dict, "users": users_by_part, "notes": [str]}, remedy)
-        before = {"embeddings": False, "groups": None} | plan["origin"]  # of an older version, which had none
+        older = {"embeddings": False, "groups": None, "precision": None}  # of a version that had none
+        before = older | plan["origin"]
         changed = [key for key in origin if before.get(key) != origin[key]]
         if changed:
             other = f"{'other' if changed[0].endswith('s') else 'another'} {changed[0]}"

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}  # a precision -> torch's name
+
 
 class JobFailedError(Exception):
     """A job ended without a result."""
@@ -124,6 +126,16 @@ def matrix_limit(device: str, kind: str) -> dict:
         for _ in range(rounds):
             _ = left @ right
     return {"flops": 2 * size**3 * rounds / spent[0]}
+
+
+def matrix_limits(device: str) -> dict[str, float]:
+    """`matrix_limit` of fp32, and of bf16 where the device has instructions for it."""
+    import torch
+
+    from finetune.model.inference import has_bf16
+
+    limits = {name: matrix_limit(device, kind)["flops"] for name, kind in PRECISIONS.items()}
+    return limits if has_bf16(torch.device(device)) else {"fp32": limits["fp32"]}
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """From texts to tokens, and from texts to scores: by EventScribe, and by transformers' tokenizer and pipeline."""
 
 import os
+from collections.abc import Collection
 
-from benchmark_jobs.measuring import clock, peak
+from benchmark_jobs.measuring import PRECISIONS, clock, peak
 from benchmark_jobs.texts import MAX_TOKENS, classifier, flops_of_token, tokenizer_of
 
 
@@ -22,14 +23,17 @@ def tokenize_with(how: str, model: str, texts: list[str]) -> dict:
     return {"seconds": spent[0], "tokens": int(found.lengths.sum()), "rows": len(texts)}
 
 
-def scoring_jobs(device: str, rows: int) -> dict[str, dict]:
-    """The jobs of scoring on a device: EventScribe's first; the slow ones score fewer rows."""
-    few = max(rows // 8, 32)
-    jobs: dict[str, dict] = {"EventScribe": {"own": True}}
+def scoring_jobs(device: str, rows: int, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
+    """The jobs of scoring on a device that has these precisions: EventScribe's first; slow ones score fewer rows."""
+    fastest = "bf16" if "bf16" in precisions else "fp32"
+    jobs: dict[str, dict] = {}
+    for precision in precisions if device == "cpu" else (fastest,):
+        jobs[f"EventScribe, {precision}"] = {"own": True, "precision": precision}
     if device == "cuda":
-        jobs["EventScribe, compiled"] = {"own": True, "compile": True}
-    jobs["pipeline, batches of 32"] = {"own": False, "batch": 32, "rows": few}
-    jobs["pipeline by default"] = {"own": False, "batch": 1, "rows": max(few // 8, 32)}
+        jobs[f"EventScribe, {fastest}, compiled"] = {"own": True, "precision": fastest, "compile": True}
+    few = max(rows // 8, 32)
+    jobs["pipeline, batches of 32, fp32"] = {"own": False, "batch": 32, "rows": few}
+    jobs["pipeline by default, fp32"] = {"own": False, "batch": 1, "rows": max(few // 8, 16)}
     return jobs
 
 
@@ -37,8 +41,8 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
     """Scores from texts, by EventScribe or by transformers' pipeline.
 
     Args:
-        how: own (EventScribe, else the pipeline), batch of the pipeline, compile, the tokens of a batch where they are
-            not EventScribe's own, and rows, where not all texts are scored.
+        how: own (EventScribe, else the pipeline), batch of the pipeline, precision and compile of EventScribe, the
+            tokens of a batch where they are not EventScribe's own, and rows, where not all texts are scored.
         model: See `classifier`.
         texts: See `made_up_texts`.
         device: cpu or cuda.
@@ -53,7 +57,7 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
     network.to(device)  # pyright: ignore[reportArgumentType] - transformers' decorator of `to` hides that it is a method
     if how["own"]:
         pool(network, "cls")
-        fastest = for_scoring(network)
+        fastest = for_scoring(network, how.get("precision"))
         if how.get("compile"):
             compile_layers(fastest)
 
@@ -74,7 +78,7 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
             ready(some, batch_size=how["batch"], truncation=True)
 
     with clock(device) as warm:
-        score(texts[: 64 if device == "cpu" else 2048])
+        score(texts[: 16 if device == "cpu" else 2048])
     rows = texts[: how.get("rows", len(texts))]
     with clock(device) as spent:
         score(rows)

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-from benchmark_jobs.measuring import clock, peak
+from benchmark_jobs.measuring import PRECISIONS, clock, peak
 from benchmark_jobs.texts import BERT_BASE, MAX_TOKENS, classifier, flops_of_token, tokenizer_of
 
 if TYPE_CHECKING:
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
 WARM = {"cuda": 3, "cpu": 1}  # steps before the clock starts
 
 
-def training_jobs(device: str) -> dict[str, dict]:
-    """The jobs of training on a device: EventScribe's first."""
-    precision, batch = ("bf16", 64) if device == "cuda" else ("fp32", 32)
-    own = {"own": True, "batch": batch, "precision": precision}
-    jobs = {f"EventScribe, {precision}": own, f"EventScribe, LoRA, {precision}": own | {"lora": True}}
+def training_jobs(device: str, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
+    """The jobs of training on a device that has these precisions: EventScribe's first; a slow one has fewer steps."""
+    main, batch = ("bf16", 64) if device == "cuda" else ("fp32", 32)
+    own = {"own": True, "batch": batch, "precision": main}
+    jobs = {f"EventScribe, {main}": own, f"EventScribe, LoRA, {main}": own | {"lora": True}}
     if device == "cuda":
         jobs |= {
             "EventScribe, bf16, compiled": own | {"compile": True},
             "EventScribe, bf16, batches of 256, compiled": own | {"compile": True, "batch": 256},
             "EventScribe, fp32": own | {"precision": "fp32"},
         }
+    elif "bf16" in precisions:
+        jobs["EventScribe, bf16"] = own | {"precision": "bf16"}
     example = {"own": False, "batch": 8, "precision": "fp32", "pad_to": MAX_TOKENS}
     jobs["the example's defaults: to 512, 8, fp32"] = example
-    if device == "cuda":
+    if "bf16" in precisions:
         jobs["the example in bf16: to 512, 8"] = example | {"precision": "bf16"}
-    jobs[f"dynamic padding, 32, {precision}"] = example | {"pad_to": None, "batch": 32, "precision": precision}
+    padded = example | {"pad_to": None, "batch": 32, "precision": main}
+    jobs[f"dynamic padding, 32, {main}"] = padded if device == "cuda" else padded | {"steps": 2}
     return jobs
 
 
@@ -38,7 +41,7 @@ def train_with(how: dict, model: str, texts: list[str], device: str, steps: int)
 
     Args:
         how: own (EventScribe, else the example), batch, precision (fp32, bf16, fp16), and for EventScribe lora and
-            compile, for the example pad_to (None: to the longest of the batch).
+            compile, for the example pad_to (None: to the longest of the batch); steps, where it takes fewer.
         model: See `classifier`.
         texts: See `made_up_texts`.
         device: cpu or cuda.
@@ -46,7 +49,7 @@ def train_with(how: dict, model: str, texts: list[str], device: str, steps: int)
     """
     from transformers import PrinterCallback, Trainer
 
-    warm = WARM[device]
+    warm, steps = WARM[device], min(steps, how.get("steps", steps))
     arguments = _arguments(how, device, warm + steps)
     made = _own(how, model, texts, arguments) if how["own"] else _example(how, model, texts)
     batches, moments = [], {}

