@@ -58,7 +58,7 @@ class EventClassifier:
         precision: Precision | None = None,
     ) -> None:
         check_precision(model.device, precision)
-        self.precision = precision
+        self.precision: Precision | None = precision
         self.model, self.tokenizer, self.serializer = model, tokenizer, serializer
         self.calibration, self.task, self.objective = calibration, task, Objective.of_model(model.config)
 
