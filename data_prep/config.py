@@ -238,11 +238,11 @@ class TextConfig:
     often and when the user had each class), or names from the manifest's list of aggregates."""
     fields: dict[str, TextField] = field(default_factory=lambda: {"event_type": TextField(top=20)})
     """The columns of an event that enter the text, in this order."""
+    max_events: int = 20
+    """The newest events that are kept."""
     tail_bins: int | None = None
     """At most so many bins more for the largest values of each number of the header: the last of 16 is halved, then its
     upper half, as long as that begins 1.3 times as high. 4 suits a label of money, of which few spend the most."""
-    max_events: int = 20
-    """The newest events that are kept."""
     session_gap: str | None = None
     """Where cutoffs are at events or in task.examples: a pause that ends a session, such as 30 minutes. The header and
     the aggregates then tell of the session at hand, and texts of pauses of less than a day."""

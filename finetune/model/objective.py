@@ -20,7 +20,6 @@ from finetune import metrics, survival
 from finetune.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
-FEW = 100  # rows that are too few to tell a factor
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
 
 
@@ -80,24 +79,6 @@ class Scale:
         """The value that an output stands for."""
         values = learned * self.deviation + self.mean
         return np.expm1(values) if self.log else signed_square(values) if self.root else values
-
-
-def best_factor(labels: np.ndarray, scores: np.ndarray) -> float:
-    """By what values have to be multiplied so that their absolute error is the least: the median of label / score,
-    weighted by the score, of the scores above zero; 1 where these are fewer than FEW or as often as not worth zero.
-
-    Args:
-        labels: Of shape (rows,).
-        scores: In the labels' unit, of shape (rows,).
-    """
-    above = scores > 0
-    if above.sum() < FEW:
-        return 1.0
-    ratios, weights = labels[above] / scores[above], scores[above]
-    order = np.argsort(ratios, kind="stable")
-    summed = np.cumsum(weights[order])
-    factor = float(ratios[order][np.searchsorted(summed, summed[-1] / 2)])
-    return factor if factor > 0 else 1.0
 
 
 @dataclass(frozen=True)

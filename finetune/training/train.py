@@ -37,7 +37,7 @@ from finetune.effects import weight_settings
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash
-from finetune.model.objective import Objective, Scale, best_factor, class_weights
+from finetune.model.objective import Objective, Scale, class_weights
 from finetune.model.packing import batches_for
 from finetune.model.tokenization import build_tokenizer, first_line, name_for_others, word_tokenizer
 from finetune.model.tokens import tokens_of_split
@@ -73,6 +73,7 @@ from finetune.training.start import starting_point, word_texts
 from finetune.training.teacher import taught
 from finetune.training.teacher_model import refuse_teacher, taught_by_model
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
+from finetune.training.value_factor import scaled_to_validation
 
 TASK_FACTS = (
     "name",
@@ -159,7 +160,7 @@ def _train(
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
             begin(experiment.checkpoint_folder, origin, resume)
         seconds = trained(trainer, resume, "training")
-        facts |= _scaled_to_validation(experiment, trainer)
+        facts |= scaled_to_validation(experiment, trainer)
         best = experiment.checkpoint_folder / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
         if trainer.is_world_process_zero():
@@ -230,28 +231,6 @@ def build_trainer(
         "teacher": experiment.finetuning.teacher,
         "teacher_model": experiment.finetuning.teacher_model,
     }
-
-
-def _scaled_to_validation(experiment: Experiment, trainer: LengthGroupedTrainer) -> dict[str, float]:
-    """Let values by the absolute error stand for so many times as much as makes it the least on validation.
-
-    The squared distance from the teacher draws large values towards the middle. A factor on them is a part of the
-    scale, so that the weights stay as they are.
-
-    Returns:
-        value_factor, for the training log; nothing where nothing is scaled.
-    """
-    settings, kept = experiment.finetuning, trainer.model.config.eventscribe
-    if not kept["scale"] or settings.value_loss != "absolute_error" or settings.log_scale or settings.privacy:
-        return {}
-    scale, found = Scale(**kept["scale"]), trainer.predict(trainer.eval_dataset)
-    labels, scores = (scale.value(np.asarray(part).reshape(-1)) for part in (found.label_ids, found.predictions))
-    factor = best_factor(labels, scores)
-    kept["scale"] = asdict(scale.times(factor))
-    before, after = (np.abs(times * scores - labels).mean() for times in (1, factor))
-    if trainer.is_world_process_zero():
-        print(f"values are multiplied by {factor:.3f}: MAE {before:,.4g} -> {after:,.4g} on validation")
-    return {"value_factor": factor}
 
 
 def _tokenizer(

@@ -92,13 +92,9 @@ def with_seeds(run: Path, noises: list[float], validation: float = 0.7) -> Path:
         table = table.append_column(f"score_of_seed_{seed}", pa.array(scores))
     pq.write_table(table, path)
     metrics = json.loads((run / "metrics.json").read_text())
-    figures = {
-        "auroc": 0.7,
-        "deviation": 0.01,
-        "validation": validation,
-        "baselines": {"mean_of_seeds": {"auroc": 0.7}},
-    }
-    (run / "metrics.json").write_text(json.dumps(metrics | {"single": figures}))
+    single = {"auroc": 0.7, "deviation": 0.01, "validation": validation}
+    metrics["single"] = single | {"baselines": {"mean_of_seeds": {"auroc": 0.7}}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
     return run
 
 
@@ -159,10 +155,11 @@ def test_rows_in_any_order_are_compared_by_the_main_measure_of_each_task(tmp_pat
         assert low <= run["difference"] <= high
         assert (low, high) == (0, 0) if run["name"] == "good" else (low > 0 if task == "value" else high < 0)
     assert compared["take"] == "good"
-    assert compared["verdict"]["headline"] == "Of these runs take good."
-    assert "is better than that of each of the other 2 runs, by more than chance" in compared["verdict"]["sure"]
-    assert compared["verdict"]["sure"].endswith("; lower is better.") == (task == "value")
-    assert compared["verdict"]["rival"].endswith("evaluate them again to see boosting beside them.")
+    said = compared["verdict"]
+    assert said["headline"] == "Of these runs take good."
+    assert "is better than that of each of the other 2 runs, by more than chance" in said["sure"]
+    assert said["sure"].endswith("; lower is better.") == (task == "value")
+    assert said["rival"].endswith("evaluate them again to see boosting beside them.")
 
 
 def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_best(tmp_path):
@@ -173,12 +170,9 @@ def test_runs_whose_differences_include_zero_are_level_and_none_is_called_the_be
     assert standing == {"one": "level", "two": "level", "same": "level", "bad": "behind"}
     assert compared["best"] is None
     assert compared["take"] == "two"  # the best on validation of those that are level
-    assert re.search(
-        r"these rows cannot tell one \(\S+\), same \(\S+\) and two \(\S+\) apart", compared["verdict"]["sure"]
-    )
-    assert re.search(
-        r"the best on validation; bad \(0\.\d{4}\) is worse, by more than chance\.", compared["verdict"]["sure"]
-    )
+    sure = compared["verdict"]["sure"]
+    assert re.search(r"these rows cannot tell one \(\S+\), same \(\S+\) and two \(\S+\) apart", sure)
+    assert re.search(r"the best on validation; bad \(0\.\d{4}\) is worse, by more than chance\.", sure)
     runs = by_name(compared)
     assert runs["same"]["difference"] == runs["two"]["difference"]
     assert runs["same"]["difference_interval"] == runs["two"]["difference_interval"]

@@ -50,6 +50,8 @@ def weights_of(experiment):
 def test_a_federation_of_one_site_is_plain_training_to_the_bit(trained, tmp_path, adapter):
     lora = ["--model.peft", '{"method": "lora", "r": 2, "target_modules": ["query"]}']
     more = ["--model.name_or_path", str(trained.model_folder), *lora] if adapter else []
+    # By which nothing is tied: a training looks at the loss of checkpoints whose AUROC is, and a federation does not.
+    more += ["--training.metric_for_best_model", "average_precision"]
     experiment = parse_experiment("", ["--config", str(site(tmp_path / "one", "one")), *more])
     here, there = Pipe()
     found = []

@@ -7,7 +7,7 @@ from torch.nn import functional
 from data_prep import InputError
 from data_prep.config import Label
 from finetune.measures import MAIN, MEASURES, measure_names
-from finetune.model.objective import Objective, Scale, best_factor, class_weights
+from finetune.model.objective import Objective, Scale, class_weights
 
 RANDOM = np.random.default_rng(0)
 BINARY = Objective("binary", ("no_churn", "churn"))
@@ -103,17 +103,6 @@ def test_a_root_scale_counts_large_values_less_and_keeps_their_sign():
 def test_values_of_a_scale_are_multiplied(root):
     scale, outputs = Scale(log=False, mean=1.0, deviation=2.0, root=root), np.array([-3.0, 0.0, 4.0])
     np.testing.assert_allclose(scale.times(1.44).value(outputs), 1.44 * scale.value(outputs))
-
-
-def test_the_best_factor_makes_the_absolute_error_the_least():
-    scores = np.append(RANDOM.gamma(2, 20, 300), np.zeros(50))
-    labels = np.append(1.3 * scores[:300] * RANDOM.lognormal(0, 0.5, 300), np.full(50, 7.0))
-    factor = best_factor(labels, scores)
-    errors = [np.abs(times * scores - labels).sum() for times in (factor, factor * 1.02, factor / 1.02)]
-    assert errors[0] == min(errors)
-    assert factor == pytest.approx(1.3, abs=0.1)
-    assert best_factor(labels[:99], scores[:99]) == 1  # too few rows
-    assert best_factor(np.zeros(350), scores) == 1  # by zero nothing would be told apart
 
 
 def test_a_log_scale_refuses_values_below_zero():

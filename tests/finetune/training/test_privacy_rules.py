@@ -165,7 +165,7 @@ def test_values_are_scaled_by_what_is_given(public, tmp_path):
     prepare(valued.name, valued.data, valued.task, valued.text)
     (model,) = train(valued)
     scale = json.loads((model / "config.json").read_text())["eventscribe"]["scale"]
-    assert scale == {"log": False, "mean": 40, "deviation": 60}
+    assert scale == {"log": False, "root": False, "mean": 40, "deviation": 60}
     spent = json.loads((valued.run_folder / TRAINING_LOG).read_text())["privacy"]
     assert spent["threshold_epsilon"] == 0  # of values none is chosen
     assert np.isclose(spent["epsilon"], 4, atol=0.05)
