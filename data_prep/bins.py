@@ -33,7 +33,7 @@ def quantile_edges(quantiles: Callable[[np.ndarray], np.ndarray], bins: int, tai
     """
     edges = sorted(set(quantiles(np.arange(1, bins) / bins).tolist()))
     for edge in quantiles(1 - 0.5 ** np.arange(1, tail + 1) / bins).tolist():
-        if not edges or not edge >= HEAVY * edges[-1] > 0:
+        if not edges or edge <= edges[-1] or edge < HEAVY * edges[-1]:
             break
         edges.append(edge)
     return edges

@@ -276,6 +276,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
             "teacher_model": MayLack(str),
             "reweigh": MayLack(REWEIGHED),
             "privacy": MayLack(PRIVACY),
+            "value_factor": MayLack(NUMBER),
         },
         "drift": MayLack([{"input": str, "psi": NUMBER, "ages": MayLack(bool)}]),
         "lengths": MayLack({str: a_histogram}),

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from benchmark_jobs.transfer import moved_regression  # before finetune, which takes this folder out of the path
 
+from data_prep import InputError
 from data_prep.cutoffs import split_file
 from finetune.command import CommandParser, guarded
 from finetune.config import Experiment
@@ -195,8 +196,13 @@ def _few_labels(arguments: list[str], quick: bool) -> Experiment:
     if quick:
         return experiment
     rows = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"]).num_rows
-    low, high = FEW_STEPS
-    return parse_experiment("", [*arguments, "--training.max_steps", str(min(max(rows // 32, low), high))])
+    return parse_experiment("", [*arguments, "--training.max_steps", str(few_steps(rows))])
+
+
+def few_steps(rows: int) -> int:
+    """The steps of a training on so many labelled rows, in batches of 32."""
+    least, most = FEW_STEPS
+    return min(max(rows // 32, least), most)
 
 
 def result(metrics: Metrics, told_by: str) -> dict:
@@ -323,11 +329,14 @@ def main(given: Namespace) -> None:
     commit = code.stdout.strip()
     made = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "quick": given.quick}
     output = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {}
-    if {key: output.get(key) for key in made} != made:
-        output = made | {"cells": {}}
+    if output and {key: output.get(key) for key in made} != made:
+        other = f"{output['machine']}{', quick' * output['quick']}"
+        raise InputError(f"{given.output} has cells of another way ({other})", "give another file", setting="--output")
+    output = output or made | {"cells": {}}
     for name in given.cells:
         if output["cells"].get(name, {}).get("commit") != commit:
             output["cells"][name] = run_cell(name, given) | {"commit": commit, "date": str(date.today())}
+            given.output.parent.mkdir(parents=True, exist_ok=True)
             given.output.write_text(json.dumps(output, indent=1) + "\n", encoding="utf-8")
     page = write_page(output, given.folder / "bench.html")
     print(f"\n{table(output['cells'])}\n\n{verdict(output['cells'])}\n{given.output}\n{page}")
@@ -351,8 +360,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--output",
         type=Path,
-        default=ROOT / "finetune" / "benchmarks.json",
-        help="What was found; by default finetune/benchmarks.json.",
+        help="What was found; by default finetune/benchmarks.json, with --quick bench.json in --folder.",
     )
     parser.add_argument(
         "--quick",
@@ -362,6 +370,9 @@ if __name__ == "__main__":
     )
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or ([0, 1] if arguments.quick else [0, 1, 2])
+    arguments.output = arguments.output or (
+        arguments.folder / "bench.json" if arguments.quick else ROOT / "finetune" / "benchmarks.json"
+    )
     if len(set(arguments.seeds)) < 2:
         parser.error("--seeds needs two or more, as they are compared")
     guarded(lambda: main(arguments))

@@ -80,11 +80,16 @@ def training(experiment: Experiment, main: str) -> dict:
 
     Returns:
         steps, trainable_parameters, total_parameters, device, processes, class_weights, teacher and teacher_model;
-        privacy and reweigh, where training had them; pretraining_steps (0 where the run has no pretraining); and of
-        loss, eval_loss, the main metric's eval_METRIC, padding_fraction and pretraining_loss the steps and values that
-        were logged.
+        privacy, reweigh and value_factor, where training had them; pretraining_steps (0 where the run has no
+        pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction and pretraining_loss the
+        steps and values that were logged.
     """
-    holds = {"history": [{"step": int}], "privacy": MayLack(PRIVACY), "reweigh": MayLack(REWEIGHED)}
+    holds = {
+        "history": [{"step": int}],
+        "privacy": MayLack(PRIVACY),
+        "reweigh": MayLack(REWEIGHED),
+        "value_factor": MayLack(float),
+    }
     log, before = read_training_log(experiment.seed_runs()[-1].run_folder, holds), {}
     if experiment.pretraining.max_steps:
         before = read_pretraining_log(experiment.pretrained_folder)
@@ -95,7 +100,7 @@ def training(experiment: Experiment, main: str) -> dict:
     return {
         **{key: log.get(key) for key in facts},
         "pretraining_steps": before["steps"],
-        **{key: log[key] for key in ("privacy", "reweigh") if log.get(key)},
+        **{key: log[key] for key in ("privacy", "reweigh", "value_factor") if log.get(key)},
         **{key: _series(log, key) for key in drawn},
         "pretraining_loss": _series(before, "loss"),
     }

@@ -43,9 +43,11 @@ from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
+from finetune.wording import listed
 
 SCORED = ("validation", "test")
 SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
+ONE_SAYS_THE_SAME = "The model of seed {} says the same of everyone: it has learned nothing. "
 FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
@@ -219,7 +221,11 @@ def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
 
 def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> str:
     """What the figures say, behind what makes them doubtful."""
-    same = SAYS_THE_SAME if any(says_the_same(run["test"]) for run in scored.by_run) else ""
+    none = [says_the_same(run["test"]) for run in scored.by_run]
+    same = SAYS_THE_SAME if all(none) else ""
+    if any(none) and not same:
+        seeds = [str(seed) for seed, learned_none in zip(experiment.seeds, none, strict=True) if learned_none]
+        same = ONE_SAYS_THE_SAME.format(listed(seeds))
     few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
     return few + same + verdict(cast(Metrics, metrics))
 

@@ -1,6 +1,6 @@
 """The model card: README.md beside the weights, which tells a stranger what the model predicts and how well."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
-from finetune.model.objective import Objective
+from finetune.model.objective import Objective, Scale
 from finetune.runs import LOGGED, MODEL_FOLDER, read_task, read_training_log, seed_folder, seed_of, whom, window_of
 from finetune.wording import FEW_POSITIVES, listed, number, span, worded
 
@@ -215,7 +215,7 @@ def _how_to_read(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return {
         # ModernBERT has it built in.
         "pooled": own["pooling"] == "mean" and not hasattr(model.config, "classifier_pooling"),
-        "scale": own["scale"],
+        "scale": asdict(Scale(**own["scale"])) if own["scale"] else None,  # an older model has no root in it
         "max_tokens": tokenizer.model_max_length,
     }
 
@@ -257,6 +257,7 @@ def _results(metrics: Metrics, seed: str | None, model: PreTrainedModel) -> dict
     return {
         "metrics": metrics,
         "privacy": metrics["training"].get("privacy"),
+        "value_factor": metrics["training"].get("value_factor"),
         "seed": seed,
         "drawn_of": metrics["made"]["seed"][0] if metrics.get("single") else None,
         "results": _table(metrics, seed, kind, len(model.config.id2label or ())),

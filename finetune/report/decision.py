@@ -195,10 +195,13 @@ def _learned(metrics: Metrics) -> str:
         end += DAY  # moments of the whole of their last day
     if end.time() != time():
         end += DAY  # the next day is the first of which it has seen nothing
+    chose = "only chose between versions of it"
+    if metrics["training"].get("value_factor") is not None:
+        chose = "chose between versions of it, and a factor on all of its amounts"
     return (
         f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and "
         f"{came}. Nothing from {end:%Y-%m-%d} on taught it; the time from then to "
-        "the test only chose between versions of it."
+        f"the test {chose}."
     )
 
 

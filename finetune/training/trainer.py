@@ -96,7 +96,7 @@ class LengthGroupedTrainer(Trainer):
         """Of checkpoints that are tied by AUROC or concordance the one with the least loss is the best."""
         name = f"eval_{self.args.metric_for_best_model}".replace("eval_eval_", "eval_")
         if name.removeprefix("eval_") in TIED:
-            evaluated = [entry for entry in self.state.log_history if name in entry]
+            evaluated = [entry for entry in self.state.log_history if name in entry and entry["step"]]  # 0 has none
             best = kept_checkpoint([entry[name] for entry in evaluated], [entry["eval_loss"] for entry in evaluated])
             if best < len(evaluated) - 1:
                 return False

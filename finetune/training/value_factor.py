@@ -28,23 +28,24 @@ def scaled_to_validation(experiment: Experiment, trainer: LengthGroupedTrainer) 
     factor = best_factor(labels, scores)
     kept["scale"] = asdict(scale.times(factor))
     before, after = (np.abs(times * scores - labels).mean() for times in (1, factor))
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and factor != 1:
         print(f"values are multiplied by {factor:.3f}: MAE {before:,.4g} -> {after:,.4g} on validation")
     return {"value_factor": factor}
 
 
 def best_factor(labels: np.ndarray, scores: np.ndarray) -> float:
     """By what values have to be multiplied so that their absolute error is the least: the median of label / score,
-    weighted by the score, of the scores above zero; 1 where these are fewer than FEW or as often as not worth zero.
+    weighted by the distance of the score from zero, of the scores that are not zero. It is 1 where these are fewer than
+    FEW, and where it would be zero or turn values around.
 
     Args:
         labels: Of shape (rows,).
         scores: In the labels' unit, of shape (rows,).
     """
-    above = scores > 0
-    if above.sum() < FEW:
+    known = scores != 0
+    if known.sum() < FEW:
         return 1.0
-    ratios, weights = labels[above] / scores[above], scores[above]
+    ratios, weights = labels[known] / scores[known], np.abs(scores[known])
     order = np.argsort(ratios, kind="stable")
     summed = np.cumsum(weights[order])
     factor = float(ratios[order][np.searchsorted(summed, summed[-1] / 2)])

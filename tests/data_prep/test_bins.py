@@ -57,6 +57,8 @@ def test_a_tail_halves_the_last_bin_of_the_header_and_then_its_upper_half():
     assert fit_bins(values, 16, 3)["edges"] == [*fit_bins(values, 16)["edges"], 215.0, 360.0]  # 370 is too near
     assert fit_bins(values, 16, 3)["centers"][-3:] == [152.0, 280.0, 370.0]
     assert fit_bins(np.zeros(50), 16, 3)["edges"] == [0.0]
+    few_buy = np.append(np.zeros(95), [10.0, 20.0, 30.0, 40.0, 50.0])
+    assert fit_bins(few_buy, 16, 3)["edges"] == [0.0, 20.0, 40.0]  # 50 is not 1.3 times 40
 
 
 @pytest.mark.parametrize("size", [0, 17])

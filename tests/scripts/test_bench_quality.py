@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from data_prep import InputError
 from finetune.parser import parse_experiment
 from tests.commands import script_module
 
@@ -20,10 +21,23 @@ def bench(few_trees):
 
 def test_every_cell_is_a_config_with_settings_that_fit(bench):
     for name, (config, changes) in bench.CELLS.items():
-        more = [*changes, *(bench.VALUE if name.endswith("-value") else []), "--smoke"]
-        asked = parse_experiment("", ["--config", str(bench.ROOT / "configs" / f"{config}.yaml"), *more])
+        asked = parse_experiment("", ["--config", str(bench.ROOT / "configs" / f"{config}.yaml"), *changes, "--smoke"])
         assert (asked.task.label.kind == "sum") == name.endswith("-value")
+        assert (asked.finetuning.value_loss == "absolute_error") == name.endswith("-value")
     assert set(bench.LOGS) <= {config for config, _ in bench.CELLS.values()}
+
+
+def test_few_labels_have_as_many_steps_as_read_each_row_once_within_bounds(bench):
+    assert [bench.few_steps(rows) for rows in (339, 5_015, 16_683)] == [120, 156, 400]
+
+
+def test_cells_of_another_way_are_not_replaced(bench, tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text('{"machine": "1 core", "quick": true, "cells": {"a": {}}}')
+    given = Namespace(output=path, quick=False, cells=["tmall-purchase"])
+    with pytest.raises(InputError, match=r"has cells of another way \(1 core, quick\); give another file"):
+        bench.main(given)
+    assert '"a"' in path.read_text()
 
 
 def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tmp_path, monkeypatch, capsys):
@@ -31,10 +45,12 @@ def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tm
     few = [*quick, "--finetuning.labelled_users", "60"]
     config = str(tiny.with_suffix(""))
     monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-labels-60": (config, few)})
+    monkeypatch.setattr(bench, "FEW_STEPS", (4, 4))
     given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
     found = bench.run_cell("tiny-labels-60", given)
     weights = [tmp_path / part / "pretrained/model.safetensors" for part in ("runs/tiny", "labels/60/tiny")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert json.loads((tmp_path / "labels/60/tiny/seed-0/training_log.json").read_text())["steps"] == 4
     examples = int(re.search(r"parameters on ([\d,]+) examples", capsys.readouterr().out)[1].replace(",", ""))
     table = pq.read_table(tmp_path / "data/tiny/train.parquet")
     assert examples < len(table) / 2
@@ -49,6 +65,7 @@ def test_a_cell_of_another_shop_starts_from_its_model_and_has_a_rival_that_moves
     few = [*quick, "--model.from_scratch", "null", "--finetuning.labelled_users", "60"]
     config = str(tiny.with_suffix(""))
     monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-from-tiny-60": (config, few)})
+    monkeypatch.setattr(bench, "FEW_STEPS", (4, 4))
     given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
     found = bench.run_cell("tiny-from-tiny-60", given)
     assert found["rival"] == max(found["baselines"], key=found["baselines"].get)  # on test

@@ -171,6 +171,16 @@ def test_a_tie_is_broken_by_the_loss_while_training(prepared, tmp_path, monkeypa
     assert validation_loss(experiment(prepared, tmp_path)) == pytest.approx(best["eval_log_loss"], abs=1e-5)
 
 
+def test_the_evaluation_of_the_start_is_no_checkpoint_to_keep(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.training.trainer.TIE", 1.0)  # all are tied, so that the start could be the best
+    more = ["--training.eval_on_start", "true", "--training.eval_steps", "2", "--training.learning_rate", "1e-9"]
+    run = experiment(prepared, tmp_path, *NO_CHANCE, *more)
+    train(run)
+    states = [json.loads(path.read_text()) for path in run.checkpoint_folder.glob("checkpoint-*/trainer_state.json")]
+    assert states
+    assert all(state["best_model_checkpoint"] for state in states)
+
+
 def test_training_stops_early_when_validation_no_longer_improves(prepared, tmp_path):
     arguments = ["--training.max_steps", "60", "--training.eval_steps", "2", "--finetuning.patience", "1"]
     train(experiment(prepared, tmp_path, *NO_CHANCE, *arguments, "--training.learning_rate", "1e-11"))
