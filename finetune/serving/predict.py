@@ -91,13 +91,15 @@ def predict_log(
         top: Also list the users with the highest scores, this share of those scored; see `write_top`.
         embeddings: Also write a vector of each user, see `EventClassifier.embed`.
         groups: A file with the group of each user, for a model with thresholds of groups; see `UserGroups`.
-        precision: bf16 or fp32; see `for_scoring`.
+        precision: bf16, which makes no embeddings, or fp32; see `for_scoring`.
 
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
     accelerator, output = _accelerator(), Path(output)
     check_arguments(output, data, batch_size, part_users, top)
+    if embeddings and precision == "bf16":
+        raise InputError("embeddings are made in fp32", "leave embeddings or bf16 out", setting="precision")
     classifier = to_score(folder := model_folder(model), top, precision)
     by_group = _by_group(groups, classifier, top, accelerator.is_main_process)
     moment, members = cutoff_of(classifier.serializer, cutoff), whom(classifier.task) if population else EVERYBODY
