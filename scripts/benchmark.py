@@ -17,6 +17,7 @@ written, without the start of Python and its imports; peak MiB is the resident m
 the log's events by the seconds, however many cutoffs they are used for. Every job uses the threads that its library
 takes by default, and the log is read once before the first one. On a machine that others use as well, compare the CPU
 seconds: jobs of several threads wait longest for cores, so the seconds of DuckDB grow more than those of pandas.
+The first line, and the JSON of --json, say the day, the device, the load, the versions and the commit.
 """
 
 import argparse
