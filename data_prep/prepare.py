@@ -72,8 +72,7 @@ def prepare(
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
         schema: Writes the texts; None takes that of text.schema, or learns bins and vocabularies of this log.
-        ready: Called once the log's columns are known to be right, before a row is read; data.time_limit does not
-            count it.
+        ready: Called once the log's columns are known to be right, before a row is read; not in data.time_limit.
 
     Returns:
         The output's folder.

@@ -186,7 +186,7 @@ def test_evaluate_says_what_metrics_and_intervals_take(run):
 def test_serve_has_a_row_for_each_load_and_no_request_fails(run, trained):
     done = run("serve", "--model", trained.run_folder / "model", "--users", 64, "--seconds", 1, "--rate", 20)
     assert done.returncode == 0, done.stderr
-    assert "64 users with 3,200 events before 2024-04-01," in done.stdout
+    assert "64 users with 3,200 events before 2024-04-01\n" in done.stdout
     found = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     asked = ["a score"] * 4 + [
         name
