@@ -3,8 +3,9 @@
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from glob import escape, glob
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from data_prep.sql import quote, refused, text_list
 
 GLOB = r"[*?\[]"
 AGAIN = 0.5  # seconds after which what begins behind the limit of time is stopped, too
+
+Pause = Callable[[], AbstractContextManager[None]]  # a block within another one whose time does not count there
 
 
 def connect(memory_limit: str | None = None, spill_folder: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -66,29 +69,23 @@ def lock_down(
 
 
 @contextmanager
-def stopped_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[None]:
+def stopped_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iterator[Pause]:
     """Stop what the connection does in the block when the block has taken that long; None lets it go on.
+
+    The time within `with pause():`, where `pause` is what the block is given, does not count.
 
     Raises:
         InputError: It was stopped.
     """
     if seconds is None:
-        yield
+        yield nullcontext
         return
-    done, over = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        if not done.wait(seconds):
-            over.set()
-            while not done.wait(AGAIN):
-                con.interrupt()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    watch = _Watch(con, seconds)
+    watch.start()
     try:
-        yield
+        yield watch.pause
     except (InputError, duckdb.Error) as error:
-        if over.is_set():
+        if watch.over.is_set():
             raise InputError(
                 f"reading the sources took longer than {seconds:g} seconds",
                 "raise it, or mend what multiplies rows",
@@ -96,5 +93,35 @@ def stopped_after(con: duckdb.DuckDBPyConnection, seconds: float | None) -> Iter
             ) from error
         raise
     finally:
-        done.set()
-        thread.join()
+        watch.stop()
+
+
+class _Watch:
+    """Interrupts a connection from the moment on when it was watched for so many seconds."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, seconds: float) -> None:
+        self.con, self.left, self.over = con, seconds, threading.Event()
+
+    def start(self) -> None:
+        self.began, self.done = time.monotonic(), threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.done.set()
+        self.thread.join()
+        self.left = max(self.left - (time.monotonic() - self.began), 0)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def _watch(self) -> None:
+        if not self.done.wait(self.left):
+            self.over.set()
+            while not self.done.wait(AGAIN):
+                self.con.interrupt()

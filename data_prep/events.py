@@ -9,7 +9,7 @@ import duckdb
 
 from data_prep import InputError
 from data_prep.config import DataConfig, Source
-from data_prep.connections import lock_down, stopped_after
+from data_prep.connections import Pause, lock_down, stopped_after
 from data_prep.event_log import REASON, REQUIRED, SPAN, EventLog, count_on, leave_out
 from data_prep.log_files import family
 from data_prep.moments import parse_duration
@@ -23,10 +23,11 @@ Check = Callable[[dict[str, str]], None]  # takes the DuckDB type of each field 
 
 
 @contextmanager
-def confined(con: duckdb.DuckDBPyConnection, config: DataConfig, *folders: Path) -> Iterator[None]:
+def confined(con: duckdb.DuckDBPyConnection, config: DataConfig, *folders: Path) -> Iterator[Pause]:
     """Within the block the connection reads the files of the sources and no others, without network or extensions.
 
     Behind it, and with data.trust_sql only there, it is locked (see `lock_down`). After data.time_limit it is stopped.
+    The block is given what that of `stopped_after` is.
 
     Args:
         con: No other one than for these sources.
@@ -34,15 +35,15 @@ def confined(con: duckdb.DuckDBPyConnection, config: DataConfig, *folders: Path)
         folders: Where it may read and write during the block and behind it.
     """
     limit = config.time_limit and parse_duration(config.time_limit, "data.time_limit").total_seconds()
-    with stopped_after(con, limit or None):
+    with stopped_after(con, limit or None) as pause:
         if config.trust_sql:
             print("data.trust_sql: the SQL of data.sources runs without limits")
             con.execute("SET autoinstall_known_extensions = true")
-            yield
+            yield pause
             lock_down(con, folders)
             return
         lock_down(con, folders, [name for i in range(len(config.sources)) for name in named_files(con, config, i)])
-        yield
+        yield pause
 
 
 def read_events(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data_prep import InputError
 from data_prep.card import dataset_card
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig, settings_of
-from data_prep.connections import connect
+from data_prep.connections import Pause, connect
 from data_prep.cutoffs import SPLITS, coarse_moments, doubtful_windows, resolve_cutoffs, split_file
 from data_prep.event_log import EventLog, note_equal_rows
 from data_prep.events import confined
@@ -72,7 +72,7 @@ def prepare(
         text: How a history becomes text.
         spark: Where Spark runs; None prepares on this machine. The output is the same.
         schema: Writes the texts; None takes that of text.schema, or learns bins and vocabularies of this log.
-        ready: Called once the log's columns are known to be right, before a row is read; data.time_limit counts it.
+        ready: Called once the log's columns are known to be right, before a row is read; not in data.time_limit.
 
     Returns:
         The output's folder.
@@ -137,8 +137,8 @@ def _write(
     with ExitStack() as stack, tqdm(total=3, desc="prepare", unit="step") as bar:
         bar.set_postfix_str("read the log")
         engine = SparkLog(stack.enter_context(spark_session(spark)), con, data) if spark else LocalLog(con, data)
-        with confined(con, data, folder.parent):  # where the parts will lie, too
-            log = engine.read(folder, partial(_check_columns, con, task, text, ready))
+        with confined(con, data, folder.parent) as pause:  # where the parts will lie, too
+            log = engine.read(folder, partial(_check_columns, con, task, text, ready, pause))
         cutoffs = resolve_cutoffs(task, log)
         given = read_examples(task, data, folder.parent / "spill")
         users = read_users(data, folder.parent / "spill")
@@ -189,12 +189,14 @@ def _check_columns(
     task: TaskConfig,
     text: TextConfig,
     ready: Callable[[], None],
+    pause: Pause,
     types: dict[str, str],
 ) -> None:
     """Refuse a column that the log does not have before a row of it is read."""
     check_fields(text, {"event_type": "VARCHAR"} | types)
     check_columns(con, task, types)
-    ready()
+    with pause():
+        ready()
 
 
 def _written(folder: Path, batches: Iterable[Batch], bar: tqdm) -> Summary:

@@ -17,10 +17,10 @@ written, without the start of Python and its imports; peak MiB is the resident m
 the log's events by the seconds, however many cutoffs they are used for. Every job uses the threads that its library
 takes by default, and the log is read once before the first one. On a machine that others use as well, compare the CPU
 seconds: jobs of several threads wait longest for cores, so the seconds of DuckDB grow more than those of pandas.
+The first line, and the JSON of --json, say the day, the device, the load, the versions and the commit.
 """
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -47,31 +47,42 @@ from benchmark_jobs import (
 from benchmark_jobs.measuring import JobFailedError, Measured
 from benchmark_jobs.preparing import DAYS, Cutoffs
 
+from data_prep import InputError
+
 EVALUATION = ("finetune.evaluation.evaluate",)  # what its jobs import before the clock starts
 
 
-def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, folder: Path | None, moments: bool) -> None:
+Rows = dict[str, Any]  # the figures of the rows that were printed, for the JSON
+
+
+def prepare(events: int, cutoffs: int, table: list[int], memory_limit: str, folder: Path | None, moments: bool) -> Rows:
     """Print the comparison, or the table of sizes where `table` is given."""
     with tempfile.TemporaryDirectory(prefix="eventscribe-benchmark-", dir=folder) as temporary:
+        logs = folder or Path(temporary)
         if table:
             kinds = (False, True) if moments else (False,)
-            _sizes(table, preparing.spread(cutoffs), memory_limit, folder or Path(temporary), Path(temporary), kinds)
-        else:
-            _comparison(events, preparing.spread(cutoffs), folder or Path(temporary), Path(temporary))
+            return _sizes(table, preparing.spread(cutoffs), memory_limit, logs, Path(temporary), kinds)
+        return _comparison(events, preparing.spread(cutoffs), logs, Path(temporary))
 
 
-def evaluate(rows: int, scorers: int, resamples: int) -> None:
+def evaluate(rows: int, scorers: int, resamples: int) -> Rows:
     """Print how long metrics, intervals and paired differences of simulated predictions take."""
-    print(f"{rows:,} predictions, {scorers} scorers, {resamples:,} resamples, {_machine()}\n")
+    print(f"{rows:,} predictions, {scorers} scorers, {resamples:,} resamples\n")
     _print_row("evaluate", "seconds", "CPU seconds", "peak MiB")
     _print_row(*["---"] * 4)
-    run = measuring.measure(EVALUATION, evaluating.compare_predictions, rows, scorers, resamples)
-    _print_row("metrics and intervals", *_seconds(run), run.mebibytes)
-    run = measuring.measure(EVALUATION, evaluating.compare_parts, rows, scorers, resamples)
-    _print_row("with threshold, profit, curves, 4 cutoffs and 4 groups", *_seconds(run), run.mebibytes)
+    jobs = {
+        "metrics and intervals": evaluating.compare_predictions,
+        "with threshold, profit, curves, 4 cutoffs and 4 groups": evaluating.compare_parts,
+    }
+    found = {}
+    for name, job in jobs.items():
+        run = measuring.measure(EVALUATION, job, rows, scorers, resamples)
+        _print_row(name, *_seconds(run), run.mebibytes)
+        found[name] = run._asdict()
+    return found
 
 
-def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: object) -> None:
+def tokenize(rows: int, model: str, lengths: str, **others: object) -> Rows:
     """Print how many texts a second become tokens, by EventScribe and by the tokenizer itself, with all cores.
 
     The tokenizer itself, which is slow, reads an eighth of the texts.
@@ -82,12 +93,10 @@ def tokenize(rows: int, model: str, lengths: str, json: Path | None, **others: o
         "EventScribe, WordPiece": (scoring.tokenize_with, "own", model, read),
         "the tokenizer itself, WordPiece": (scoring.tokenize_with, "tokenizer", model, read[: max(rows // 8, 64)]),
     }
-    _model_rows("tokenize", todo, {}, json)
+    return _model_rows("tokenize", todo, {})
 
 
-def train(
-    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
-) -> None:
+def train(rows: int, model: str, lengths: str, device: str, limits: dict[str, float] | None = None) -> Rows:
     """Print the speed of fine-tuning, of EventScribe and of transformers' text-classification example."""
     read, steps = texts.made_up_texts(rows, lengths), 40 if device == "cuda" else 4
     limits = limits or measuring.in_process(measuring.matrix_limits, device)
@@ -95,12 +104,10 @@ def train(
         name: (training.train_with, how, model, read, device, steps)
         for name, how in training.training_jobs(device, limits).items()
     }
-    _model_rows("train", todo, limits, json)
+    return _model_rows("train", todo, limits)
 
 
-def score(
-    rows: int, model: str, lengths: str, device: str, json: Path | None, limits: dict[str, float] | None = None
-) -> None:
+def score(rows: int, model: str, lengths: str, device: str, limits: dict[str, float] | None = None) -> Rows:
     """Print the speed from texts to scores, of EventScribe and of transformers' pipeline."""
     read = texts.made_up_texts(rows, lengths)
     limits = limits or measuring.in_process(measuring.matrix_limits, device)
@@ -108,28 +115,29 @@ def score(
         name: (scoring.score_with, how, model, read, device)
         for name, how in scoring.scoring_jobs(device, rows, limits).items()
     }
-    _model_rows("score", todo, limits, json)
+    return _model_rows("score", todo, limits)
 
 
-def predict(rows: int, model: str, device: str, json: Path | None, limits: dict[str, float] | None = None) -> None:
+def predict(rows: int, model: str, device: str, limits: dict[str, float] | None = None) -> Rows:
     """Print how long raw events take to become scores, by scripts/predict.py, and how much of it is not the model."""
-    print(f"{_machine()}\n")
-    _print_row("predict", "users", "seconds", "users/s", "without the model", "peak MiB")
-    _print_row(*["---"] * 6)
+    _print_row("predict", "users", "seconds", "CPU seconds", "users/s", "without the model", "peak MiB")
+    _print_row(*["---"] * 7)
     found = {}
-    for precision in limits or measuring.in_process(measuring.matrix_limits, device):
-        run = measuring.in_process(predicting.predict_with, model, rows, device, precision)
-        run["without_model"] = 1 - run["model_seconds"] / run["seconds"]
-        speed, waits = run["rows"] / run["seconds"], f"{run['without_model']:.2f}"
-        _print_row(f"{model}, {precision}", run["rows"], f"{run['seconds']:.1f}", speed, waits, run["peak_mib"])
-        found[precision] = run
-    if json:
-        measuring.write_json(json, {"machine": _machine(), "predict": found})
+    with tempfile.TemporaryDirectory(prefix="eventscribe-benchmark-") as folder:
+        made = measuring.in_process(predicting.trained_on, Path(folder), model, rows)
+        for precision in limits or measuring.in_process(measuring.matrix_limits, device):
+            output = Path(folder) / f"{precision}.parquet"
+            run = measuring.in_process(predicting.predict_with, made["model"], made["log"], output, device, precision)
+            run["without_model"] = 1 - run["model_seconds"] / run["seconds"]
+            times = f"{run['seconds']:.1f}", f"{run['cpu_seconds']:.1f}"
+            speed, waits = run["rows"] / run["seconds"], f"{run['without_model']:.2f}"
+            _print_row(f"{model}, {precision}", run["rows"], *times, speed, waits, run["peak_mib"])
+            found[precision] = run
+    return found
 
 
-def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | None) -> None:
+def growth(rows: int, model: str, device: str, plot: Path | None) -> Rows:
     """Print how seconds and memory grow with the number of texts and with their length, of EventScribe."""
-    print(f"{_machine()}\n")
     found = growing.growth(rows, model, device)
     _print_row("growth", "size", "texts", "tokens", "seconds", "tokens/s", "peak MiB", "seconds / tokens, first is 1")
     _print_row(*["---"] * 8)
@@ -142,19 +150,19 @@ def growth(rows: int, model: str, device: str, plot: Path | None, json: Path | N
                 _print_row(job, *shown, "" if size["peak_mib"] is None else size["peak_mib"], f"{pace / first:.2f}")
     if plot:
         growing.draw(found, plot)
-    if json:
-        measuring.write_json(json, {"machine": _machine(), "growth": found})
+    return found
 
 
-def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: int) -> None:
+def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: int) -> Rows:
     """Print how fast scripts/serve.py answers on this machine, whose cores the clients use as well."""
     from finetune.runs import read_task
 
     cutoff = read_task(model)["splits"]["test"]["cutoffs"][-1].replace(" ", "T")
     events, fresh = serving.made_up_events(model, users, 0), serving.made_up_events(model, users, 1)
-    print(f"{users:,} users with {len(events):,} events before {cutoff}, {_machine()}\n")
+    print(f"{users:,} users with {len(events):,} events before {cutoff}\n")
     _print_row("serve", "clients", "asked", "answers/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "failed", "MiB")
     _print_row(*["---"] * 10)
+    found = {}
     with tempfile.TemporaryDirectory() as folder, serving.served(model, Path(folder)) as port:
         serving.fill(port, events, users, cutoff)
         with serving.slow_clients(port, slow) if slow else nullcontext():
@@ -166,15 +174,17 @@ def serve(model: Path, users: int, seconds: int, rate: int, slow: int, minutes: 
                     times = [f"{run[key]:.1f}" for key in ("per_second", "p50", "p95", "p99", "cpu")]
                     asked = f"{due} a second" if due else "at once"
                     _print_row(name, clients, asked, *times, run["failed"], run["mib"])
+                    found.setdefault(name, []).append({"clients": clients, "asked": asked} | run)
+    return found
 
 
-def everything(model: str, lengths: str, device: str, json: Path | None) -> None:
+def everything(model: str, lengths: str, device: str) -> Rows:
     """Print every benchmark, on logs and rows of which all of them take ten minutes on two cores."""
     began = time.perf_counter()
-    prepare(3_000_000, 8, [], "3GB", None, moments=False)
+    found = {"prepare": prepare(3_000_000, 8, [], "3GB", None, moments=False)}
     limits = measuring.in_process(measuring.matrix_limits, device)
     few, both = (60_000 if device == "cuda" else 400), {"lengths": lengths, "limits": limits}
-    steps: list[tuple[str, Callable[..., None], str, int, dict[str, Any]]] = [
+    steps: list[tuple[str, Callable[..., Rows], str, int, dict[str, Any]]] = [
         ("tokenize", tokenize, model, 50_000, {"lengths": lengths}),
         ("train", train, model, 4_000, both),
         ("score", score, model, few, both),
@@ -182,41 +192,42 @@ def everything(model: str, lengths: str, device: str, json: Path | None) -> None
         ("predict-tiny", predict, texts.BERT_TINY, 8_000, {"limits": limits}),
     ]
     for name, step, step_model, rows, more in steps:
-        path = json.with_name(f"{json.stem}-{name}.json") if json else None
         print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
-        step(rows=rows, model=step_model, device=device, json=path, **more)
+        found[name] = step(rows=rows, model=step_model, device=device, **more)
     print(f"\nafter {time.perf_counter() - began:.0f} s: ", end="")
-    evaluate(200_000, 5, 1000)
+    found["evaluate"] = evaluate(200_000, 5, 1000)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
+    return found
 
 
-def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float], json: Path | None) -> None:
-    """Run the jobs, print their rows, and write them as JSON with what they ran on."""
-    speeds = ", ".join(f"{limit / 1e12:,.2f} TFLOP/s in {name}" for name, limit in limits.items())
-    print(f"{_machine()}{f'; large matrix products: {speeds}' if speeds else ''}\n")
-    _print_row(step, "texts/s", "tokens/s", "padding", "MFU", "peak MiB", "warm-up s", "first row is times as fast")
-    _print_row(*["---"] * 8)
+def _model_rows(step: str, todo: dict[str, tuple], limits: dict[str, float]) -> Rows:
+    """Run the jobs and print their rows."""
+    if limits:
+        speeds = ", ".join(f"{limit / 1e12:,.2f} TFLOP/s in {name}" for name, limit in limits.items())
+        print(f"large matrix products: {speeds}\n")
+    heads = "texts/s", "tokens/s", "tokens / CPU s", "padding", "MFU", "peak MiB", "warm-up s"
+    _print_row(step, *heads, "first row is times as fast")
+    _print_row(*["---"] * 9)
     first, found = None, {}
     for name, (job, *arguments) in todo.items():
         run = measuring.in_process(job, *arguments)
         limit = limits.get("bf16" if "bf16" in name else "fp32")
         figures = found[name] = measuring.figures(run, limit, first)
         first = first or run
-        shown = [figures[key] for key in ("rows_per_second", "tokens_per_second")]
+        shown = [figures[key] for key in ("rows_per_second", "tokens_per_second", "tokens_per_cpu_second")]
         shown += ["" if figures[key] is None else f"{figures[key]:.2f}" for key in ("padding", "mfu")]
         shown += ["" if figures["peak_mib"] is None else figures["peak_mib"]]
         for key in ("warm_up_seconds", "first_is_times_as_fast"):
             shown.append("" if figures[key] is None else f"{figures[key]:.1f}")
         _print_row(name, *shown)
-    if json:
-        measuring.write_json(json, {"machine": _machine(), "limits": limits, step: found})
+    return found
 
 
-def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> None:
+def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> Rows:
     users, count = events // 25, len([*chain(*cutoffs.values())])
     log = preparing.simulated(logs, events, users)
     log.read_bytes()
-    print(f"{events:,} events of {users:,} users in {DAYS} days, {count} cutoffs, {_machine()}\n")
+    print(f"{events:,} events of {users:,} users in {DAYS} days, {count} cutoffs\n")
     _print_row("prepare", "seconds", "CPU seconds", "events/s", "peak MiB", "examples")
     _print_row(*["---"] * 6)
     by_hand = f"hand-written DuckDB x {count}"
@@ -226,23 +237,26 @@ def _comparison(events: int, cutoffs: Cutoffs, logs: Path, outputs: Path) -> Non
         "pandas": (("pandas",), with_pandas.with_pandas),
         "pandas, texts by a loop": (("pandas",), with_pandas.with_pandas_and_a_loop),
     }
-    seconds = {}
+    found = {}
     for name, (modules, job) in jobs.items():
         run = measuring.measure(modules, job, log, outputs / "output", cutoffs, output=outputs / "output")
         _print_row(name, *_seconds(run), events / run.seconds, run.mebibytes, run.examples)
-        seconds[name] = run.seconds
+        found[name] = run._asdict()
     print()
     for name in (by_hand, "pandas", "pandas, texts by a loop"):
-        print(f"EventScribe / {name}: {seconds['EventScribe'] / seconds[name]:.3f} of the seconds")
+        ratio = found["EventScribe"]["seconds"] / found[name]["seconds"]
+        print(f"EventScribe / {name}: {ratio:.3f} of the seconds")
+    return found
 
 
 def _sizes(
     sizes: list[int], cutoffs: Cutoffs, memory_limit: str, logs: Path, outputs: Path, kinds: tuple[bool, ...]
-) -> None:
+) -> Rows:
     count = len([*chain(*cutoffs.values())])
-    print(f"EventScribe, {count} cutoffs, data.memory_limit {memory_limit}, {_machine()}\n")
+    print(f"EventScribe, {count} cutoffs, data.memory_limit {memory_limit}\n")
     _print_row("events", "users", "cutoffs", "examples", "seconds", "CPU seconds", "events/s", "peak MiB")
     _print_row(*["---"] * 8)
+    found = {}
     for events, moments in product(sizes, kinds):
         users = events // 100
         log = preparing.simulated(logs, events, users)
@@ -252,10 +266,8 @@ def _sizes(
         )
         kind = "moments" if moments else "calendar"
         _print_row(events, users, kind, run.examples, *_seconds(run), events / run.seconds, run.mebibytes)
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f} before"
+        found[f"{events} events, {kind}"] = run._asdict()
+    return found
 
 
 def _seconds(run: Measured) -> tuple[str, str]:
@@ -291,13 +303,12 @@ def _add_model_steps(steps: "argparse._SubParsersAction[options.Parser]") -> Non
             help="minilm, bert-base or bert-tiny (random weights), or a folder.",
         )
         if name == "growth":
-            step.add_argument("--plot", type=Path, help="Also draw it there: .svg, .png or .pdf.")
+            step.add_argument("--plot", type=options.file, help="Also draw it there: .svg, .png or .pdf.")
         elif name != "predict":
             step.add_argument("--lengths", choices=("real", "128", "512"), default="real", help="Tokens of the texts.")
         step.add_argument(
             "--device", type=options.device, default=None, help="cpu or cuda; by default cuda where there is one."
         )
-        step.add_argument("--json", type=Path, help="Also write the figures there.")
 
 
 def _add_serve(steps: "argparse._SubParsersAction[options.Parser]") -> None:
@@ -349,16 +360,23 @@ def main() -> None:
     step.add_argument("--resamples", type=int, choices=range(1, 100_001), metavar="N", default=1000)
     _add_serve(steps)
     _add_model_steps(steps)
+    for step in steps.choices.values():
+        step.add_argument("--json", type=options.file, help="Also write the figures there, with what they ran on.")
     given = vars(parser.parse_args())
     if "device" in given:
         given["device"] = given["device"] or options.device("cuda" if options.has_cuda() else "cpu")
+    name, json = given.pop("step"), given.pop("json")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
         all_steps = {"prepare": prepare, "evaluate": evaluate, "serve": serve}
         all_steps |= {name: made for name, (made, _) in MODEL_STEPS.items()}
-        all_steps[given.pop("step")](**given)
-    except JobFailedError as error:
-        options.refuse(error)
+        machine = measuring.machine(given.get("device", "cpu"))
+        print(f"{measuring.told(machine)}\n")
+        found = all_steps[name](**given)
+        if json:
+            measuring.write_json(json, {"machine": machine, **(found if name == "all" else {name: found})})
+    except (JobFailedError, InputError, OSError) as error:
+        options.refuse(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("\ninterrupted; what was written is deleted, but for the logs in --folder", file=sys.stderr)
         sys.exit(130)

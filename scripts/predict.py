@@ -54,8 +54,9 @@ def arguments() -> Namespace:
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
-        help="What the encoder computes in; default bf16 on a GPU that has it, else fp32. bf16 is twice as fast with "
-        "large encoders on CPUs that have it, and moves scores a little: finetune/README.md says by how much.",
+        help="What the encoder computes scores in, while embeddings are fp32; default bf16 on a GPU that has it, else "
+        "fp32. bf16 is twice as fast with large encoders on CPUs that have it, and moves scores a little: "
+        "finetune/README.md says by how much.",
     )
     parser.add_argument("--batch-size", type=int, default=BATCH, help=f"The most texts at a time; default {BATCH}.")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -66,7 +66,9 @@ def for_scoring(model: PreTrainedModel, precision: Precision | None = None) -> P
 
 
 def check_precision(device: torch.device, precision: Precision | None) -> None:
-    """InputError where bf16 is asked for, and the device has no instructions for it; emulated, it is slower."""
+    """InputError for an unknown one, or bf16 on a device that has no instructions for it; emulated, it is slower."""
+    if precision not in (None, *get_args(Precision)):
+        raise InputError(f"'{precision}' is no precision", "write fp32 or bf16", setting="precision")
     if precision == "bf16" and not has_bf16(device):
         raise InputError(
             f"torch {torch.__version__} finds no bf16 instructions of this {'GPU' if device.type == 'cuda' else 'CPU'}",

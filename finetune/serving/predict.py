@@ -91,14 +91,14 @@ def predict_log(
         top: Also list the users with the highest scores, this share of those scored; see `write_top`.
         embeddings: Also write a vector of each user, see `EventClassifier.embed`.
         groups: A file with the group of each user, for a model with thresholds of groups; see `UserGroups`.
-        precision: bf16 or fp32; see `for_scoring`.
+        precision: bf16, which makes no embeddings, or fp32; see `for_scoring`.
 
     Raises:
         InputError: The model or the events cannot be used, or OUTPUT.parts is of another model, log or cutoff.
     """
     accelerator, output = _accelerator(), Path(output)
     check_arguments(output, data, batch_size, part_users, top)
-    classifier = to_score(folder := model_folder(model), top, precision)
+    classifier = to_score(folder := model_folder(model), top, precision, embeddings)
     by_group = _by_group(groups, classifier, top, accelerator.is_main_process)
     moment, members = cutoff_of(classifier.serializer, cutoff), whom(classifier.task) if population else EVERYBODY
     with alone(work := output.with_name(f"{output.name}.parts"), accelerator.is_main_process):
@@ -146,8 +146,12 @@ def check_arguments(output: Path, data: DataConfig, batch_size: int, part_users:
     refuse_other(top_file(output))
 
 
-def to_score(folder: Path, top: float | None, precision: Precision | None = None) -> EventClassifier:
+def to_score(
+    folder: Path, top: float | None, precision: Precision | None = None, embeddings: bool = False
+) -> EventClassifier:
     """The model; InputError where it cannot be loaded or score in this precision, or its scores cannot be listed."""
+    if embeddings and precision == "bf16":
+        raise InputError("embeddings are made in fp32", "leave embeddings or bf16 out", setting="precision")
     classifier = EventClassifier.from_pretrained(folder, precision=precision)
     if top is not None:
         refuse_lists(classifier.objective.task)

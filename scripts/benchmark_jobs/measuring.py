@@ -2,20 +2,25 @@
 
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}  # a precision -> torch's name
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "duckdb")
+ROOT = Path(__file__).parents[2]
 
 
 class JobFailedError(Exception):
@@ -134,21 +139,21 @@ def matrix_limits(device: str) -> dict[str, float]:
 
     from finetune.model.inference import has_bf16
 
-    limits = {name: matrix_limit(device, kind)["flops"] for name, kind in PRECISIONS.items()}
-    return limits if has_bf16(torch.device(device)) else {"fp32": limits["fp32"]}
+    known = PRECISIONS if has_bf16(torch.device(device)) else ("fp32",)
+    return {name: matrix_limit(device, PRECISIONS[name])["flops"] for name in known}
 
 
 @contextmanager
 def clock(device: str) -> Iterator[list[float]]:
-    """A list that holds the seconds at the end, when the device has done its work."""
+    """A list that holds the seconds at the end, when the device has done its work, and the process's CPU seconds."""
     import torch
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
-    spent, start = [], time.perf_counter()
+    spent, start, cpu_start = [], time.perf_counter(), time.process_time()
     yield spent
     wait()
-    spent.append(time.perf_counter() - start)
+    spent += [time.perf_counter() - start, time.process_time() - cpu_start]
 
 
 def peak(device: str) -> float:
@@ -172,12 +177,54 @@ def figures(run: dict, limit: float | None, first: dict | None) -> dict[str, flo
     return {
         "rows_per_second": run["rows"] / run["seconds"],
         "tokens_per_second": speed,
+        "tokens_per_cpu_second": run["tokens"] / run["cpu_seconds"],
+        "seconds": run["seconds"],
+        "cpu_seconds": run["cpu_seconds"],
         "padding": run.get("padding"),
         "mfu": run["flops"] / run["seconds"] / limit if limit and "flops" in run else None,
+        "matrix_limit": limit,
         "peak_mib": run.get("peak_mib"),
         "warm_up_seconds": run.get("warm_up"),
         "first_is_times_as_fast": first["tokens"] / first["seconds"] / speed if first else None,
     }
+
+
+def machine(device: str = "cpu") -> dict[str, str | float]:
+    """The day, what this runs on, the versions and the commit."""
+    name = f"{os.cpu_count()} cores of {_cpu()}"
+    if device == "cuda":
+        import torch
+
+        card = torch.cuda.get_device_properties(0)
+        name = f"{card.name} with {card.total_memory / 2**30:.1f} GiB, {name}"
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "device": name,
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def told(machine: dict[str, str | float]) -> str:
+    """What `machine` says, in a line."""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", *PACKAGES, "commit"))
+    return f"{machine['date']}, {machine['device']}, a load of {machine['load']} before, {versions}"
+
+
+def _cpu() -> str:
+    names = Path("/proc/cpuinfo")  # of Linux alone
+    lines = names.read_text(encoding="utf-8").splitlines() if names.exists() else []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (found or [platform.processor() or platform.machine()])[0]
+
+
+def _commit() -> str:
+    if not shutil.which("git"):
+        return "unknown"
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def write_json(path: Path, found: dict) -> None:

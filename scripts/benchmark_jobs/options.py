@@ -9,6 +9,11 @@ from typing import NoReturn
 from benchmark_jobs import texts
 from benchmark_jobs.preparing import DAYS, HORIZON
 
+FILES_OF_MODEL = {
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
+}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
@@ -59,6 +64,9 @@ def model(text: str) -> str:
         return text
     if not (Path(text) / "config.json").is_file():
         raise argparse.ArgumentTypeError(f"'{text}' is no folder of a model; write minilm, bert-base, bert-tiny or one")
+    for what, names in FILES_OF_MODEL.items():  # transformers makes up a tokenizer of no words where there is none
+        if not any(found for name in names for found in Path(text).glob(name)):
+            raise argparse.ArgumentTypeError(f"'{text}' has no {what} ({' or '.join(names)}); name another folder")
     return text
 
 
@@ -83,6 +91,13 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def file(text: str) -> Path:
+    """To be written, in a folder that is there."""
+    if Path(text).is_dir() or not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is no file in a folder that is there; make the folder first")
+    return Path(text)
 
 
 def folder(text: str) -> Path:

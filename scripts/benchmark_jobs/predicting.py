@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmark_jobs.measuring import clock, peak
@@ -22,14 +21,26 @@ FROM_SCRATCH = {  # their texts are words, as in configs/quickstart.yaml; the ot
 }
 
 
-def predict_with(model: str, users: int, device: str, precision: "Precision") -> dict:
-    """Scores of the users of a simulated log; `model_seconds` are those in which the model computes.
-
-    Before the clock starts, a model is trained on that log for one step.
+def trained_on(folder: Path, model: str, users: int) -> dict[str, Path]:
+    """A simulated log, and the folder of a model that was trained on it for one step.
 
     Args:
+        folder: Where both are made.
         model: minilm, bert-tiny, bert-base, or the folder of an encoder.
         users: Of the log; a few have no event.
+    """
+    with redirect_stdout(None):
+        log = simulated(folder, users * EVENTS_OF_USER, users)
+        return {"log": log, "model": _trained(model, log, folder)}
+
+
+def predict_with(model: Path, log: Path, output: Path, device: str, precision: "Precision") -> dict:
+    """Scores of the users of a log; `model_seconds` are those in which the model computes.
+
+    Args:
+        model: The folder of a trained model; see `trained_on`.
+        log: Of the users.
+        output: The file of scores.
         device: cpu or cuda.
         precision: See `finetune.model.inference.for_scoring`.
     """
@@ -39,17 +50,12 @@ def predict_with(model: str, users: int, device: str, precision: "Precision") ->
     from finetune.serving import classifier
     from finetune.serving.predict import predict_log
 
-    with redirect_stdout(None), TemporaryDirectory(prefix="eventscribe-benchmark-") as temporary:
-        folder = Path(temporary)
-        log = simulated(folder, users * EVENTS_OF_USER, users)
-        trained, data = _trained(model, log, folder), DataConfig([Source(path=str(log))])
-        classifier.for_scoring, spent = _timed(classifier.for_scoring, device)
-        with clock(device) as seconds:
-            output = predict_log(
-                trained, data, START + timedelta(DAYS), folder / "scores.parquet", precision=precision, part_users=8192
-            )
-        found = {"rows": pq.read_metadata(output).num_rows, "peak_mib": peak(device)}
-    return found | {"seconds": seconds[0], "model_seconds": sum(spent)}
+    data, cutoff = DataConfig([Source(path=str(log))]), START + timedelta(DAYS)
+    classifier.for_scoring, spent = _timed(classifier.for_scoring, device)
+    with redirect_stdout(None), clock(device) as seconds:
+        predict_log(model, data, cutoff, output, precision=precision, part_users=8192)
+    found = {"rows": pq.read_metadata(output).num_rows, "peak_mib": peak(device)}
+    return found | {"seconds": seconds[0], "cpu_seconds": seconds[1], "model_seconds": sum(spent)}
 
 
 def _trained(model: str, log: Path, folder: Path) -> Path:
@@ -100,7 +106,7 @@ def _timed(make: Callable[..., Any], device: str) -> tuple[Callable[..., Any], l
         def clocked(*batch: Any, **more: Any) -> Any:
             with clock(device) as seconds:
                 found = forward(*batch, **more)
-            spent.extend(seconds)
+            spent.append(seconds[0])
             return found
 
         model.forward = clocked

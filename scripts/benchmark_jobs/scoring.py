@@ -16,11 +16,11 @@ def tokenize_with(how: str, model: str, texts: list[str]) -> dict:
     if how == "tokenizer":
         with clock("cpu") as spent:
             found = tokenizer(texts, truncation=True, max_length=MAX_TOKENS, verbose=False)["input_ids"]
-        return {"seconds": spent[0], "tokens": sum(map(len, found)), "rows": len(texts)}
+        return {"seconds": spent[0], "cpu_seconds": spent[1], "tokens": sum(map(len, found)), "rows": len(texts)}
     tokenize(tokenizer, texts[:1000])
     with clock("cpu") as spent:
         found = tokenize(tokenizer, texts, os.cpu_count() or 1)
-    return {"seconds": spent[0], "tokens": int(found.lengths.sum()), "rows": len(texts)}
+    return {"seconds": spent[0], "cpu_seconds": spent[1], "tokens": int(found.lengths.sum()), "rows": len(texts)}
 
 
 def scoring_jobs(device: str, rows: int, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
@@ -85,6 +85,7 @@ def score_with(how: dict, model: str, texts: list[str], device: str) -> dict:
     tokens = sum(map(len, tokenizer(rows, truncation=True, max_length=MAX_TOKENS, verbose=False)["input_ids"]))
     return {
         "seconds": spent[0],
+        "cpu_seconds": spent[1],
         "warm_up": warm[0],
         "rows": len(rows),
         "tokens": tokens,

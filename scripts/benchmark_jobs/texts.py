@@ -77,6 +77,8 @@ def classifier(model: str, dropout: float | None = None) -> "PreTrainedModel":
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
+    from finetune.model.tokenization import readable
+
     torch.manual_seed(0)
     model = minilm() if model == MINILM else model
     config = BertConfig(**SIZES[model]) if model in SIZES else AutoConfig.from_pretrained(model)
@@ -85,7 +87,8 @@ def classifier(model: str, dropout: float | None = None) -> "PreTrainedModel":
     config.eventscribe = {"task": "binary", "scale": None, "pooling": "cls", "base": None}
     if model in SIZES:
         return AutoModelForSequenceClassification.from_config(config)
-    return AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=torch.float32)
+    with readable(f"no weights could be loaded from '{model}'", "name another folder", "--model"):
+        return AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=torch.float32)
 
 
 def flops_of_token(model: "PreTrainedModel", trains: bool) -> int:

@@ -16,13 +16,13 @@ WARM = {"cuda": 3, "cpu": 1}  # steps before the clock starts
 
 def training_jobs(device: str, precisions: Collection[str] = PRECISIONS) -> dict[str, dict]:
     """The jobs of training on a device that has these precisions: EventScribe's first; a slow one has fewer steps."""
-    main, batch = ("bf16", 64) if device == "cuda" else ("fp32", 32)
+    main, batch = ("bf16" if "bf16" in precisions else "fp32", 64) if device == "cuda" else ("fp32", 32)
     own = {"own": True, "batch": batch, "precision": main}
     jobs = {f"EventScribe, {main}": own, f"EventScribe, LoRA, {main}": own | {"lora": True}}
     if device == "cuda":
         jobs |= {
-            "EventScribe, bf16, compiled": own | {"compile": True},
-            "EventScribe, bf16, batches of 256, compiled": own | {"compile": True, "batch": 256},
+            f"EventScribe, {main}, compiled": own | {"compile": True},
+            f"EventScribe, {main}, batches of 256, compiled": own | {"compile": True, "batch": 256},
             "EventScribe, fp32": own | {"precision": "fp32"},
         }
     elif "bf16" in precisions:
@@ -52,17 +52,19 @@ def train_with(how: dict, model: str, texts: list[str], device: str, steps: int)
     warm, steps = WARM[device], min(steps, how.get("steps", steps))
     arguments = _arguments(how, device, warm + steps)
     made = _own(how, model, texts, arguments) if how["own"] else _example(how, model, texts)
-    batches, moments = [], {}
+    batches, moments = [], {}  # the latter of a step: the time, and the process's CPU time
     collator = _counted(made["data_collator"], batches)
     trainer: Trainer = made.pop("trainer", Trainer)(args=arguments, **made | {"data_collator": collator})
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_clock(moments, device, (warm, warm + steps)))
     started = time.perf_counter()
     trainer.train()
+    (began, cpu_began), (ended, cpu_ended) = moments[warm], moments[warm + steps]
     rows, tokens, places = (sum(column) for column in zip(*batches[warm : warm + steps], strict=True))
     return {
-        "seconds": moments[warm + steps] - moments[warm],
-        "warm_up": moments[warm] - started,
+        "seconds": ended - began,
+        "cpu_seconds": cpu_ended - cpu_began,
+        "warm_up": began - started,
         "rows": rows,
         "tokens": tokens,
         "padding": 1 - tokens / places,
@@ -106,7 +108,7 @@ def _counted(make: Callable[[list], dict], batches: list[tuple[int, int, int]]) 
     return collate
 
 
-def _clock(moments: dict[int, float], device: str, steps: tuple[int, int]) -> "TrainerCallback":
+def _clock(moments: dict[int, tuple[float, float]], device: str, steps: tuple[int, int]) -> "TrainerCallback":
     """Notes the moments when the device has done these steps."""
     import torch
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -118,7 +120,7 @@ def _clock(moments: dict[int, float], device: str, steps: tuple[int, int]) -> "T
             if state.global_step in steps:
                 if device == "cuda":
                     torch.cuda.synchronize()
-                moments[state.global_step] = time.perf_counter()
+                moments[state.global_step] = time.perf_counter(), time.process_time()
 
     return Clock()
 

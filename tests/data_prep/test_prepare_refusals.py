@@ -3,14 +3,16 @@
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import data_prep.prepare as prepare_module
-from data_prep import InputError
+from data_prep import InputError, events
 from data_prep.config import DataConfig, Source, TextField
+from data_prep.connections import stopped_after
 from data_prep.prepare import prepare
 from tests.data_prep.prepared_files import FILES, content
 
@@ -86,6 +88,16 @@ def test_what_else_can_end_the_step_does_so_behind_the_columns_and_before_a_row_
     with pytest.raises(InputError, match="not today"):  # though there is nothing to do
         prepare("shop", data, shop.task(), shop.text(), ready=ready)
     assert shop_folder.is_dir()
+
+
+def test_the_limit_of_time_is_that_of_reading_and_not_of_what_else_can_end_the_step(shop, monkeypatch):
+    def ready() -> None:
+        time.sleep(2.1)
+        raise InputError("not today")
+
+    monkeypatch.setattr(events, "stopped_after", lambda con, seconds: stopped_after(con, 2))
+    with pytest.raises(InputError, match=r"^not today"):
+        prepare("shop", shop.data(shop.regulars()), shop.task(), shop.text(), ready=ready)
 
 
 def test_a_source_that_cannot_be_read_leaves_nothing_behind(shop):

@@ -158,12 +158,20 @@ def test_variables_come_before_the_environment(monkeypatch):
     assert expand("${A} $B {C}", DataConfig([], environment=["A"]), "x") == "environment $B {C}"
 
 
+def _go_on_behind(pause, con):
+    with pause():
+        pass
+    con.execute("SELECT count(*) FROM range(10000000) a, range(10000000) b")
+
+
 def test_what_takes_longer_than_the_limit_is_stopped():
     said = r"^data\.time_limit: reading the sources took longer than 0\.01 seconds; raise it, or mend"
     with connect() as con, pytest.raises(InputError, match=said), stopped_after(con, 0.01):
         con.execute("SELECT count(*) FROM range(10000000) a, range(10000000) b")
     with connect() as con, pytest.raises(duckdb.Error), stopped_after(con, 60):
         con.execute("SELECT no_such_column")
+    with connect() as con, pytest.raises(InputError, match=said), stopped_after(con, 0.01) as pause:
+        _go_on_behind(pause, con)
     data = replace(from_sql(ONE), time_limit="soon")
     with (
         connect() as con,

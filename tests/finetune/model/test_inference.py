@@ -37,6 +37,14 @@ def test_a_cpu_scores_with_the_model_itself(trained):
     assert for_scoring(model) is model
 
 
+def test_an_unknown_precision_is_refused(trained):
+    said = "^precision: 'fp16' is no precision; write fp32 or bf16$"
+    with pytest.raises(InputError, match=said):
+        EventClassifier.from_pretrained(trained.run_folder / "model", precision="fp16")
+    with pytest.raises(InputError, match=said):
+        for_scoring(torch.nn.Linear(1, 1), "fp16")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there a GPU's bf16 counts; see test_gpu.py")
 @pytest.mark.parametrize("instructions", inference.BF16)
 def test_a_cpu_with_bf16_scores_with_a_copy_whose_encoder_is_in_bf16_when_asked(trained, monkeypatch, instructions):

@@ -159,6 +159,14 @@ def test_after_a_stop_other_arguments_are_refused_and_the_same_ones_go_on(model,
     assert [path.stat().st_mtime_ns for path in output.parent.rglob("scores-*.parquet")] == one
 
 
+def test_a_precision_that_embeddings_do_not_have_is_refused(model, log, tmp_path):
+    said = "^precision: embeddings are made in fp32; leave embeddings or bf16 out$"
+    data = DataConfig([Source(path=str(log))])
+    with pytest.raises(InputError, match=said):
+        predict_log(model, data, CUTOFF, tmp_path / "scores.parquet", embeddings=True, precision="bf16")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_population_is_kept_on_demand_and_texts_too(model, log, tmp_path, trained):
     data = DataConfig([Source(path=str(log))])
     found = pq.read_table(predict_log(model, data, CUTOFF, tmp_path / "s.parquet", population=True, text=True, **PARTS))
