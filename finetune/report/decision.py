@@ -196,7 +196,7 @@ def _learned(metrics: Metrics) -> str:
     if end.time() != time():
         end += DAY  # the next day is the first of which it has seen nothing
     chose = "only chose between versions of it"
-    if metrics["training"].get("value_factor") is not None:
+    if metrics["training"].get("value_factor", 1) != 1:
         chose = "chose between versions of it, and a factor on all of its amounts"
     return (
         f"From {number(rows, 0)} examples: what users had done since {log['first'][:10]}, before {when}, and "
