@@ -161,6 +161,9 @@ class FinetuningConfig:
     teacher_model: str | None = None
     """Instead of these a finished model is the teacher, such as runs/large/model: a large one teaches a small one. It
     has to be of the same prepared data. It has seen the labels of the rows that it teaches."""
+    members: NonNegativeInt = 0
+    """Or so many models are trained first, each with a seed of its own, and what they say on average is the teacher, on
+    the texts of all training users: one model that is as good as their mean. 3 suit few labelled_users."""
     event_dropout: ShareBelowOne = 0.0
     """Share of the events that are left out of a training text, drawn anew each time; against overfitting."""
     value_loss: Literal["squared_error", "absolute_error"] = "squared_error"
@@ -303,6 +306,7 @@ class Experiment:
     spark: SparkConfig | None  # None prepares on this machine
     resolved: str  # the whole config as YAML
     part: str = ""  # the folder of one of several seeds
+    teaches: bool = False  # whether it is a training of finetuning.members, of which nothing is told
 
     @property
     def data_folder(self) -> Path:

@@ -83,6 +83,7 @@ CHANCE = {"seeds", "training.seed", "training.data_seed"}  # another one makes a
 ADDED = {  # what earlier versions did unwritten
     "finetuning.labelled_users": "None",
     "finetuning.labelled_draw": "0",
+    "finetuning.members": "0",
     "finetuning.privacy": "None",
     "finetuning.reweigh": "None",
     "finetuning.teacher_model": "None",

@@ -268,7 +268,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "curves": {"rows": int, "unscored": int} | CURVES[task],
         "training": training
         | dict.fromkeys(("steps", "pretraining_steps"), int)
-        | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes")}
+        | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes", "members")}
         | {
             "device": MayLack(str),
             "class_weights": MayLack(_figures(classes)),

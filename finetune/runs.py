@@ -24,6 +24,7 @@ from finetune.yaml_tree import composed
 
 MODEL_FOLDER = "model"  # in a run's folder, like the next ones up to REPORT
 CHECKPOINTS = "checkpoints"
+MEMBERS = "members"  # the models that teach the run's own, until it has been trained
 PRETRAINED = "pretrained"  # the weights that scripts/pretrain.py writes
 PRETRAINING = "pretraining"  # its checkpoints
 PREDICTIONS = "predictions"

@@ -26,7 +26,6 @@ from benchmark_jobs.transfer import moved_regression  # before finetune, which t
 from data_prep import InputError
 from data_prep.cutoffs import split_file
 from finetune.command import CommandParser, guarded
-from finetune.config import Experiment
 from finetune.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival
 from finetune.metrics_json import Metrics
 from finetune.runs import PREDICTIONS, seed_column
@@ -98,11 +97,9 @@ MINILM += ["--text.style", "sentences", "--text.max_events", "4", "--training.bf
 MINILM += ["--text.header", "[recency_days, target_28d, target_84d, gap_mean, tenure_days, value_sum_84d]"]
 MINILM += ["--training.learning_rate", "1e-4", "--training.per_device_train_batch_size", "32"]
 CELLS["online-retail-purchase-minilm"] = ("online_retail", MINILM)
-# Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. The last
-# weights are kept, as the few validation rows would choose a checkpoint by chance.
-FEW = ["--training.load_best_model_at_end", "false"]
-FEW += ["--training.per_device_train_batch_size", "32", "--training.eval_steps", "40"]
-FEW_STEPS = 120, 400  # and between them as many as read each labelled row once
+# Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. Three members
+# teach the model on all texts. It keeps its last weights, as few validation rows would choose a checkpoint by chance.
+FEW = ["--finetuning.members", "3", "--training.load_best_model_at_end", "false"]
 CELLS |= {
     f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
     for base in ("complete-journey-churn", "ta-feng-churn")
@@ -138,7 +135,7 @@ def run_cell(name: str, given: Namespace) -> dict:
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
     pretrained = pretrain(experiment)
     if users and pretrained:  # no label is pretrained on: the weights serve any number of them
-        experiment = _few_labels(_arguments(name, base, given, given.folder / "labels" / users), given.quick)
+        experiment = parse_experiment("", _arguments(name, base, given, given.folder / "labels" / users))
         shutil.copytree(pretrained, experiment.base_folder / pretrained.name, dirs_exist_ok=True)
     train(experiment)
     metrics = evaluate(experiment)
@@ -166,7 +163,6 @@ def run_transfer(name: str, given: Namespace) -> dict:
     arguments += ["--model.name_or_path", str(start)]
     experiment = parse_experiment("", arguments)
     prepare(experiment.name, experiment.data, experiment.task, experiment.text)
-    experiment = _few_labels(arguments, given.quick)
     prepare(teacher.name, teacher.data, teacher.task, teacher.text)
     for each in (teacher, experiment):
         pretrain(each)
@@ -195,24 +191,6 @@ def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
     arguments += ["--smoke"] if given.quick else []
     arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(runs)]
     return [*arguments, "--seeds", *map(str, given.seeds)]
-
-
-def _few_labels(arguments: list[str], quick: bool) -> Experiment:
-    """The experiment of a cell of few labels, whose data is prepared: its steps follow the rows that have a label."""
-    from data_prep.prepared import read_split  # after the arguments are read, as it takes seconds
-    from finetune.parser import parse_experiment
-
-    experiment = parse_experiment("", arguments)
-    if quick:
-        return experiment
-    rows = read_split(experiment.data_folder, "train", experiment.limits["train"], ["user_id"]).num_rows
-    return parse_experiment("", [*arguments, "--training.max_steps", str(few_steps(rows))])
-
-
-def few_steps(rows: int) -> int:
-    """The steps of a training on so many labelled rows, in batches of 32."""
-    least, most = FEW_STEPS
-    return min(max(rows // 32, least), most)
 
 
 def result(metrics: Metrics, told_by: str) -> dict:

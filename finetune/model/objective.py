@@ -180,23 +180,30 @@ class Objective:
         counts = np.bincount(labels, minlength=len(self.classes)) + 0.5
         return np.log(counts / counts.sum()) + np.log(1.0 if weights is None else weights)
 
-    def taught(self, labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    def taught(self, labels: np.ndarray, teacher: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
         """Labels beside what a teacher says, for a loss with a `teacher`: of shape (rows, 2, classes), first the logits
         that the teacher would have, then the labels, of one of several classes 1 for the right one.
 
         Args:
             labels: Of shape (rows,), for propensity and survival (rows, classes); values as they are learned.
             teacher: As `scores` has them; values as they are learned.
+            known: Which rows have a label, of shape (rows,); the others have what the teacher says in its place. None
+                for all.
         """
         if self.task == "value":
-            return np.stack([teacher, labels], axis=1)[:, :, None]
-        if self.task == "propensity":
-            return np.stack([log_odds(teacher), labels], axis=1)
-        if self.task == "survival":
-            return np.stack([log_odds(survival.hazards_of(teacher)), labels], axis=1)
-        said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
-        logits = np.log(np.clip(said, EDGE, 1))
-        return np.stack([logits - logits.mean(axis=1, keepdims=True), np.eye(len(self.classes))[labels]], axis=1)
+            said = logits = teacher[:, None]
+            labels = labels[:, None]
+        elif self.task == "binary" or self.task == "tiers":
+            said = np.column_stack([1 - teacher, teacher]) if self.task == "binary" else teacher
+            logits = np.log(np.clip(said, EDGE, 1))
+            logits = logits - logits.mean(axis=1, keepdims=True)
+            labels = np.eye(len(self.classes))[labels]
+        else:
+            said = survival.hazards_of(teacher) if self.task == "survival" else teacher
+            logits = log_odds(said)
+        if known is not None:
+            labels = np.where(known[:, None], labels, said)
+        return np.stack([logits, labels], axis=1)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: the probability of label 1, of shape (rows,), the probability of each class, of shape

@@ -129,7 +129,9 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     share = metrics["training"].get("teacher")
     taught = ""
     if share:
+        members = metrics["training"].get("members")
         teacher = "another model says" if metrics["training"].get("teacher_model") else "boosting and regression say"
+        teacher = f"{members} models that were trained before it say on average" if members else teacher
         own = f", and {percent(1 - share)} from what users did" if share < 1 else ""
         taught = f"It learned {percent(share)} from what {teacher} of a user{own}."
     found = [

@@ -141,8 +141,12 @@ def teach(
                     found = max(found, (good, scores), key=lambda entry: entry[0])
                 bar.update(FOLDS)
             best.append(found[1])
-    share = max(SHARES, key=lambda part: _goodness(objective, value_loss, labels, mixed(objective, best, part)))
-    return mixed(objective, best, share), share
+
+    def both(share: float) -> np.ndarray:
+        return mixed(objective, best, [share, 1 - share])
+
+    share = max(SHARES, key=lambda part: _goodness(objective, value_loss, labels, both(part)))
+    return both(share), share
 
 
 def _goodness(objective: Objective, value_loss: str, labels: np.ndarray, scores: np.ndarray) -> float:
@@ -179,10 +183,9 @@ def _pair_members(rows: PairRows, labels: np.ndarray) -> Members:
     ]
 
 
-def mixed(objective: Objective, scores: list[np.ndarray], share: float) -> np.ndarray:
-    """The mean of two scores, of which the first has this share: of values, of log-odds, or for tiers of the logarithms
-    of their probabilities."""
-    shares = [share, 1 - share]
+def mixed(objective: Objective, scores: list[np.ndarray], shares: list[float]) -> np.ndarray:
+    """The mean of several scores that have these shares: of values, of log-odds, or for tiers of the logarithms of
+    their probabilities."""
     if objective.task == "value":
         return np.average(scores, axis=0, weights=shares)
     if objective.task == "tiers":

@@ -51,6 +51,7 @@ from finetune.runs import (
     SETTINGS,
     TASK,
     TRAINING_LOG,
+    read_training_log,
 )
 from finetune.training.arguments import check_warmup, training_arguments
 from finetune.training.batching import Collator
@@ -65,13 +66,14 @@ from finetune.training.checkpoints import (
     starts_anew,
     trained,
 )
+from finetune.training.members import forget_members, member_runs, refuse_members
 from finetune.training.privacy_rules import refuse_unprotected
 from finetune.training.private_trainer import PrivateTrainer, privacy_of
 from finetune.training.rehearsal import rehearse
-from finetune.training.reweighing import refuse_reweighing, reweighed
+from finetune.training.reweighing import refuse_reweighing
 from finetune.training.start import starting_point, word_texts
-from finetune.training.teacher import taught
-from finetune.training.teacher_model import refuse_teacher, taught_by_model
+from finetune.training.targets import refuse_few_labels, refuse_one_class, targets
+from finetune.training.teacher_model import refuse_teacher
 from finetune.training.trainer import LengthGroupedTrainer, packs_on, show_progress
 from finetune.training.value_factor import scaled_to_validation
 
@@ -116,6 +118,7 @@ def train(
     refuse_other_run(experiment)
     manifest = prepared_for(experiment.data_folder, experiment.task, experiment.text)
     refuse_teacher(experiment.finetuning, manifest)
+    refuse_members(experiment.finetuning)
     rehearse(experiment)
     runs = [(run, _origin(run, manifest)) for run in experiment.seed_runs()]
     finished = [has_finished(run, manifest) for run, _ in runs]
@@ -148,7 +151,8 @@ def _train(
 ) -> None:
     arguments = training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     resume = checkpoint_to_resume(arguments, origin)
-    trainer, facts = build_trainer(experiment, arguments, manifest, words)
+    models, taken = _members(experiment, arguments, manifest, words)
+    trainer, facts = build_trainer(experiment, arguments, manifest, words, models)
     for callback in callbacks:
         trainer.add_callback(callback)
     trainable, total = (
@@ -159,7 +163,7 @@ def _train(
         if trainer.is_world_process_zero():
             print(f"training {trainable:,} of {total:,} parameters on {len(trainer.train_dataset):,} examples")
             begin(experiment.checkpoint_folder, origin, resume)
-        seconds = trained(trainer, resume, "training")
+        seconds = taken + trained(trainer, resume, "training")
         facts |= scaled_to_validation(experiment, trainer)
         best = experiment.checkpoint_folder / "best"
         trainer.save_model(str(best))  # on every process, as sharded weights are gathered
@@ -169,37 +173,54 @@ def _train(
             facts |= {"trainable_parameters": trainable, "total_parameters": total, "seconds": round(seconds, 1)}
             _save(experiment, trainer, best, manifest, facts | {"content_hash": manifest["content_hash"]})
             finish(experiment.checkpoint_folder, origin)
+            forget_members(experiment)
         trainer.accelerator.wait_for_everyone()
 
 
+def _members(
+    run: Experiment, arguments: TrainingArguments, manifest: Manifest, words: list[str] | None
+) -> tuple[list[Path], float]:
+    """The models of finetuning.members, trained unless they are there already, and how many seconds they took."""
+    if not run.finetuning.members:
+        return [], 0.0
+    if starts_anew(run.training["resume_from_checkpoint"]) and arguments.process_index == 0:
+        forget_members(run)
+    rows = len(_labels(run.data_folder, "train", run.limits["train"]))
+    batch = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    members = member_runs(run, rows // batch)
+    for number, member in enumerate(members, start=1):
+        origin = _origin(member, manifest)
+        if not has_finished(member, manifest):
+            print(f"member {number} of {len(members)}, whose seed is {member.training['seed']}")
+            _train(member, manifest, origin, words, ())
+    seconds = [read_training_log(member.run_folder, {"seconds": float})["seconds"] for member in members]
+    return [member.model_folder for member in members], sum(seconds)
+
+
 def build_trainer(
-    experiment: Experiment, arguments: TrainingArguments, manifest: Manifest, words: list[str] | None = None
+    experiment: Experiment,
+    arguments: TrainingArguments,
+    manifest: Manifest,
+    words: list[str] | None = None,
+    members: Sequence[Path] = (),
 ) -> tuple[LengthGroupedTrainer, dict]:
-    """The Trainer of a run, with model and tokenized data, and what the training log says of them."""
+    """The Trainer of a run, with model and tokenized data, and what the training log says of them; members are the
+    models of finetuning.members."""
     objective = Objective.of(experiment.task.label, manifest["classes"])
     limits = {split: experiment.limits[split] for split in ("train", "validation")}
     folder = experiment.data_folder
     labels = {split: _labels(folder, split, limits[split]) for split in limits}
     if experiment.finetuning.labelled_users:
-        _refuse_few_labels(objective, labels, experiment.finetuning.labelled_users)
-    _refuse_one_class(objective, labels["validation"], arguments.metric_for_best_model)
+        refuse_few_labels(objective, labels, experiment.finetuning.labelled_users)
+    refuse_one_class(objective, labels["validation"], arguments.metric_for_best_model)
     weights = class_weights(experiment.finetuning.class_weights, objective, labels["train"])
     private = experiment.finetuning.privacy is not None
     priors = None if private else objective.priors(labels["train"], weights)  # which count the labels without noise
     asked = experiment, arguments, manifest, objective
-    labels, scale, facts = _learned(*asked, labels)
-    start = starting_point(experiment, manifest)
-    set_seed(arguments.seed)
-    tokenizer, unknown = _tokenizer(experiment, start, word_texts(experiment, ["train"]), words)
-    steps = _steps(arguments, len(labels["train"]))
-    model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors, unknown)
-    # Read when the model scores; to others it is an unknown entry that they leave alone.
-    model.config.eventscribe = {
-        "task": objective.task,
-        "scale": asdict(scale) if scale else None,
-        "pooling": experiment.model.pooling,
-        "base": weights_hash(start) if experiment.model.peft and start is not None else None,
-    }
+    labels, scale, facts = targets(*asked, labels, members)
+    if members:  # teach the texts of all users, also of those whose labels are not known
+        limits["train"] = experiment.finetuning.max_train_examples
+    model, tokenizer = _model(*asked, words, _steps(arguments, len(labels["train"])), priors, scale)
     # Before the layers are compiled; where users are told apart, each row stays by itself.
     packs = not private and packs_on(model, arguments, experiment.model.pooling)
     if experiment.training["torch_compile"]:
@@ -230,7 +251,33 @@ def build_trainer(
         "class_weights": weights,
         "teacher": experiment.finetuning.teacher,
         "teacher_model": experiment.finetuning.teacher_model,
+        "members": len(members),
     }
+
+
+def _model(
+    experiment: Experiment,
+    arguments: TrainingArguments,
+    manifest: Manifest,
+    objective: Objective,
+    words: list[str] | None,
+    steps: int,
+    priors: np.ndarray | None,
+    scale: Scale | None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier as training begins, and its tokenizer."""
+    start = starting_point(experiment, manifest)
+    set_seed(arguments.seed)
+    tokenizer, unknown = _tokenizer(experiment, start, word_texts(experiment, ["train"]), words)
+    model = build_classifier(experiment.model, objective, start, tokenizer, steps, priors, unknown)
+    # Read when the model scores; to others it is an unknown entry that they leave alone.
+    model.config.eventscribe = {
+        "task": objective.task,
+        "scale": asdict(scale) if scale else None,
+        "pooling": experiment.model.pooling,
+        "base": weights_hash(start) if experiment.model.peft and start is not None else None,
+    }
+    return model, tokenizer
 
 
 def _tokenizer(
@@ -246,28 +293,6 @@ def _tokenizer(
 
 def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:
     return column_array(read_split(folder, split, limit, ["label"])["label"])
-
-
-def _refuse_few_labels(objective: Objective, labels: dict[str, np.ndarray], users: int) -> None:
-    """InputError where the labels of so few users leave nothing to tell apart, or nothing to choose by."""
-    for split, known in labels.items():
-        one = objective.task == "binary" and len(set(known)) == 1
-        if not len(known) or one:
-            found = f"all {len(known):,} are {known[0]}" if one else "there is none"
-            raise InputError(
-                f"finetuning.labelled_users {users:,}: of these users' {split} labels {found}",
-                "raise it, or draw others with finetuning.labelled_draw",
-                setting="finetuning.labelled_users",
-            )
-
-
-def _refuse_one_class(objective: Objective, labels: np.ndarray, best: str | None) -> None:
-    """InputError where validation labels are all the same, so that no ranking tells the best checkpoint."""
-    if best in ("auroc", "average_precision") and objective.task == "binary" and len(set(labels)) < 2:
-        raise InputError(
-            f"all {len(labels):,} validation labels are {labels[0]}: no {best} tells the best checkpoint",
-            "choose another validation cutoff, or training.metric_for_best_model log_loss",
-        )
 
 
 def _steps(arguments: TrainingArguments, examples: int) -> int:
@@ -324,41 +349,10 @@ def _validation_metrics(
     return objective.metrics(*(scale.value(part) if scale else part for part in (labels, scores)))
 
 
-def _learned(
-    experiment: Experiment,
-    arguments: TrainingArguments,
-    manifest: Manifest,
-    objective: Objective,
-    labels: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], Scale | None, dict[str, Any]]:
-    """The labels as they are learned: values on their scale, those of training by their weights or beside what the
-    teacher says; and what the training log says of the weights."""
-    settings, said, scale, facts = experiment.finetuning, None, None, {}
-    if settings.reweigh is not None:
-        with arguments.main_process_first(local=False):
-            made, weights = reweighed(experiment, objective, labels["train"])
-        labels, facts = labels | {"train": made}, {"reweigh": weights}
-    if settings.teacher:
-        with arguments.main_process_first(local=False):
-            limit = experiment.limits["train"]
-            if settings.teacher_model is not None:
-                said = taught_by_model(Path(settings.teacher_model), experiment.data_folder, limit)
-            else:
-                said = taught(experiment.data_folder, manifest, objective, limit, settings.value_loss)
-    if objective.task == "value":
-        root = settings.value_loss == "absolute_error" and not settings.log_scale
-        scale, given = Scale.fit(labels["train"], settings.log_scale, root), settings.value_scale
-        scale = scale if given is None else replace(scale, mean=given.mean, deviation=given.deviation)
-        labels = {split: scale.learned(values) for split, values in labels.items()}
-        said = None if said is None else scale.learned(said)
-    if said is not None:
-        labels = labels | {"train": objective.taught(labels["train"], said)}
-    return labels, scale, facts
-
-
 def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, manifest: Manifest, facts: dict) -> None:
     """Put the model in its place, with the log."""
-    for folder in {experiment.run_folder, experiment.base_folder}:  # figures of the model that is replaced
+    folders = {experiment.run_folder} | ({experiment.base_folder} if not experiment.teaches else set())
+    for folder in folders:  # figures of the model that is replaced
         for name in (PREDICTIONS, BACKTESTS):
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in (METRICS, REPORT, EXPLANATION, EXPLANATION_PAGE):
@@ -384,6 +378,6 @@ def _save(experiment: Experiment, trainer: LengthGroupedTrainer, best: Path, man
     }
     config = yaml.safe_load(experiment.resolved)
     config["training"].pop("resume_from_checkpoint", None)  # is of this call: kept, it would replace the run silently
-    for folder in {experiment.run_folder, experiment.base_folder}:  # the report of several seeds shows the last one
+    for folder in folders:  # the report of several seeds shows the last one
         write_whole(folder / SETTINGS, yaml.safe_dump(config, sort_keys=False))
         write_whole(folder / TRAINING_LOG, json.dumps(log, indent=1) + "\n")

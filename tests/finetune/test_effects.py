@@ -79,5 +79,6 @@ def test_what_earlier_versions_wrote_down_is_read_by_its_new_names():
         for name in ("labelled_users", "privacy", "reweigh", "teacher_model", "value_scale")
     }
     added["finetuning.labelled_draw"] = "0"
+    added["finetuning.members"] = "0"
     assert with_effect(old) == named | added
     assert with_effect(named | {"finetuning.labelled_users": "9"})["finetuning.labelled_users"] == "9"

@@ -27,10 +27,6 @@ def test_every_cell_is_a_config_with_settings_that_fit(bench):
     assert set(bench.LOGS) <= {config for config, _ in bench.CELLS.values()}
 
 
-def test_few_labels_have_as_many_steps_as_read_each_row_once_within_bounds(bench):
-    assert [bench.few_steps(rows) for rows in (339, 5_015, 16_683)] == [120, 156, 400]
-
-
 def test_cells_of_another_way_are_not_replaced(bench, tmp_path):
     path = tmp_path / "bench.json"
     path.write_text('{"machine": "1 core", "quick": true, "cells": {"a": {}}}')
@@ -45,7 +41,6 @@ def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tm
     few = [*quick, "--finetuning.labelled_users", "60"]
     config = str(tiny.with_suffix(""))
     monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-labels-60": (config, few)})
-    monkeypatch.setattr(bench, "FEW_STEPS", (4, 4))
     given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
     found = bench.run_cell("tiny-labels-60", given)
     weights = [tmp_path / part / "pretrained/model.safetensors" for part in ("runs/tiny", "labels/60/tiny")]
@@ -65,7 +60,6 @@ def test_a_cell_of_another_shop_starts_from_its_model_and_has_a_rival_that_moves
     few = [*quick, "--model.from_scratch", "null", "--finetuning.labelled_users", "60"]
     config = str(tiny.with_suffix(""))
     monkeypatch.setattr(bench, "CELLS", {"tiny": (config, quick), "tiny-from-tiny-60": (config, few)})
-    monkeypatch.setattr(bench, "FEW_STEPS", (4, 4))
     given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=False)
     found = bench.run_cell("tiny-from-tiny-60", given)
     assert found["rival"] == max(found["baselines"], key=found["baselines"].get)  # on test

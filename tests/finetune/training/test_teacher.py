@@ -100,15 +100,15 @@ def test_the_share_of_boosting_is_the_one_whose_scores_are_best_on_users_that_we
 
 
 def test_scores_are_mixed_by_their_logarithms():
-    even = mixed(BINARY, [np.array([0.8, 0.5, 1.0]), np.array([0.2, 0.5, 1.0])], 0.5)
+    even = mixed(BINARY, [np.array([0.8, 0.5, 1.0]), np.array([0.2, 0.5, 1.0])], [0.5, 0.5])
     np.testing.assert_allclose(even, [0.5, 0.5, 1 - EDGE])
-    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], 0.5)
+    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], [0.5, 0.5])
     np.testing.assert_allclose(odds / (1 - odds), np.sqrt(9))
-    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], 0.25)
+    odds = mixed(BINARY, [np.array([0.9]), np.array([0.5])], [0.25, 0.75])
     np.testing.assert_allclose(odds / (1 - odds), 9**0.25)
-    tiers = mixed(TIERS, [np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.4, 0.4]])], 0.5)
+    tiers = mixed(TIERS, [np.array([[0.8, 0.1, 0.1]]), np.array([[0.2, 0.4, 0.4]])], [0.5, 0.5])
     np.testing.assert_allclose(tiers, np.sqrt([[0.16, 0.04, 0.04]]) / np.sqrt([0.16, 0.04, 0.04]).sum())
-    np.testing.assert_allclose(mixed(VALUE, [np.array([8.0]), np.array([0.0])], 0.75), [6.0])
+    np.testing.assert_allclose(mixed(VALUE, [np.array([8.0]), np.array([0.0])], [0.75, 0.25]), [6.0])
 
 
 def test_labels_stand_beside_the_logits_that_the_teacher_would_have():
