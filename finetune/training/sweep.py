@@ -112,6 +112,12 @@ def _checked(experiment: Experiment) -> tuple[TrainingArguments, Manifest]:
             setting="finetuning.privacy",
         )
     space = experiment.sweep.space
+    if experiment.finetuning.members or "finetuning.members" in space:
+        raise InputError(
+            "a trial trains one model and not finetuning.members, too",
+            "set it to 0 while you search, and train with it then",
+            setting="finetuning.members",
+        )
     if not space:
         raise InputError("sweep.space names no setting", setting="sweep.space")
     for name, tried in space.items():

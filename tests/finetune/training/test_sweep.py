@@ -261,6 +261,14 @@ def test_a_trial_that_cannot_be_trained_ends_alone(prepared, tmp_path):
     assert sorted(set(states(tmp_path))) == ["COMPLETE", "PRUNED"]
 
 
+def test_members_are_not_searched_with(prepared, tmp_path):
+    members = {"finetuning.members": {"choices": [0, 2]}}
+    for space, more in ((RATES, ["--finetuning.members", "2", "--finetuning.teacher", "0.7"]), (members, [])):
+        with pytest.raises(InputError, match="a trial trains one model"):
+            sweep(experiment(prepared, tmp_path, space, *more))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_study_of_other_settings_is_refused(prepared, tmp_path):
     sweep(experiment(prepared, tmp_path, RATES, "--sweep.trials", "1"))
     for space, more, named in ((RANGES, [], "sweep.space"), (RATES, ["--training.max_steps", "9"], "max_steps")):
