@@ -284,7 +284,7 @@ def _seeds(experiment: Experiment, scored: Scored, everyone: dict[str, ScoredRow
         "seeds": {str(seed): test.figures(scores) for seed, scores in zip(experiment.seeds, each, strict=True)}
     }
     if len(each) > 1:
-        found["single"] = over_seeds(test, each, experiment.evaluation.bootstrap)
+        found["single"] = over_seeds(test, each, experiment.evaluation.bootstrap, scored.threshold)
         chosen = [everyone["validation"].figures(run["validation"])[MAIN[test.task]] for run in scored.by_run]
         found["single"]["validation"] = float(np.mean(chosen))
     return found

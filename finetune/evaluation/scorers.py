@@ -42,7 +42,7 @@ def compare(scored: ScoredRows, resamples: int, threshold: float | None = None) 
     return result
 
 
-def over_seeds(scored: ScoredRows, runs: list[np.ndarray], resamples: int) -> dict:
+def over_seeds(scored: ScoredRows, runs: list[np.ndarray], resamples: int, threshold: float | None = None) -> dict:
     """How good a single checkpoint of the seeds is, over users and seeds: each resample draws users, and as many seeds
     as there are, with replacement.
 
@@ -52,9 +52,10 @@ def over_seeds(scored: ScoredRows, runs: list[np.ndarray], resamples: int) -> di
         scored: The rows with the scores of the model and of the baselines.
         runs: The scores of each seed.
         resamples: Of the bootstrap.
+        threshold: From which on a row counts as positive, whatever the seed.
 
     Returns:
-        As `compare`, without the counts and without a threshold: each metric is the mean over the seeds, of the blend
+        As `compare`, without the counts and the confusion matrix: each metric is the mean over the seeds, of the blend
         too, which is that of a single checkpoint; and deviation, of the main metric between the seeds.
     """
     several: dict[str, list[np.ndarray]] = {MODEL: runs}
@@ -70,7 +71,17 @@ def over_seeds(scored: ScoredRows, runs: list[np.ndarray], resamples: int) -> di
         keys = [f"{name} {at}" for at in range(len(runs))]
         figures[name] = mean_figures([figures.pop(key) for key in keys])
         drawn[name] = one_of([drawn.pop(key) for key in keys])
-    return {"deviation": float(np.std(found, ddof=1))} | _beside(scored, figures, drawn if resamples else None)
+    result = {"deviation": float(np.std(found, ddof=1))} | _beside(scored, figures, drawn if resamples else None)
+    if threshold is not None:
+        result |= mean_figures([_without_confusion(at_threshold(scored.labels, run, threshold)) for run in runs])
+        if resamples:
+            each = [bootstrap_at_threshold(scored.labels, run, scored.users, threshold, resamples) for run in runs]
+            result |= {f"{metric}_interval": interval(values) for metric, values in one_of(each).items()}
+    return result
+
+
+def _without_confusion(figures: dict) -> dict[str, float]:
+    return {metric: value for metric, value in figures.items() if metric != "confusion"}
 
 
 def mean_figures(seeds: list[dict[str, float]]) -> dict[str, float]:

@@ -130,6 +130,23 @@ def test_an_interval_over_users_and_seeds_is_wider_than_that_of_a_seed():
     assert both["blend"]["over"]["rule"]["difference"] == pytest.approx(np.mean(each) - both["rule"]["auroc"])
 
 
+def test_precision_and_recall_of_a_single_model_are_means_over_the_seeds_too():
+    labels, good, users = scores(1.0)
+    worse, threshold = scores(0.3)[1], float(np.median(good))
+    rows = ScoredRows("binary", labels, {"model": good, "rule": worse}, users)
+    one, same = compare(rows, 400, threshold), over_seeds(rows, [good, good], 400, threshold)
+    both = over_seeds(rows, [good, worse], 400, threshold)
+    for metric in ("precision", "recall", "f1", "accuracy"):
+        assert same[metric] == pytest.approx(one[metric])
+        assert same[f"{metric}_interval"] == pytest.approx(one[f"{metric}_interval"])
+        other = compare(replace(rows, scores={"model": worse}), 0, threshold)[metric]
+        assert both[metric] == pytest.approx((one[metric] + other) / 2)
+        low, high = both[f"{metric}_interval"]
+        assert high - low > one[f"{metric}_interval"][1] - one[f"{metric}_interval"][0]
+    assert "confusion" not in both
+    assert "precision" not in over_seeds(rows, [good, worse], 400)
+
+
 def noisy(quality: float, seed: int) -> np.ndarray:
     """Scores of the rows of `scores`, with noise of their own."""
     labels, noise = scores(1.0)[0], np.random.default_rng(seed).normal(size=600)
