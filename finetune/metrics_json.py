@@ -224,6 +224,9 @@ def read_metrics(folder: Path) -> Metrics:
     return cast(Metrics, lacking | {key: value for key, value in metrics.items() if value is not None})
 
 
+MAY_COUNT = ("trainable_parameters", "total_parameters", "processes", "members", "unlabelled")  # in training
+
+
 def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     """What metrics.json of a task with so many classes must hold, for `check`."""
     main = MAIN[task]
@@ -268,7 +271,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "curves": {"rows": int, "unscored": int} | CURVES[task],
         "training": training
         | dict.fromkeys(("steps", "pretraining_steps"), int)
-        | {key: MayLack(int) for key in ("trainable_parameters", "total_parameters", "processes", "members")}
+        | dict.fromkeys(MAY_COUNT, MayLack(int))
         | {
             "device": MayLack(str),
             "class_weights": MayLack(_figures(classes)),

@@ -34,12 +34,14 @@ def refuse(experiment: Experiment) -> None:
     from finetune.evaluation.evaluate import check_evaluation
     from finetune.training.arguments import training_arguments
     from finetune.training.checkpoints import refuse_other_run
+    from finetune.training.members import refuse_members
     from finetune.training.privacy_rules import refuse_unprotected
     from finetune.training.rehearsal import rehearse
 
     refuse_other_run(experiment)
     check_evaluation(experiment)
     refuse_unprotected(experiment)
+    refuse_members(experiment.finetuning)
     training_arguments(experiment, output_dir=str(experiment.checkpoint_folder))
     rehearse(experiment)
 

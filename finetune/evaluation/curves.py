@@ -79,8 +79,8 @@ def training(experiment: Experiment, main: str) -> dict:
     """What the report shows of the training's logs, of several seeds the last one's.
 
     Returns:
-        steps, trainable_parameters, total_parameters, device, processes, class_weights, teacher, teacher_model and
-        members;
+        steps, trainable_parameters, total_parameters, device, processes, class_weights, teacher, teacher_model,
+        members and unlabelled;
         privacy, reweigh and value_factor, where training had them; pretraining_steps (0 where the run has no
         pretraining); and of loss, eval_loss, the main metric's eval_METRIC, padding_fraction and pretraining_loss the
         steps and values that were logged.
@@ -96,7 +96,7 @@ def training(experiment: Experiment, main: str) -> dict:
         before = read_pretraining_log(experiment.pretrained_folder)
     before = before or {"steps": 0, "history": []}
     facts = ("steps", "trainable_parameters", "total_parameters", "device", "processes", "class_weights", "teacher")
-    facts += ("teacher_model", "members")
+    facts += ("teacher_model", "members", "unlabelled")
     drawn = ("loss", "eval_loss", f"eval_{main}", "padding_fraction")
     return {
         **{key: log.get(key) for key in facts},

@@ -196,6 +196,7 @@ def local_steps(experiment: Experiment, rounds: int) -> int:
     refused = {
         "pretraining.max_steps": (experiment.pretraining.max_steps, "pretraining is not federated; set it to 0"),
         "finetuning.privacy": (experiment.finetuning.privacy, "private steps are not federated yet; leave it out"),
+        "finetuning.members": (experiment.finetuning.members, "each site would be taught by its own; set it to 0"),
         "text.schema": (experiment.text.schema, "give federate.py the same folder as --schema, and leave it out"),
         "seeds": (experiment.seeds, "a federation trains one model; leave them out"),
         "processes": (os.environ.get("WORLD_SIZE", "1") != "1", "a site is one process; leave accelerate launch out"),

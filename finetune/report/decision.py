@@ -129,11 +129,16 @@ def answers(metrics: Metrics) -> list[tuple[str, str]]:
     share = metrics["training"].get("teacher")
     taught = ""
     if share:
-        members = metrics["training"].get("members")
         teacher = "another model says" if metrics["training"].get("teacher_model") else "boosting and regression say"
-        teacher = f"{members} models that were trained before it say on average" if members else teacher
+        members, unlabelled = (metrics["training"].get(key) or 0 for key in ("members", "unlabelled"))
+        if members:
+            teacher = f"{members} models say on average" if members > 1 else "one model says"
         own = f", and {percent(1 - share)} from what users did" if share < 1 else ""
         taught = f"It learned {percent(share)} from what {teacher} of a user{own}."
+        if members:
+            taught += " These were trained before it, and had learned from boosting and regression in the same way."
+        if unlabelled:
+            taught += f" Of {number(unlabelled, 0)} more texts it was told no label, and learned what they say alone."
     found = [
         ("Is it better than the usual ways?", " ".join(filter(None, [advice(metrics), beside, taught]))),
         ("Can it be trusted?", _trust(metrics)),
@@ -184,7 +189,8 @@ def _learned(metrics: Metrics) -> str:
     log, timeline = metrics["made"].get("log"), metrics.get("timeline")
     if not log or not timeline:
         return ""
-    days, rows = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]], timeline["train"]["rows"]
+    days = [str(cutoff)[:10] for cutoff in timeline["train"]["cutoffs"]]
+    rows = (metrics["made"].get("splits") or {}).get("train", timeline["train"]["rows"])
     when = f"{days[0]}" if len(days) == 1 else f"each of {len(days)} days from {days[0]} to {days[-1]}"
     if "most_per_user" in timeline["train"]:
         when = f"its moments from {days[0]} to {days[-1]}"

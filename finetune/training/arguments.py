@@ -63,7 +63,7 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
         settings["use_cpu"] = True  # transformers asks for it in so many words, though there is nothing else
     settings["dataloader_pin_memory"] &= torch.cuda.is_available()  # without a GPU it only warns
     settings["torch_compile"] = False  # of the whole model, which takes minutes; see modeling.compile_layers
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)
+    log_to(experiment)
     before = set(os.environ)
     try:
         if settings["parallelism_config"] is not None:
@@ -79,6 +79,11 @@ def training_arguments(experiment: Experiment, **overrides: Any) -> TrainingArgu
         said = shorten(first_line(error), 300, placeholder=" ...")
         raise InputError(f"training: {said}", "mend that setting") from error
     return made
+
+
+def log_to(experiment: Experiment) -> None:
+    """Let the next Trainer's TensorBoard log lie in this run's folder."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(experiment.run_folder / TENSORBOARD)
 
 
 def _check_together(settings: dict, experiment: Experiment, objective: Objective) -> None:

@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow.compute as pc
 
 from data_prep import InputError
+from data_prep.files import replacing
 from data_prep.prepared import Labelled, column_array, labelled_users, read_split
 from finetune.config import Experiment, FinetuningConfig
 from finetune.model.objective import Objective
 from finetune.runs import MEMBERS
-from finetune.training.teacher import mixed
+from finetune.training.teacher import SCORES, mixed
 from finetune.training.teacher_model import taught_by_model
 
 SETTING = "finetuning.members"
+SAID = "said"  # in their folder: what they say on average
 SEED_STEP = 7919  # between the seeds of members; runs whose seeds are nearer than that have none in common
 READINGS = 2  # of each labelled row in the training of a member, which has
 FEWEST_STEPS = 120  # at least
@@ -40,15 +42,17 @@ def member_runs(run: Experiment, once: int) -> list[Experiment]:
 
     Each keeps its last weights, as few validation rows would choose a checkpoint by chance. It has as many steps as
     read each labelled row READINGS times, FEWEST_STEPS at least, and no more than training.max_steps where that is
-    given.
+    given; the warm-up is as long in proportion. No tracker is told of it, and it continues by itself.
 
     Args:
         run: One seed's.
         once: How many steps read each training row that has a label once.
     """
-    training = run.training | {"load_best_model_at_end": False}
-    if training["max_steps"] > 0:
-        training["max_steps"] = min(training["max_steps"], max(FEWEST_STEPS, READINGS * once))
+    training = run.training | {"load_best_model_at_end": False, "report_to": "none", "resume_from_checkpoint": None}
+    if (most := training["max_steps"]) > 0:
+        training["max_steps"] = min(most, max(FEWEST_STEPS, READINGS * once))
+        if training["warmup_steps"] >= 1:  # less than that is a share of the steps
+            training["warmup_steps"] = int(training["warmup_steps"]) * training["max_steps"] // most
     return [
         replace(
             run,
@@ -62,14 +66,25 @@ def member_runs(run: Experiment, once: int) -> list[Experiment]:
 
 
 def forget_members(run: Experiment) -> None:
-    """Delete what a model that has been trained was taught by."""
-    shutil.rmtree(run.run_folder / MEMBERS, ignore_errors=True)
+    """Delete what a model that has been trained was taught by; renamed first, so that a kill leaves no half of it."""
+    folder = run.run_folder / MEMBERS
+    gone = folder.with_name(f".{MEMBERS}")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def forget_said(run: Experiment) -> None:
+    """Delete what earlier members said."""
+    shutil.rmtree(run.run_folder / MEMBERS / SAID, ignore_errors=True)
 
 
 def taught_by_members(
     experiment: Experiment, objective: Objective, models: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All training rows, those without a label (finetuning.labelled_users), too.
+    """All training rows, those without a label (finetuning.labelled_users), too; of all rows, and not of those with a
+    label, finetuning.max_train_examples are drawn.
 
     Args:
         experiment: The settings.
@@ -86,6 +101,12 @@ def taught_by_members(
     if settings.labelled_users:
         users = labelled_users(folder, Labelled(settings.labelled_users, settings.labelled_draw))
         known = pc.is_in(table["user_id"], users).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
-    print(f"taught by {len(models)} members on {len(table):,} texts, {np.count_nonzero(known):,} of which have a label")
-    said = [taught_by_model(model, folder, settings.max_train_examples) for model in models]
-    return labels, known, mixed(objective, said, [1.0] * len(said))
+    kept = experiment.run_folder / MEMBERS / SAID
+    if not kept.is_dir():
+        count = np.count_nonzero(known)
+        print(f"members that teach: {len(models)}, on {len(table):,} texts, {count:,} of which have a label")
+        said = [taught_by_model(model, folder, settings.max_train_examples) for model in models]
+        made = mixed(objective, said, [1.0] * len(said))
+        with replacing(kept) as unfinished:
+            np.save(unfinished / SCORES, made)
+    return labels, known, np.load(kept / SCORES)

@@ -39,6 +39,7 @@ def targets(
             limit = experiment.limits["train"]
             if members:
                 of_all, known, said = taught_by_members(experiment, objective, members)
+                facts = {"unlabelled": int(np.count_nonzero(~known))}
             elif settings.teacher_model is not None:
                 said = taught_by_model(Path(settings.teacher_model), experiment.data_folder, limit)
             else:

@@ -53,7 +53,7 @@ from finetune.runs import (
     TRAINING_LOG,
     read_training_log,
 )
-from finetune.training.arguments import check_warmup, training_arguments
+from finetune.training.arguments import check_warmup, log_to, training_arguments
 from finetune.training.batching import Collator
 from finetune.training.checkpoints import (
     alone,
@@ -66,7 +66,7 @@ from finetune.training.checkpoints import (
     starts_anew,
     trained,
 )
-from finetune.training.members import forget_members, member_runs, refuse_members
+from finetune.training.members import forget_members, forget_said, member_runs, refuse_members
 from finetune.training.privacy_rules import refuse_unprotected
 from finetune.training.private_trainer import PrivateTrainer, privacy_of
 from finetune.training.rehearsal import rehearse
@@ -183,16 +183,22 @@ def _members(
     """The models of finetuning.members, trained unless they are there already, and how many seconds they took."""
     if not run.finetuning.members:
         return [], 0.0
-    if starts_anew(run.training["resume_from_checkpoint"]) and arguments.process_index == 0:
-        forget_members(run)
+    main = arguments.process_index == 0
     rows = len(_labels(run.data_folder, "train", run.limits["train"]))
     batch = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     members = member_runs(run, rows // batch)
-    for number, member in enumerate(members, start=1):
-        origin = _origin(member, manifest)
-        if not has_finished(member, manifest):
-            print(f"member {number} of {len(members)}, whose seed is {member.training['seed']}")
-            _train(member, manifest, origin, words, ())
+    with alone(run.run_folder, main):
+        with arguments.main_process_first(local=False):
+            if main and starts_anew(run.training["resume_from_checkpoint"]):
+                forget_members(run)
+        missing = [member for member in members if not has_finished(member, manifest)]
+        if main and missing:
+            forget_said(run)
+        for member in missing:
+            if main:
+                print(f"member {members.index(member) + 1} of {len(members)}, whose seed is {member.training['seed']}")
+            _train(member, manifest, _origin(member, manifest), words, ())
+    log_to(run)
     seconds = [read_training_log(member.run_folder, {"seconds": float})["seconds"] for member in members]
     return [member.model_folder for member in members], sum(seconds)
 

@@ -154,6 +154,7 @@ def test_the_page_says_who_gains_and_who_has_left(federated):
         (["--training.max_steps", "9"], "training.max_steps is 9, of which 4 rounds do not have the same number each"),
         (["--seeds", "0", "1"], "a federation trains one model"),
         (["--finetuning.privacy", "{epsilon: 8}"], "private steps are not federated yet"),
+        (["--finetuning.members", "2", "--finetuning.teacher", "0.7"], "each site would be taught by its own"),
         (["--task.label", "{kind: count, where: true, horizon: 14 days}"], "has a scale or classes of each site's own"),
         (["--name", "same"], "the sites are called same, same"),
     ],

@@ -20,6 +20,7 @@ from finetune.report.report import write_report
 from finetune.runs import ORIGIN, TRAINING_LOG
 from finetune.training import members, teacher
 from finetune.training import train as training
+from finetune.training.checkpoints import alone
 from finetune.training.members import FEWEST_STEPS, READINGS, SEED_STEP, member_runs
 from finetune.training.train import train
 from tests.finetune.training.tiny_runs import experiment
@@ -65,6 +66,51 @@ def test_members_have_seeds_of_their_own_the_last_weights_and_no_more_steps_than
     assert member_runs(run, 9_000)[0].training["max_steps"] == -1
 
 
+def test_a_members_warm_up_is_as_long_in_proportion_and_no_tracker_hears_of_it(prepared, tmp_path):
+    asked = experiment(prepared, tmp_path, *TWO, "--training.max_steps", "400", "--training.warmup_steps", "200")
+    asked.training |= {"report_to": "tensorboard", "resume_from_checkpoint": "true"}
+    made = member_runs(asked, 3)[0].training
+    assert (made["max_steps"], made["warmup_steps"]) == (120, 60)
+    assert (made["report_to"], made["resume_from_checkpoint"]) == ("none", None)
+    asked.training["warmup_steps"] = 0.1
+    assert member_runs(asked, 3)[0].training["warmup_steps"] == 0.1
+
+
+def test_the_runs_own_log_lies_in_its_folder(prepared, tmp_path):
+    asked = experiment(prepared, tmp_path, *TWO, "--training.report_to", "tensorboard", "--training.max_steps", "2")
+    train(asked)
+    assert [*(asked.run_folder / "tensorboard").glob("*tfevents*")]
+
+
+def test_members_are_not_deleted_while_another_command_trains_them(prepared, tmp_path):
+    asked = experiment(prepared, tmp_path, *TWO)
+    there = asked.run_folder / "members" / "1"
+    there.mkdir(parents=True)
+    asked.training["resume_from_checkpoint"] = "false"
+    with alone(asked.run_folder, True), pytest.raises(InputError, match="is being trained by another command"):
+        train(asked)
+    assert there.is_dir()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--model.peft", "{method: lora, r: 2, target_modules: [query]}", "--model.name_or_path", "START"],
+        ["--training.max_steps", "-1", "--training.num_train_epochs", "1"],
+        ["--finetuning.max_train_examples", "90"],
+    ],
+)
+def test_members_go_with_adapters_epochs_and_a_part_of_the_rows(prepared, trained, tmp_path, more, kept):
+    more = [str(trained.model_folder) if part == "START" else part for part in more]
+    more += ["--model.from_scratch", "null"] if "--model.name_or_path" in more else []
+    asked = experiment(prepared, tmp_path, *TWO, *more)
+    (folder,) = train(asked)
+    assert np.isfinite(scores_of(folder, texts_of(asked)[:5])).all()
+    log = json.loads((asked.run_folder / TRAINING_LOG).read_text())
+    rows = 90 if "90" in more else len(texts_of(asked))
+    assert 0 < log["unlabelled"] < rows
+
+
 def test_a_model_says_what_its_members_say_on_average_also_of_users_without_labels(prepared, tmp_path, kept, capsys):
     learns = ["--model.pooling", "mean", "--training.learning_rate", "0.005", "--finetuning.teacher", "1"]
     learns += ["--training.max_steps", "150", "--training.eval_steps", "150"]
@@ -73,7 +119,7 @@ def test_a_model_says_what_its_members_say_on_average_also_of_users_without_labe
     texts = texts_of(asked)
     known = len(texts_of(asked, Labelled(40)))
     said = capsys.readouterr().out
-    assert f"taught by 2 members on {len(texts):,} texts, {known:,} of which have a label" in said
+    assert f"members that teach: 2, on {len(texts):,} texts, {known:,} of which have a label" in said
     assert f"parameters on {known:,} examples" in said  # of a member
     assert f"parameters on {len(texts):,} examples" in said
     single = [scores_of(asked.run_folder / "members" / str(number) / "model", texts) for number in (1, 2)]
@@ -85,7 +131,7 @@ def test_a_model_says_what_its_members_say_on_average_also_of_users_without_labe
     of_members = [
         json.loads((asked.run_folder / "members" / str(number) / TRAINING_LOG).read_text()) for number in (1, 2)
     ]
-    assert log["members"] == 2
+    assert (log["members"], log["unlabelled"]) == (2, len(texts) - known)
     assert [part["members"] for part in of_members] == [0, 0]
     assert log["seconds"] > sum(part["seconds"] for part in of_members)
 
@@ -167,8 +213,15 @@ def test_report_and_page_say_who_taught(prepared, tmp_path, few_trees):
     metrics = evaluate(asked)
     assert metrics["training"]["members"] == 2
     assert len(metrics["seeds"]) == 2
-    said = "from what 2 models that were trained before it say on average of a user, and"
-    assert said in write_report(asked.run_folder).read_text()
+    rows, known = len(texts_of(asked)), len(texts_of(asked, Labelled(40)))
+    page = write_report(asked.run_folder).read_text()
+    for said in (
+        "from what 2 models say on average of a user, and",
+        "These were trained before it, and had learned from boosting and regression in the same way.",
+        f"Of {rows - known} more texts it was told no label, and learned what they say alone.",
+        f"From {known} examples:",
+    ):
+        assert said in page
 
 
 @pytest.mark.parametrize(
