@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
+from data_prep.prepare import prepare
 from data_prep.prepared import Labelled, labelled_users, read_split
 from finetune.evaluation.evaluate import evaluate
 from finetune.model.inference import score_texts
@@ -222,6 +223,27 @@ def test_report_and_page_say_who_taught(prepared, tmp_path, few_trees):
         f"From {known} examples:",
     ):
         assert said in page
+
+
+def test_values_are_learned_on_the_scale_of_the_labels_that_are_known(prepared, tmp_path, kept):
+    path = tmp_path / "label.yaml"
+    path.write_text("task: {label: {kind: sum, field: amount}}\n")
+    learns = ["--data.folder", str(tmp_path / "data"), "--finetuning.teacher", "1", "--training.learning_rate", "0.01"]
+    learns += ["--config", str(path), "--finetuning.value_loss", "absolute_error", "--training.max_steps", "60"]
+    asked = experiment(prepared, tmp_path / "runs", *TWO, *learns)
+    prepare(asked.name, asked.data, asked.task, asked.text)
+    (folder,) = train(asked)
+    texts = texts_of(asked)
+    found, *single = (
+        score_texts(*load_classifier(made), texts)
+        for made in (folder, *sorted(asked.run_folder.glob("members/*/model")))
+    )
+    mean = np.mean(single, axis=0)
+    assert len(single) == 2
+    assert np.abs(found - mean).mean() < 0.3 * mean.mean()  # in the values' own unit
+    scale = load_classifier(folder)[0].config.eventscribe["scale"]
+    known = read_split(asked.data_folder, "train", Labelled(40), ["label"])["label"].to_numpy()
+    assert scale["mean"] == pytest.approx(np.sqrt(known).mean(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
