@@ -1,8 +1,8 @@
 """Several models that are trained first and teach the run's own together, which then scores as their mean does.
 
-With few labels a training is a throw of the dice, and the mean of several is far less so. One model can learn it, from
-more texts than have labels: Hinton et al., Distilling the Knowledge in a Neural Network, 2015; Xie et al.,
-Self-training with Noisy Student, 2020.
+With few labels two trainings can differ by as much as the text brings, and the mean of several is steadier. One model
+can learn it, from more texts than have labels: Hinton et al., Distilling the Knowledge in a Neural Network, 2015; Xie
+et al., Self-training with Noisy Student, 2020.
 """
 
 import shutil
