@@ -47,9 +47,9 @@ from finetune.runs import (
     seed_folder,
 )
 
-RUN_FOLDERS = (BACKTESTS, CHECKPOINTS, MEMBERS, MODEL_FOLDER, PRETRAINED, PRETRAINING, PREDICTIONS, START, SWEEP)
+STEPS = (PRETRAINING, PRETRAINED, CHECKPOINTS, MEMBERS, MODEL_FOLDER, PREDICTIONS, BACKTESTS)
+RUN_FOLDERS = (*STEPS, START, SWEEP, TENSORBOARD)
 RUN_FILES = (SETTINGS, METRICS, REPORT, TRAINING_LOG, EXPLANATION, EXPLANATION_PAGE)
-RUN_FOLDERS += (TENSORBOARD,)
 OF_A_RUN = re.compile("|".join([r"\..*", seed_folder(r"\d+"), *map(re.escape, (*RUN_FOLDERS, *RUN_FILES))]))
 ANEW = "start anew with --training.resume_from_checkpoint false"
 UNCHANGED = 1e-12  # biases begin near 0, and each step of Adam moves each of them by the learning rate

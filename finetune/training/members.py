@@ -98,9 +98,8 @@ def taught_by_members(
     folder, settings = experiment.data_folder, experiment.finetuning
     table = read_split(folder, "train", settings.max_train_examples, ["user_id", "label"])
     labels, known = column_array(table["label"]), np.ones(len(table), bool)
-    if settings.labelled_users:
-        users = labelled_users(folder, Labelled(settings.labelled_users, settings.labelled_draw))
-        known = pc.is_in(table["user_id"], users).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
+    if isinstance(limit := experiment.limits["train"], Labelled):
+        known = pc.is_in(table["user_id"], labelled_users(folder, limit)).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]  # pyarrow makes it at run time
     kept = experiment.run_folder / MEMBERS / SAID
     if not kept.is_dir():
         count = np.count_nonzero(known)

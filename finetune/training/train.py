@@ -191,12 +191,12 @@ def _members(
         with arguments.main_process_first(local=False):
             if main and starts_anew(run.training["resume_from_checkpoint"]):
                 forget_members(run)
-        missing = [member for member in members if not has_finished(member, manifest)]
-        if main and missing:
-            forget_said(run)
-        for member in missing:
+        for number, member in enumerate(members, start=1):
+            if has_finished(member, manifest):
+                continue
             if main:
-                print(f"member {members.index(member) + 1} of {len(members)}, whose seed is {member.training['seed']}")
+                forget_said(run)
+                print(f"member {number} of {len(members)}, whose seed is {member.training['seed']}")
             _train(member, manifest, _origin(member, manifest), words, ())
     log_to(run)
     seconds = [read_training_log(member.run_folder, {"seconds": float})["seconds"] for member in members]
