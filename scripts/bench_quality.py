@@ -80,7 +80,8 @@ CELLS = {  # name -> config, and what it changes there
         _label(kind="which", field="subclasses", top=30, where=PURCHASE, horizon="14 days")
         + _cutoffs("2000-11-29", "2001-01-10", "2001-01-25", "2001-02-08", "2001-02-15")
         + ["--text.fields", json.dumps({"value": {"bins": 10}, "subclasses": {"top": 200}})]
-        + _recipe("departments", *MEAN, *SIZE, "training.max_steps"),
+        + _recipe("departments", *MEAN, *SIZE, "training.max_steps")
+        + ["--training.learning_rate", "1e-3", "--training.eval_steps", "100"],
     ),
     "ta-feng-value": (
         "ta_feng",
@@ -95,11 +96,13 @@ PRETRAINED = "MiniLM"
 MINILM = ["--model.name_or_path", PRETRAINED, "--model.from_scratch", "null", "--pretraining.max_steps", "0"]
 MINILM += ["--text.style", "sentences", "--text.max_events", "4", "--training.bf16", "true"]
 MINILM += ["--text.header", "[recency_days, target_28d, target_84d, gap_mean, tenure_days, value_sum_84d]"]
+MINILM += ["--model.pooling", "mean", "--training.max_steps", "400"]  # it was pretrained to be read by its mean
 MINILM += ["--training.learning_rate", "1e-4", "--training.per_device_train_batch_size", "32"]
 CELLS["online-retail-purchase-minilm"] = ("online_retail", MINILM)
 # Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. Three members
 # teach the model on all texts. It keeps its last weights, as few validation rows would choose a checkpoint by chance.
 FEW = ["--finetuning.members", "3", "--training.load_best_model_at_end", "false"]
+FEW += ["--training.max_steps", "400", "--training.learning_rate", "1e-3"]
 CELLS |= {
     f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
     for base in ("complete-journey-churn", "ta-feng-churn")

@@ -47,6 +47,21 @@ def test_every_config_of_the_repository_parses(config):
     assert parse(config).name
 
 
+OWN_RECIPE = {"churn_bert_base_lora", "next_purchase", "private", "private_schema"}
+
+
+@pytest.mark.parametrize(
+    "config", [path for path in CONFIGS if path.stem not in OWN_RECIPE], ids=lambda path: path.name
+)
+def test_every_other_config_has_the_recipe_that_the_bench_measures(config):
+    made = parse(config)
+    measured = {"which": "departments", "sum": "value"}.get(made.task.label.kind, "quickstart")
+    recipe = parse(config.with_name(f"{measured}.yaml"))
+    for section in ("model", "pretraining", "finetuning", "training"):
+        assert getattr(made, section) == getattr(recipe, section)
+    assert made.text.tail_bins == recipe.text.tail_bins
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -34,7 +34,9 @@ PROPENSITY = Objective("propensity", ("milk", "bread"))
 
 @pytest.fixture(autouse=True)
 def few_fits(monkeypatch):
-    monkeypatch.setattr(teacher, "POINTS", [{"learning_rate": 0.2, "max_leaf_nodes": 20, "min_samples_leaf": 5}])
+    point = {"learning_rate": 0.2, "max_leaf_nodes": 20, "min_samples_leaf": 5}
+    monkeypatch.setattr(teacher, "POINTS", [point])
+    monkeypatch.setattr(teacher, "VALUE_POINTS", [point])
     monkeypatch.setattr(teacher, "LOGISTIC_GRID", teacher.LOGISTIC_GRID[-1:])
 
 
@@ -88,6 +90,17 @@ def test_values_are_taught_in_their_own_unit(loss, of):
     assert scores.shape == (600,)
     for group in (0, 1):
         assert abs(scores[many == group].mean() - of(labels[many == group])) < 3
+
+
+def test_of_values_the_teacher_knows_a_few_who_spend_by_far_the_most(monkeypatch):
+    monkeypatch.undo()  # the points that are shipped
+    random = np.random.default_rng(0)
+    features, users = random.uniform(0, 1, (1500, 1)), np.arange(1500)
+    most = features[:, 0] > 0.93  # a hundred, and 80 of them in four folds: no leaf of 200 rows is theirs alone
+    labels = np.where(most, 1000.0, 10.0)
+    scores = said(VALUE, features, labels, users, value_loss="absolute_error")
+    assert scores[most].mean() > 800
+    assert scores[~most].mean() < 50
 
 
 def test_the_share_of_boosting_is_the_one_whose_scores_are_best_on_users_that_were_not_seen():
