@@ -47,6 +47,15 @@ def test_every_config_of_the_repository_parses(config):
     assert parse(config).name
 
 
+def test_the_template_of_the_readme_has_the_recipe_of_the_quickstart(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    template = tmp_path / "my_shop.yaml"
+    template.write_text(readme.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    made, recipe = parse(template), parse(next(path for path in CONFIGS if path.stem == "quickstart"))
+    for section in ("model", "pretraining", "finetuning", "training"):
+        assert getattr(made, section) == getattr(recipe, section)
+
+
 OWN_RECIPE = {"churn_bert_base_lora", "next_purchase", "private", "private_schema"}
 
 
