@@ -2,6 +2,9 @@
 
 import math
 
+SAYS_THE_SAME = (  # where the verdict has it, the first screen has it, too
+    "The model says nearly the same of everyone: it has learned next to nothing that tells one user from another."
+)
 FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
 ABBREVIATIONS = {"rfm": "RFM", "kaplan_meier": "Kaplan-Meier"}
 SETTINGS = {  # that their names do not say to everyone

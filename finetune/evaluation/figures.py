@@ -43,11 +43,10 @@ from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
-from finetune.wording import listed
+from finetune.wording import SAYS_THE_SAME, listed
 
 SCORED = ("validation", "test")
-SAYS_THE_SAME = "The model says the same of everyone: it has learned nothing that tells one user from another. "
-ONE_SAYS_THE_SAME = "The model of seed {} says the same of everyone: it has learned nothing. "
+ONE_SAYS_THE_SAME = "The model of seed {} says nearly the same of everyone: it has learned next to nothing. "
 FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone. "
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
@@ -222,7 +221,7 @@ def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
 def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> str:
     """What the figures say, behind what makes them doubtful."""
     none = [says_the_same(run["test"]) for run in scored.by_run]
-    same = SAYS_THE_SAME if all(none) else ""
+    same = f"{SAYS_THE_SAME} " if all(none) else ""
     if any(none) and not same:
         seeds = [str(seed) for seed, learned_none in zip(experiment.seeds, none, strict=True) if learned_none]
         same = ONE_SAYS_THE_SAME.format(listed(seeds))

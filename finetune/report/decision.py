@@ -9,7 +9,18 @@ from data_prep.moments import parse_duration
 from finetune.field_words import aggregate_reading
 from finetune.measures import BLEND, DRIFT, MEAN_OF_SEEDS, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival, judged
 from finetune.metrics_json import Metrics
-from finetune.wording import listed, missing, named, number, percent, short_percent, span, standing, worded
+from finetune.wording import (
+    SAYS_THE_SAME,
+    listed,
+    missing,
+    named,
+    number,
+    percent,
+    short_percent,
+    span,
+    standing,
+    worded,
+)
 
 DAY = timedelta(days=1)
 STEPS = (1, 5, 10, 20, 50)  # per cent of the users, in the table
@@ -156,7 +167,8 @@ def _trust(metrics: Metrics) -> str:
     if "most_per_user" in test:
         when, parts = f"at moments from {days[0]} to {days[-1]}", "periods"
     asked = f"{number(test['rows'], 0)} times about {number(test['users'], 0)} users"
-    said = [f"It was asked {asked}, {when}, later than all that it learned from."]
+    said = [SAYS_THE_SAME] if SAYS_THE_SAME in metrics["verdict"] else []
+    said.append(f"It was asked {asked}, {when}, later than all that it learned from.")
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:
         expected, came = percent(sums["mean_score"], 1), percent(sums["mean_label"], 1)

@@ -13,6 +13,7 @@ from finetune import wording as words
 from finetune.measures import best_rival
 from finetune.report.decision import advice, answers, decision
 from finetune.report.report import write_report
+from finetune.wording import SAYS_THE_SAME
 from tests.browser import run_in
 
 
@@ -57,6 +58,7 @@ def figures(interval: tuple[float, float], blend: tuple[float, float] = (-0.001,
             "log": {"first": "2017-01-01 07:12", "last": "2017-12-31", "events": 164235, "users": 2469},
         },
         "training": {"teacher": None},
+        "verdict": "On the test cutoffs the model is behind gradient boosting.",
         "drift": [
             {"input": "type_mailing_recency_days", "psi": 0.83},
             {"input": "value_sum_28d", "psi": 0.3},
@@ -144,6 +146,13 @@ def test_a_threshold_by_money_is_said_first_with_what_it_earns():
         {"profit": None},
     ):
         assert decision(metrics | other)["by_money"] == ""
+
+
+def test_the_first_screen_says_that_a_model_says_the_same_of_everyone():
+    asked = "Can it be trusted?"
+    constant = figures((-0.003, 0.001), verdict=f"{SAYS_THE_SAME} On the test cutoffs the model is behind.")
+    assert dict(answers(constant))[asked].startswith(f"{SAYS_THE_SAME} It was asked 4,012 times")
+    assert dict(answers(figures((-0.003, 0.001))))[asked].startswith("It was asked 4,012 times")
 
 
 def test_a_model_that_became_worse_says_so():
