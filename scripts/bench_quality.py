@@ -356,8 +356,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="Whether everything runs: each cell with --smoke, that is, few steps and few rows; some 9 minutes of one "
-        "idle core.",
+        help="Whether everything runs: each cell with --smoke, that is, few steps and few rows; some 14 minutes of "
+        "one core.",
     )
     arguments = parser.parse_args()
     arguments.seeds = arguments.seeds or ([0, 1] if arguments.quick else [0, 1, 2])
