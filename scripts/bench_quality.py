@@ -62,6 +62,7 @@ def _recipe(config: str, *names: str) -> list[str]:
 
 MEAN = "model.from_scratch.architecture", "model.pooling"  # the mean of all tokens hears single words best
 SIZE = "model.from_scratch.hidden_size", "model.from_scratch.heads"
+STEPS = "training.max_steps", "training.learning_rate", "training.eval_steps"
 VALUE = _recipe("value", *MEAN, "text.tail_bins", "finetuning.value_loss")
 CELLS = {  # name -> config, and what it changes there
     "complete-journey-churn": ("quickstart", []),
@@ -80,8 +81,7 @@ CELLS = {  # name -> config, and what it changes there
         _label(kind="which", field="subclasses", top=30, where=PURCHASE, horizon="14 days")
         + _cutoffs("2000-11-29", "2001-01-10", "2001-01-25", "2001-02-08", "2001-02-15")
         + ["--text.fields", json.dumps({"value": {"bins": 10}, "subclasses": {"top": 200}})]
-        + _recipe("departments", *MEAN, *SIZE, "training.max_steps")
-        + ["--training.learning_rate", "1e-3", "--training.eval_steps", "100"],
+        + _recipe("departments", *MEAN, *SIZE, *STEPS),
     ),
     "ta-feng-value": (
         "ta_feng",
