@@ -43,6 +43,7 @@ class Metrics(TypedDict):
     lower_is_better: bool
     validation: dict[str, Any]
     test: dict[str, Any]
+    collapsed: list[int]
     verdict: str
     calibration: dict[str, Any] | None
     profit: Any  # a dict; None without costs
@@ -199,7 +200,8 @@ MADE = {
     "log": MayLack({"first": a_moment, "last": a_moment, "events": int, "users": int, "rejected": {str: int}}),
     "splits": MayLack({str: int}),
 }
-EMPTY = {"by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}  # where older versions wrote nothing
+# Where older versions, or a run without several seeds, wrote nothing.
+EMPTY = {"collapsed": [], "by_cutoff": [], "slices": {}, "drift": [], "lengths": {}, "seeds": {}}
 
 
 def read_metrics(folder: Path) -> Metrics:
@@ -239,7 +241,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
     group = scored | {"value": str} | dict.fromkeys(RATES, FIGURE)
     changed = {f"{main}_change": FIGURE, f"{main}_change_interval": INTERVAL}
     training = dict.fromkeys(("loss", "eval_loss", f"eval_{main}", "padding_fraction", "pretraining_loss"), SERIES)
-    return dict.fromkeys(("name", "question", "label"), str) | {
+    return dict.fromkeys(("name", "question", "label", "verdict"), str) | {
         "task": {task},
         "plain_question": MayLack(str),
         "labels_from": MayLack({*ORIGINS}),
@@ -249,7 +251,7 @@ def metrics_holds(task: str, classes: int) -> dict[str, Any]:
         "lower_is_better": {main in LOWER_IS_BETTER},
         "validation": compared,
         "test": compared,
-        "verdict": str,
+        "collapsed": MayLack([int]),
         "calibration": MayLack(
             {
                 "method": {"none", "temperature", "isotonic"},

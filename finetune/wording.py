@@ -2,9 +2,7 @@
 
 import math
 
-SAYS_THE_SAME = (  # where the verdict has it, the first screen has it, too
-    "The model says nearly the same of everyone: it has learned next to nothing that tells one user from another."
-)
+SAYS_THE_SAME = "{} says nearly the same of everyone: it has learned next to nothing that tells one user from another."
 FEW_POSITIVES = 50  # below it, metrics can hardly tell two scorers apart
 ABBREVIATIONS = {"rfm": "RFM", "kaplan_meier": "Kaplan-Meier"}
 SETTINGS = {  # that their names do not say to everyone
@@ -97,6 +95,20 @@ def standing(interval: list[float], lower_is_better: bool) -> str:
     """What the interval of model minus rival says of the model: ahead, behind or level."""
     low, high = (-end for end in reversed(interval)) if lower_is_better else interval
     return "ahead" if low > 0 else "behind" if high < 0 else "level"
+
+
+def same_of_everyone(collapsed: list[int], seeds: int) -> str:
+    """A sentence that names the models that tell no user from another; empty where there are none.
+
+    Args:
+        collapsed: The seeds of these models.
+        seeds: How many models were scored.
+    """
+    if not collapsed:
+        return ""
+    if len(collapsed) == seeds:
+        return SAYS_THE_SAME.format("The model")
+    return SAYS_THE_SAME.format(f"The model of seed {listed([str(seed) for seed in collapsed])}")
 
 
 def listed(words: list[str], last: str = "and") -> str:

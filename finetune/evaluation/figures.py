@@ -43,11 +43,10 @@ from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
-from finetune.wording import SAYS_THE_SAME, listed
+from finetune.wording import same_of_everyone
 
 SCORED = ("validation", "test")
-ONE_SAYS_THE_SAME = "The model of seed {} says nearly the same of everyone: it has learned next to nothing. "
-FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone. "
+FEW_LABELS = "Model and baselines learned from the labels of {:,} users alone."
 LENGTH_SAMPLE = 20_000  # texts of each split whose tokens are counted
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "duckdb", "numpy")
 
@@ -161,7 +160,7 @@ def measured(
     for split in SCORED:
         metrics[split] |= times_of(manifest["splits"][split])
     metrics |= _timeline(experiment, manifest)
-    metrics["verdict"] = _verdict(experiment, metrics, scored)
+    metrics |= _verdict(experiment, metrics, scored)
     metrics |= _looked_into(settings, manifest, rows, groups, scored, everyone["test"])
     metrics["training"] = training(experiment, MAIN[task])
     metrics["drift"] = drift(train, rows["test"], manifest["aggregates"])
@@ -218,15 +217,14 @@ def _timeline(experiment: Experiment, manifest: Manifest) -> dict:
     }
 
 
-def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> str:
+def _verdict(experiment: Experiment, metrics: dict, scored: Scored) -> dict:
     """What the figures say, behind what makes them doubtful."""
-    none = [says_the_same(run["test"]) for run in scored.by_run]
-    same = f"{SAYS_THE_SAME} " if all(none) else ""
-    if any(none) and not same:
-        seeds = [str(seed) for seed, learned_none in zip(experiment.seeds, none, strict=True) if learned_none]
-        same = ONE_SAYS_THE_SAME.format(listed(seeds))
-    few = FEW_LABELS.format(experiment.finetuning.labelled_users) if experiment.finetuning.labelled_users else ""
-    return few + same + verdict(cast(Metrics, metrics))
+    seeds = experiment.seeds or [experiment.training["seed"]]
+    collapsed = [seed for seed, run in zip(seeds, scored.by_run, strict=True) if says_the_same(run["test"])]
+    labelled = experiment.finetuning.labelled_users
+    few = FEW_LABELS.format(labelled) if labelled else ""
+    said = filter(None, [few, same_of_everyone(collapsed, len(seeds)), verdict(cast(Metrics, metrics))])
+    return {"collapsed": collapsed, "verdict": " ".join(said)}
 
 
 def _looked_into(

@@ -10,12 +10,12 @@ from finetune.field_words import aggregate_reading
 from finetune.measures import BLEND, DRIFT, MEAN_OF_SEEDS, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival, judged
 from finetune.metrics_json import Metrics
 from finetune.wording import (
-    SAYS_THE_SAME,
     listed,
     missing,
     named,
     number,
     percent,
+    same_of_everyone,
     short_percent,
     span,
     standing,
@@ -167,7 +167,7 @@ def _trust(metrics: Metrics) -> str:
     if "most_per_user" in test:
         when, parts = f"at moments from {days[0]} to {days[-1]}", "periods"
     asked = f"{number(test['rows'], 0)} times about {number(test['users'], 0)} users"
-    said = [SAYS_THE_SAME] if SAYS_THE_SAME in metrics["verdict"] else []
+    said = list(filter(None, [same_of_everyone(metrics["collapsed"], len(metrics["seeds"]) or 1)]))
     said.append(f"It was asked {asked}, {when}, later than all that it learned from.")
     sums = metrics["curves"].get("calibration") or {}
     if metrics["task"] == "binary" and sums:

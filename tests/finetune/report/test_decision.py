@@ -11,9 +11,9 @@ import pytest
 
 from finetune import wording as words
 from finetune.measures import best_rival
+from finetune.metrics_json import read_metrics
 from finetune.report.decision import advice, answers, decision
 from finetune.report.report import write_report
-from finetune.wording import SAYS_THE_SAME
 from tests.browser import run_in
 
 
@@ -59,6 +59,8 @@ def figures(interval: tuple[float, float], blend: tuple[float, float] = (-0.001,
         },
         "training": {"teacher": None},
         "verdict": "On the test cutoffs the model is behind gradient boosting.",
+        "collapsed": [],
+        "seeds": {},
         "drift": [
             {"input": "type_mailing_recency_days", "psi": 0.83},
             {"input": "value_sum_28d", "psi": 0.3},
@@ -150,8 +152,11 @@ def test_a_threshold_by_money_is_said_first_with_what_it_earns():
 
 def test_the_first_screen_says_that_a_model_says_the_same_of_everyone():
     asked = "Can it be trusted?"
-    constant = figures((-0.003, 0.001), verdict=f"{SAYS_THE_SAME} On the test cutoffs the model is behind.")
-    assert dict(answers(constant))[asked].startswith(f"{SAYS_THE_SAME} It was asked 4,012 times")
+    same = "says nearly the same of everyone: it has learned next to nothing that tells one user from another."
+    constant = figures((-0.003, 0.001), collapsed=[7])
+    assert dict(answers(constant))[asked].startswith(f"The model {same} It was asked 4,012 times")
+    one = constant | {"seeds": {"7": {}, "8": {}}}
+    assert dict(answers(one))[asked].startswith(f"The model of seed 7 {same} It was asked 4,012 times")
     assert dict(answers(figures((-0.003, 0.001))))[asked].startswith("It was asked 4,012 times")
 
 
@@ -237,7 +242,7 @@ def test_every_number_of_the_first_screen_is_one_of_metrics_json(evaluated):
 
 
 def test_every_number_of_the_answers_is_one_of_metrics_json(evaluated):
-    metrics = json.loads((evaluated.run_folder / "metrics.json").read_text())
+    metrics = read_metrics(evaluated.run_folder)
     said = " ".join(text for _, text in answers(metrics))
     contact, test, sums = metrics["contact"], metrics["test"], metrics["curves"]["calibration"]
     rival = test["baselines"][best_rival(test["baselines"], "auroc")]
