@@ -90,15 +90,18 @@ CELLS = {  # name -> config, and what it changes there
         + VALUE,
     ),
 }
-# Words: the names of the products, read by MiniLM, a BERT that was pretrained on English. Of header and history it
-# reads less than the others, as its words are cut into pieces.
+# Words: the names of the products, read by MiniLM, a BERT that was pretrained on English. Numbers and categories are
+# tokens of their own, and names are read in parts; of the history it reads less than the others.
 PRETRAINED = "MiniLM"
 MINILM = ["--model.name_or_path", PRETRAINED, "--model.from_scratch", "null", "--pretraining.max_steps", "0"]
-MINILM += ["--text.style", "sentences", "--text.max_events", "4", "--training.bf16", "true"]
-MINILM += ["--text.header", "[recency_days, target_28d, target_84d, gap_mean, tenure_days, value_sum_84d]"]
+MINILM += ["--text.max_events", "4", "--training.bf16", "true"]
 MINILM += ["--model.pooling", "mean", "--training.max_steps", "400"]  # it was pretrained to be read by its mean
 MINILM += ["--training.learning_rate", "1e-4", "--training.per_device_train_batch_size", "32"]
 CELLS["online-retail-purchase-minilm"] = ("online_retail", MINILM)
+PRODUCTS = ["--model.peft", "null", "--model.max_tokens", "128", "--text.style", "words"]
+PRODUCTS += ["--text.header", "[recency, counts, gaps, tenure, value]"]
+PRODUCTS += _recipe("quickstart", "finetuning.teacher", "training.eval_steps")
+CELLS["complete-journey-churn-minilm"] = ("churn_bert_base_lora", [*PRODUCTS, *MINILM])
 # Few labels: the label of another cell, known of so many users; all texts of that cell are pretrained on. Three members
 # teach the model on all texts. It keeps its last weights, as few validation rows would choose a checkpoint by chance.
 FEW = ["--finetuning.members", "3", "--training.load_best_model_at_end", "false"]

@@ -34,6 +34,9 @@ class Encoder:
         self.tokenizer, self.most = tokenizer, tokenizer.model_max_length
         self.kept: dict[str, list[int]] | None = {} if keep else None
         self.by_word = type(backend(tokenizer).pre_tokenizer).__name__ in BY_WORD
+        # Words that take all spaces before them, so that an empty word between two spaces is no word beside them.
+        added = tokenizer.added_tokens_decoder.values()
+        self.strips = any(word.lstrip and not word.special for word in added)
         self.kind = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         whole = tokenizer("a", verbose=False)
         special = np.array([sequence is None for sequence in whole.sequence_ids(0)])
@@ -52,7 +55,10 @@ class Encoder:
         """
         if not len(texts):
             return np.empty(0, self.kind), np.empty(0, np.int16), np.empty(0, np.int64)
-        ids, event, lengths = self._by_word(texts) if self.by_word else self._by_text(texts)
+        by_word = self.by_word
+        if by_word and self.strips:
+            by_word = not pc.any(pc.match_substring(texts, "  ")).as_py()  # pyright: ignore[reportAttributeAccessIssue]
+        ids, event, lengths = self._by_word(texts) if by_word else self._by_text(texts)
         if (lengths > self.most).any():
             return self._cut(ids, event, lengths)
         return ids, event, lengths

@@ -1,6 +1,7 @@
 """Trained weights as the start of other ones: the words and the classes that are new begin as average ones."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -8,30 +9,40 @@ from typing import cast
 import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data_prep import InputError
 from finetune.model.encoding import backend
 from finetune.model.objective import Objective
 from finetune.model.tokenization import MOST_WORDS, SPECIAL, load_tokenizer, train_tokenizer
 
+BETWEEN = re.compile("[_=.]")  # the parts of a field's word
+
 
 def mapped_tokenizer(
-    start: str | Path, texts: Iterable[pa.Array], max_tokens: int, adapter: bool = False
+    start: str | Path, texts: Iterable[pa.Array], max_tokens: int, adapter: bool = False, frozen: bool = False
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """The tokenizer of weights to start from with the words of this log that it lacks, and these words, for
-    `grow_words`; a line says how many words are kept. One of parts of words stays as it is.
+    `grow_words`; a line says how many words are kept.
+
+    One of parts of words, as pretrained models have, gets the words of fields (`gap=3`) alone, and still reads names in
+    parts: a header of numbers is one token a number then, and not a dozen.
 
     Args:
         start: A folder or a name of the hub.
         texts: Of this log's training.
         max_tokens: See `load_tokenizer`.
         adapter: Whether the weights stay as they are, so that there is no place for new words.
+        frozen: Whether the embeddings do, so that a word is better read in its parts.
     """
     tokenizer = load_tokenizer(start, max_tokens)
+    found = _words(texts, max_tokens)
     if not _of_words(tokenizer):
-        return tokenizer, []
-    known, found = set(tokenizer.get_vocab()), _words(texts, max_tokens)
+        grown, new = (tokenizer, []) if adapter or frozen else _with_fields(tokenizer, found)
+        if new:
+            print(f"'{start}' reads {len(new):,} words such as {new[0]} as tokens of their own from now on")
+        return grown, new
+    known = set(tokenizer.get_vocab())
     grown, new = (tokenizer, []) if adapter else _with_words(tokenizer, found)
     kept, lacking = sum(word in known for word in found), len(found) - len(new)
     said = f"'{start}' knows {kept:,} of the {len(found):,} words of this log"
@@ -50,12 +61,14 @@ def grown_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """The tokenizer with the words of other texts that it lacks behind its own, and these words.
 
-    A tokenizer of parts of words, as pretrained models have, knows every word already and stays as it is. So does one
-    of words that has as many as may be (MOST_WORDS).
+    A tokenizer of parts of words gets those of fields, if it has had such words before. One that has as many as may be
+    (MOST_WORDS) stays as it is.
     """
-    return (
-        _with_words(tokenizer, _words(texts, tokenizer.model_max_length)) if _of_words(tokenizer) else (tokenizer, [])
-    )
+    found = _words(texts, tokenizer.model_max_length)
+    if _of_words(tokenizer):
+        return _with_words(tokenizer, found)
+    has_fields = any(_of_field(word) for word in tokenizer.get_vocab())
+    return _with_fields(tokenizer, found) if has_fields else (tokenizer, [])
 
 
 def _of_words(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -85,12 +98,25 @@ def _with_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[P
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **SPECIAL), new
 
 
+def _with_fields(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    known = tokenizer.get_vocab()
+    new = [word for word in words if _of_field(word) and word not in known]
+    # Whole words, or gap=1 would be found in gap=18; for byte pairs with the space before, a part of the word to them.
+    space = type(backend(tokenizer).pre_tokenizer).__name__ != "BertPreTokenizer"
+    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=space, normalized=False) for word in new])
+    return tokenizer, new
+
+
 def grow_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: list[str]) -> None:
     """Give the new words of `grown_tokenizer` embeddings: the mean of the known words of the same field, of `x=9` those
-    of `x=0`, `x=1` and so on; of a word without a field, or with a new one, the mean of all known words."""
+    of `x=0`, `x=1` and so on; of a word without a field, or with a new one, the mean of all known words. Where a
+    tokenizer has parts of words, `gap_mean=3` begins as the mean of the parts of `gap mean 3`."""
     if not new:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if not _of_words(tokenizer):
+        _begin_as_parts(model, tokenizer, new)
+        return
     number = {word: place for word, place in tokenizer.get_vocab().items() if word not in SPECIAL.values()}
     fields: dict[str, list[int]] = {}
     old = {word: place for word, place in number.items() if word not in set(new)}
@@ -101,6 +127,15 @@ def grow_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: 
         for word in new:
             alike = fields.get(_field(word), []) if "=" in word else []
             weights[number[word]] = weights[alike or list(old.values())].mean(dim=0)
+
+
+def _begin_as_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: list[str]) -> None:
+    weights = cast(torch.Tensor, model.get_input_embeddings().weight)
+    parts = tokenizer([BETWEEN.sub(" ", word) for word in new], add_special_tokens=False)["input_ids"]
+    number = tokenizer.get_vocab()
+    with torch.no_grad():
+        for word, found in zip(new, parts, strict=True):
+            weights[number[word]] = weights[found].mean(dim=0)
 
 
 def regroup_classes(model: PreTrainedModel, classes: list[str]) -> list[str]:
@@ -127,6 +162,10 @@ def regroup_classes(model: PreTrainedModel, classes: list[str]) -> list[str]:
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {of_class: place for place, of_class in enumerate(classes)}
     return [of_class for of_class in classes if of_class not in old]
+
+
+def _of_field(word: str) -> bool:
+    return re.match(r"\w+=\S", word) is not None
 
 
 def _field(word: str) -> str:

@@ -294,7 +294,8 @@ def _tokenizer(
         return word_tokenizer(words, experiment.model.max_tokens), []
     if start is None or experiment.pretraining.max_steps:
         return build_tokenizer(start, texts, experiment.model.max_tokens), []
-    return mapped_tokenizer(start, texts, experiment.model.max_tokens, adapter=experiment.model.peft is not None)
+    adapter, frozen = (part is not None for part in (experiment.model.peft, experiment.model.freeze))
+    return mapped_tokenizer(start, texts, experiment.model.max_tokens, adapter=adapter, frozen=frozen)
 
 
 def _labels(folder: Path, split: str, limit: Limit) -> np.ndarray:

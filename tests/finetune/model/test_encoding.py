@@ -1,3 +1,5 @@
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_prep.phrases import event_starts
 from finetune.model.encoding import Encoder
+from finetune.model.growing import mapped_tokenizer
 from finetune.model.tokenization import SPECIAL, load_tokenizer, train_tokenizer
 
 # Words of both styles, and what could be mistaken for the beginning of an event.
@@ -83,11 +86,23 @@ def unigram() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
 
 
+def with_fields(tokenizer) -> PreTrainedTokenizerFast:
+    """The same with the words of fields as tokens of their own."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        grown, new = mapped_tokenizer(folder, iter([pa.array([" ".join(WORDS)], pa.large_string())]), 512)
+    assert new
+    return grown
+
+
 TOKENIZERS = {
     "words": lambda: train_tokenizer([" ".join(WORDS[:-3])], 512),
     "WordPiece": lambda: load_tokenizer(get_model_path(), 512),
     "byte pairs": bpe,
     "unigram": unigram,
+    "WordPiece and fields": lambda: with_fields(load_tokenizer(get_model_path(), 512)),
+    "byte pairs and fields": lambda: with_fields(bpe()),
+    "unigram and fields": lambda: with_fields(unigram()),
 }
 
 

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from data_prep.prepare import prepare
 from data_prep.prepared import split_texts
+from finetune import EventClassifier
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.loading import load_classifier
 from finetune.model.modeling import build_classifier
@@ -85,3 +87,36 @@ def test_an_adapter_learns_no_words_and_says_how_many_stay_unknown(trained, othe
     assert "stay unknown (an adapter learns no word; set pretraining.max_steps)" in capsys.readouterr().out
     _, tokenizer = load_classifier(run.model_folder)
     assert tokenizer.get_vocab() == load_tokenizer(trained.model_folder, 64).get_vocab()
+
+
+def test_a_pretrained_encoder_learns_the_words_of_fields_with_and_without_a_pretraining(
+    small_bert, other, tmp_path, capsys
+):
+    plain = begins_with(small_bert, other, tmp_path / "plain", *NONE)
+    train(plain)
+    assert "words such as " in capsys.readouterr().out
+    pretrained = begins_with(small_bert, other, tmp_path / "pretrained", "--pretraining.max_steps", "2")
+    pretrain(pretrained)
+    assert "as tokens of their own" in capsys.readouterr().out
+    train(pretrained)
+    assert "as tokens of their own" not in capsys.readouterr().out  # its own pretraining knows them all
+    fields = {word for word in words_of(plain) if "=" in word}
+    for run in (plain, pretrained):
+        model, tokenizer = load_classifier(run.model_folder)
+        new = {*tokenizer.get_vocab()} - {*load_tokenizer(small_bert, 64).get_vocab()}
+        assert new == fields if run is plain else new > fields  # it has read the texts without a label, too
+        assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    scored = EventClassifier.from_pretrained(plain.model_folder).predict(plain.data, cutoff="2024-03-01")
+    assert np.isfinite(scored["score"].to_numpy()).all()
+
+
+def test_sentences_an_adapter_and_frozen_embeddings_leave_a_pretrained_encoder_its_words(small_bert, other, tmp_path):
+    sentences = [*NONE, "--text.style", "sentences", "--data.folder", str(tmp_path / "data")]
+    written = begins_with(small_bert, other, tmp_path / "written", *sentences)
+    prepare(written.name, written.data, written.task, written.text)
+    adapted = begins_with(small_bert, other, tmp_path / "adapted", *NONE, "--model.peft", "{method: lora, r: 2}")
+    frozen = begins_with(small_bert, other, tmp_path / "frozen", *NONE, "--model.freeze", "embeddings")
+    for run in (written, adapted, frozen):
+        train(run)
+        _, tokenizer = load_classifier(run.model_folder)
+        assert tokenizer.get_vocab() == load_tokenizer(small_bert, 64).get_vocab()
