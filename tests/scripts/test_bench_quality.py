@@ -30,10 +30,40 @@ def test_every_cell_is_a_config_with_settings_that_fit(bench):
 def test_cells_of_another_way_are_not_replaced(bench, tmp_path):
     path = tmp_path / "bench.json"
     path.write_text('{"machine": "1 core", "quick": true, "cells": {"a": {}}}')
-    given = Namespace(output=path, quick=False, cells=["tmall-purchase"])
+    given = Namespace(output=path, quick=False, cells=["tmall-purchase"], jobs=1)
     with pytest.raises(InputError, match=r"has cells of another way \(1 core, quick\); give another file"):
         bench.main(given)
     assert '"a"' in path.read_text()
+
+
+def test_cells_that_share_a_folder_are_not_run_beside_each_other(bench):
+    few, moved = [[f"{name}-{users}" for users in (100, 300)] for name in ("a-labels", "a-from-b")]
+    assert bench.phases([*moved, "a", *few, "b", "b-labels-100"]) == [[["a"], ["b"]], [few, ["b-labels-100"]], [moved]]
+    cells = [name for phase in bench.phases(list(bench.CELLS)) for group in phase for name in group]
+    assert sorted(cells) == sorted(bench.CELLS)
+
+
+def test_groups_run_in_processes_of_one_thread_and_one_that_fails_is_named_with_its_log(bench, tmp_path, capfd):
+    script = tmp_path / "script.py"
+    script.write_text("""import json, os, sys
+cells = sys.argv[sys.argv.index("--cells") + 1 : sys.argv.index("--seeds")]
+print("told", "--quick" in sys.argv)
+if "c" in cells:
+    sys.exit(2)
+found = {"cells": {name: {"threads": os.environ["OMP_NUM_THREADS"]} for name in [*cells, "older"]}}
+open(sys.argv[sys.argv.index("--output") + 1], "w").write(json.dumps(found))
+""")
+    given = Namespace(seeds=[0, 1], logs=tmp_path, folder=tmp_path, quick=True, jobs=2)
+    found = {}
+    for cells in bench.beside(script, [["a", "b"], ["d"]], given):
+        found |= cells
+    assert found == {name: {"threads": "1"} for name in "abd"}
+    assert (tmp_path / "groups/a-quick.log").read_text() == "told True\n"
+    out, err = capfd.readouterr()
+    assert sorted(out.splitlines()) == ["a and b: done", "d: done"]
+    assert err == ""
+    with pytest.raises(InputError, match=r"c failed; see .*groups/c-quick\.log"):
+        list(bench.beside(script, [["c"]], given))
 
 
 def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tmp_path, monkeypatch, capsys):
@@ -74,7 +104,7 @@ def test_a_cell_compares_a_single_seed_with_the_rival_that_validation_chose(benc
     quick = ["--pretraining.max_steps", "0", "--training.max_steps", "4", "--training.eval_steps", "4"]
     monkeypatch.setattr(bench, "CELLS", {"tiny": (str(tiny.with_suffix("")), quick)})
     given = Namespace(
-        cells=["tiny"], seeds=[0, 1], logs=tmp_path, folder=tmp_path, output=tmp_path / "b.json", quick=False
+        cells=["tiny"], jobs=1, seeds=[0, 1], logs=tmp_path, folder=tmp_path, output=tmp_path / "b.json", quick=False
     )
     bench.main(given)
     found = json.loads(given.output.read_text())["cells"]["tiny"]
