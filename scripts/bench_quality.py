@@ -112,7 +112,7 @@ FEW = ["--finetuning.members", "3", "--training.load_best_model_at_end", "false"
 FEW += ["--training.max_steps", "400", "--training.learning_rate", "1e-3"]
 CELLS |= {
     f"{base}-labels-{users}": (CELLS[base][0], [*CELLS[base][1], "--finetuning.labelled_users", str(users), *FEW])
-    for base in ("complete-journey-churn", "ta-feng-churn")
+    for base in ("complete-journey-churn", "ta-feng-churn", "online-retail-purchase")
     for users in (100, 300, 1000)
 }
 # Another shop: training starts from the model of another cell, which has all of its labels, and knows few here.
