@@ -254,7 +254,7 @@ def read_training_log(folder: Path, holds: dict) -> dict:
 
 
 def read_trained_settings(folder: Path) -> dict[str, str]:
-    """The settings of the finished model in a run's folder, see `finetune.effects`; empty where there is none."""
+    """The settings of the finished model in a run's folder, see `experiment.effects`; empty where there is none."""
     return read_notes(Path(folder) / TRAINING_LOG, {"settings": {str: str}}).get("settings", {})
 
 

@@ -16,7 +16,7 @@ from finetune.command import CommandParser, guarded
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.report.audit_page import audit_page
     from finetune.report.beside import refuse_output, write_beside
     from finetune.trust.audit import audit

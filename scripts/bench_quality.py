@@ -30,8 +30,8 @@ from benchmark_jobs.transfer import moved_regression
 from data_prep import InputError
 from data_prep.cutoffs import split_file
 from finetune.command import CommandParser, guarded
-from finetune.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival
+from finetune.figures.metrics_json import Metrics
 from finetune.runs import PREDICTIONS, seed_column
 from finetune.wording import listed, standing
 
@@ -136,7 +136,7 @@ def run_cell(name: str, given: Namespace) -> dict:
         return run_transfer(name, given)
     from data_prep.prepare import prepare  # after the arguments are read, as it takes seconds
     from finetune.evaluation.evaluate import evaluate
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.training.pretrain import pretrain
     from finetune.training.train import train
 
@@ -160,7 +160,7 @@ def run_transfer(name: str, given: Namespace) -> dict:
     from finetune.evaluation.evaluate import evaluate
     from finetune.evaluation.rows import ScoredRows
     from finetune.evaluation.scorers import over_seeds
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.training.pretrain import pretrain
     from finetune.training.train import train
 
@@ -276,7 +276,7 @@ def write_page(output: dict, path: Path) -> Path:
     import matplotlib.style  # after the arguments are read, as it takes a second
 
     from data_prep.files import write_whole
-    from finetune.measures import digits
+    from finetune.figures.measures import digits
     from finetune.report.pictures import MUTED, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg
     from finetune.report.report import page_template
     from finetune.wording import short

@@ -14,7 +14,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from finetune.parser import Experiment, command, taken
+from finetune.experiment.parser import Experiment, command, taken
 
 
 def main(experiment: Experiment) -> None:

@@ -23,11 +23,11 @@ def run(given: Namespace) -> None:
     """Train, and say where the page lies; at a site only take part."""
     # After the arguments are read, as it takes seconds.
     from data_prep.serializer import EventSerializer
+    from finetune.experiment.parser import parse_experiment
     from finetune.federated.federate import federate
     from finetune.federated.network import accepted, joined
     from finetune.federated.server import Plan, serve
     from finetune.federated.site import join
-    from finetune.parser import parse_experiment
     from finetune.report.beside import refuse_other_page, write_beside
     from finetune.report.federated_page import federated_page, table
 

@@ -14,7 +14,7 @@ from finetune.command import AlarmError, CommandParser, guarded
 
 def run(given: Namespace, settings: list[str]) -> None:
     """The page, and an alarm if there is one."""
-    from finetune.parser import parse_experiment  # after the arguments are read, as it takes seconds
+    from finetune.experiment.parser import parse_experiment  # after the arguments are read, as it takes seconds
     from finetune.upkeep.monitor import monitor
 
     newer = parse_experiment(__doc__ or "", ["--config", given.config, *settings])

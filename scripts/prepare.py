@@ -5,7 +5,7 @@ python scripts/prepare.py --config configs/quickstart.yaml --task.label.horizon 
 python scripts/prepare.py --config configs/quickstart.yaml --engine spark --spark.master "local[2]"
 """
 
-from finetune.parser import Experiment, command
+from finetune.experiment.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:

@@ -7,7 +7,7 @@ accelerate launch scripts/pretrain.py --config configs/quickstart.yaml --pretrai
 python scripts/pretrain.py --config configs/quickstart.yaml --pretraining.mask_unit event
 """
 
-from finetune.parser import Experiment, command
+from finetune.experiment.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:

@@ -17,7 +17,7 @@ from finetune.command import CommandParser, guarded
 
 def run(given: Namespace, settings: list[str]) -> None:
     """Renew, or roll back."""
-    from finetune.parser import parse_experiment  # after the arguments are read, as it takes seconds
+    from finetune.experiment.parser import parse_experiment  # after the arguments are read, as it takes seconds
     from finetune.upkeep.registry import roll_back
     from finetune.upkeep.renew import described, renew
 

@@ -11,7 +11,7 @@ import os
 from functools import partial
 
 from data_prep import InputError
-from finetune.parser import Experiment, command
+from finetune.experiment.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:

@@ -19,7 +19,7 @@ from finetune.command import CommandParser, guarded
 def run(given: Namespace) -> None:
     """The page, and where it lies."""
     # After the arguments are read, as it takes seconds.
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.report.beside import refuse_output, write_beside
     from finetune.report.stress_page import stress_page
     from finetune.trust.stress import stress

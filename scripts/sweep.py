@@ -8,7 +8,7 @@ give each worker its own: CUDA_VISIBLE_DEVICES=1 python scripts/sweep.py ... The
 python scripts/train.py --config runs/quickstart/sweep/best.yaml
 """
 
-from finetune.parser import Experiment, command
+from finetune.experiment.parser import Experiment, command
 
 
 def run(experiment: Experiment) -> None:

@@ -5,7 +5,7 @@ accelerate launch scripts/train.py --config configs/churn_bert_base_lora.yaml --
 accelerate launch --multi_gpu --num_processes 8 scripts/train.py --config configs/churn_bert_base_lora.yaml
 """
 
-from finetune.parser import Experiment, command
+from finetune.experiment.parser import Experiment, command
 
 
 def main(experiment: Experiment) -> None:

@@ -136,7 +136,7 @@ def commands(tmp_path_factory):
 def prepared(tmp_path_factory) -> Path:
     """The YAML of a tiny experiment whose data is prepared; its runs are shared, so give each test's its own folder."""
     from data_prep.prepare import prepare
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
 
     folder = tmp_path_factory.mktemp("prepared")
     write_log(folder / "log.csv")
@@ -150,7 +150,7 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(prepared, tmp_path_factory):
     """The experiment of a tiny model that was trained on `prepared`; its run folder is shared, so only read it."""
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.training.train import train
 
     folder = tmp_path_factory.mktemp("trained")

@@ -1,7 +1,7 @@
 """The least that metrics.json of an evaluated run holds."""
 
 from data_prep.cutoffs import SPLITS
-from finetune.measures import LOWER_IS_BETTER, MAIN
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN
 
 NOTHING = {"steps": [], "values": []}
 CURVES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import InputError
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 
 STOPPED, PRIVATE = (Path(f"{name}/tiny/checkpoints/checkpoint-1") for name in ("stopped", "private"))
 START, PARTS, STORE, PAGE = Path("start"), Path("stopped-parts"), Path("histories.db"), Path("monitored.html")
@@ -95,7 +95,7 @@ _known: list[Experiment] = []  # the last one that was laid out
 @cache
 def _made(runs: str) -> Experiment:
     """The experiment as the runs of a folder have it."""
-    from finetune.parser import changed
+    from finetune.experiment.parser import changed
 
     private = {
         "finetuning.privacy": {"epsilon": 8.0, "delta": 1e-4, "schema": "learned"},

@@ -32,7 +32,7 @@ from tests import more_files
 from tests.mutations import mutated
 
 if TYPE_CHECKING:
-    from finetune.config import Experiment
+    from finetune.experiment.config import Experiment
 
 SECONDS, MEMORY = 5, 2 * 2**30
 DESCRIBED = (("config.yaml", "yaml"), ("training_log.json", "json"), ("metrics.json", "json"))
@@ -63,7 +63,7 @@ def lay_out() -> None:
     from transformers import AutoModelForSequenceClassification
 
     from data_prep.prepare import prepare
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.training.checkpoints import write_checksums
     from finetune.upkeep.registry import add_entry
     from tests.conftest import write_log
@@ -163,7 +163,7 @@ def _reported() -> object:
 
 
 def _measured() -> object:
-    from finetune.metrics_json import read_metrics
+    from finetune.figures.metrics_json import read_metrics
 
     return read_metrics(RUN)
 
@@ -240,7 +240,7 @@ def _registered() -> object:
 
 
 def _parsed(path: Path = Path("best.yaml")) -> "Experiment":
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
 
     return parse_experiment("", ["--config", str(path)])
 

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (  # each imports from itself and from those before it; those of one floor not from each other
     {"data_prep"},
     {"finetune"},  # the modules that lie in the package itself
+    {"finetune.figures"},
+    {"finetune.experiment"},
     {"finetune.model", "finetune.report"},
     {"finetune.baselines"},
     {"finetune.training", "finetune.evaluation", "finetune.hub"},

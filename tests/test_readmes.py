@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.parser import build_parser
+from finetune.experiment.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", ".github", "configs", "data_prep", "finetune", "finetune/serving", "finetune/upkeep", "scripts")

@@ -17,8 +17,8 @@ from sklearn.preprocessing import QuantileTransformer
 from tqdm import tqdm
 
 from data_prep.labels import UNKNOWN
+from finetune.figures.survival import by_horizon, come_by, mean_known
 from finetune.model.objective import Objective, signed_root, signed_square
-from finetune.survival import by_horizon, come_by, mean_known
 
 # 12 points; the number of trees comes from the validation curve of each.
 BOOSTING_GRID = [

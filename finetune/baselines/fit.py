@@ -58,7 +58,7 @@ from finetune.baselines.pairs import (
     pair_rows,
 )
 from finetune.baselines.words import known_words, word_columns
-from finetune.metrics import LISTS
+from finetune.figures.metrics import LISTS
 from finetune.model.objective import Objective
 
 SMALL = 5000  # rows

@@ -26,18 +26,18 @@ from data_prep.later import SPLIT, Later, write_later
 from data_prep.moments import parse_moment, show
 from data_prep.prepared import MANIFEST, find_manifest, opened, read_split
 from data_prep.serializer import SERIALIZER, EventSerializer
-from finetune.config import Experiment, RunsConfig
 from finetune.evaluation.evaluate import check_evaluation
 from finetune.evaluation.figures import SCORED, calibrated, measured, rows_to_score, write_predictions
 from finetune.evaluation.group_thresholds import ByGroup
 from finetune.evaluation.slices import slice_values
-from finetune.metrics_json import Metrics, without_nan
+from finetune.experiment.config import Experiment, RunsConfig
+from finetune.experiment.parser import parse_experiment
+from finetune.figures.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split
-from finetune.parser import parse_experiment
 from finetune.runs import (
     BACKTESTS,
     CALIBRATION,

@@ -11,11 +11,11 @@ import numpy as np
 from scipy.stats import poisson
 from tqdm import tqdm
 
-from finetune import survival
 from finetune.evaluation.counts import Ranking, Rows, score_bins
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import AT_HORIZON, SHARES, TOP, at_horizon, measure_names
-from finetune.metrics import (
+from finetune.figures import survival
+from finetune.figures.measures import AT_HORIZON, SHARES, TOP, at_horizon, measure_names
+from finetune.figures.metrics import (
     checked,
     novelty,
     recommended,
@@ -30,7 +30,7 @@ _DRAWN = np.searchsorted(poisson.cdf(np.arange(9), 1), (np.arange(2**16) + 0.5) 
 def bootstrap(
     scored: ScoredRows, resamples: int, seed: int = 0, among: np.ndarray | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The measures with an interval (see `finetune.measures`) of each scorer on each resample of the users.
+    """The measures with an interval (see `finetune.figures.measures`) of each scorer on each resample of the users.
 
     All scorers see the same resamples, so that their differences are paired. A resample on which a metric is not
     defined, such as AUROC where only users of one class were drawn, has nan.

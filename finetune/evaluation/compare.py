@@ -14,12 +14,12 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack
 from data_prep.cutoffs import split_file
 from data_prep.prepared import column_array
-from finetune.effects import CHANCE, effect
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import mean_figures, one_of
-from finetune.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
-from finetune.metrics_json import Metrics, read_metrics
+from finetune.experiment.effects import CHANCE, effect
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN, best_rival, measure_names
+from finetune.figures.metrics_json import Metrics, read_metrics
 from finetune.report.comparison import take, verdict
 from finetune.runs import (
     METRICS,

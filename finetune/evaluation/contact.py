@@ -10,8 +10,8 @@ from data_prep.moments import show
 from finetune.evaluation.bootstrap import interval, user_weights
 from finetune.evaluation.counts import score_bins
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MODEL
-from finetune.survival import weighted
+from finetune.figures.measures import MODEL
+from finetune.figures.survival import weighted
 
 SHARES = np.linspace(0, 1, 101)  # of the users
 

@@ -7,11 +7,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from data_prep.checked_json import MayLack
-from finetune.config import Experiment
-from finetune.measures import MODEL, SAME_FOR_ALL
-from finetune.metrics import deciles, running_total
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import MODEL, SAME_FOR_ALL
+from finetune.figures.metrics import deciles, running_total
+from finetune.figures.survival import days, kaplan_meier, risk
 from finetune.runs import PRIVACY, REWEIGHED, read_pretraining_log, read_training_log
-from finetune.survival import days, kaplan_meier, risk
 
 POINTS, FINE = 200, 20_000  # of a curve, chosen from so many in equal steps along it
 GRID = 100  # steps of a difference between two curves
@@ -42,7 +42,7 @@ def curves(task: str, classes: list[str] | None, labels: np.ndarray, scores: dic
         - tiers: auroc and roc of the model, by tier; calibration and histograms over pairs of row and tier
         - value: gain of each scorer, and perfect_gain
         - survival: by_horizon, of each horizon bins of equal count by the model's score there, and by_risk, bins by
-          `finetune.survival.risk`, the least first: rows, the mean score and the share by Kaplan and Meier
+          `finetune.figures.survival.risk`, the least first: rows, the mean score and the share by Kaplan and Meier
         - propensity: class_auroc and at_k of each scorer; calibration and histograms over pairs of row and class
 
         An entry is empty where the labels cannot give it, such as a ROC curve of one class.

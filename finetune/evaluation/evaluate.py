@@ -15,8 +15,6 @@ from data_prep import InputError
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.prepared import Limit, prepared_for
-from finetune.config import EvaluationConfig, Experiment
-from finetune.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
 from finetune.evaluation.figures import (
     SCORED,
     Scored,
@@ -28,9 +26,11 @@ from finetune.evaluation.figures import (
 )
 from finetune.evaluation.group_thresholds import ByGroup, choose_by_group
 from finetune.evaluation.slices import SLICES, slice_values
-from finetune.groups import row_groups
-from finetune.metrics import LISTS
-from finetune.metrics_json import Metrics, without_nan
+from finetune.experiment.config import EvaluationConfig, Experiment
+from finetune.experiment.effects import FREE_AFTER_TRAINING, weight_settings, with_effect
+from finetune.experiment.groups import row_groups
+from finetune.figures.metrics import LISTS
+from finetune.figures.metrics_json import Metrics, without_nan
 from finetune.model.calibration import Calibration, check_method, choose_threshold
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier

@@ -26,7 +26,6 @@ from data_prep.serializer import EventSerializer
 from data_prep.task import plain_question
 from finetune.baselines.fit import Baselines, score_baselines
 from finetune.baselines.pairs import pair_columns
-from finetune.config import EvaluationConfig, Experiment
 from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves, seconds_before, training
 from finetune.evaluation.drift import drift
@@ -37,9 +36,10 @@ from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend, boosting_of, compare, over_seeds
 from finetune.evaluation.slices import by_cutoff, slice_metrics
 from finetune.evaluation.verdict import says_the_same, verdict
-from finetune.measures import BLEND, LOWER_IS_BETTER, MAIN, MEAN_OF_SEEDS, MODEL, UNDRAWN
-from finetune.metrics import compute_metrics
-from finetune.metrics_json import Metrics
+from finetune.experiment.config import EvaluationConfig, Experiment
+from finetune.figures.measures import BLEND, LOWER_IS_BETTER, MAIN, MEAN_OF_SEEDS, MODEL, UNDRAWN
+from finetune.figures.metrics import compute_metrics
+from finetune.figures.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokens_of_split

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config import EvaluationConfig
 from finetune.evaluation.bootstrap import interval, user_weights
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.slices import rates_and_gaps
-from finetune.groups import OTHER
-from finetune.measures import RATES
+from finetune.experiment.config import EvaluationConfig
+from finetune.experiment.groups import OTHER
+from finetune.figures.measures import RATES
 from finetune.model.calibration import equal_thresholds
 
 ONE, OWN = "one", "own"  # the one threshold for all, and each group's own

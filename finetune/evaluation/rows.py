@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.measures import MODEL
-from finetune.metrics import compute_metrics, repeat_and_new
+from finetune.figures.measures import MODEL
+from finetune.figures.metrics import compute_metrics, repeat_and_new
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ScoredRows:
 
     Attributes:
         task: binary, tiers, propensity, survival or value; see `finetune.model.objective.Objective`.
-        labels: As `finetune.metrics.compute_metrics` takes them.
+        labels: As `finetune.figures.metrics.compute_metrics` takes them.
         scores: Scorer -> scores as compute_metrics takes them; "model" is ours.
         users: Whose row each is, of shape (rows,).
         deviation: Standard deviation of the training labels, for nmae.

@@ -9,8 +9,8 @@ from scipy.special import expit
 
 from finetune.evaluation.bootstrap import bootstrap, bootstrap_at_threshold, interval, interval_names
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import BLEND, MAIN, MODEL, NO_RIVALS
-from finetune.metrics import at_threshold, deciles, tier_confusion
+from finetune.figures.measures import BLEND, MAIN, MODEL, NO_RIVALS
+from finetune.figures.metrics import at_threshold, deciles, tier_confusion
 from finetune.model.objective import EDGE, log_odds
 
 
@@ -152,7 +152,7 @@ def blend(task: str, model: np.ndarray, boosting: np.ndarray) -> np.ndarray:
 
     Args:
         task: binary, tiers, propensity or value.
-        model: Scores as `finetune.metrics.compute_metrics` takes them.
+        model: Scores as `finetune.figures.metrics.compute_metrics` takes them.
         boosting: The same.
     """
     if task == "value":

@@ -13,10 +13,10 @@ from scipy.sparse import coo_array
 from data_prep.moments import show
 from finetune.evaluation.bootstrap import bootstrap, interval, interval_names, user_weights
 from finetune.evaluation.rows import ScoredRows
-from finetune.groups import largest, row_groups
-from finetune.measures import GAPS, MAIN, MODEL, RATES, at_horizon
-from finetune.metrics import compute_metrics
-from finetune.parser import Experiment
+from finetune.experiment.groups import largest, row_groups
+from finetune.experiment.parser import Experiment
+from finetune.figures.measures import GAPS, MAIN, MODEL, RATES, at_horizon
+from finetune.figures.metrics import compute_metrics
 
 SLICES = "evaluation.slices"
 
@@ -24,7 +24,7 @@ SLICES = "evaluation.slices"
 def slice_values(experiment: Experiment, rows: pa.Table) -> dict[str, list[str]]:
     """The group of each test row in each of evaluation.slices, and with slice_pairs in every two of them together.
 
-    See `finetune.groups.row_groups` for the rows, for what an expression sees and for what is refused.
+    See `finetune.experiment.groups.row_groups` for the rows, for what an expression sees and for what is refused.
     """
     settings = experiment.evaluation
     found = row_groups(experiment, rows, "test", {f"{SLICES}.{name}": sql for name, sql in settings.slices.items()})

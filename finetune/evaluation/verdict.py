@@ -5,8 +5,8 @@ from textwrap import wrap
 
 import numpy as np
 
-from finetune.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival, judged, measure, measure_names
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import BLEND, MEAN_OF_SEEDS, MODEL, best_rival, judged, measure, measure_names
+from finetune.figures.metrics_json import Metrics
 from finetune.wording import FEW_POSITIVES, number, plain_number, span, standing, worded
 
 STANDING = {"ahead": "is ahead of", "behind": "is behind", "level": "cannot be told apart from"}

@@ -19,12 +19,12 @@ from data_prep.cutoffs import SPLITS, split_file
 from data_prep.prepared import MANIFEST, read_manifest
 from data_prep.serializer import EventSerializer
 from finetune.command import guarded
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.federated.figures import POOLED, measured
 from finetune.federated.messages import ALONE
 from finetune.federated.server import Plan, serve
 from finetune.federated.site import join, local_steps, named
-from finetune.parser import parse_experiment
 from finetune.training.train import train
 
 ENDING = 60  # seconds that a site has to end, once there is nobody to talk to

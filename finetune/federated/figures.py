@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.prepared import column_array, read_manifest, read_split, split_texts
-from finetune.config import Experiment
 from finetune.evaluation.backtest import raw_scores
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import compare
-from finetune.measures import MAIN, MODEL
-from finetune.metrics_json import without_nan
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import MAIN, MODEL
+from finetune.figures.metrics_json import without_nan
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import CHUNK

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from data_prep import InputError
 from data_prep.checked_json import MayLack, is_a
 from data_prep.shared_schema import a_count
-from finetune.measures import MAIN, MODEL
+from finetune.figures.measures import MAIN, MODEL
 
 Weights = dict[str, torch.Tensor]
 MOST_JSON, MOST_WEIGHTS = 1 << 28, 1 << 34  # bytes

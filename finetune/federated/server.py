@@ -17,7 +17,7 @@ from data_prep.shared_schema import check_counts, read_schema, shared_schema
 from finetune.federated.averaging import average, capped, sound, within_bound
 from finetune.federated.messages import FIGURES, HELLO, ROUND, WORDS, Weights, known_figures, receive, send
 from finetune.federated.network import cut_after
-from finetune.measures import LOWER_IS_BETTER, MAIN
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN
 from finetune.model.tokenization import MOST_WORDS
 
 

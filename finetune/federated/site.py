@@ -20,15 +20,15 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest, split_texts
 from data_prep.serializer import EventSerializer
 from data_prep.shared_schema import read_schema, schema_counts, without_learned
-from finetune.config import Experiment
-from finetune.effects import CHANCE, weight_settings
+from finetune.experiment.config import Experiment
+from finetune.experiment.effects import CHANCE, weight_settings
+from finetune.experiment.parser import changed
 from finetune.federated.figures import measured
 from finetune.federated.messages import ALONE, Weights, receive, send
-from finetune.metrics_json import without_nan
+from finetune.figures.metrics_json import without_nan
 from finetune.model.objective import Objective
 from finetune.model.tokenization import SPECIAL, train_tokenizer
 from finetune.model.tokens import CHUNK
-from finetune.parser import changed
 from finetune.training.train import train
 
 OWN = ("task.cutoffs", "task.examples", "finetuning.labelled_draw")  # settings that may differ from site to site

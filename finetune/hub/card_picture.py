@@ -11,9 +11,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from finetune.figures.measures import MODEL, SHARES, best_rival
+from finetune.figures.metrics_json import Metrics
 from finetune.hub.redaction import public_points
-from finetune.measures import MODEL, SHARES, best_rival
-from finetune.metrics_json import Metrics
 from finetune.report.pictures import BLUE, DASHED, PICTURE_STYLE, SOLID, THIN, percents
 from finetune.wording import listed, missing, named, number, percent, worded
 

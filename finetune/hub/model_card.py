@@ -17,12 +17,12 @@ from data_prep.given_examples import own_labels
 from data_prep.markdown import cell, inline, paragraph
 from data_prep.moments import in_words
 from data_prep.serializer import EventSerializer
+from finetune.figures.measures import BLEND, digits, judged, measure, measure_names
+from finetune.figures.metrics_json import Metrics
 from finetune.hub.card_picture import PICTURE, draw_card_picture
 from finetune.hub.examples import code, example_events, example_texts, example_users, expected_columns, lines, literal
 from finetune.hub.read_run import metrics_of, settings_of
 from finetune.hub.redaction import PUBLIC_TRAINING, hub_name, most_rows, public_metrics
-from finetune.measures import BLEND, digits, judged, measure, measure_names
-from finetune.metrics_json import Metrics
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data_prep import InputError
-from finetune.metrics_json import Metrics, read_metrics
+from finetune.figures.metrics_json import Metrics, read_metrics
 from finetune.runs import CONFIGURED, METRICS, read_settings, read_task, seed_of
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from data_prep import InputError
 from data_prep.facts import LogFacts, Manifest, SplitFacts, Task
 from data_prep.serializer import EventSerializer
-from finetune.metrics_json import Metrics
+from finetune.figures.metrics_json import Metrics
 from finetune.runs import whom
 from finetune.wording import missing
 

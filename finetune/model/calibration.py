@@ -16,8 +16,8 @@ from sklearn.metrics import log_loss, precision_recall_curve
 
 from data_prep import InputError
 from data_prep.files import write_whole
+from finetune.figures.survival import come_by, hazards_of, log_losses, mean_known
 from finetune.runs import CALIBRATION, read_calibration
-from finetune.survival import come_by, hazards_of, log_losses, mean_known
 
 WITHIN_STEPS = 1e-6  # the part of a score by isotonic calibration that the uncalibrated score keeps
 SMALLEST = 1e-7  # probabilities keep that distance from 0 and 1, where the log-odds end

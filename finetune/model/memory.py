@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from data_prep import InputError
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.tokenization import first_line
 
 TRAINING_REMEDY = (

@@ -25,7 +25,7 @@ from transformers import (
 
 from data_prep import InputError
 from data_prep.files import files_hash
-from finetune.config import ModelConfig
+from finetune.experiment.config import ModelConfig
 from finetune.model.first_token import hear_all
 from finetune.model.growing import grow_words
 from finetune.model.last_layer import encoder_layers

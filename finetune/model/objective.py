@@ -16,8 +16,8 @@ from transformers.utils.generic import ModelOutput
 from data_prep import InputError
 from data_prep.config import Label
 from data_prep.labels import UNKNOWN, class_names, label_name
-from finetune import metrics, survival
-from finetune.measures import MAIN, measure_names
+from finetune.figures import metrics, survival
+from finetune.figures.measures import MAIN, measure_names
 
 VALUE_LOSSES = {"squared_error": functional.mse_loss, "absolute_error": functional.l1_loss}
 EDGE = 1e-4  # nearer to 0 or 1 the logarithm of a probability would say more than is known
@@ -89,7 +89,7 @@ class Objective:
         task: binary (absent, exists), tiers, propensity (which), survival (when) or value (sum and count without
             tiers).
         classes: What each logit is called, as id2label says; of survival the horizons, and a logit is that of the
-            hazard of the interval that ends there, see `finetune.survival`.
+            hazard of the interval that ends there, see `finetune.figures.survival`.
     """
 
     task: Literal["binary", "tiers", "propensity", "survival", "value"]
@@ -130,7 +130,7 @@ class Objective:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What `finetune.metrics.compute_metrics` has to know of the task."""
+        """What `finetune.figures.metrics.compute_metrics` has to know of the task."""
         return {"horizons": self.classes} if self.task == "survival" else {}
 
     @property

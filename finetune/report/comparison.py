@@ -8,8 +8,8 @@ from matplotlib.ticker import MaxNLocator
 
 from data_prep import InputError
 from data_prep.files import write_whole
-from finetune.effects import CHANCE
-from finetune.measures import digits, measure, measure_names
+from finetune.experiment.effects import CHANCE
+from finetune.figures.measures import digits, measure, measure_names
 from finetune.report.pictures import INK, PICTURE_STYLE, Picture, dots, flat_figure, inline_svg, legend
 from finetune.report.report import page_template
 from finetune.wording import FEW_POSITIVES, listed, missing, named, number, setting_words, short, span, worded

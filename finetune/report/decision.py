@@ -7,8 +7,8 @@ from data_prep.event_words import with_article
 from data_prep.given_examples import own_labels
 from data_prep.moments import parse_duration
 from finetune.field_words import aggregate_reading
-from finetune.measures import BLEND, DRIFT, MEAN_OF_SEEDS, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival, judged
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import BLEND, DRIFT, MEAN_OF_SEEDS, MODEL, NO_RIVALS, SAME_FOR_ALL, best_rival, judged
+from finetune.figures.metrics_json import Metrics
 from finetune.wording import (
     listed,
     missing,

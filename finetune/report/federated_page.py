@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import LOWER_IS_BETTER, MODEL, measure
+from finetune.figures.measures import LOWER_IS_BETTER, MODEL, measure
 from finetune.report.pictures import PICTURE_STYLE, THIN, Picture, inline_svg, legend, styles, wide_figure
 from finetune.report.report import page_template
 from finetune.wording import listed, number, plain_number, standing

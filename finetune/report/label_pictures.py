@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import MODEL
+from finetune.figures.measures import MODEL
 from finetune.report.pictures import (
     BLUE,
     DASHED,

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from data_prep import InputError
 from data_prep.files import write_whole
 from finetune.field_words import aggregate_reading
-from finetune.measures import measure
+from finetune.figures.measures import measure
 from finetune.report.pictures import (
     BLUE,
     FILL,

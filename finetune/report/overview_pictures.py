@@ -7,8 +7,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.ticker import MaxNLocator
 
 from data_prep.moments import parse_duration
-from finetune.measures import MODEL, SAME_FOR_ALL, best_rival, digits, judged, measure
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import MODEL, SAME_FOR_ALL, best_rival, digits, judged, measure
+from finetune.figures.metrics_json import Metrics
 from finetune.report.pictures import (
     AMBER,
     BLUE,

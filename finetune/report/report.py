@@ -13,8 +13,8 @@ from data_prep import InputError
 from data_prep.checked_json import MayLack, read_json
 from data_prep.files import write_whole
 from data_prep.given_examples import own_labels
-from finetune.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, judged, measure, measure_names
-from finetune.metrics_json import Metrics, read_metrics
+from finetune.figures.measures import LOWER_IS_BETTER, MODEL, SEED_DEVIATIONS, digits, judged, measure, measure_names
+from finetune.figures.metrics_json import Metrics, read_metrics
 from finetune.report.decision import answers, decision
 from finetune.report.overview_pictures import contact_pictures, forest_pictures, timeline_pictures
 from finetune.report.pictures import PICTURE_STYLE

@@ -5,8 +5,8 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from finetune.field_words import aggregate_reading
-from finetune.measures import DRIFT, digits, measure
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import DRIFT, digits, measure
+from finetune.figures.metrics_json import Metrics
 from finetune.report.pictures import (
     BLUE,
     DASHED,

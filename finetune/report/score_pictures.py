@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from finetune.measures import MODEL, SAME_FOR_ALL, SHARES, UNDRAWN, best_rival
-from finetune.metrics_json import Metrics
+from finetune.figures.measures import MODEL, SAME_FOR_ALL, SHARES, UNDRAWN, best_rival
+from finetune.figures.metrics_json import Metrics
 from finetune.report.label_pictures import at_k, class_auroc, confusion, deciles, tier_roc, value_gain
 from finetune.report.pictures import (
     BLUE,

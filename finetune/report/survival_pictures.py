@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from finetune.measures import MODEL, at_horizon
+from finetune.figures.measures import MODEL, at_horizon
+from finetune.figures.survival import days
 from finetune.report.pictures import (
     BLUE,
     INK,
@@ -17,7 +18,6 @@ from finetune.report.pictures import (
     styles,
     wide_figure,
 )
-from finetune.survival import days
 from finetune.wording import listed, missing, named, number, percent, span
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.style
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from finetune.measures import SEED_DEVIATIONS
+from finetune.figures.measures import SEED_DEVIATIONS
 from finetune.report.pictures import (
     DASHED,
     INK,

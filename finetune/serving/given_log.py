@@ -62,7 +62,7 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
     Raises:
         InputError: Arguments that do not go together or cannot be read.
     """
-    from finetune.parser import parse_experiment  # here, as it loads transformers
+    from finetune.experiment.parser import parse_experiment  # here, as it loads transformers
 
     if given.config:
         if given.users:
@@ -91,8 +91,8 @@ def given_log(given: Namespace, memory_limit: str | None = None) -> DataConfig:
 
 def given_spark(given: Namespace) -> SparkConfig:
     """Where Spark runs: the section `spark` of --config, and what --spark.master and --spark.settings say instead."""
-    from finetune.parser import parse_experiment  # here, as it loads transformers
-    from finetune.settings import read_text
+    from finetune.experiment.parser import parse_experiment  # here, as it loads transformers
+    from finetune.experiment.settings import read_text
 
     config = parse_experiment("", ["--config", given.config, "--engine", "spark"]).spark if given.config else None
     config = config or SparkConfig()
@@ -101,6 +101,6 @@ def given_spark(given: Namespace) -> SparkConfig:
 
 
 def _columns(text: str | None) -> dict[str, str]:
-    from finetune.settings import read_text  # here, as it loads transformers
+    from finetune.experiment.settings import read_text  # here, as it loads transformers
 
     return read_text(text or "{}", dict[str, str], "--columns")

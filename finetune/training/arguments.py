@@ -16,8 +16,8 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from data_prep import InputError
-from finetune.config import Experiment
-from finetune.measures import LOWER_IS_BETTER, measure_names
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import LOWER_IS_BETTER, measure_names
 from finetune.model.objective import Objective
 from finetune.model.tokenization import first_line
 from finetune.runs import TENSORBOARD

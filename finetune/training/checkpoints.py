@@ -18,8 +18,8 @@ from data_prep.checked_json import MayLack, Only, is_a, read_json
 from data_prep.files import files_hash, held, write_whole
 from data_prep.serializer import SERIALIZER
 from data_prep.shared_schema import a_count
-from finetune.config import Experiment
-from finetune.effects import weight_settings, with_effect
+from finetune.experiment.config import Experiment
+from finetune.experiment.effects import weight_settings, with_effect
 from finetune.model.safety import refuse_code
 from finetune.model.tokenization import first_line
 from finetune.runs import (

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from data_prep import InputError
 from data_prep.files import replacing
 from data_prep.prepared import Labelled, column_array, labelled_users, read_split
-from finetune.config import Experiment, FinetuningConfig
+from finetune.experiment.config import Experiment, FinetuningConfig
 from finetune.model.objective import Objective
 from finetune.runs import MEMBERS
 from finetune.training.teacher import SCORES, mixed

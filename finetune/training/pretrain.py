@@ -10,7 +10,7 @@ from data_prep import InputError
 from data_prep.examples import UNLABELLED
 from data_prep.files import replacing
 from data_prep.prepared import prepared_for
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.last_layer import shorten
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
@@ -95,7 +95,7 @@ def pretrain(experiment: Experiment) -> Path | None:
 def pretraining_arguments(experiment: Experiment, checkpoints: Path) -> TrainingArguments:
     """Those of fine-tuning, but for what a masked-language model has no use for.
 
-    What it leaves or replaces stands in `finetune.effects` as a setting that changes fine-tuning alone.
+    What it leaves or replaces stands in `finetune.experiment.effects` as a setting that changes fine-tuning alone.
     """
     return training_arguments(
         experiment,

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_prep import InputError
-from finetune.config import Privacy
+from finetune.experiment.config import Privacy
 from finetune.model.tokens import Tokens
 from finetune.training.batching import Collator
 

@@ -11,7 +11,7 @@ from data_prep import InputError
 from data_prep.config import settings_of
 from data_prep.facts import Manifest
 from data_prep.prepared import find_manifest
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.objective import Objective
 from finetune.runs import TASK, read_pretraining_log
 

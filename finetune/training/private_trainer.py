@@ -16,7 +16,7 @@ from data_prep.checked_json import is_a, read_json
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.prepared import read_split
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.objective import Objective
 from finetune.training.batching import Collator
 from finetune.training.per_user import add_clipped, gradients_of_users, hooks_on, positions, rows_together

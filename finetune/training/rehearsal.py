@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_prep import InputError
 from data_prep.labels import class_names
-from finetune.config import Experiment, ModelConfig
+from finetune.experiment.config import Experiment, ModelConfig
 from finetune.model.memory import TRAINING_REMEDY, enough_memory, refuse_too_large
 from finetune.model.modeling import build_classifier, build_masked_lm
 from finetune.model.objective import Objective

@@ -10,8 +10,8 @@ import numpy as np
 
 from data_prep import InputError
 from data_prep.prepared import read_split
-from finetune.config import Experiment
-from finetune.groups import row_groups
+from finetune.experiment.config import Experiment
+from finetune.experiment.groups import row_groups
 from finetune.model.objective import Objective
 
 SETTING = "finetuning.reweigh"

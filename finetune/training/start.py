@@ -10,8 +10,8 @@ from data_prep.facts import Manifest
 from data_prep.given_schema import vocabulary
 from data_prep.prepared import split_texts
 from data_prep.serializer import EventSerializer
-from finetune.config import Experiment
-from finetune.effects import pretraining_settings, with_effect
+from finetune.experiment.config import Experiment
+from finetune.experiment.effects import pretraining_settings, with_effect
 from finetune.model.tokens import CHUNK
 from finetune.runs import TASK, read_pretraining_log, read_task
 

@@ -26,11 +26,11 @@ from data_prep import InputError
 from data_prep.facts import Manifest
 from data_prep.files import write_whole
 from data_prep.prepared import prepared_for
-from finetune.config import RENAMED, Experiment
-from finetune.effects import effect, weight_settings
-from finetune.measures import measure
+from finetune.experiment.config import RENAMED, Experiment
+from finetune.experiment.effects import effect, weight_settings
+from finetune.experiment.parser import changed, changed_yaml
+from finetune.figures.measures import measure
 from finetune.model.objective import Objective
-from finetune.parser import changed, changed_yaml
 from finetune.report.sweep_page import STATES, Search, in_short, sweep_page
 from finetune.runs import CHECKPOINTS, METRICS, SWEEP, read_notes
 from finetune.training.arguments import training_arguments

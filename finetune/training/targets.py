@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from data_prep.facts import Manifest
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.objective import Objective, Scale
 from finetune.training.members import taught_by_members
 from finetune.training.reweighing import reweighed

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep import InputError
 from data_prep.facts import Manifest
 from data_prep.prepared import Limit
-from finetune.config import FinetuningConfig
+from finetune.experiment.config import FinetuningConfig
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.tokens import tokens_of_split

@@ -32,8 +32,8 @@ from data_prep.facts import Manifest
 from data_prep.files import replacing, write_whole
 from data_prep.prepared import Limit, column_array, prepared_for, read_split
 from data_prep.serializer import EventSerializer
-from finetune.config import Experiment
-from finetune.effects import weight_settings
+from finetune.experiment.config import Experiment
+from finetune.experiment.effects import weight_settings
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.memory import TRAINING_REMEDY, enough_memory
 from finetune.model.modeling import BudgetCallback, build_classifier, compile_layers, weights_hash

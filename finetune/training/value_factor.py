@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from finetune.config import Experiment
+from finetune.experiment.config import Experiment
 from finetune.model.objective import Scale
 from finetune.training.trainer import LengthGroupedTrainer
 

@@ -25,8 +25,8 @@ from data_prep.facts import Manifest
 from data_prep.made_up import made_up_fields
 from data_prep.prepared import MANIFEST, column_array, opened, prepared_for, read_split
 from data_prep.serializer import SERIALIZER, EventSerializer
-from finetune.config import Experiment
-from finetune.metrics_json import without_nan
+from finetune.experiment.config import Experiment
+from finetune.figures.metrics_json import without_nan
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective

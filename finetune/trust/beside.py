@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config import EvaluationConfig
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import compare
-from finetune.measures import MODEL
+from finetune.experiment.config import EvaluationConfig
+from finetune.figures.measures import MODEL
 from finetune.model.calibration import choose_threshold
 
 BOOSTING = "gradient_boosting"

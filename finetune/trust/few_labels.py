@@ -13,8 +13,8 @@ from data_prep import InputError
 from data_prep.facts import Manifest
 from data_prep.prepared import column_array, prepared_for, read_split
 from finetune.baselines.fit import feature_rows, fit_boosting
-from finetune.config import Experiment, RunsConfig
-from finetune.measures import MODEL
+from finetune.experiment.config import Experiment, RunsConfig
+from finetune.figures.measures import MODEL
 from finetune.serving.classifier import EventClassifier
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

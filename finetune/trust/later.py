@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from data_prep.cutoffs import split_file
 from data_prep.prepared import column_array
-from finetune.config import Experiment
 from finetune.evaluation.backtest import backtest
-from finetune.measures import MODEL
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import MODEL
 from finetune.runs import PREDICTIONS
 from finetune.serving.classifier import EventClassifier
 from finetune.trust.beside import BOOSTING, figures_beside, threshold_by

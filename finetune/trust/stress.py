@@ -24,9 +24,9 @@ from data_prep.prepared import column_array, prepared_for, read_split
 from data_prep.serving import read_past
 from finetune.baselines.estimators import Stages
 from finetune.baselines.fit import feature_rows, fit_boosting
-from finetune.config import Experiment
-from finetune.measures import MODEL
-from finetune.metrics_json import without_nan
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import MODEL
+from finetune.figures.metrics_json import without_nan
 from finetune.runs import METRICS, read_notes
 from finetune.serving.classifier import EventClassifier
 from finetune.trust.beside import BOOSTING, figures_beside, threshold_by

@@ -21,19 +21,19 @@ from data_prep.moments import INSTANT, parse_cutoff, show
 from data_prep.prepared import column_array, read_split, sampled
 from data_prep.serializer import EventSerializer
 from data_prep.task import plain_question
-from finetune.config import Experiment
 from finetune.evaluation.backtest import raw_scores, refuse_other_question, refuse_seen, run_and_data, score_later
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MODEL
-from finetune.metrics_json import read_metrics, without_nan
+from finetune.experiment.config import Experiment
+from finetune.figures.measures import MAIN, MODEL
+from finetune.figures.metrics_json import read_metrics, without_nan
+from finetune.figures.survival import days
 from finetune.model.calibration import Calibration
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokens import tokenize, tokens_of_split
 from finetune.report.monitoring import refuse_other_page, write_monitor_page
 from finetune.runs import refuse_untrained, run_of
-from finetune.survival import days
 from finetune.upkeep.alarms import DRAWS, LEVEL, signals
 from finetune.upkeep.months import (
     BRIER,

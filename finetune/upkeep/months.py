@@ -14,10 +14,10 @@ from data_prep.history import combined
 from data_prep.phrases import event_starts
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.drift import VALUES, ages, bins_of, decile_edges, numbers, stability
-from finetune.measures import LOWER_IS_BETTER, MAIN
-from finetune.metrics import compute_metrics, running_total
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN
+from finetune.figures.metrics import compute_metrics, running_total
+from finetune.figures.survival import concordance, integrated, kaplan_meier, mean_known, risk, weighted
 from finetune.model.tokens import Tokens
-from finetune.survival import concordance, integrated, kaplan_meier, mean_known, risk, weighted
 from finetune.upkeep.alarms import Family
 
 UNKNOWN = "unknown words"

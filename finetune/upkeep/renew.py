@@ -10,18 +10,18 @@ from data_prep.config import TaskConfig
 from data_prep.cutoffs import SPLITS
 from data_prep.prepare import prepare
 from data_prep.prepared import column_array, read_manifest
-from finetune.config import Experiment
 from finetune.evaluation.backtest import LaterScores, refuse_other_question, refuse_seen, score_later
 from finetune.evaluation.bootstrap import bootstrap, interval
 from finetune.evaluation.evaluate import check_evaluation, evaluate
 from finetune.evaluation.rows import ScoredRows
+from finetune.experiment.config import Experiment
+from finetune.experiment.parser import changed
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN, measure
+from finetune.figures.metrics import compute_metrics
 from finetune.hub.export import described as described_export
 from finetune.hub.export import export_onnx
 from finetune.hub.model_card import ONNX_FILE, write_model_card
-from finetune.measures import LOWER_IS_BETTER, MAIN, measure
-from finetune.metrics import compute_metrics
 from finetune.model.objective import Objective
-from finetune.parser import changed
 from finetune.report.report import write_report
 from finetune.runs import REPORT, START, refuse_untrained, run_of
 from finetune.training.checkpoints import refuse_other_run

@@ -13,8 +13,8 @@ from data_prep.facts import Manifest
 from data_prep.files import replacing
 from data_prep.moments import parse_duration, parse_moment, show
 from data_prep.prepared import split_texts
-from finetune.config import Experiment
 from finetune.evaluation.backtest import seen_until
+from finetune.experiment.config import Experiment
 from finetune.model.growing import grow_words, grown_tokenizer, regroup_classes
 from finetune.model.loading import load_classifier, merged
 from finetune.model.tokens import CHUNK

@@ -38,7 +38,7 @@ def _predictions(rows: int, scorers: int) -> "tuple[np.ndarray, dict[str, np.nda
     """Labels, the scores of each scorer, and whose each row is."""
     import numpy as np
 
-    from finetune.measures import MODEL
+    from finetune.figures.measures import MODEL
 
     random = np.random.default_rng(0)
     labels = (random.random(rows) < 0.2).astype(np.int64)

@@ -61,7 +61,7 @@ def predict_with(model: Path, log: Path, output: Path, device: str, precision: "
 def _trained(model: str, log: Path, folder: Path) -> Path:
     """The folder of a model that was trained for one step."""
     from data_prep.prepare import prepare
-    from finetune.parser import parse_experiment
+    from finetune.experiment.parser import parse_experiment
     from finetune.training.train import train
 
     words = model in FROM_SCRATCH

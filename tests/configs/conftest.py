@@ -4,7 +4,7 @@ from functools import cache
 import pytest
 
 from data_prep.prepare import prepare
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.configs.facts import CONFIGS, KNOWN, Facts, visits
 from tests.configs.small_logs import WRITERS
 

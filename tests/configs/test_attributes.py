@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.configs.facts import CONFIGS, KNOWN, visits
 from tests.configs.small_logs import WRITERS
 

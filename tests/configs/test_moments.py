@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.commands import script_module
 from tests.configs.small_logs import WRITERS
 

@@ -3,7 +3,7 @@
 from data_prep.given_schema import mark, read_given_schema
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.training.privacy_rules import refuse_unprotected
 from tests.configs.facts import CONFIGS
 

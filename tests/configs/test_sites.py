@@ -1,7 +1,7 @@
 """The three sites of one federation ask the same of other households."""
 
 from data_prep.config import settings_of
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.commands import ROOT
 
 SITES = ("north", "middle", "south")

@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.commands import Commands
 
 KILLS = 12

@@ -9,7 +9,7 @@ from data_prep.made_up import DAYS, EVENTS, made_up_fields, made_up_histories, m
 from data_prep.population import Whom
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 
 
 def test_a_user_who_does_not_exist_has_known_values_only_and_is_always_the_same(prepared):

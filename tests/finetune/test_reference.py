@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from data_prep import InputError
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.commands import script_module
 
 

@@ -24,8 +24,8 @@ from finetune.baselines.estimators import (
 )
 from finetune.baselines.fit import fit_stack, score_baselines
 from finetune.baselines.pairs import PAIR_GRIDS
+from finetune.experiment.parser import parse_experiment
 from finetune.model.objective import Objective
-from finetune.parser import parse_experiment
 
 pytestmark = pytest.mark.xdist_group("fitted baselines")  # one worker makes them
 

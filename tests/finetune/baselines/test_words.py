@@ -13,7 +13,7 @@ from data_prep.prepared import prepared_for
 from finetune.baselines import words
 from finetune.baselines.fit import score_baselines
 from finetune.baselines.words import directions, known_words
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 
 HEADER = "recency_days=1 tea=9 [SEP] gap=2 event_type=purchase"
 TRAIN = [f"{HEADER} tea pot tea", f"{HEADER} pot", f"{HEADER} unknown", f"{HEADER} cup, pot."]

@@ -11,9 +11,9 @@ from data_prep import InputError
 from data_prep.later import write_later
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.backtest import backtest, score_later
-from finetune.metrics_json import read_metrics
+from finetune.experiment.parser import changed, parse_experiment, taken
+from finetune.figures.metrics_json import read_metrics
 from finetune.model.calibration import Calibration
-from finetune.parser import changed, parse_experiment, taken
 from finetune.report.report import write_report
 from finetune.runs import BACKTESTS, METRICS
 from tests.finetune.conftest import in_own_folder

@@ -16,8 +16,8 @@ from finetune.evaluation.bootstrap import (
 )
 from finetune.evaluation.counts import Rows, score_bins
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MEASURES
-from finetune.metrics import compute_metrics
+from finetune.figures.measures import MAIN, MEASURES
+from finetune.figures.metrics import compute_metrics
 
 POPULARITY = np.arange(1, 13)
 KNOWN = {"deviation": 3.0, "popularity": POPULARITY, "horizons": ("7 days", "14 days", "28 days")}

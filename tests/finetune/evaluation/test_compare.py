@@ -12,8 +12,8 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from data_prep import InputError
 from finetune.evaluation.compare import compare_runs
-from finetune.measures import MAIN
-from finetune.metrics import compute_metrics
+from finetune.figures.measures import MAIN
+from finetune.figures.metrics import compute_metrics
 from finetune.report.comparison import table, write_page
 from tests.browser import assert_quiet_and_narrow
 from tests.metrics_json import CLASSES, least_metrics

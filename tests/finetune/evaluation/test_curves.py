@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from finetune.evaluation.curves import DECIMALS, GRID, POINTS, curves
-from finetune.metrics import compute_metrics
-from finetune.metrics_json import without_nan
+from finetune.figures.metrics import compute_metrics
+from finetune.figures.metrics_json import without_nan
 
 CLASSES = [f"class {i}" for i in range(4)]
 

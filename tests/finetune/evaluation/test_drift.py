@@ -4,7 +4,7 @@ import pytest
 
 from data_prep.prepared import read_split
 from finetune.evaluation.drift import drift
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 
 
 def table(numbers, text="gap=0 kind=a"):

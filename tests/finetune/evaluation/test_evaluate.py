@@ -17,10 +17,10 @@ from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend, compare, over_seeds
 from finetune.evaluation.verdict import says_the_same, table, verdict
-from finetune.metrics import repeat_and_new
-from finetune.metrics_json import without_nan
+from finetune.experiment.parser import parse_experiment
+from finetune.figures.metrics import repeat_and_new
+from finetune.figures.metrics_json import without_nan
 from finetune.model.calibration import Calibration
-from finetune.parser import parse_experiment
 from finetune.report.decision import advice
 from finetune.report.report import write_report
 from finetune.training.train import train

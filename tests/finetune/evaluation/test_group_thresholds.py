@@ -10,15 +10,15 @@ import pytest
 
 from data_prep import InputError
 from data_prep.prepared import read_split
-from finetune.config import Costs, EvaluationConfig, GroupThresholds
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.group_thresholds import NOT_SEEN, ByGroup, choose_by_group, thresholds_by_group
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.slices import slice_values
+from finetune.experiment.config import Costs, EvaluationConfig, GroupThresholds
+from finetune.experiment.parser import parse_experiment
+from finetune.figures.metrics_json import read_metrics
 from finetune.hub.redaction import public_metrics
-from finetune.metrics_json import read_metrics
 from finetune.model.calibration import Calibration, equal_thresholds
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.serving.predict import predict_log
 

@@ -12,8 +12,8 @@ from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest
 from finetune.evaluation.backtest import backtest
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.model_card import write_model_card
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import TASK, read_task
 from finetune.training.train import train

@@ -16,9 +16,9 @@ from data_prep.prepared import read_split
 from finetune.evaluation.bootstrap import interval_names
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.slices import by_cutoff, intersections, rates_and_gaps, slice_metrics, slice_values
-from finetune.measures import MAIN, MEASURES
-from finetune.metrics import compute_metrics
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
+from finetune.figures.measures import MAIN, MEASURES
+from finetune.figures.metrics import compute_metrics
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ from finetune.evaluation.backtest import score_later
 from finetune.evaluation.compare import compare_runs
 from finetune.evaluation.evaluate import check_evaluation, evaluate
 from finetune.evaluation.verdict import table
+from finetune.experiment.parser import changed, parse_experiment
+from finetune.figures.metrics import compute_metrics
+from finetune.figures.metrics_json import read_metrics
+from finetune.figures.survival import kaplan_meier, survival_metrics
 from finetune.hub.model_card import Publication
 from finetune.hub.publish import stage_model
-from finetune.metrics import compute_metrics
-from finetune.metrics_json import read_metrics
 from finetune.model.loading import load_classifier
-from finetune.parser import changed, parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import window_of
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.explain import explain_user
 from finetune.serving.service.model import ServedModel
-from finetune.survival import kaplan_meier, survival_metrics
 from finetune.training.train import train
 from finetune.upkeep.monitor import monitor
 from finetune.upkeep.renew import beside

@@ -18,10 +18,10 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import changed, parse_experiment
 from finetune.federated.federate import federate
 from finetune.federated.server import Plan, serve
 from finetune.federated.site import Rounds, join
-from finetune.parser import changed, parse_experiment
 from finetune.report.federated_page import answers, federated_page, table
 from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import http_backoff
 
 from data_prep.prepare import prepare
+from finetune.experiment.parser import parse_experiment
 from finetune.model.calibration import Calibration
-from finetune.parser import parse_experiment
 from finetune.training.train import train
 from tests.conftest import tiny_config, write_log
 from tests.finetune.hub.published import MARK, write_metrics

@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 from data_prep import InputError
 from data_prep.prepared import sampled
 from finetune.command import guarded
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.export import export_onnx
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.tokenization import encode
-from finetune.parser import parse_experiment
 from finetune.training.train import train
 from tests.commands import ROOT, script_module
 

@@ -14,8 +14,8 @@ from data_prep.card import dataset_card
 from data_prep.config import TaskConfig
 from data_prep.markdown import inline, paragraph
 from data_prep.prepared import read_manifest
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.model_card import write_model_card
-from finetune.parser import parse_experiment
 from tests.finetune.hub.published import write_metrics
 
 PAYLOADS = (

@@ -20,11 +20,11 @@ from transformers import AutoModelForSequenceClassification
 from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.command import guarded
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.publish import divide_logits, publish
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier, model_folder
-from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from tests.commands import ROOT
 from tests.finetune.hub.published import MARK, card, texts_of, write_metrics

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from finetune.config import FromScratch, ModelConfig
+from finetune.experiment.config import FromScratch, ModelConfig
 from finetune.model.last_layer import encoder_layers
 from finetune.model.modeling import build_classifier, build_masked_lm
 from finetune.model.objective import Objective

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from data_prep import InputError
-from finetune.config import FromScratch, ModelConfig
+from finetune.experiment.config import FromScratch, ModelConfig
 from finetune.model.modeling import BudgetCallback, build_classifier, build_masked_lm
 from finetune.model.objective import Objective
 from finetune.model.tokenization import build_tokenizer, encode, train_tokenizer

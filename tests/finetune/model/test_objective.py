@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from data_prep import InputError
 from data_prep.config import Label
-from finetune.measures import MAIN, MEASURES, measure_names
+from finetune.figures.measures import MAIN, MEASURES, measure_names
 from finetune.model.objective import Objective, Scale, class_weights
 
 RANDOM = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from data_prep.connections import connect
 from data_prep.population import EVERYBODY
 from data_prep.serializer import EventSerializer
 from data_prep.serving import past_texts, read_past
-from finetune.config import ModelConfig
+from finetune.experiment.config import ModelConfig
 from finetune.model.modeling import build_classifier
 from finetune.model.objective import Objective
 from finetune.model.safety import LARGEST_REPOSITORY, refuse_code, refuse_listing

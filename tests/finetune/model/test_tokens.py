@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import InputError
+from finetune.experiment.parser import parse_experiment
 from finetune.model.tokenization import encode, train_tokenizer
 from finetune.model.tokens import FOLDER, join, tokenize, tokens_of_split
-from finetune.parser import parse_experiment
 
 
 @pytest.fixture

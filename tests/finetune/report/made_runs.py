@@ -9,8 +9,8 @@ import numpy as np
 from finetune.evaluation.contact import contact
 from finetune.evaluation.curves import curves
 from finetune.evaluation.rows import ScoredRows
-from finetune.measures import MAIN, MEASURES, REPEAT_AND_NEW
-from finetune.metrics_json import without_nan
+from finetune.figures.measures import MAIN, MEASURES, REPEAT_AND_NEW
+from finetune.figures.metrics_json import without_nan
 from finetune.report.report import write_report
 
 BASELINES = ("recency_rule", "rfm", "logistic_regression", "gradient_boosting", "majority")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from finetune import wording as words
-from finetune.measures import best_rival
-from finetune.metrics_json import read_metrics
+from finetune.figures.measures import best_rival
+from finetune.figures.metrics_json import read_metrics
 from finetune.report.decision import advice, answers, decision
 from finetune.report.report import write_report
 from tests.browser import run_in

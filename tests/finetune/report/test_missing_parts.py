@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep import InputError
-from finetune.measures import MEASURES
+from finetune.figures.measures import MEASURES
 from finetune.report.report import write_report
 from tests.finetune.report.made_runs import (
     BELIEF,

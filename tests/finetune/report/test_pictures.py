@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.evaluation.curves import curves
-from finetune.measures import MEASURES, Measure, digits, measure
+from finetune.figures.measures import MEASURES, Measure, digits, measure
 from finetune.report.overview_pictures import ends_of_differences
 from finetune.report.pictures import PICTURE_STYLE, dots, flat_figure, inline_svg, square_figure
 from finetune.report.run_pictures import cutoff_pictures, drift_pictures, loss_pictures, slice_pictures, text_pictures

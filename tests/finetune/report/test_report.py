@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.measures import MEASURES, digits
+from finetune.figures.measures import MEASURES, digits
 from finetune.report.report import smallest_seen, write_report
 from finetune.wording import number
 from tests.browser import assert_quiet_and_narrow, run_in, show

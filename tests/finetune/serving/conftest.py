@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from data_prep.prepare import prepare
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from finetune.training.train import train
 from tests.finetune.serving.explained import LABELS

@@ -21,10 +21,10 @@ from data_prep.population import EVERYBODY
 from data_prep.prepare import prepare
 from data_prep.serializer import VERSION, EventSerializer
 from data_prep.serving import past_texts, read_past
+from finetune.experiment.parser import parse_experiment
 from finetune.model.calibration import Calibration
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
-from finetune.parser import parse_experiment
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.predict import predict_log
 from finetune.training.train import train

@@ -12,8 +12,8 @@ from data_prep.prepare import prepare
 from finetune.evaluation.backtest import score_later
 from finetune.evaluation.evaluate import evaluate
 from finetune.evaluation.periods import DAYS, EVENTS
+from finetune.experiment.parser import changed, parse_experiment
 from finetune.hub.model_card import write_model_card
-from finetune.parser import changed, parse_experiment
 from finetune.report.report import write_report
 from finetune.serving.classifier import EventClassifier
 from finetune.serving.drivers import explain_sample

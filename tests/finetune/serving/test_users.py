@@ -17,9 +17,9 @@ from data_prep.prepare import prepare
 from data_prep.prepared import prepared_for, read_manifest
 from finetune.command import CommandParser
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import changed, parse_experiment
 from finetune.hub.model_card import write_model_card
 from finetune.hub.redaction import refuse_private
-from finetune.parser import changed, parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import read_task
 from finetune.serving.classifier import EventClassifier

@@ -7,8 +7,8 @@ import yaml
 
 from data_prep import InputError
 from data_prep.config import Label
-from finetune.config import Experiment, FinetuningConfig
-from finetune.parser import parse_experiment
+from finetune.experiment.config import Experiment, FinetuningConfig
+from finetune.experiment.parser import parse_experiment
 from finetune.training.arguments import training_arguments
 from tests.conftest import tiny_config
 

@@ -13,7 +13,7 @@ from data_prep import InputError
 from data_prep.prepared import Labelled, labelled_users, read_split
 from finetune.baselines import fit
 from finetune.evaluation.evaluate import evaluate
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.training import teacher
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

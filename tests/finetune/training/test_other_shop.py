@@ -10,12 +10,12 @@ import yaml
 from data_prep.prepare import prepare
 from data_prep.prepared import split_texts
 from finetune import EventClassifier
+from finetune.experiment.parser import parse_experiment
 from finetune.model.growing import mapped_tokenizer
 from finetune.model.loading import load_classifier
 from finetune.model.modeling import build_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokenization import load_tokenizer
-from finetune.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train
 from tests.conftest import tiny_config, write_log

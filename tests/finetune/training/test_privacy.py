@@ -17,12 +17,12 @@ import finetune.training.private_trainer as private_trainer
 from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest, read_split
-from finetune.config import Privacy
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.config import Privacy
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.model_card import write_model_card
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import PRIVACY
 from finetune.training.arguments import training_arguments

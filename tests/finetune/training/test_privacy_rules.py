@@ -11,9 +11,9 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import SERIALIZER
 from finetune.evaluation.evaluate import check_evaluation, evaluate
+from finetune.experiment.parser import parse_experiment
 from finetune.hub.model_card import write_model_card
 from finetune.model.calibration import Calibration
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.runs import CALIBRATION, TRAINING_LOG
 from finetune.training.privacy_rules import refuse_unprotected

@@ -9,8 +9,8 @@ import pytest
 
 from data_prep import InputError
 from data_prep.prepare import prepare
-from finetune.effects import with_effect
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.effects import with_effect
 from finetune.runs import read_trained_settings
 from finetune.training.checkpoints import alone
 from finetune.training.pretrain import pretrain

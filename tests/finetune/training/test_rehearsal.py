@@ -18,10 +18,10 @@ from transformers import (
 
 from data_prep import InputError
 from data_prep.config import Label
-from finetune.config import Experiment, FromScratch
+from finetune.experiment.config import Experiment, FromScratch
+from finetune.experiment.parser import parse_experiment
 from finetune.model.memory import enough_memory
 from finetune.model.tokenization import train_tokenizer
-from finetune.parser import parse_experiment
 from finetune.training.rehearsal import rehearse
 from tests.conftest import tiny_config
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
 from data_prep import InputError
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.training.checkpoints import _checksums
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

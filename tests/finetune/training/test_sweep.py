@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from data_prep import InputError
-from finetune.effects import weight_settings
-from finetune.parser import parse_experiment
+from finetune.experiment.effects import weight_settings
+from finetune.experiment.parser import parse_experiment
 from finetune.report.sweep_page import Search, answers
 from finetune.training.pretrain import pretrain
 from finetune.training.sweep import changed, sweep

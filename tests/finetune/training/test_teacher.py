@@ -17,10 +17,10 @@ from data_prep.files import files_hash
 from data_prep.prepare import prepare
 from data_prep.prepared import read_manifest, read_split
 from finetune.baselines.pairs import PairRows
+from finetune.experiment.parser import parse_experiment
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import EDGE, Objective, Scale, log_odds
-from finetune.parser import parse_experiment
 from finetune.runs import ORIGIN, TRAINING_LOG
 from finetune.training import teacher
 from finetune.training.teacher import CHECKSUM, FOLDER, SCORES, mixed, taught, teach

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.training.pretrain import pretrain
 from finetune.training.throughput import Throughput, flops_per_token, peak_flops
 from finetune.training.train import train

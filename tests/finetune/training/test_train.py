@@ -13,11 +13,11 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from data_prep.serializer import EventSerializer
 from finetune.evaluation.evaluate import evaluate
+from finetune.experiment.parser import parse_experiment
 from finetune.model.inference import score_texts
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective, mean_cross_entropy
 from finetune.model.tokenization import load_tokenizer
-from finetune.parser import parse_experiment
 from finetune.report.report import write_report
 from finetune.training.pretrain import pretrain
 from finetune.training.train import train

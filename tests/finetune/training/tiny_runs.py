@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 
 NO_CHANCE = ["--pretraining.max_steps", "0", "--model.from_scratch.dropout", "0"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_prep import InputError
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.report.audit_page import answers, audit_page
 from finetune.training import private_trainer
 from finetune.trust.audit import audit

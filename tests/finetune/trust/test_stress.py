@@ -15,7 +15,7 @@ from data_prep import InputError
 from data_prep.prepare import prepare
 from finetune.baselines.fit import fit_boosting
 from finetune.evaluation.evaluate import evaluate
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from finetune.report.stress_page import answers, stress_page
 from finetune.training.train import train
 from finetune.trust.stress import stress

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 from tests.finetune.conftest import in_own_folder
 from tests.finetune.hub.conftest import double, hub
 

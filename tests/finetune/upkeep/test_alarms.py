@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.metrics import compute_metrics
+from finetune.figures.metrics import compute_metrics
 from finetune.upkeep.alarms import LEVEL, Family, signals, thresholds
 from finetune.upkeep.months import Month, input_family, outcome_family, outcomes, score_family, word_family
 

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep import InputError
 from finetune.evaluation.backtest import score_later
-from finetune.metrics_json import read_metrics
-from finetune.parser import changed, parse_experiment
+from finetune.experiment.parser import changed, parse_experiment
+from finetune.figures.metrics_json import read_metrics
 from finetune.upkeep.monitor import monitor
 from tests.commands import ROOT
 from tests.conftest import write_log

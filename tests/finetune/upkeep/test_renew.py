@@ -12,13 +12,13 @@ import yaml
 from data_prep import InputError
 from data_prep.prepared import read_manifest
 from data_prep.serializer import EventSerializer
-from finetune.config import RunsConfig
+from finetune.experiment.config import RunsConfig
+from finetune.experiment.parser import changed
 from finetune.hub.model_card import ONNX_FILE
 from finetune.model.growing import grow_words, grown_tokenizer, regroup_classes
 from finetune.model.loading import load_classifier
 from finetune.model.objective import Objective
 from finetune.model.tokenization import SPECIAL
-from finetune.parser import changed
 from finetune.runs import REGISTRY, START, read_task
 from finetune.training.train import train
 from finetune.upkeep.registry import add_entry, read_registry, refuse_not_in_use, roll_back

@@ -24,10 +24,10 @@ from data_prep import InputError
 from data_prep.config import TextConfig
 from data_prep.sources import from_environment
 from finetune.command import at_home, guarded
-from finetune.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
-from finetune.measures import measure_names
-from finetune.settings import read_arguments, read_config
-from finetune.training_settings import TrainingSettings
+from finetune.experiment.config import SECTIONS, TRAINING_DEFAULTS, TRAINING_FIXED, Experiment
+from finetune.experiment.settings import read_arguments, read_config
+from finetune.experiment.training_settings import TrainingSettings
+from finetune.figures.measures import measure_names
 from finetune.wording import listed
 
 KINDS = {"binary": "absent and exists", "tiers": "tiers", "value": "values", "propensity": "which", "survival": "when"}

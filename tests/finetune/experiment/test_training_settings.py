@@ -10,9 +10,9 @@ import pytest
 from accelerate.parallelism_config import ParallelismConfig
 from transformers import TrainingArguments
 
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
+from finetune.experiment.training_settings import TrainingSettings
 from finetune.training.arguments import training_arguments
-from finetune.training_settings import TrainingSettings
 from tests.commands import ROOT
 
 
@@ -52,7 +52,7 @@ def test_a_help_text_and_a_refused_setting_come_without_torch_and_transformers(a
     code = f"""
 import sys
 from finetune.command import guarded
-from finetune.parser import parse_experiment
+from finetune.experiment.parser import parse_experiment
 try:
     guarded(lambda: parse_experiment("", ["--config", "configs/quickstart.yaml", *{arguments}]))
 except SystemExit as end:

@@ -1,6 +1,6 @@
 """Every measure once: what it is called and says, which way it is better, who has it, and where it is shown.
 
-`finetune.metrics` computes them.
+`finetune.figures.metrics` computes them.
 """
 
 import re
@@ -275,7 +275,7 @@ def measure(key: str, task: str) -> Measure:
 
 
 def measure_names(task: str, place: str | None = None, classes: int = TOP) -> tuple[str, ...]:
-    """The names of the measures that `finetune.metrics.compute_metrics` gives, or of those that are shown at a place.
+    """The names of the measures that `compute_metrics` gives, or of those that are shown at a place.
 
     Args:
         task: binary, tiers, propensity, survival or value.

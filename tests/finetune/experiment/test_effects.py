@@ -2,11 +2,11 @@ from dataclasses import asdict
 
 import pytest
 
-from finetune.config import SECTIONS
-from finetune.effects import EFFECTS, effect, pretraining_settings, weight_settings, with_effect
-from finetune.parser import parse_experiment
+from finetune.experiment.config import SECTIONS
+from finetune.experiment.effects import EFFECTS, effect, pretraining_settings, weight_settings, with_effect
+from finetune.experiment.parser import parse_experiment
+from finetune.experiment.training_settings import TrainingSettings
 from finetune.training.pretrain import pretraining_arguments
-from finetune.training_settings import TrainingSettings
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 from typing import Literal
 
 from data_prep.config import settings_of
-from finetune.config import RENAMED, Experiment
+from finetune.experiment.config import RENAMED, Experiment
 
 Effect = Literal["pretraining", "training", "evaluation", "nothing"]  # the first step whose outcome a setting changes
 # A setting, or all settings that begin so; the longest name holds. `processes` is their number under a launcher.

@@ -11,13 +11,13 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit
 
 from data_prep import InputError
-from finetune import survival
 from finetune.baselines.estimators import Fitted, boosting, constant, linear, quality
 from finetune.evaluation.bootstrap import bootstrap
 from finetune.evaluation.contact import contact
 from finetune.evaluation.rows import ScoredRows
 from finetune.evaluation.scorers import blend
-from finetune.metrics import SurvivalMetrics, compute_metrics
+from finetune.figures import survival
+from finetune.figures.metrics import SurvivalMetrics, compute_metrics
 from finetune.model.calibration import Calibration
 from finetune.model.objective import Objective
 

@@ -10,8 +10,8 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
 from data_prep import InputError
-from finetune.measures import LOWER_IS_BETTER, MAIN, MEASURES
-from finetune.metrics import (
+from finetune.figures.measures import LOWER_IS_BETTER, MAIN, MEASURES
+from finetune.figures.metrics import (
     BinaryMetrics,
     PropensityMetrics,
     TiersMetrics,

@@ -7,9 +7,9 @@ from transformers import TrainingArguments
 
 from data_prep import InputError
 from finetune.command import CommandParser, guarded
-from finetune.parser import TRAINING_DEFAULTS, TRAINING_FIXED, build_parser, command, parse_experiment
+from finetune.experiment.parser import TRAINING_DEFAULTS, TRAINING_FIXED, build_parser, command, parse_experiment
 
-CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[3].glob("configs/*.yaml"))
 
 
 def parse(config: Path, *arguments: str):
@@ -65,7 +65,7 @@ def test_every_other_config_has_the_recipe_that_the_bench_measures(config):
 
 
 def test_the_template_of_the_readme_has_the_recipe_of_the_quickstart(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     template = tmp_path / "my_shop.yaml"
     template.write_text(readme.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
     assert recipe(template) == recipe(CONFIGS[0].with_name("quickstart.yaml"))

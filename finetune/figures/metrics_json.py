@@ -14,7 +14,7 @@ from data_prep import InputError
 from data_prep.checked_json import Alike, MayBeEmpty, MayLack, a_duration, a_moment, check, is_a, moments, read_json
 from data_prep.cutoffs import SPLITS
 from data_prep.given_examples import ORIGINS
-from finetune.measures import (
+from finetune.figures.measures import (
     AT_THRESHOLD,
     GAPS,
     LOWER_IS_BETTER,

@@ -19,7 +19,7 @@ from data_prep.given_users import read_users
 from data_prep.history import combined
 from data_prep.prepared import opened, read_manifest, read_split
 from data_prep.sql import column_types, identifier, refused
-from finetune.parser import Experiment
+from finetune.experiment.config import Experiment
 
 UNKNOWN, OTHER = "unknown", "other"
 MOST = 20  # groups of an expression, the largest ones; all others are OTHER

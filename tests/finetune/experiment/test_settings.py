@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import InputError
-from finetune.settings import read_arguments, read_file, read_text
+from finetune.experiment.settings import read_arguments, read_file, read_text
 
 
 @pytest.fixture

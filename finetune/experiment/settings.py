@@ -30,8 +30,8 @@ from jsonargparse.typing import (
 
 from data_prep import InputError
 from data_prep.checked_json import text_of
-from finetune.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
-from finetune.training_settings import TrainingSettings
+from finetune.experiment.config import RENAMED, SECTIONS, TRAINING_FIXED, ShareBelowOne
+from finetune.experiment.training_settings import TrainingSettings
 from finetune.yaml_tree import TAG, Loader, composed, is_null, move_value, pairs_of
 
 TOP = {"name": str, "engine": Literal["duckdb", "spark"], "smoke": bool, "seeds": list[int]} | SECTIONS

@@ -8,8 +8,8 @@ from jsonargparse import set_parsing_settings
 
 from data_prep.config import DataConfig, SparkConfig, TaskConfig, TextConfig
 from data_prep.prepared import Labelled, Limit
+from finetune.experiment.training_settings import TrainingSettings
 from finetune.runs import CHECKPOINTS, MODEL_FOLDER, PRETRAINED, seed_folder
-from finetune.training_settings import TrainingSettings
 
 if TYPE_CHECKING:  # jsonargparse makes its types of numbers at run time; what they hold is these
     ClosedUnitInterval = float

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_prep import InputError
-from finetune.measures import GAPS, MAIN
-from finetune.metrics_json import read_metrics, without_nan
+from finetune.figures.measures import GAPS, MAIN
+from finetune.figures.metrics_json import read_metrics, without_nan
 from tests.metrics_json import least_metrics
 
 

@@ -16,13 +16,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data_prep.labels import UNKNOWN
 from data_prep.moments import parse_duration
-from finetune.measures import AT_HORIZON, at_horizon
+from finetune.figures.measures import AT_HORIZON, at_horizon
 
 DAY_SECONDS = 86_400
 
 
 def survival_metrics(labels: np.ndarray, scores: np.ndarray, horizons: np.ndarray) -> dict[str, float]:
-    """The measures of `finetune.measures`; NaN for what is not defined.
+    """The measures of `finetune.figures.measures`; NaN for what is not defined.
 
     Args:
         labels: Of shape (rows, horizons).

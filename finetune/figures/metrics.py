@@ -24,8 +24,8 @@ from sklearn.metrics import (
 )
 
 from data_prep import InputError
-from finetune.measures import SHARES, TOP, measure_names
-from finetune.survival import days, survival_metrics
+from finetune.figures.measures import SHARES, TOP, measure_names
+from finetune.figures.survival import days, survival_metrics
 
 CALIBRATION_BINS = 15
 LISTS = ("propensity", "survival")  # tasks whose label is a list
@@ -39,7 +39,7 @@ def compute_metrics(
     popularity: np.ndarray | None = None,
     horizons: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """The measures of a task, see `finetune.measures`.
+    """The measures of a task, see `finetune.figures.measures`.
 
     What is not defined is nan: everything without rows, the ranking measures of binary rows of one class, nmae and
     novelty without what they are relative to. Rows with equal scores are taken in any order: what depends on which of
@@ -48,7 +48,7 @@ def compute_metrics(
     Args:
         task: binary, tiers, propensity, survival or value.
         labels: 0 or 1 of shape (rows,), class indices of shape (rows,), 0 or 1 of shape (rows, classes), 1, 0 or -1 of
-            shape (rows, horizons) as `finetune.survival` has them, or values of shape (rows,).
+            shape (rows, horizons) as `finetune.figures.survival` has them, or values of shape (rows,).
         scores: Probabilities of shape (rows,) for binary, (rows, classes) for tiers and propensity, (rows, horizons)
             for survival; values of shape (rows,).
         deviation: Standard deviation of the training labels, for nmae.
