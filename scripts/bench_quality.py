@@ -329,6 +329,8 @@ def one_by_one(commit: str, groups: list[list[str]], given: Namespace) -> Iterat
 
 def main(given: Namespace) -> None:
     """Run the cells that are asked for and missing, and show all."""
+    if given.output.is_dir():
+        raise InputError(f"{given.output} is a folder", "name a file", setting="--output")
     code = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     commit = code.stdout.strip()
     made = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "quick": given.quick}
@@ -338,6 +340,9 @@ def main(given: Namespace) -> None:
         raise InputError(f"{given.output} has cells of another way ({other})", "give another file", setting="--output")
     output = output or made | {"cells": {}}
     missing = [name for name in given.cells if output["cells"].get(name, {}).get("commit") != commit]
+    needed = {given.logs / LOGS[CELLS[name][0]][1] for name in missing if CELLS[name][0] in LOGS}
+    if absent := sorted(path for path in needed if not path.is_file()):
+        raise InputError(f"{absent[0]} is missing", "see the top of --help", setting="--logs")
     for groups in phases(missing) if given.jobs > 1 else [[[name] for name in missing]]:
         run = partial(beside, Path(__file__)) if given.jobs > 1 else partial(one_by_one, commit)
         for found in run(groups, given):
@@ -378,6 +383,8 @@ if __name__ == "__main__":
         "one core.",
     )
     arguments = parser.parse_args()
+    if arguments.seeds and min(arguments.seeds) < 0:
+        parser.error(f"--seeds {min(arguments.seeds)}: give numbers from 0 on")
     arguments.seeds = arguments.seeds or ([0, 1] if arguments.quick else [0, 1, 2])
     arguments.output = arguments.output or (
         arguments.folder / "bench.json" if arguments.quick else ROOT / "finetune" / "benchmarks.json"

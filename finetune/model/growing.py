@@ -38,7 +38,13 @@ def mapped_tokenizer(
     tokenizer = load_tokenizer(start, max_tokens)
     found = _words(texts, max_tokens)
     if not _of_words(tokenizer):
-        grown, new = (tokenizer, []) if adapter or frozen else _with_fields(tokenizer, found)
+        fields = [word for word in found if _of_field(word) and word not in tokenizer.get_vocab()]
+        if adapter or frozen:
+            who = "an adapter learns" if adapter else "frozen embeddings learn"
+            if fields:
+                print(f"'{start}' reads {len(fields):,} words such as {fields[0]} in parts, as {who} no word")
+            return tokenizer, []
+        grown, new = _with_fields(tokenizer, fields)
         if new:
             print(f"'{start}' reads {len(new):,} words such as {new[0]} as tokens of their own from now on")
         return grown, new

@@ -36,7 +36,7 @@ def beside(script: Path, groups: list[list[str]], given: Namespace) -> Iterator[
     Raises:
         InputError: A group failed.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment, running = os.environ | {"OMP_NUM_THREADS": "1"}, []
 
     def run(group: list[str]) -> dict[str, dict]:
         name = group[0] + "-quick" * given.quick
@@ -45,8 +45,8 @@ def beside(script: Path, groups: list[list[str]], given: Namespace) -> Iterator[
         asked = ["--cells", *group, "--seeds", *map(str, given.seeds), "--logs", given.logs, "--folder", given.folder]
         command = [sys.executable, script, *asked, "--output", output, *["--quick"] * given.quick]
         with log.open("w") as told:
-            code = subprocess.run(command, env=environment, stdout=told, stderr=told, check=False).returncode
-        if code:
+            running.append(process := subprocess.Popen(command, env=environment, stdout=told, stderr=told))
+        if process.wait():
             raise InputError(f"{listed(group)} failed", f"see {log}", setting="--cells")
         print(f"{listed(group)}: done", flush=True)
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
@@ -56,5 +56,7 @@ def beside(script: Path, groups: list[list[str]], given: Namespace) -> Iterator[
         waiting = [pool.submit(run, group) for group in groups]
         try:
             yield from (done.result() for done in as_completed(waiting))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        finally:  # a group that failed, or the end of this process: a stopped cell goes on where it was
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()

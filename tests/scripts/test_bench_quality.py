@@ -45,11 +45,13 @@ def test_cells_that_share_a_folder_are_not_run_beside_each_other(bench):
 
 def test_groups_run_in_processes_of_one_thread_and_one_that_fails_is_named_with_its_log(bench, tmp_path, capfd):
     script = tmp_path / "script.py"
-    script.write_text("""import json, os, sys
+    script.write_text("""import json, os, sys, time
 cells = sys.argv[sys.argv.index("--cells") + 1 : sys.argv.index("--seeds")]
 print("told", "--quick" in sys.argv)
 if "c" in cells:
     sys.exit(2)
+if "slow" in cells:
+    time.sleep(600)
 found = {"cells": {name: {"threads": os.environ["OMP_NUM_THREADS"]} for name in [*cells, "older"]}}
 open(sys.argv[sys.argv.index("--output") + 1], "w").write(json.dumps(found))
 """)
@@ -63,7 +65,16 @@ open(sys.argv[sys.argv.index("--output") + 1], "w").write(json.dumps(found))
     assert sorted(out.splitlines()) == ["a and b: done", "d: done"]
     assert err == ""
     with pytest.raises(InputError, match=r"c failed; see .*groups/c-quick\.log"):
-        list(bench.beside(script, [["c"]], given))
+        list(bench.beside(script, [["slow"], ["c"]], given))  # and the other one is ended
+
+
+def test_a_log_that_is_missing_and_an_output_that_is_a_folder_are_named_before_a_cell_runs(bench, tmp_path):
+    given = Namespace(output=tmp_path, quick=False, cells=["ta-feng-value", "tmall-purchase"], jobs=2, logs=tmp_path)
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        bench.main(given)
+    given.output = tmp_path / "bench.json"
+    with pytest.raises(InputError, match=r"ta_feng/transactions\.parquet is missing"):
+        bench.main(given)
 
 
 def test_cells_of_few_labels_share_the_pretraining_of_their_base(bench, tiny, tmp_path, monkeypatch, capsys):

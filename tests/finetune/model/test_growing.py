@@ -62,9 +62,16 @@ def test_later_fields_are_added_where_there_have_been_some_and_to_no_model_of_se
     assert grown_tokenizer(load_tokenizer(small_bert, 64), texts("gap=1"))[1] == []
 
 
-def test_sentences_and_adapters_leave_the_tokenizer_as_it_is(small_bert, capsys):
+def test_sentences_adapters_and_frozen_embeddings_leave_the_tokenizer_as_it_is(small_bert, capsys):
     sentences = "recency days 6; gap mean 13. after 8 days: basket, value 15, milk = 3."
-    for text, adapter in ((sentences, False), (TEXT, True)):
-        tokenizer, new = mapped_tokenizer(small_bert, texts(text), 64, adapter=adapter)
-        assert (new, tokenizer.get_vocab()) == ([], load_tokenizer(small_bert, 64).get_vocab())
-    assert capsys.readouterr().out == ""
+    plain = load_tokenizer(small_bert, 64).get_vocab()
+    for text, frozen, said in (
+        (sentences, {}, ""),
+        (TEXT, {"adapter": True}, "in parts, as an adapter learns no word\n"),
+        (TEXT, {"frozen": True}, "in parts, as frozen embeddings learn no word\n"),
+    ):
+        tokenizer, new = mapped_tokenizer(small_bert, texts(text), 64, **frozen)
+        assert (new, tokenizer.get_vocab()) == ([], plain)
+        told = capsys.readouterr().out
+        assert told.endswith(said)
+        assert bool(told) == bool(said)
