@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import sys
 from argparse import Namespace
@@ -10,6 +11,7 @@ import yaml
 
 from data_prep import InputError
 from finetune.experiment.parser import parse_experiment
+from finetune.figures.measures import SEED_DEVIATIONS
 from tests.commands import script_module
 
 
@@ -169,3 +171,12 @@ def test_the_verdict_counts_what_the_intervals_say(bench):
         "Of 4 labels the model is ahead of its rival on 2 (a and d), level with its rival on 1 (c) and behind its "
         "rival on 1 (b)."
     )
+
+
+def test_the_deviation_between_seeds_that_pages_tell_is_that_of_the_bench(bench):
+    cells = json.loads((bench.ROOT / "finetune" / "benchmarks.json").read_text(encoding="utf-8"))["cells"]
+    whole = [
+        name for name in cells if cells[name]["metric"] == "auroc" and "-labels-" not in name and "-from-" not in name
+    ]
+    found = [cells[name]["between_seeds"] for name in whole]
+    assert (math.ceil(1e4 * min(found)) / 1e4, round(max(found), 4)) == SEED_DEVIATIONS
