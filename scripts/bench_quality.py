@@ -198,7 +198,7 @@ def _arguments(name: str, base: str, given: Namespace, runs: Path) -> list[str]:
     if config in LOGS:
         variable, path = LOGS[config]
         arguments += [f"--data.variables.{variable}", str(given.logs / path)]
-    arguments += ["--smoke"] if given.quick else []
+    arguments += ["--smoke", "--finetuning.max_eval_examples", "300"] if given.quick else []
     arguments += ["--data.folder", str(given.folder / "data"), "--runs.folder", str(runs)]
     return [*arguments, "--seeds", *map(str, given.seeds)]
 

@@ -240,7 +240,7 @@ def _shorten(made: Namespace) -> None:
     training = made.training
     made.name += "-smoke"
     made.pretraining.max_steps = min(made.pretraining.max_steps, 10)
-    made.finetuning.max_eval_examples = 1000
+    made.finetuning.max_eval_examples = min(made.finetuning.max_eval_examples or 1000, 1000)
     if made.finetuning.privacy is None:  # which does not hold where rows are drawn over all users
         made.finetuning.max_train_examples = 1000
     made.evaluation.bootstrap = min(made.evaluation.bootstrap, 100)

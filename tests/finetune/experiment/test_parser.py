@@ -268,3 +268,10 @@ def test_old_names_of_settings_are_read_with_a_sentence_and_refused_beside_the_n
             InputError, match=r"^--evaluation\.patience is the old name of --finetuning\.patience, and "
         ):
             parse(tiny, *" ".join(given).split())
+
+
+@pytest.mark.parametrize(("asked", "taken"), [([], 1000), (["300"], 300), (["5000"], 1000)])
+def test_a_smoke_run_scores_a_thousand_rows_of_a_split_at_most(asked, taken):
+    option = ["--finetuning.max_eval_examples", *asked] if asked else []
+    made = parse(CONFIGS[0].with_name("quickstart.yaml"), "--smoke", *option)
+    assert made.finetuning.max_eval_examples == taken
