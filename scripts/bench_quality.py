@@ -379,8 +379,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="Whether everything runs: each cell with --smoke, that is, few steps and few rows; some 14 minutes of "
-        "one core.",
+        help="Whether everything runs: each cell with --smoke, that is, few steps and few rows; some 10 minutes of "
+        "two cores with --jobs 2.",
     )
     arguments = parser.parse_args()
     if arguments.seeds and min(arguments.seeds) < 0:
