@@ -38,16 +38,13 @@ def mapped_tokenizer(
     tokenizer = load_tokenizer(start, max_tokens)
     found = _words(texts, max_tokens)
     if not _of_words(tokenizer):
-        fields = [word for word in found if _of_field(word) and word not in tokenizer.get_vocab()]
-        if adapter or frozen:
-            who = "an adapter learns" if adapter else "frozen embeddings learn"
-            if fields:
-                print(f"'{start}' reads {len(fields):,} words such as {fields[0]} in parts, as {who} no word")
+        new = _new_fields(tokenizer, found)
+        if not new:
             return tokenizer, []
-        grown, new = _with_fields(tokenizer, fields)
-        if new:
-            print(f"'{start}' reads {len(new):,} words such as {new[0]} as tokens of their own from now on")
-        return grown, new
+        who = "an adapter learns" if adapter else "frozen embeddings learn" if frozen else ""
+        how = f"in parts, as {who} no word" if who else "as tokens of their own from now on"
+        print(f"'{start}' reads {len(new):,} words such as {new[0]} {how}")
+        return (tokenizer, []) if who else _with_fields(tokenizer, new)
     known = set(tokenizer.get_vocab())
     grown, new = (tokenizer, []) if adapter else _with_words(tokenizer, found)
     kept, lacking = sum(word in known for word in found), len(found) - len(new)
@@ -70,11 +67,11 @@ def grown_tokenizer(
     A tokenizer of parts of words gets those of fields, if it has had such words before. One that has as many as may be
     (MOST_WORDS) stays as it is.
     """
+    of_words = _of_words(tokenizer)
+    if not of_words and not any(map(_of_field, tokenizer.get_vocab().keys())):
+        return tokenizer, []
     found = _words(texts, tokenizer.model_max_length)
-    if _of_words(tokenizer):
-        return _with_words(tokenizer, found)
-    has_fields = any(_of_field(word) for word in tokenizer.get_vocab())
-    return _with_fields(tokenizer, found) if has_fields else (tokenizer, [])
+    return _with_words(tokenizer, found) if of_words else _with_fields(tokenizer, _new_fields(tokenizer, found))
 
 
 def _of_words(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -104,9 +101,12 @@ def _with_words(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[P
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=tokenizer.model_max_length, **SPECIAL), new
 
 
-def _with_fields(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    known = tokenizer.get_vocab()
-    new = [word for word in words if _of_field(word) and word not in known]
+def _new_fields(tokenizer: PreTrainedTokenizerBase, words: list[str]) -> list[str]:
+    known = tokenizer.get_vocab()  # a copy of all words, made once
+    return [word for word in words if _of_field(word) and word not in known]
+
+
+def _with_fields(tokenizer: PreTrainedTokenizerBase, new: list[str]) -> tuple[PreTrainedTokenizerBase, list[str]]:
     # Whole words, or gap=1 would be found in gap=18; for byte pairs with the space before, a part of the word to them.
     space = type(backend(tokenizer).pre_tokenizer).__name__ != "BertPreTokenizer"
     tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=space, normalized=False) for word in new])
